@@ -1,0 +1,7 @@
+"""`python -m pi_orchestrator` is the `pi-orchestrator` command."""
+
+import sys
+
+from pi_orchestrator.cli.main import main
+
+sys.exit(main())

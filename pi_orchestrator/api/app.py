@@ -1,0 +1,136 @@
+"""The aiohttp application: routes from the table, one middleware around everything, listeners that close fast."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from pi_orchestrator.api import envelope
+from pi_orchestrator.api.auth import Gate
+from pi_orchestrator.api.endpoint import (
+    CORRELATION,
+    MAX_BODY_BYTES,
+    Endpoint,
+    PayloadTooLargeError,
+    UnsupportedMediaTypeError,
+)
+from pi_orchestrator.api.guard import Guard
+from pi_orchestrator.api.route import Route
+from pi_orchestrator.api.services import Services
+from pi_orchestrator.errors import InvalidRequestError, NotFoundError, OrchestratorError, StartupError
+from pi_orchestrator.logs import get_logger
+from pi_orchestrator.settings import Listen
+
+KEEPALIVE_S = 10.0
+SHUTDOWN_S = 1.0
+
+log = get_logger(__name__)
+
+
+def build_app(*, routes: Sequence[Route], services: Services, gate: Gate, guard: Guard) -> web.Application:
+    """The application; it holds no state of its own."""
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_around_everything(services, guard)])
+    for route in routes:
+        endpoint = Endpoint(route, services=services, gate=gate)
+        if route.method == "GET":
+            app.router.add_get(route.path, endpoint)
+        else:
+            app.router.add_route(route.method, route.path, endpoint)
+    return app
+
+
+@asynccontextmanager
+async def served(app: web.Application, listen: Sequence[Listen]) -> AsyncIterator[list[Listen]]:
+    """Serve for the length of the block; yields where (a port of 0 has become a real one)."""
+    runner = web.AppRunner(
+        app,
+        handle_signals=False,
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=SHUTDOWN_S,
+        lingering_time=2.0,
+    )
+    await runner.setup()
+    try:
+        bound = []
+        for where in listen:
+            site = web.TCPSite(runner, where.host, where.port, backlog=512)
+            try:
+                await site.start()
+            except OSError as error:
+                raise _cannot_listen(where, error) from error
+            bound.append(Listen(where.host, runner.addresses[-1][1]))
+        yield bound
+    finally:
+        await runner.cleanup()
+
+
+def _cannot_listen(where: Listen, error: OSError) -> StartupError:
+    remedies = {
+        errno.EADDRINUSE: f"stop what uses port {where.port} (see: ss -ltnp), or change http.listen",
+        errno.EADDRNOTAVAIL: f"{where.host} is not an address of this machine; change http.listen",
+        errno.EACCES: "ports below 1024 need a privilege; choose a higher one in http.listen",
+    }
+    return StartupError(
+        f"cannot listen on {where}: {error.strerror}", remedy=remedies.get(error.errno or 0, "change http.listen")
+    )
+
+
+def _around_everything(services: Services, guard: Guard) -> Middleware:
+    answered = services.metrics.answered
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        correlation = envelope.correlation_id(request.headers)
+        request[CORRELATION] = correlation
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(correlation_id=correlation)
+        response: web.StreamResponse
+        try:
+            guard.check(request)
+            response = await handler(request)
+        except (OrchestratorError, web.HTTPException) as error:
+            response = _refusal(error, request, correlation)
+        except Exception:
+            log.exception("request failed", method=request.method, path=request.path[:200])
+            response = envelope.failure(
+                OrchestratorError("something went wrong inside the daemon; its log has the details"),
+                correlation=correlation,
+            )
+        answered[response.status] += 1
+        return response
+
+    return middleware
+
+
+def _refusal(error: OrchestratorError | web.HTTPException, request: web.Request, correlation: str) -> web.Response:
+    """An expected failure, ours or aiohttp's own, in the envelope."""
+    status: int | None = None
+    headers: dict[str, str] = {}
+    known: OrchestratorError
+    if isinstance(error, OrchestratorError):
+        known = error
+        if isinstance(error, PayloadTooLargeError):
+            status = 413
+        elif isinstance(error, UnsupportedMediaTypeError):
+            status = 415
+        if error.code in ("INTERNAL_ERROR", "DATABASE_ERROR"):
+            log.error("request refused", path=request.path[:200], code=error.code, reason=error.details)
+    elif error.status == 404:
+        known = NotFoundError("there is nothing here", details=f"{request.method} {request.path[:200]}")
+    elif isinstance(error, web.HTTPMethodNotAllowed):
+        known, status = InvalidRequestError(f"{request.method} is not allowed here"), 405
+        headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+    elif error.status == 413:
+        known, status = PayloadTooLargeError(f"the body is over {MAX_BODY_BYTES // 1024} KiB"), 413
+    else:
+        known, status = InvalidRequestError(error.reason), error.status
+    if status == 413:
+        # What is still on its way is not worth reading.
+        headers["Connection"] = "close"
+    return envelope.failure(known, correlation=correlation, status=status, headers=headers)

@@ -1,0 +1,264 @@
+"""Cameras as the dashboard sees them: who is live, one of them, how well they do, and who is paired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, Field
+
+from pi_orchestrator.api.route import Reply, Wire
+from pi_orchestrator.api.services import Services
+from pi_orchestrator.clock import rfc3339
+from pi_orchestrator.domain.camera import Camera as Registered
+from pi_orchestrator.domain.camera import CameraStatus, camera_status, connection_quality, device_id_for
+from pi_orchestrator.domain.mac import Mac, try_mac
+from pi_orchestrator.domain.presence import Device, Presence
+from pi_orchestrator.errors import NotFoundError
+from pi_orchestrator.storage.cameras import Roster
+from pi_orchestrator.workers.onboarding import OnboardingWorker
+from pi_orchestrator.workers.presence import PresenceWorker
+
+
+class CameraHealth(Wire):
+    """What the camera last said of itself; 0 where it said nothing."""
+
+    wifi_rssi: int = 0
+    free_heap: int = 0
+    heap: int = 0
+    uptime: int = 0
+    uptime_seconds: int = 0
+    resolution: str | None = None
+    firmware_version: str | None = None
+    last_error: str | None = None
+
+
+class Camera(Wire):
+    """A camera; `id` and `device_id` are the same, and so are `lastSeen` and `last_seen`."""
+
+    id: str
+    device_id: str
+    name: str
+    status: CameraStatus
+    lastSeen: str | None = None  # noqa: N815  # the dashboard's spelling
+    last_seen: str | None = None
+    ip_address: str
+    mac_address: str
+    container_id: str | None = None
+    position: int | None = None
+    firmware_version: str | None = None
+    health: CameraHealth
+
+
+class Diagnostics(Wire):
+    """How well a camera is reached."""
+
+    connection_quality: str
+    error_count: int
+    last_error: str | None = None
+
+
+class DiagnosedCamera(Camera):
+    """A camera and how well it is reached."""
+
+    diagnostics: Diagnostics
+
+
+class CameraList(Wire):
+    """Live cameras."""
+
+    cameras: list[Camera]
+    count: int
+
+
+class PairedCamera(Wire):
+    """A registered camera in its place; text is empty and numbers are 0 where there is no value."""
+
+    mac_address: str
+    container_id: str
+    position: int | None = None
+    status: str
+    firmware_version: str
+    signal_strength: int
+    last_image: str
+    paired_at: str
+    last_seen: str
+    name: str | None = None
+    error_message: str | None = None
+
+
+class PairedList(Wire):
+    """Every registered camera, online or not."""
+
+    cameras: list[PairedCamera]
+    total: int
+    online_count: int
+    online: int
+
+
+class CameraPath(BaseModel):
+    """A camera by its MAC in any spelling, or by its device id."""
+
+    id: str = Field(min_length=1, max_length=64, description="MAC in any spelling, or device id")
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A camera's JSON, and what it was made from."""
+
+    revision: int
+    camera: Registered | None
+    onboarding: bool
+    body: bytes
+
+
+class CameraViews:
+    """Cameras as JSON, each encoded once per change: a list of them is put together from what is there."""
+
+    def __init__(self, *, roster: Roster, presence: PresenceWorker, onboarding: OnboardingWorker) -> None:
+        self._roster = roster
+        self._presence = presence
+        self._onboarding = onboarding
+        self._encoded: dict[Mac, _Encoded] = {}
+
+    def live(self) -> list[Mac]:
+        """Who has been heard: registered cameras in the order of registration, then strangers who are here."""
+        heard = [
+            camera.mac
+            for camera in self._roster
+            if (device := self._presence.get(camera.mac)) and device.heard_at is not None
+        ]
+        here = (Presence.ONLINE, Presence.IDLE, Presence.REBOOTING)
+        strangers = [
+            device.mac for device in self._presence.devices() if device.mac not in self._roster and device.state in here
+        ]
+        return heard + strangers
+
+    def find(self, name: str) -> Mac:
+        """The MAC that an id stands for; NotFoundError when there is no such camera."""
+        mac = self._roster.find(name) or self._presence.find(name) or try_mac(name)
+        if mac is None or (mac not in self._roster and self._presence.get(mac) is None):
+            raise NotFoundError(f"there is no camera {name!r}", code="CAMERA_NOT_FOUND")
+        return mac
+
+    def encoded(self, mac: Mac) -> bytes:
+        """A camera as JSON."""
+        device, camera = self._presence.get(mac), self._roster.get(mac)
+        revision = device.revision if device else -1
+        onboarding = self._onboarding.is_onboarding(mac)
+        known = self._encoded.get(mac)
+        if known and known.revision == revision and known.camera is camera and known.onboarding is onboarding:
+            return known.body
+        body = self.camera(mac).model_dump_json(exclude_none=True).encode()
+        if len(self._encoded) > 2 * (len(self._roster) + 64):
+            self._encoded.clear()
+        self._encoded[mac] = _Encoded(revision, camera, onboarding, body)
+        return body
+
+    def camera(self, mac: Mac) -> Camera:
+        """A camera from all that is known of it."""
+        device, camera = self._presence.get(mac), self._roster.get(mac)
+        claims = device.claims if device else None
+        device_id = camera.device_id if camera else device_id_for(mac, device.device_id if device else None)
+        seen = self._last_seen(device, camera)
+        heap = (claims.free_heap_bytes if claims else None) or 0
+        uptime = int((claims.uptime_s if claims else None) or 0)
+        firmware = (claims.firmware_version if claims else None) or (camera.firmware_version if camera else None)
+        return Camera(
+            id=device_id,
+            device_id=device_id,
+            name=(camera.name if camera else None) or device_id,
+            status=self.status(mac),
+            lastSeen=seen,
+            last_seen=seen,
+            ip_address=(claims.ip if claims else None) or (camera.ip_address if camera else None) or "",
+            mac_address=mac,
+            container_id=camera.container_id if camera else None,
+            position=camera.position if camera else None,
+            firmware_version=firmware,
+            health=CameraHealth(
+                wifi_rssi=(claims.rssi_dbm if claims else None) or 0,
+                free_heap=heap,
+                heap=heap,
+                uptime=uptime,
+                uptime_seconds=uptime,
+                resolution=claims.resolution if claims else None,
+                firmware_version=firmware,
+                last_error=device.last_error if device else None,
+            ),
+        )
+
+    def status(self, mac: Mac) -> CameraStatus:
+        """A camera's state in one word."""
+        return camera_status(
+            device=self._presence.get(mac),
+            registered=mac in self._roster,
+            onboarding=self._onboarding.is_onboarding(mac),
+        )
+
+    def diagnosed(self, mac: Mac) -> DiagnosedCamera:
+        """A camera and how well it is reached."""
+        device = self._presence.get(mac)
+        rssi = device.claims.rssi_dbm if device and device.claims else None
+        return DiagnosedCamera(
+            **dict(self.camera(mac)),
+            diagnostics=Diagnostics(
+                connection_quality=connection_quality(rssi),
+                error_count=device.error_count if device else 0,
+                last_error=device.last_error if device else None,
+            ),
+        )
+
+    def paired(self, camera: Registered) -> PairedCamera:
+        """A registered camera in its place."""
+        view = self.camera(camera.mac)
+        return PairedCamera(
+            mac_address=camera.mac,
+            container_id=camera.container_id or "",
+            position=camera.position,
+            status=_PAIRED_WORDS.get(view.status, "offline"),
+            firmware_version=view.firmware_version or "",
+            signal_strength=view.health.wifi_rssi,
+            last_image="",
+            paired_at=rfc3339(camera.paired_at) if camera.paired_at else "",
+            last_seen=view.last_seen or "",
+            name=view.name,
+            error_message=view.health.last_error if view.status is CameraStatus.ERROR else None,
+        )
+
+    def _last_seen(self, device: Device | None, camera: Registered | None) -> str | None:
+        seen = self._presence.last_seen(device) if device else None
+        seen = seen or (camera.last_seen_at if camera else None)
+        return rfc3339(seen) if seen else None
+
+
+# The pairing answer knows four words: a silent camera that was not given up yet still counts as there.
+_PAIRED_WORDS = {
+    CameraStatus.ONLINE: "online",
+    CameraStatus.IDLE: "online",
+    CameraStatus.ERROR: "error",
+    CameraStatus.PAIRING: "pairing",
+}
+
+
+async def list_live(services: Services) -> Reply[CameraList]:
+    """Live cameras: those that have sent MQTT status."""
+    views = services.views
+    bodies = [views.encoded(mac) for mac in views.live()]
+    return Reply(encoded=b'{"cameras":[%b],"count":%d}' % (b",".join(bodies), len(bodies)))
+
+
+async def show(services: Services, path: CameraPath) -> Reply[Camera]:
+    """One camera, by MAC in any spelling or by device id."""
+    return Reply(encoded=services.views.encoded(services.views.find(path.id)))
+
+
+async def diagnostics(services: Services) -> list[DiagnosedCamera]:
+    """Live cameras with how well they are reached."""
+    return [services.views.diagnosed(mac) for mac in services.views.live()]
+
+
+async def list_paired(services: Services) -> PairedList:
+    """Every registered camera, online or not."""
+    cameras = [services.views.paired(camera) for camera in services.roster]
+    online = sum(camera.status == "online" for camera in cameras)
+    return PairedList(cameras=cameras, total=len(cameras), online_count=online, online=online)

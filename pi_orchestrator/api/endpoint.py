@@ -1,0 +1,165 @@
+"""From a request to a handler and back: the one way through, for every route.
+
+Order: body size → access → inputs (all faults at once) → a stored answer for a repeated Idempotency-Key →
+handler → envelope. Errors become answers in `app.py`, wherever they come from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any
+
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ValidationError
+
+from pi_orchestrator.api import envelope
+from pi_orchestrator.api.auth import COOKIE, COOKIE_S, NOBODY, Gate, Identity
+from pi_orchestrator.api.route import Route
+from pi_orchestrator.api.services import Services
+from pi_orchestrator.domain.strict_json import parse_object
+from pi_orchestrator.errors import (
+    ConflictError,
+    FieldError,
+    InvalidRequestError,
+    OrchestratorError,
+    ValidationFailedError,
+)
+from pi_orchestrator.storage import idempotency
+from pi_orchestrator.storage.actions import Actor
+from pi_orchestrator.storage.database import Tx
+from pi_orchestrator.storage.idempotency import StoredAnswer
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_JSON_DEPTH = 16
+BODY_TIMEOUT_S = 10.0
+CORRELATION: web.RequestKey[str] = web.RequestKey("correlation", str)
+
+
+class PayloadTooLargeError(OrchestratorError):
+    """A body over the limit: 413."""
+
+    code = "INVALID_REQUEST"
+
+
+class UnsupportedMediaTypeError(OrchestratorError):
+    """A body that is not JSON where JSON is due: 415."""
+
+    code = "INVALID_REQUEST"
+
+
+class Endpoint:
+    """Serves one route."""
+
+    def __init__(self, route: Route, *, services: Services, gate: Gate) -> None:
+        self._route = route
+        self._services = services
+        self._gate = gate
+        self._under_way: dict[tuple[str, str], asyncio.Lock] = {}
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        """Answer a request; raises OrchestratorError for every refusal."""
+        route = self._route
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            raise PayloadTooLargeError(f"the body is over {MAX_BODY_BYTES // 1024} KiB")
+        identity = self._gate.admit(route, request)
+        raw = await _read(request) if route.writes else b""
+        arguments = self._arguments(request, raw, identity)
+        key = request.headers.get("Idempotency-Key") if route.writes else None
+        if key is None:
+            data, status = route.encode(await route.handler(**arguments))
+        else:
+            data, status = await self._once(key, request, raw, arguments)
+        response = envelope.success(data, shape=route.shape, status=status, correlation=request[CORRELATION])
+        if identity is not None and COOKIE not in request.cookies:
+            response.set_cookie(
+                COOKIE,
+                self._services.keyring.cookie_for(identity),
+                max_age=COOKIE_S,
+                httponly=True,
+                samesite="Strict",
+            )
+        return response
+
+    def _arguments(self, request: web.Request, raw: bytes, identity: Identity | None) -> dict[str, Any]:
+        route = self._route
+        faults: list[str] = []
+        arguments: dict[str, Any] = {}
+        if "services" in route.inputs:
+            arguments["services"] = self._services
+        if "actor" in route.inputs:
+            arguments["actor"] = Actor(
+                key_name=identity.name if identity else NOBODY,
+                peer=request.remote or NOBODY,
+                correlation_id=request[CORRELATION],
+            )
+        for name, read in (("path", _path), ("query", _query)):
+            if model := route.model(name):
+                arguments[name] = _validated(model, read(request), faults)
+        if model := route.model("body"):
+            arguments["body"] = _validated(model, _json(request, raw), faults)
+        if faults:
+            raise ValidationFailedError("Validation failed", details="; ".join(faults))
+        return arguments
+
+    async def _once(self, key: str, request: web.Request, raw: bytes, arguments: dict[str, Any]) -> tuple[bytes, int]:
+        """Run the handler unless this key has been answered; repeats that overlap wait for the first."""
+        if not (1 <= len(key) <= 128 and key.isascii() and key.isprintable()):
+            raise ValidationFailedError("Validation failed", details="Idempotency-Key: 1 to 128 visible characters")
+        operation = f"{request.method} {request.path_qs}"[:512]
+        request_hash = hashlib.sha256(raw).digest()
+        lock = self._under_way.setdefault((key, operation), asyncio.Lock())
+        try:
+            async with lock:
+                stored = await idempotency.find(self._services.database, key=key, operation=operation)
+                if stored is not None:
+                    if stored.request_hash != request_hash:
+                        raise ConflictError("this Idempotency-Key was used for another request")
+                    return stored.body, stored.status
+                data, status = self._route.encode(await self._route.handler(**arguments))
+                if not self._route.secret:
+                    answer = StoredAnswer(request_hash, status, data)
+
+                    async def job(tx: Tx) -> None:
+                        await idempotency.save(tx, key=key, operation=operation, answer=answer)
+
+                    await self._services.database.write(job)
+                return data, status
+        finally:
+            if not lock.locked():
+                self._under_way.pop((key, operation), None)
+
+
+async def _read(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        raise InvalidRequestError("the body took too long to arrive") from None
+
+
+def _path(request: web.Request) -> dict[str, Any]:
+    return dict(request.match_info)
+
+
+def _query(request: web.Request) -> dict[str, Any]:
+    return dict(request.query)
+
+
+def _json(request: web.Request, raw: bytes) -> dict[str, Any]:
+    if hdrs.CONTENT_TYPE in request.headers and request.content_type != "application/json":
+        raise UnsupportedMediaTypeError("the body must be application/json")
+    try:
+        return parse_object(raw or b"{}", max_bytes=MAX_BODY_BYTES, max_depth=MAX_JSON_DEPTH)
+    except FieldError as error:
+        raise InvalidRequestError(f"the body is {error}") from None
+
+
+def _validated(model: type[BaseModel], values: dict[str, Any], faults: list[str]) -> BaseModel | None:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_input=False):
+            where = ".".join(str(part) for part in fault["loc"])
+            faults.append(f"{where}: {fault['msg'].removeprefix('Value error, ')}")
+        return None

@@ -1,0 +1,123 @@
+"""The shape of every answer: envelopes for success and error, the status of each error code, correlation ids."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import Enum
+
+from aiohttp import web
+
+from pi_orchestrator.errors import OrchestratorError
+
+HTTP_STATUS: Mapping[str, int] = {
+    "VALIDATION_FAILED": 400,
+    "INVALID_REQUEST": 400,
+    "MISSING_PARAMETER": 400,
+    "ONBOARD_ENABLE_FAILED": 400,
+    "UNAUTHORIZED": 401,
+    "FORBIDDEN": 403,
+    "NOT_FOUND": 404,
+    "CAMERA_NOT_FOUND": 404,
+    "CONFLICT": 409,
+    "RATE_LIMITED": 429,
+    "INTERNAL_ERROR": 500,
+    "DATABASE_ERROR": 500,
+    "MQTT_UNAVAILABLE": 503,
+}
+
+# A code's class says whether a repeat can help; an internal error always may have been bad luck.
+_RETRYABLE = frozenset({"RATE_LIMITED", "INTERNAL_ERROR", "MQTT_UNAVAILABLE"})
+_DEFAULT_RETRY_S = {"RATE_LIMITED": 30.0}
+_WELL_FORMED_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+
+SECURITY_HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Shape(Enum):
+    """How an answer's data is wrapped."""
+
+    ENVELOPE = "in the envelope"
+    DOUBLED = "in the envelope, and its fields repeated at the top level for old dashboards"
+    PLAIN = "bare JSON"
+    TEXT = "Prometheus text"
+
+
+CONTENT_TYPES = {Shape.TEXT: "text/plain; version=0.0.4; charset=utf-8"}
+JSON = "application/json"
+
+
+def correlation_id(headers: Mapping[str, str]) -> str:
+    """The client's own id if it is well formed, else a new one."""
+    offered = headers.get("X-Request-Id") or headers.get("X-Correlation-Id")
+    return offered if offered and _WELL_FORMED_ID.fullmatch(offered) else str(uuid.uuid4())
+
+
+def success(data: bytes, *, shape: Shape, status: int, correlation: str) -> web.Response:
+    """An answer around encoded data."""
+    if shape in (Shape.ENVELOPE, Shape.DOUBLED):
+        tail = b',"correlation_id":%b,"timestamp":"%b"' % (json.dumps(correlation).encode(), _now())
+        repeated = b"," + data[1:-1] if shape is Shape.DOUBLED and len(data) > 2 else b""
+        data = b'{"success":true,"data":' + data + tail + repeated + b"}"
+    return _response(data, status=status, correlation=correlation, content_type=CONTENT_TYPES.get(shape, JSON))
+
+
+def failure(
+    error: OrchestratorError, *, correlation: str, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """The error envelope; a `Retry-After` header goes with every retryable error."""
+    retryable = error.retryable or error.code in _RETRYABLE
+    detail: dict[str, object] = {"code": error.code, "message": error.message, "retryable": retryable}
+    response_headers = dict(headers or {})
+    if retryable:
+        seconds = math.ceil(error.retry_after_s or _DEFAULT_RETRY_S.get(error.code, 5.0))
+        detail["retry_after_seconds"] = seconds
+        response_headers["Retry-After"] = str(seconds)
+    if error.details:
+        detail["details"] = error.details
+    body = {
+        "success": False,
+        "error": detail,
+        "code": error.code,
+        "correlation_id": correlation,
+        "timestamp": _now().decode(),
+    }
+    return _response(
+        json.dumps(body, separators=(",", ":")).encode(),
+        status=status or HTTP_STATUS.get(error.code, 500),
+        correlation=correlation,
+        content_type=JSON,
+        headers=response_headers,
+    )
+
+
+def _response(
+    body: bytes, *, status: int, correlation: str, content_type: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    if status == 204:
+        return web.Response(status=204, headers={**SECURITY_HEADERS, "X-Request-Id": correlation})
+    return web.Response(
+        body=body,
+        status=status,
+        headers={
+            **SECURITY_HEADERS,
+            "Content-Type": content_type,
+            "X-Request-Id": correlation,
+            **(headers or {}),
+        },
+    )
+
+
+def _now() -> bytes:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()

@@ -1,0 +1,108 @@
+"""The Prometheus page: read from the parts when it is asked for, so that counting costs them nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pi_orchestrator import __version__
+from pi_orchestrator.domain.camera import camera_status
+from pi_orchestrator.health import Health, State
+from pi_orchestrator.net.mqtt import MqttLink
+from pi_orchestrator.storage.cameras import Roster
+from pi_orchestrator.storage.database import Database
+from pi_orchestrator.workers.onboarding import OnboardingWorker
+from pi_orchestrator.workers.presence import PresenceWorker
+
+
+class MetricsPage(Collector):
+    """Collects on demand; `answered` counts HTTP answers by status."""
+
+    def __init__(
+        self,
+        *,
+        health: Health,
+        roster: Roster,
+        presence: PresenceWorker,
+        onboarding: OnboardingWorker,
+        mqtt: MqttLink,
+        database: Database,
+    ) -> None:
+        self._health = health
+        self._roster = roster
+        self._presence = presence
+        self._onboarding = onboarding
+        self._mqtt = mqtt
+        self._database = database
+        self.answered: Counter[int] = Counter()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def render(self) -> str:
+        """The whole page."""
+        return generate_latest(self._registry).decode()
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric family of our own."""
+        yield InfoMetricFamily("piorch_build", "The program.", {"version": __version__})
+        yield self._cameras()
+        yield from self._messages()
+        yield from self._onboardings()
+        answers = CounterMetricFamily("piorch_http_responses", "HTTP answers by status.", labels=["status"])
+        for status, number in sorted(self.answered.items()):
+            answers.add_metric([str(status)], number)
+        yield answers
+        yield CounterMetricFamily(
+            "piorch_database_commits", "Commits of the database writer.", value=self._database.commits
+        )
+        up = GaugeMetricFamily("piorch_component_up", "1 while a part works as it should.", labels=["component"])
+        restarts = CounterMetricFamily(
+            "piorch_component_restarts", "Restarts of a part after a fault.", labels=["component"]
+        )
+        for part in self._health.components():
+            if part.state is not State.OFF:
+                up.add_metric([part.name], float(part.state is State.OK))
+                restarts.add_metric([part.name], part.restarts)
+        yield up
+        yield restarts
+
+    def _cameras(self) -> Metric:
+        registered = GaugeMetricFamily("piorch_cameras", "Registered cameras by state.", labels=["status"])
+        states = Counter(
+            camera_status(device=self._presence.get(camera.mac), registered=True, onboarding=False)
+            for camera in self._roster
+        )
+        for status, number in sorted(states.items()):
+            registered.add_metric([status], number)
+        return registered
+
+    def _messages(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("piorch_mqtt_connected", "1 while the broker is there.", value=self._mqtt.connected)
+        yield CounterMetricFamily("piorch_mqtt_connections", "Connections made.", value=self._mqtt.connections)
+        kinds = CounterMetricFamily(
+            "piorch_status_messages", "Status messages by what became of them.", labels=["kind"]
+        )
+        for kind, number in sorted({**self._presence.messages, "discarded": self._mqtt.discarded}.items()):
+            kinds.add_metric([kind], number)
+        yield kinds
+
+    def _onboardings(self) -> Iterator[Metric]:
+        metrics = self._onboarding.metrics
+        outcomes = CounterMetricFamily("piorch_onboarding", "Onboardings by outcome.", labels=["outcome"])
+        for name in ("attempts", "success", "failed", "rejected_by_policy", "already_onboarded"):
+            outcomes.add_metric([name], getattr(metrics, name))
+        yield outcomes
+        yield GaugeMetricFamily(
+            "piorch_onboarding_tokens", "Tokens left in the limiter.", value=self._onboarding.tokens
+        )
+        yield GaugeMetricFamily("piorch_onboarding_waiting", "Cameras in line.", value=self._onboarding.waiting)
+        yield CounterMetricFamily(
+            "piorch_onboarding_line_overflow",
+            "Cameras turned away from a full line.",
+            value=self._onboarding.overflowed,
+        )

@@ -1,0 +1,98 @@
+"""What a route is: a handler whose signature is the contract, and what the signature cannot say.
+
+A handler takes by name what it needs: `services`, `actor`, and the pydantic models `path`, `query` and `body`.
+Its return annotation is the model of the answer. Routing, validation, access and the OpenAPI document all come
+from here, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from pi_orchestrator.api.envelope import Shape
+from pi_orchestrator.storage.keys import Scope
+
+T = TypeVar("T")
+
+
+class Wire(BaseModel):
+    """Base of every model that crosses the wire; fields without a value are left out."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[T]):
+    """An answer with a status of its own, or one that is encoded already."""
+
+    data: T | None = None
+    encoded: bytes | None = None
+    status: int | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """One line of the route table.
+
+    `scope` None is open to everyone in every mode. Otherwise it is what a key must cover where a key is needed:
+    always when `keyed`, and in `required` mode for the rest. A `secret` answer is never kept for a repeat.
+    """
+
+    method: str
+    path: str
+    handler: Callable[..., Awaitable[Any]]
+    tag: str
+    summary: str
+    scope: Scope | None
+    keyed: bool = False
+    shape: Shape = Shape.ENVELOPE
+    status: int = 200
+    also: tuple[int, ...] = ()
+    errors: tuple[str, ...] = ()
+    example: Any = None
+    secret: bool = False
+    inputs: Mapping[str, Any] = field(init=False)
+    answer: Any = field(init=False)
+    adapter: TypeAdapter[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(self.handler, include_extras=True)
+        returned = hints.pop("return")
+        if typing.get_origin(returned) is Reply:
+            returned = typing.get_args(returned)[0]
+        object.__setattr__(self, "inputs", hints)
+        object.__setattr__(self, "answer", returned)
+        object.__setattr__(self, "adapter", TypeAdapter(returned))
+
+    @property
+    def operation_id(self) -> str:
+        """`resource_handler`, stable for generated clients."""
+        module = inspect.getmodule(self.handler)
+        resource = module.__name__.rsplit(".", 1)[-1] if module else ""
+        return f"{resource}_{self.handler.__name__}"
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes something."""
+        return self.method not in ("GET", "HEAD")
+
+    def model(self, name: str) -> type[BaseModel] | None:
+        """The model of `path`, `query` or `body`, if the handler takes one."""
+        return self.inputs.get(name)
+
+    def encode(self, answer: Any) -> tuple[bytes, int]:
+        """A handler's answer as JSON (or text) and its status."""
+        if isinstance(answer, Reply):
+            status = answer.status or self.status
+            if answer.encoded is not None:
+                return answer.encoded, status
+            return self.adapter.dump_json(answer.data, exclude_none=True), status
+        if self.shape is Shape.TEXT:
+            return answer, self.status
+        return self.adapter.dump_json(answer, exclude_none=True), self.status

@@ -1,0 +1,35 @@
+"""What the handlers work with: handed over whole by the composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pi_orchestrator.clock import Clock
+from pi_orchestrator.health import Health
+from pi_orchestrator.net.mqtt import MqttLink
+from pi_orchestrator.storage.cameras import Roster
+from pi_orchestrator.storage.database import Database
+from pi_orchestrator.workers.onboarding import OnboardingWorker
+from pi_orchestrator.workers.presence import PresenceWorker
+
+if TYPE_CHECKING:
+    from pi_orchestrator.api.auth import Keyring
+    from pi_orchestrator.api.cameras import CameraViews
+    from pi_orchestrator.api.metrics import MetricsPage
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts that answers are made from."""
+
+    clock: Clock
+    health: Health
+    database: Database
+    roster: Roster
+    presence: PresenceWorker
+    onboarding: OnboardingWorker
+    mqtt: MqttLink
+    keyring: Keyring
+    views: CameraViews
+    metrics: MetricsPage

@@ -1,0 +1,327 @@
+"""The composition root: builds every part, hands each what it needs, starts them in order and stops them in reverse.
+
+`running(settings)` is the daemon as a context manager, for the tests and the demo; `run` adds what belongs to a
+process: signals, reload and the exit code. Start: state folder, database, edges, API, workers, READY. Stop:
+STOPPING, workers (they finish or hand back their step), event hub (streams end), API, edges, database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from pi_orchestrator import __version__
+from pi_orchestrator.api.app import build_app, served
+from pi_orchestrator.api.auth import Gate, Keyring, new_key
+from pi_orchestrator.api.cameras import CameraViews
+from pi_orchestrator.api.guard import Guard
+from pi_orchestrator.api.metrics import MetricsPage
+from pi_orchestrator.api.routes import ROUTES
+from pi_orchestrator.api.services import Services
+from pi_orchestrator.clock import Clock
+from pi_orchestrator.domain.status import STATUS_TOPICS
+from pi_orchestrator.errors import SettingsError
+from pi_orchestrator.events import Hub
+from pi_orchestrator.health import Health, State
+from pi_orchestrator.logs import configure, get_logger
+from pi_orchestrator.net import mqtt
+from pi_orchestrator.net.broker import embedded_broker
+from pi_orchestrator.net.espcam import EspCamClient, new_session
+from pi_orchestrator.net.mqtt import MqttLink
+from pi_orchestrator.net.neighbours import Neighbours
+from pi_orchestrator.net.systemd import Notifier
+from pi_orchestrator.settings import Listen, Loaded, Settings, changed_paths
+from pi_orchestrator.storage import schema
+from pi_orchestrator.storage.actions import Actor
+from pi_orchestrator.storage.cameras import Roster
+from pi_orchestrator.storage.database import Database
+from pi_orchestrator.storage.keys import Scope
+from pi_orchestrator.storage.state_dir import ADMIN_KEY, StateDir
+from pi_orchestrator.supervisor import Supervisor, Worker
+from pi_orchestrator.workers.maintenance import INTERVAL_S as MAINTENANCE_S
+from pi_orchestrator.workers.maintenance import MaintenanceWorker
+from pi_orchestrator.workers.onboarding import OnboardingWorker
+from pi_orchestrator.workers.presence import PresenceWorker
+from pi_orchestrator.workers.pulse import DATABASE, PulseWorker
+
+STOP_GRACE_S = 2.0
+RECOVERY = "recovery"
+
+RELOADABLE = frozenset(
+    {
+        "http.trusted_hosts",
+        "auth.mode",
+        "auth.api_key",
+        "cameras.idle_after_s",
+        "cameras.offline_after_s",
+        "cameras.max_devices",
+        "logging.level",
+        "auto_onboard.mode",
+        "auto_onboard.max_per_minute",
+        "auto_onboard.burst_size",
+        "auto_onboard.subnet_allowlist",
+        "auto_onboard.verification_timeout_sec",
+        "auto_onboard.deny",
+        "auto_onboard.overflow",
+        "auto_onboard.concurrency",
+        "auto_onboard.queue_limit",
+    }
+)
+"""What SIGHUP can change; every other key needs a restart."""
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Daemon:
+    """A running daemon: where it listens, and its parts for those who embed it."""
+
+    settings: Settings
+    listen: list[Listen]
+    mqtt_port: int
+    services: Services
+    health: Health
+    failed: asyncio.Event
+    _gate: Gate
+    _guard: Guard
+    _keyring: Keyring
+    _restart_needed: set[str] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        """The first listener, as a URL that works on this machine."""
+        first = self.listen[0]
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(first.host, first.host)
+        return f"http://{host}:{first.port}"
+
+    def apply(self, settings: Settings) -> list[str]:
+        """Take what can change while running; returns the keys that need a restart."""
+        changed = changed_paths(self.settings, settings)
+        self.settings = settings
+        self._guard.trust(settings.http.trusted_hosts)
+        self._gate.mode = settings.auth.mode
+        self._keyring.configure(_configured_key(settings))
+        self.services.presence.reconfigure(settings.cameras)
+        # The target container is made at start, and loopback is for the sandbox: neither changes under way.
+        fixed = self.services.onboarding.settings
+        self.services.onboarding.reconfigure(
+            settings.auto_onboard.model_copy(
+                update={"target_container": fixed.target_container, "allow_loopback": fixed.allow_loopback}
+            )
+        )
+        if "logging.level" in changed:
+            configure(level=settings.logging.level, style=settings.logging.format)
+        self._restart_needed |= set(changed) - RELOADABLE
+        log.info("configuration reloaded", changed=changed, restart_needed=sorted(self._restart_needed))
+        return sorted(self._restart_needed)
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, *, clock: Clock | None = None, notifier: Notifier | None = None
+) -> AsyncIterator[Daemon]:
+    """The daemon for the length of the block; StartupError says what stops it from starting."""
+    clock = clock or Clock()
+    notifier = notifier or Notifier()
+    health = Health(clock=clock)
+    hub = Hub()
+    async with AsyncExitStack() as stack:
+        state_dir = StateDir(settings.storage.state_dir)
+        await asyncio.to_thread(state_dir.claim)
+        stack.callback(state_dir.release)
+        database = await _open_database(stack, settings, state_dir, clock=clock, hub=hub, health=health)
+        neighbours = await stack.enter_async_context(Neighbours(clock=clock).opened())
+        session = await stack.enter_async_context(new_session())
+        mqtt_port = settings.mqtt.port
+        if settings.mqtt.embedded:
+            mqtt_port = await stack.enter_async_context(embedded_broker(settings.mqtt.host, mqtt_port))
+
+        roster = Roster()
+        link = MqttLink(settings=settings.mqtt, port=mqtt_port, clock=clock, health=health)
+        presence = PresenceWorker(
+            settings=settings.cameras,
+            ap_subnet=settings.ap.subnet,
+            clock=clock,
+            hub=hub,
+            database=database,
+            roster=roster,
+            neighbours=neighbours,
+        )
+        onboarding = OnboardingWorker(
+            settings=settings.auto_onboard,
+            ap_subnet=settings.ap.subnet,
+            clock=clock,
+            hub=hub,
+            database=database,
+            roster=roster,
+            neighbours=neighbours,
+            espcam=EspCamClient(session=session, port=settings.cameras.http_port),
+        )
+        keyring = Keyring(
+            database=database,
+            configured=_configured_key(settings),
+            session_secret=await asyncio.to_thread(state_dir.session_secret),
+            clock=clock,
+        )
+        for topic in STATUS_TOPICS:
+            link.route(topic, presence.on_message)
+
+        await roster.load(database)
+        await presence.load()
+        await onboarding.load()
+        await keyring.load()
+        await _ensure_admin_key(keyring, state_dir)
+
+        gate = Gate(keyring=keyring, mode=settings.auth.mode, clock=clock)
+        guard = Guard(trusted_hosts=settings.http.trusted_hosts, ports=[listen.port for listen in settings.http.listen])
+        services = Services(
+            clock=clock,
+            health=health,
+            database=database,
+            roster=roster,
+            presence=presence,
+            onboarding=onboarding,
+            mqtt=link,
+            keyring=keyring,
+            views=CameraViews(roster=roster, presence=presence, onboarding=onboarding),
+            metrics=MetricsPage(
+                health=health,
+                roster=roster,
+                presence=presence,
+                onboarding=onboarding,
+                mqtt=link,
+                database=database,
+            ),
+        )
+        app = build_app(routes=ROUTES, services=services, gate=gate, guard=guard)
+        listen = await stack.enter_async_context(served(app, settings.http.listen))
+        guard.serve_on(where.port for where in listen)
+
+        supervisor = Supervisor(clock=clock, health=health)
+        pulse = PulseWorker(clock=clock, health=health, database=database, roster=roster, notifier=notifier)
+        stack.callback(hub.close)
+        stack.push_async_callback(supervisor.stop, grace_s=STOP_GRACE_S)
+        # The connection's own keep-alive proves that it lives: a quiet night is no hang.
+        supervisor.start(Worker(mqtt.NAME, link.run, stale_after_s=None))
+        supervisor.start(Worker("presence", presence.run))
+        supervisor.start(Worker("onboarding", onboarding.run))
+        maintenance = MaintenanceWorker(settings=settings.storage, clock=clock, database=database)
+        supervisor.start(Worker("maintenance", maintenance.run, stale_after_s=2 * MAINTENANCE_S))
+        supervisor.start(Worker("pulse", pulse.run))
+
+        notifier.ready()
+        stack.callback(notifier.stopping)
+        log.info("ready", version=__version__, listen=[str(where) for where in listen], cameras=len(roster))
+        yield Daemon(
+            settings=settings,
+            listen=listen,
+            mqtt_port=mqtt_port,
+            services=services,
+            health=health,
+            failed=supervisor.failed,
+            _gate=gate,
+            _guard=guard,
+            _keyring=keyring,
+        )
+        log.info("stopping")
+
+
+async def run(load: Callable[[], Loaded]) -> int:
+    """The daemon as a process: until SIGTERM or SIGINT (0), or until a part cannot be kept up (1)."""
+    loop = asyncio.get_running_loop()
+    main = asyncio.current_task()
+    stop, hang_up = asyncio.Event(), asyncio.Event()
+    started = False
+
+    def on_stop() -> None:
+        stop.set()
+        if not started and main is not None:
+            main.cancel()  # a start can take a while (a large database is checked): do not wait for its end
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_stop)
+    loop.add_signal_handler(signal.SIGHUP, hang_up.set)
+    notifier = Notifier()
+    try:
+        loaded = await asyncio.to_thread(load)
+        configure(level=loaded.settings.logging.level, style=loaded.settings.logging.format)
+        async with running(loaded.settings, notifier=notifier) as daemon:
+            started = True
+            reloader = asyncio.create_task(_reload_on(hang_up, load, daemon, notifier), name="reloader")
+            await _first_of(stop, daemon.failed)
+            reloader.cancel()
+            return 1 if daemon.failed.is_set() else 0
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        return 0
+
+
+async def _open_database(
+    stack: AsyncExitStack, settings: Settings, state_dir: StateDir, *, clock: Clock, hub: Hub, health: Health
+) -> Database:
+    health.add(DATABASE, essential=True)
+    closed_cleanly = await asyncio.to_thread(state_dir.take_clean_marker)
+    report = await asyncio.to_thread(
+        schema.prepare,
+        state_dir.database,
+        backups=state_dir.backups,
+        backups_kept=settings.storage.backups_kept,
+        closed_cleanly=closed_cleanly,
+    )
+    if report.set_aside:
+        health.add(RECOVERY)
+        health.set(
+            RECOVERY,
+            State.DEGRADED,
+            f"a damaged database was moved to {report.set_aside.name}; {report.rows_saved} rows were saved",
+        )
+        log.error(
+            "damaged database set aside", file=str(report.set_aside), rows_saved=report.rows_saved, why=report.notes
+        )
+    if report.backup:
+        log.info("database migrated", backup=str(report.backup), from_schema=report.migrated_from)
+    stack.push_async_callback(asyncio.to_thread, state_dir.leave_clean_marker)
+    database = await stack.enter_async_context(Database(path=state_dir.database, clock=clock, hub=hub).opened())
+    health.set(DATABASE, State.OK)
+    return database
+
+
+async def _ensure_admin_key(keyring: Keyring, state_dir: StateDir) -> None:
+    """A first key, so that somebody can make others: told by its place, never by itself."""
+    if not keyring.is_empty:
+        return
+    key_id, text = new_key()
+    # The file comes first: a crash in between leaves a file that the next start replaces, not a key nobody has.
+    file = await asyncio.to_thread(state_dir.write_private, ADMIN_KEY, text.encode() + b"\n")
+    actor = Actor(key_name="first start", peer="-", correlation_id="-")
+    await keyring.add(key_id, text, name="admin", scope=Scope.ADMIN, actor=actor)
+    log.warning("an admin key was made", file=str(file))
+
+
+async def _reload_on(hang_up: asyncio.Event, load: Callable[[], Loaded], daemon: Daemon, notifier: Notifier) -> None:
+    while True:
+        await hang_up.wait()
+        hang_up.clear()
+        notifier.reloading(int(daemon.services.clock.monotonic() * 1e6))
+        try:
+            daemon.apply((await asyncio.to_thread(load)).settings)
+        except SettingsError as error:
+            log.error("configuration not reloaded: it is not valid, the old one stays", problems=error.problems)
+        notifier.ready()
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+def _configured_key(settings: Settings) -> str | None:
+    return settings.auth.api_key.get_secret_value() if settings.auth.api_key else None

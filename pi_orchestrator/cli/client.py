@@ -1,0 +1,105 @@
+"""The daemon's API from the command line: the standard library's HTTP client, because commands must start fast."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from pi_orchestrator.cli.options import load_settings
+from pi_orchestrator.errors import OrchestratorError, UnauthorizedError
+
+TIMEOUT_S = 35.0
+
+
+class UnreachableError(OrchestratorError):
+    """No daemon answers there."""
+
+    code = "UNREACHABLE"
+
+
+class Client:
+    """Calls one daemon; a refusal is raised as an OrchestratorError with its code."""
+
+    def __init__(self, *, url: str, key: str | None) -> None:
+        self._url = urlsplit(url)
+        self._key = key
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The data of a GET."""
+        return self._call("GET", path, query)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The data of a POST."""
+        return self._call("POST", path, {}, body)
+
+    def delete(self, path: str) -> Any:
+        """The data of a DELETE."""
+        return self._call("DELETE", path, {})
+
+    def _call(self, method: str, path: str, query: dict[str, Any], body: dict[str, Any] | None = None) -> Any:
+        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(self._url.hostname or "", self._url.port, timeout=TIMEOUT_S)
+        given = {name: value for name, value in query.items() if value is not None}
+        headers = {"Accept": "application/json"} | ({"X-API-Key": self._key} if self._key else {})
+        payload = None
+        if body is not None:
+            payload = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        try:
+            connection.request(method, f"{path}?{urlencode(given)}" if given else path, payload, headers)
+            response = connection.getresponse()
+            raw = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise UnreachableError(
+                f"no daemon answers at {self._url.geturl()}: {error}",
+                details="is it running? try: systemctl status pi-orchestrator, or name another with --url",
+            ) from error
+        finally:
+            connection.close()
+        return _data(response.status, raw)
+
+
+def connect(args: argparse.Namespace) -> Client:
+    """A client for the daemon that the arguments or the configuration name, with a key if one is at hand."""
+    url = args.url or os.environ.get("PIORCH_URL")
+    settings = load_settings(args).settings
+    if not url:
+        first = settings.http.listen[0]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first.host, first.host)
+        url = f"http://[{host}]:{first.port}" if ":" in host else f"http://{host}:{first.port}"
+    key = os.environ.get("PIORCH_API_KEY")
+    if not key and settings.auth.api_key:
+        key = settings.auth.api_key.get_secret_value()
+    return Client(url=url, key=key or _admin_key(settings.storage.state_dir))
+
+
+def _admin_key(state_dir: Path) -> str | None:
+    from pi_orchestrator.storage.state_dir import ADMIN_KEY
+
+    try:
+        return (state_dir / ADMIN_KEY).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+
+
+def _data(status: int, raw: bytes) -> Any:
+    try:
+        answer = json.loads(raw) if raw else None
+    except ValueError as error:
+        raise UnreachableError("that is not this daemon: its answer is not JSON") from error
+    if status < 400:
+        return answer["data"] if isinstance(answer, dict) and "data" in answer else answer
+    fault = answer.get("error", {}) if isinstance(answer, dict) else {}
+    if status == 401:
+        raise UnauthorizedError(
+            fault.get("message", "this needs an API key"),
+            details="set PIORCH_API_KEY, or run this as a user who may read admin.key in the state folder",
+        )
+    raise OrchestratorError(
+        fault.get("message", f"the daemon answered {status}"), code=fault.get("code"), details=fault.get("details")
+    )

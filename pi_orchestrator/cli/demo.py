@@ -1,0 +1,143 @@
+"""`demo`: the whole thing on this machine alone, with an embedded broker and simulated cameras."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pi_orchestrator.app import Daemon
+    from pi_orchestrator.cli.options import Subparsers
+    from pi_orchestrator.settings import Settings
+
+NETWORK = "127.77.0.0/16"
+CAMERA_PORT = 18080
+REFRESH_S = 1.0
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `demo`."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="see it work here: embedded broker, simulated cameras",
+        description="Run the daemon with an embedded broker and simulated cameras, and show them being onboarded. "
+        "Needs no Pi, no broker and no cloud; listens on this machine only. Ctrl-C ends it.",
+    )
+    parser.add_argument("--count", type=int, default=12, metavar="N", help="how many cameras (%(default)s)")
+    parser.add_argument("--port", type=int, default=8081, help="of the API (%(default)s); 0 chooses a free one")
+    parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="keep the state here (default: a temporary folder)"
+    )
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME:COUNT", help="as in: sandbox cameras")
+    parser.add_argument("--duration", type=float, metavar="S", help="end after so many seconds")
+    parser.set_defaults(func=demo)
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Run the demo until Ctrl-C."""
+    import asyncio
+    import tempfile
+
+    from pi_orchestrator.logs import configure
+
+    configure(level="warning", style="auto")
+    if args.state_dir:
+        return asyncio.run(_demo(args, args.state_dir))
+    with tempfile.TemporaryDirectory(prefix="pi-orchestrator-demo-") as folder:
+        return asyncio.run(_demo(args, Path(folder)))
+
+
+def demo_settings(state_dir: Path, *, port: int) -> Settings:
+    """Settings for a world that is this machine alone."""
+    from pi_orchestrator.settings import load
+
+    tree: dict[str, Any] = {
+        "http": {"listen": [f"127.0.0.1:{port}"]},
+        "ap": {"interface": "lo", "subnet": NETWORK},
+        "mqtt": {"embedded": True, "host": "127.0.0.1", "port": 0},
+        "cameras": {"http_port": CAMERA_PORT},
+        "auto_onboard": {
+            "enabled": True,
+            "mode": "dev",
+            "subnet_allowlist": [NETWORK],
+            "allow_loopback": True,
+            # Slow enough to see the limiter at work, fast enough not to be bored.
+            "burst_size": 4,
+            "max_per_minute": 60,
+        },
+        "storage": {"state_dir": str(state_dir)},
+    }
+    return load(path=None, environ={}, flags=tree).settings
+
+
+async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
+    import asyncio
+    import signal
+
+    from pi_orchestrator.app import running
+    from pi_orchestrator.sandbox.camera import CameraOptions
+    from pi_orchestrator.sandbox.fleet import Fleet
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(demo_settings(state_dir, port=args.port)) as daemon:
+        options = CameraOptions(
+            broker_host="127.0.0.1", broker_port=daemon.mqtt_port, http_port=CAMERA_PORT, interval=5.0
+        )
+        _introduce(daemon, args.count, state_dir)
+        async with Fleet(count=args.count, options=options, network=NETWORK, faults=args.fault):
+            show = asyncio.create_task(_show(daemon))
+            try:
+                async with asyncio.timeout(args.duration):
+                    await stop.wait()
+            except TimeoutError:
+                pass
+            finally:
+                show.cancel()
+        print("\nStopping.")
+    return 0
+
+
+def _introduce(daemon: Daemon, count: int, state_dir: Path) -> None:
+    print(f"Pi Orchestrator, with {count} simulated cameras. Ctrl-C ends.\n")
+    for what, path in (
+        ("cameras", "/api/v1/cameras"),
+        ("registered", "/api/v1/espcam/paired"),
+        ("onboarding", "/api/v1/onboarding/auto/status"),
+        ("audit trail", "/api/v1/onboarding/auto/events"),
+        ("API", "/openapi.json"),
+        ("metrics", "/metrics"),
+    ):
+        print(f"  {what:12} {daemon.url}{path}")
+    print(f"  {'state':12} {state_dir}")
+    print(f"\n  kill switch  curl -X POST {daemon.url}/api/v1/onboarding/auto/disable\n", flush=True)
+
+
+async def _show(daemon: Daemon) -> None:
+    """A table that is drawn anew on a terminal; elsewhere a line for each camera whose state changed."""
+    import asyncio
+
+    from pi_orchestrator.cli.cameras import HEADERS, row
+    from pi_orchestrator.cli.output import table
+
+    views, onboarding = daemon.services.views, daemon.services.onboarding
+    drawn = 0
+    seen: dict[str, str] = {}
+    while True:
+        cameras = [views.camera(mac).model_dump() for mac in views.live()]
+        if sys.stdout.isatty():
+            registered = sum(camera["container_id"] is not None for camera in cameras)
+            text = table(HEADERS, [row(camera) for camera in cameras])
+            text += f"\n\n{registered} onboarded, {onboarding.waiting} in line, {onboarding.tokens:.1f} tokens left"
+            print(f"\x1b[{drawn}F\x1b[J" if drawn else "", end="")
+            print(text, flush=True)
+            drawn = text.count("\n") + 1
+        else:
+            for camera in cameras:
+                if seen.get(camera["mac_address"]) != camera["status"]:
+                    seen[camera["mac_address"]] = camera["status"]
+                    print(table(("",) * len(HEADERS), [row(camera)]).strip(), flush=True)
+        await asyncio.sleep(REFRESH_S)

@@ -1,0 +1,193 @@
+"""`doctor`: what is missing on this machine, and how to mend it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pi_orchestrator.cli.options import add_config, load_settings
+from pi_orchestrator.cli.output import print_json
+
+if TYPE_CHECKING:
+    from pi_orchestrator.cli.options import Subparsers
+    from pi_orchestrator.settings import Settings
+
+CAP_NET_RAW = 13
+MIN_FREE_MIB = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: `ok`, `warn` (works, but) or `fail`, and the remedy where there is one."""
+
+    check: str
+    result: str
+    what: str
+    remedy: str = ""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `doctor`."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="check this machine: what is missing, and how to mend it",
+        description="Needs no running daemon. Exit code 1 if a check fails.",
+    )
+    add_config(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(func=doctor)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Run every check."""
+    findings = list(examine(load_settings(args).settings))
+    if args.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            print(f"{finding.result.upper():4}  {finding.check:11} {finding.what}")
+            if finding.remedy:
+                print(f"{'':18}→ {finding.remedy}")
+    return 1 if any(finding.result == "fail" for finding in findings) else 0
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Every check, in the order in which a person would mend things."""
+    checks: tuple[Callable[[Settings], Finding], ...] = (
+        _interface,
+        _capability,
+        _broker,
+        _clock,
+        _state_dir,
+        _disk,
+        _ports,
+        _onboarding,
+    )
+    for check in checks:
+        yield check(settings)
+
+
+def _interface(settings: Settings) -> Finding:
+    name = settings.ap.interface
+    folder = Path("/sys/class/net") / name
+    if not folder.exists():
+        there = ", ".join(sorted(entry.name for entry in folder.parent.iterdir() if entry.name != "lo"))
+        return Finding(
+            "interface", "fail", f"{name} is not there", f"set ap.interface to one of: {there or 'none here'}"
+        )
+    state = (folder / "operstate").read_text(encoding="ascii").strip()
+    if state not in ("up", "unknown"):
+        return Finding("interface", "fail", f"{name} is {state}", f"bring the access point up: ip link set {name} up")
+    return Finding("interface", "ok", f"{name} is up")
+
+
+def _capability(_settings: Settings) -> Finding:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff")), 16)
+    if effective >> CAP_NET_RAW & 1:
+        return Finding("capability", "ok", "CAP_NET_RAW: may send ARP requests")
+    return Finding(
+        "capability",
+        "warn",
+        "no CAP_NET_RAW as this user: the kernel's neighbour table serves instead",
+        "the systemd unit grants it; by hand: run with sudo",
+    )
+
+
+def _broker(settings: Settings) -> Finding:
+    import socket
+
+    where = f"{settings.mqtt.host}:{settings.mqtt.port}"
+    if settings.mqtt.embedded:
+        return Finding("broker", "ok", "embedded in the daemon")
+    try:
+        socket.create_connection((settings.mqtt.host, settings.mqtt.port), timeout=3).close()
+    except OSError as error:
+        return Finding(
+            "broker",
+            "fail",
+            f"nothing answers at {where}: {error.strerror or error}",
+            "sudo systemctl start mosquitto, or correct mqtt.host and mqtt.port",
+        )
+    return Finding("broker", "ok", f"answers at {where}")
+
+
+def _clock(_settings: Settings) -> Finding:
+    from pi_orchestrator.clock import Clock
+
+    if Clock().trusted():
+        return Finding("clock", "ok", "set from the network")
+    return Finding(
+        "clock",
+        "warn",
+        "not set from the network: times may be wrong, nothing is deleted by age",
+        "check: timedatectl status",
+    )
+
+
+def _state_dir(settings: Settings) -> Finding:
+    import os
+
+    folder = settings.storage.state_dir
+    if not folder.exists():
+        parent = next(path for path in folder.parents if path.exists())
+        if os.access(parent, os.W_OK):
+            return Finding("state", "ok", f"{folder} will be made at the first start")
+        return Finding(
+            "state",
+            "fail",
+            f"{folder} is not there and cannot be made by this user",
+            "install with scripts/install.sh, or use --state-dir",
+        )
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return Finding(
+            "state", "fail", f"{folder} is not writable for this user", "run as the daemon's user, or use --state-dir"
+        )
+    return Finding("state", "ok", f"{folder} is writable")
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.storage.state_dir
+    existing = folder if folder.exists() else next(path for path in folder.parents if path.exists())
+    free_mib = shutil.disk_usage(existing).free // 2**20
+    if free_mib < MIN_FREE_MIB:
+        return Finding("disk", "fail", f"{free_mib} MiB free at {existing}", f"free at least {MIN_FREE_MIB} MiB")
+    return Finding("disk", "ok", f"{free_mib} MiB free at {existing}")
+
+
+def _ports(settings: Settings) -> Finding:
+    import errno
+    import socket
+
+    for listen in settings.http.listen:
+        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((listen.host, listen.port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return Finding(
+                        "ports",
+                        "warn",
+                        f"{listen} is in use (by the daemon, if it runs)",
+                        f"see who: ss -ltnp 'sport = :{listen.port}'",
+                    )
+                return Finding("ports", "fail", f"cannot listen on {listen}: {error.strerror}", "change http.listen")
+    return Finding("ports", "ok", f"{', '.join(map(str, settings.http.listen))} free")
+
+
+def _onboarding(settings: Settings) -> Finding:
+    auto = settings.auto_onboard
+    if auto.mode == "off":
+        return Finding("onboarding", "ok", "auto-onboarding is off (auto_onboard.mode)")
+    return Finding(
+        "onboarding",
+        "warn",
+        "auto_onboard.mode is 'dev': every camera on the network can be let in",
+        "set it to 'off' in production",
+    )

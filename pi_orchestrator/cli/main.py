@@ -1,0 +1,49 @@
+"""The `pi-orchestrator` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from pi_orchestrator import __version__
+from pi_orchestrator.cli import cameras, config, demo, doctor, keys, onboarding, openapi, run, sandbox
+from pi_orchestrator.errors import OrchestratorError, SettingsError
+
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong configuration or arguments, 3 the daemon cannot be reached"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run one command, and turn its failure into a message and an exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.func(args))
+    except SettingsError as error:
+        print("The configuration is not valid:", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  {problem}", file=sys.stderr)
+        return 2
+    except OrchestratorError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.details:
+            print(f"  {error.details}", file=sys.stderr)
+        return 3 if error.code == "UNREACHABLE" else 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; nothing more may be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command tree."""
+    parser = argparse.ArgumentParser(
+        prog="pi-orchestrator", description="Edge daemon for ESP32 cameras behind a Raspberry Pi.", epilog=EXIT_CODES
+    )
+    parser.add_argument("--version", action="version", version=f"pi-orchestrator {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (run, demo, config, cameras, onboarding, keys, doctor, openapi, sandbox):
+        module.add_parser(subparsers)
+    return parser

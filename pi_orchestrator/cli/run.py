@@ -1,0 +1,35 @@
+"""`run`: the daemon."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pi_orchestrator.cli.options import add_config, load_settings
+
+if TYPE_CHECKING:
+    from pi_orchestrator.cli.options import Subparsers
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `run`."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run the daemon (as systemd does)",
+        description="Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the configuration again.",
+    )
+    add_config(parser)
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="the least that is written")
+    parser.add_argument(
+        "--listen", action="append", metavar="ADDRESS:PORT", help="where to serve the API; may be repeated"
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until told to stop."""
+    import asyncio
+
+    from pi_orchestrator import app
+
+    return asyncio.run(app.run(lambda: load_settings(args)))

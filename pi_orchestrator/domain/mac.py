@@ -1,0 +1,74 @@
+"""MAC addresses: many spellings, one device."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, NewType
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from pi_orchestrator.errors import FieldError
+
+Mac = NewType("Mac", str)
+"""A station MAC in its one canonical spelling, `AA:BB:CC:DD:EE:FF`."""
+
+_SPELLINGS = re.compile(
+    r"(?:[0-9A-Fa-f]{12}"
+    r"|[0-9A-Fa-f]{2}(?P<sep>[:\-_ ])[0-9A-Fa-f]{2}(?:(?P=sep)[0-9A-Fa-f]{2}){4}"
+    r"|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4})",
+    re.ASCII,
+)
+
+
+def parse_mac(text: object) -> Mac:
+    """Any usual spelling → canonical; FieldError for anything else, and for multicast, broadcast and zero."""
+    if not isinstance(text, str) or not _SPELLINGS.fullmatch(text):
+        raise FieldError(f"{_shown(text)} is not a MAC address such as AA:BB:CC:DD:EE:FF")
+    digits = re.sub(r"[^0-9A-Fa-f]", "", text).upper()
+    if digits == "0" * 12:
+        raise FieldError("the all-zero MAC address names no device")
+    if int(digits[:2], 16) & 1:
+        raise FieldError(f"{_shown(text)} is a multicast or broadcast MAC address, not a device's")
+    return Mac(":".join(digits[i : i + 2] for i in range(0, 12, 2)))
+
+
+def try_mac(text: object) -> Mac | None:
+    """`parse_mac`, or None where the text is no device's MAC."""
+    try:
+        return parse_mac(text)
+    except FieldError:
+        return None
+
+
+def is_near(one: Mac, other: Mac) -> bool:
+    """Whether both may belong to one ESP32, whose four MACs follow each other."""
+    distance = abs(int(one.replace(":", ""), 16) - int(other.replace(":", ""), 16))
+    return 0 < distance <= 3
+
+
+def _shown(text: object) -> str:
+    return repr(str(text)[:40])
+
+
+MacField = Annotated[
+    Mac,
+    BeforeValidator(parse_mac),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "description": "MAC address; any usual spelling is accepted, this one is returned",
+            "pattern": "^([0-9A-F]{2}:){5}[0-9A-F]{2}$",
+            "examples": ["AA:BB:CC:DD:EE:F0"],
+        },
+        mode="serialization",
+    ),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "description": "MAC address of a device in any usual spelling (no multicast, broadcast or zero)",
+            "examples": ["AA:BB:CC:DD:EE:F0"],
+        },
+        mode="validation",
+    ),
+]
+"""A pydantic field that takes any spelling of a MAC."""

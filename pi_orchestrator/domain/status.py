@@ -1,0 +1,122 @@
+"""A camera's status message, parsed once: topic and payload in, typed claims out.
+
+Everything here is what a camera *says*. Field aliases are those of the firmwares in the field; a field of the
+wrong type or out of its physical range is left out, unknown ones are ignored, and only what makes the whole
+message meaningless raises.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pi_orchestrator.domain.mac import Mac, try_mac
+from pi_orchestrator.domain.strict_json import clean_number, clean_text, parse_object
+from pi_orchestrator.errors import FieldError
+
+MAX_STATUS_BYTES = 16 * 1024
+STATUS_TOPICS = ("camera/status/+", "delicasa/+/camera/+/status")
+
+_ID = re.compile(r"[A-Za-z0-9:_-]{1,64}", re.ASCII)
+
+
+class Announced(StrEnum):
+    """The state that a camera announces for itself."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    REBOOTING = "rebooting"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One status message. `mac` is None where only a device id was given; `ip` is a claim, not an address yet."""
+
+    topic_id: str
+    mac: Mac | None
+    device_id: str | None
+    state: Announced
+    ip: str | None = None
+    timestamp: str | None = None
+    rssi_dbm: int | None = None
+    free_heap_bytes: int | None = None
+    uptime_s: float | None = None
+    firmware_version: str | None = None
+    camera_initialized: bool | None = None
+    container_id: str | None = None
+    ssid: str | None = None
+    resolution: str | None = None
+    last_error: str | None = None
+    reason: str | None = None
+
+
+def topic_id(topic: str) -> str:
+    """The `{id}` or `{mac}` of a status topic; FieldError outside `[A-Za-z0-9:_-]{1,64}`."""
+    parts = topic.split("/")
+    found = parts[3] if parts[0] == "delicasa" and len(parts) == 5 else parts[2] if len(parts) == 3 else ""
+    if not _ID.fullmatch(found):
+        raise FieldError("the topic holds no camera id of [A-Za-z0-9:_-]{1,64}")
+    return found
+
+
+def parse_status(topic: str, payload: bytes) -> Status:
+    """Topic + JSON payload → Status; FieldError names the limit or the contradiction."""
+    name = topic_id(topic)
+    fields = parse_object(payload, max_bytes=MAX_STATUS_BYTES)
+    device_id = _first(fields, "device_id", "id")
+    return Status(
+        topic_id=name,
+        mac=_one_mac(name, _first(fields, "mac", "mac_address"), device_id),
+        device_id=device_id if isinstance(device_id, str) and _ID.fullmatch(device_id) else None,
+        state=_state(_first(fields, "state", "status")),
+        ip=clean_text(_first(fields, "ip", "ip_address"), max_chars=45),
+        timestamp=clean_text(fields.get("timestamp"), max_chars=40),
+        rssi_dbm=_whole(_first(fields, "rssi_dbm", "wifi_rssi", "rssi"), -127, 0),
+        free_heap_bytes=_whole(_first(fields, "free_heap_bytes", "free_heap", "heap"), 0, 2**32),
+        uptime_s=_uptime(fields),
+        firmware_version=clean_text(_first(fields, "firmware_version", "firmware", "version"), max_chars=64),
+        camera_initialized=_flag(fields.get("camera_initialized")),
+        container_id=clean_text(fields.get("container_id"), max_chars=64),
+        ssid=clean_text(fields.get("ssid"), max_chars=32),
+        resolution=clean_text(fields.get("resolution"), max_chars=32),
+        last_error=clean_text(fields.get("last_error")),
+        reason=clean_text(fields.get("reason"), max_chars=64),
+    )
+
+
+def _one_mac(name: str, claimed: object, device_id: object) -> Mac | None:
+    """The MAC that topic, `mac` field and device id agree on; FieldError where they contradict each other."""
+    found = {mac for mac in (try_mac(name), try_mac(claimed), try_mac(device_id)) if mac}
+    if len(found) > 1:
+        raise FieldError(f"names two MAC addresses, {' and '.join(sorted(found))}")
+    return found.pop() if found else None
+
+
+def _state(value: object) -> Announced:
+    # A status with no state, or one we do not know, is still proof of a speaking camera.
+    try:
+        return Announced(value.strip().lower()) if isinstance(value, str) else Announced.ONLINE
+    except ValueError:
+        return Announced.ONLINE
+
+
+def _uptime(fields: dict[str, Any]) -> float | None:
+    milliseconds = clean_number(fields.get("uptime_ms"), low=0, high=1e14)
+    if milliseconds is not None:
+        return milliseconds / 1000
+    return clean_number(_first(fields, "uptime", "uptime_seconds"), low=0, high=1e11)
+
+
+def _first(fields: dict[str, Any], *names: str) -> Any:
+    return next((fields[name] for name in names if fields.get(name) is not None), None)
+
+
+def _whole(value: object, low: int, high: int) -> int | None:
+    number = clean_number(value, low=low, high=high)
+    return None if number is None else int(number)
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None

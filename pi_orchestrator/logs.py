@@ -1,0 +1,98 @@
+"""Logging: structlog in front of the standard library, JSON lines for journald, colours on a terminal.
+
+Every value is made safe before it is written: secrets are masked by the name of their field and by the keys that
+occur in URLs, and control characters cannot start a line of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+_SECRET_NAMES = re.compile(r"password|secret|token|api_?key|authorization|cookie|psk", re.IGNORECASE)
+_SECRET_IN_URL = re.compile(r"(?i)\b(api_key|token|secret|password|key)=[^&\s\"']+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_IN_TRACE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+MASK = "***"
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """A logger that names the module it speaks for."""
+    logger: FilteringBoundLogger = structlog.get_logger(component=name.removeprefix("pi_orchestrator."))
+    return logger
+
+
+def configure(*, level: str, style: str, stream: TextIO | None = None) -> None:
+    """Set up the whole process: `style` is `json`, `console` or `auto` (console on a terminal)."""
+    out = stream or sys.stderr
+    console = style == "console" or (style == "auto" and out.isatty())
+    renderer = (
+        structlog.dev.ConsoleRenderer(colors=out.isatty())
+        if console
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, redact, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, _name_component],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            redact,
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Libraries speak at their own volume: what they call information is detail to the person who runs this.
+    root.setLevel(max(LEVELS[level], logging.WARNING) if level != "debug" else logging.INFO)
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Mask secrets and neutralise control characters in every value of a log entry."""
+    return {key: _safe(key, value) for key, value in event.items()}
+
+
+def mask_url(text: str) -> str:
+    """A URL or text with the values of secret-looking parameters masked."""
+    return _SECRET_IN_URL.sub(lambda match: f"{match[1]}={MASK}", text)
+
+
+def _safe(key: str, value: object) -> object:
+    if _SECRET_NAMES.search(key) and value not in (None, "", True, False):
+        return MASK
+    if isinstance(value, str):
+        control = _CONTROL_IN_TRACE if key == "exception" else _CONTROL
+        return control.sub(lambda match: f"\\x{ord(match[0]):02x}", mask_url(value))
+    if isinstance(value, dict):
+        return {name: _safe(str(name), item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(key, item) for item in value]
+    if isinstance(value, bytes):
+        return _safe(key, repr(value[:200]))
+    return value
+
+
+def _name_component(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    record: logging.LogRecord | None = event.get("_record")
+    if record is not None:
+        event["component"] = record.name
+    return event

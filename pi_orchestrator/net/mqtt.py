@@ -1,0 +1,165 @@
+"""The MQTT connection: one owner that connects, subscribes, dispatches, reconnects and says goodbye.
+
+Handlers are plain functions, called in arrival order from one bounded queue. They must be quick, so that a storm
+is absorbed here and not in memory. `piorch/status` says whether the daemon is there: `online` after every
+connect, `offline` as last will and at the end, both retained.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from asyncio import to_thread
+from collections.abc import Callable
+
+import aiomqtt
+
+from pi_orchestrator.clock import Clock
+from pi_orchestrator.errors import MqttUnavailableError
+from pi_orchestrator.health import Health, State
+from pi_orchestrator.logs import get_logger
+from pi_orchestrator.net.mqtt_client import MqttClient
+from pi_orchestrator.settings import MqttSettings
+from pi_orchestrator.supervisor import Beat, full_jitter
+
+NAME = "mqtt"
+STATUS_TOPIC = "piorch/status"
+QUEUE_LIMIT = 4096
+CONNECT_TIMEOUT_S = 3.0
+RETRY_CAP_S = 2.0
+
+Handler = Callable[[str, bytes, bool], None]
+"""Takes topic, payload, and whether the broker had retained it."""
+
+log = get_logger(__name__)
+
+
+class MqttLink:
+    """The daemon's connection to its broker."""
+
+    def __init__(self, *, settings: MqttSettings, port: int, clock: Clock, health: Health) -> None:
+        self._settings = settings
+        self._port = port
+        self._clock = clock
+        self._health = health
+        self._routes: list[tuple[str, list[str], Handler]] = []
+        self._client: MqttClient | None = None
+        self._discards = _DiscardCounter()
+        self.received = 0
+        self.connections = 0
+
+    def route(self, topic_filter: str, handler: Handler) -> None:
+        """Subscribe a handler to a filter at every connect; call before `run`."""
+        self._routes.append((topic_filter, topic_filter.split("/"), handler))
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there just now."""
+        return self._client is not None
+
+    @property
+    def discarded(self) -> int:
+        """Messages dropped because the queue was full."""
+        return self._discards.count
+
+    async def publish(self, topic: str, payload: str, *, qos: int = 1, retain: bool = False) -> None:
+        """Send a message; MqttUnavailableError when there is no broker."""
+        if self._client is None:
+            raise MqttUnavailableError("no connection to the MQTT broker", retry_after_s=5)
+        try:
+            await self._client.publish(topic, payload, qos=qos, retain=retain, timeout=5)
+        except aiomqtt.MqttError as error:
+            raise MqttUnavailableError(f"the MQTT broker did not take it: {error}", retry_after_s=5) from error
+
+    async def run(self, beat: Beat) -> None:
+        """Keep the connection up until cancelled."""
+        tls = await to_thread(self._tls_context)
+        attempt = 0
+        while True:
+            beat()
+            before = self.connections
+            try:
+                await self._session(tls)
+                reason = "the broker closed the connection"
+            except (aiomqtt.MqttError, OSError) as error:
+                reason = str(error) or type(error).__name__
+            finally:
+                self._client = None
+            attempt = 0 if self.connections > before else attempt + 1
+            self._tell_lost(reason, first=attempt <= 1)
+            await self._clock.sleep(full_jitter(attempt, base_s=0.25, cap_s=RETRY_CAP_S))
+
+    async def _session(self, tls: ssl.SSLContext | None) -> None:
+        client = self._new_client(tls)
+        await client.open()
+        try:
+            await client.subscribe([(topic_filter, 1) for topic_filter, _, _ in self._routes])
+            await client.publish(STATUS_TOPIC, "online", qos=1, retain=True)
+            self._client = client
+            self.connections += 1
+            self._health.set(NAME, State.OK, f"{self._settings.host}:{self._port}")
+            log.info("mqtt connected", host=self._settings.host, port=self._port)
+            async for message in client.messages:
+                self.received += 1
+                self._dispatch(message.topic.value, message.payload, message.retain)
+        finally:
+            self._client = None
+            # An orderly goodbye: the broker sends a will only for those who vanish.
+            await _say_goodbye(client)
+            await client.close()
+
+    def _new_client(self, tls: ssl.SSLContext | None) -> MqttClient:
+        settings = self._settings
+        return MqttClient(
+            hostname=settings.host,
+            port=self._port,
+            username=settings.username,
+            password=settings.password.get_secret_value() if settings.password else None,
+            identifier=settings.client_id,
+            keepalive=settings.keepalive_s,
+            will=aiomqtt.Will(STATUS_TOPIC, "offline", qos=1, retain=True),
+            timeout=CONNECT_TIMEOUT_S,
+            max_queued_incoming_messages=QUEUE_LIMIT,
+            tls_context=tls,
+            logger=self._discards.logger,
+        )
+
+    def _dispatch(self, topic: str, payload: bytes, retained: bool) -> None:
+        parts = topic.split("/")
+        for _, wanted, handler in self._routes:
+            if len(parts) == len(wanted) and all(want in ("+", part) for want, part in zip(wanted, parts, strict=True)):
+                handler(topic, payload, retained)
+                return
+
+    def _tell_lost(self, reason: str, *, first: bool) -> None:
+        self._health.set(NAME, State.DEGRADED, reason)
+        (log.warning if first else log.debug)("mqtt not connected", reason=reason, host=self._settings.host)
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        if not self._settings.tls:
+            return None
+        context = ssl.create_default_context(cafile=self._settings.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+
+async def _say_goodbye(client: aiomqtt.Client) -> None:
+    try:
+        await client.publish(STATUS_TOPIC, "offline", qos=0, retain=True, timeout=0.2)
+    except aiomqtt.MqttError:
+        log.debug("mqtt goodbye not sent: the connection is gone")
+
+
+class _DiscardCounter(logging.Handler):
+    """Counts what the library drops from a full queue: it tells so only by a log line for each message."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.count = 0
+        self.logger = logging.getLogger("mqtt-library")
+        self.logger.propagate = False
+        self.logger.handlers[:] = [self]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "queue is full" in record.getMessage():
+            self.count += 1

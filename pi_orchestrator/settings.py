@@ -1,0 +1,434 @@
+"""The configuration: one frozen model, filled from defaults ← file ← credentials ← environment ← flags.
+
+Each layer is read into a plain tree of values first, so that every value knows where it came from, and then the
+merged tree is validated once, so that every mistake is named at once. The old names of the Go daemon's variables
+are a layer of their own, below the new ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from pi_orchestrator.domain.container import parse_container_id
+from pi_orchestrator.domain.mac import MacField
+from pi_orchestrator.domain.onboarding import Mode, Overflow
+from pi_orchestrator.errors import FieldError, SettingsError
+
+DEFAULT_PATH = Path("/etc/pi-orchestrator/config.toml")
+ENV_PREFIX = "PIORCH_"
+RESERVED_ENV = frozenset({"PIORCH_CONFIG", "PIORCH_API_KEY", "PIORCH_URL"})
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """One address to listen on."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host == "localhost" or ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_listen(value: object) -> Listen:
+    """`host:port` or `[v6]:port` → Listen; FieldError otherwise."""
+    if isinstance(value, Listen):
+        return value
+    host, _, port = str(value).rpartition(":")
+    host = host.strip("[]")
+    try:
+        if host != "localhost":
+            ip_address(host)
+        number = int(port)
+        if not 0 <= number <= 65535:
+            raise ValueError
+    except ValueError:
+        raise FieldError(f"{str(value)!r} is not ADDRESS:PORT such as 0.0.0.0:8081") from None
+    return Listen(host, number)
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _network(value: object) -> IPv4Network:
+    try:
+        return value if isinstance(value, IPv4Network) else IPv4Network(str(value))
+    except ValueError as error:
+        raise FieldError(f"{error}; write it like 192.168.10.0/24") from None
+
+
+Network = Annotated[IPv4Network, BeforeValidator(_network), PlainSerializer(str)]
+ListenField = Annotated[
+    Listen, BeforeValidator(parse_listen), PlainSerializer(str), Field(json_schema_extra={"type": "string"})
+]
+CommaList = BeforeValidator(_split)
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class HttpSettings(Section):
+    """`[http]`: where the API is served."""
+
+    listen: Annotated[tuple[ListenField, ...], CommaList, Field(min_length=1)] = Field(
+        (Listen("0.0.0.0", 8081), Listen("0.0.0.0", 8082)),
+        description="8081 is the API's port, 8082 the dashboard's; both serve the same",
+    )
+    trusted_hosts: Annotated[tuple[str, ...], CommaList] = Field(
+        (),
+        description="further host names under which browsers may reach the daemon (guards against DNS rebinding)",
+    )
+
+
+class AuthSettings(Section):
+    """`[auth]`: who may do what."""
+
+    mode: Literal["provisioning", "required", "off"] = Field(
+        "provisioning", description="provisioning: keys where data can be lost; required: everywhere; off: tests"
+    )
+    api_key: SecretStr | None = Field(
+        None, description="one admin key from the configuration; better in a file or a systemd credential"
+    )
+    api_key_file: Path | None = Field(None, description="a file that holds that key")
+
+
+class ApSettings(Section):
+    """`[ap]`: the camera network."""
+
+    interface: str = Field("wlan0", pattern=r"^[^\s/]{1,15}$", description="the access point's interface")
+    subnet: Network = Field(
+        IPv4Network("192.168.10.0/24"), description="the access point's network; cameras are only looked for here"
+    )
+
+
+class MqttSettings(Section):
+    """`[mqtt]`: the broker that the cameras speak to."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="mosquitto on the same Pi, as the installer sets it up")
+    port: int = Field(1883, ge=0, le=65535, description="0 lets the embedded broker choose a free one")
+    username: str | None = Field(None, description="only where the broker asks for it")
+    password: SecretStr | None = Field(None, description="better in a file or a systemd credential")
+    password_file: Path | None = Field(None, description="a file that holds the password")
+    tls: bool = Field(False, description="TLS to a broker elsewhere; needless on the Pi itself")
+    ca_file: Path | None = Field(None, description="trust this certificate authority instead of the system's")
+    client_id: str = Field("pi-orchestrator", min_length=1, description="stable, and one for each daemon on a broker")
+    keepalive_s: int = Field(15, ge=5, le=600, description="a broker that hangs is noticed after 1.5 times this")
+    embedded: bool = Field(False, description="run a broker inside the process: for demos, not for a fleet")
+
+
+class CameraSettings(Section):
+    """`[cameras]`: when a camera counts as here."""
+
+    http_port: int = Field(80, ge=1, le=65535, description="the port of the cameras' own web server")
+    idle_after_s: Seconds = Field(120, description="a registered camera that is silent for this long is idle")
+    offline_after_s: Seconds = Field(600, description="and after this long offline")
+    max_devices: int = Field(4096, ge=16, description="how many devices are remembered; registered ones always are")
+
+
+class AutoOnboardSettings(Section):
+    """`[auto_onboard]`: cameras onboarded by themselves (development only)."""
+
+    enabled: bool = Field(False, description="the first value only: enable and disable by API or command persist")
+    mode: Mode = Field(Mode.OFF, description="'dev' allows it; leave it 'off' in production")
+    target_container: Annotated[str, AfterValidator(parse_container_id)] = Field(
+        "auto-onboard", description="the container that cameras are paired to; made at start if it is not there"
+    )
+    max_per_minute: int = Field(10, ge=1, le=6000, description="how many attempts a minute, in the long run")
+    burst_size: int = Field(5, ge=1, le=1000, description="how many at once after a quiet time")
+    subnet_allowlist: Annotated[tuple[Network, ...], CommaList] = Field(
+        (IPv4Network("192.168.10.0/24"),), description="only cameras with an address in here"
+    )
+    verification_timeout_sec: float = Field(5, gt=0, le=60, description="the longest a camera may take to answer")
+    deny: Annotated[tuple[MacField, ...], CommaList] = Field((), description="MACs that are never onboarded")
+    overflow: Overflow = Field(
+        Overflow.NEW_CONTAINER, description="when the target is full: new_container makes further ones, reject fails"
+    )
+    concurrency: int = Field(8, ge=1, le=64, description="how many cameras are verified at the same time")
+    queue_limit: int = Field(1000, ge=1, le=100000, description="how many cameras may wait for a token")
+    allow_loopback: bool = Field(False, description="cameras at 127.x: for the sandbox on this machine only")
+
+
+class StorageSettings(Section):
+    """`[storage]`: where the record is kept."""
+
+    state_dir: Path = Field(Path("/var/lib/pi-orchestrator"), description="database, keys and backups")
+    retention_days: int = Field(90, ge=1, le=3650, description="how long audit rows and operator actions are kept")
+    backups_kept: int = Field(5, ge=1, le=100, description="how many backups taken before migrations are kept")
+
+
+class LoggingSettings(Section):
+    """`[logging]`: what is written to the journal."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is written")
+    format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
+
+
+class Settings(Section):
+    """Everything that can be configured; see `config/config.toml`."""
+
+    http: HttpSettings = HttpSettings()
+    auth: AuthSettings = AuthSettings()
+    ap: ApSettings = ApSettings()
+    mqtt: MqttSettings = MqttSettings()
+    cameras: CameraSettings = CameraSettings()
+    auto_onboard: AutoOnboardSettings = AutoOnboardSettings()
+    storage: StorageSettings = StorageSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Settings:
+        outside = [str(listen) for listen in self.http.listen if not listen.is_loopback]
+        if self.auth.mode == "off" and outside:
+            raise FieldError(f"auth.mode: 'off' is refused while http.listen reaches the network ({outside[0]})")
+        if self.auto_onboard.allow_loopback and outside:
+            raise FieldError(
+                f"auto_onboard.allow_loopback: refused while http.listen reaches the network ({outside[0]})"
+            )
+        fixed = [listen for listen in self.http.listen if listen.port]
+        if len(set(fixed)) != len(fixed):
+            raise FieldError("http.listen: names the same address twice")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and where each value came from (`path` → `default`, `file`, `environment NAME`, …)."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def load(
+    *,
+    path: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    flags: Tree | None = None,
+) -> Loaded:
+    """Read every layer; SettingsError lists all problems with their paths."""
+    problems: list[str] = []
+    merged: Tree = {}
+    origins: dict[str, str] = {}
+    layers = [
+        *_file_layer(path, environ, problems),
+        *_credential_layer(environ, problems),
+        *_legacy_layer(environ),
+        *_environment_layer(environ, problems),
+        *((_leaf, value, "flag") for _leaf, value in _leaves(flags or {})),
+    ]
+    for leaf, value, origin in layers:
+        _place(merged, leaf, value)
+        origins[".".join(leaf)] = origin
+    settings = _validate(merged, problems, origins)
+    return Loaded(_with_secret_files(settings, origins), origins)
+
+
+def known_paths() -> list[str]:
+    """Every `section.key`, in the order of the file."""
+    return [
+        f"{section}.{key}"
+        for section, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        for key in field.annotation.model_fields
+    ]
+
+
+def value_at(settings: Settings, path: str) -> Any:
+    """The value of `section.key`."""
+    section, key = path.split(".")
+    return getattr(getattr(settings, section), key)
+
+
+def shown(value: Any) -> Any:
+    """A value as it may be shown: secrets masked, addresses and paths as text."""
+    if isinstance(value, SecretStr):
+        return "***"
+    if isinstance(value, tuple):
+        return [shown(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def changed_paths(old: Settings, new: Settings) -> list[str]:
+    """The keys whose values differ."""
+    return [path for path in known_paths() if value_at(old, path) != value_at(new, path)]
+
+
+Layer = Iterator[tuple[tuple[str, ...], Any, str]]
+
+
+def _file_layer(path: Path | None, environ: Mapping[str, str], problems: list[str]) -> Layer:
+    chosen = path or (Path(environ["PIORCH_CONFIG"]) if environ.get("PIORCH_CONFIG") else None)
+    target = chosen or DEFAULT_PATH
+    try:
+        tree = tomllib.loads(target.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if chosen:
+            problems.append(f"{target}: there is no such file")
+        return
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"{target}: {error}")
+        return
+    for leaf, value in _leaves(tree):
+        yield leaf, value, f"file {target}"
+
+
+_CREDENTIALS = {"api_key": ("auth", "api_key"), "mqtt_password": ("mqtt", "password")}
+
+
+def _credential_layer(environ: Mapping[str, str], problems: list[str]) -> Layer:
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        return
+    for name, leaf in _CREDENTIALS.items():
+        file = Path(folder) / name
+        if file.exists():
+            try:
+                yield leaf, file.read_text(encoding="utf-8").strip(), f"credential {name}"
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"credential {name}: {error}")
+
+
+_LEGACY = {
+    "AUTO_ONBOARD_ENABLED": "auto_onboard.enabled",
+    "AUTO_ONBOARD_MODE": "auto_onboard.mode",
+    "AUTO_ONBOARD_TARGET_CONTAINER": "auto_onboard.target_container",
+    "AUTO_ONBOARD_MAX_PER_MINUTE": "auto_onboard.max_per_minute",
+    "AUTO_ONBOARD_BURST_SIZE": "auto_onboard.burst_size",
+    "AUTO_ONBOARD_SUBNET_ALLOWLIST": "auto_onboard.subnet_allowlist",
+    "AUTO_ONBOARD_VERIFICATION_TIMEOUT_SEC": "auto_onboard.verification_timeout_sec",
+    "API_KEY": "auth.api_key",
+    "API_AUTH_ENABLED": "auth.mode",
+    "LOCAL_API_PORT": "http.listen",
+    "LOG_LEVEL": "logging.level",
+}
+_AUTH_ENABLED = {"true": "provisioning", "1": "provisioning", "false": "off", "0": "off"}
+
+
+def _legacy_layer(environ: Mapping[str, str]) -> Layer:
+    for name, path in _LEGACY.items():
+        value = environ.get(name)
+        if not value:
+            continue
+        if name == "API_AUTH_ENABLED":
+            value = _AUTH_ENABLED.get(value.lower(), value)
+        elif name == "LOCAL_API_PORT":
+            value = f"0.0.0.0:{value},0.0.0.0:8082"
+        elif name == "LOG_LEVEL":
+            value = {"warn": "warning"}.get(value.lower(), value.lower())
+        yield tuple(path.split(".")), value, f"environment {name}"
+
+
+def _environment_layer(environ: Mapping[str, str], problems: list[str]) -> Layer:
+    known = set(known_paths())
+    for name, value in sorted(environ.items()):
+        if not name.startswith(ENV_PREFIX) or name in RESERVED_ENV:
+            continue
+        path = name.removeprefix(ENV_PREFIX).lower().replace("__", ".", 1)
+        if path in known:
+            yield tuple(path.split(".")), value, f"environment {name}"
+        else:
+            problems.append(f"environment {name}: unknown key{_suggest(path)}")
+
+
+def _validate(merged: Tree, problems: list[str], origins: Mapping[str, str]) -> Settings:
+    settings = None
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            path = ".".join(str(part) for part in fault["loc"][:2])
+            where = f" (from {origins[path]})" if path in origins else ""
+            if fault["type"] == "extra_forbidden":
+                problems.append(f"{path}: unknown key{_suggest(path)}{where}")
+            else:
+                text = fault["msg"].removeprefix("Value error, ")
+                problems.append(f"{path}: {text}{where}" if path else text)
+    if settings is None or problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _with_secret_files(settings: Settings, origins: dict[str, str]) -> Settings:
+    """The settings with the contents of `*_file` keys in place of the keys they stand for."""
+    problems: list[str] = []
+    sections: dict[str, Any] = {}
+    for section, key in (("auth", "api_key"), ("mqtt", "password")):
+        model = getattr(settings, section)
+        file: Path | None = getattr(model, f"{key}_file")
+        if file is None or getattr(model, key) is not None:
+            continue
+        try:
+            secret = SecretStr(file.read_text(encoding="utf-8").strip())
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{section}.{key}_file: {error}")
+            continue
+        sections[section] = model.model_copy(update={key: secret})
+        origins[f"{section}.{key}"] = f"file {file}"
+    settings = settings.model_copy(update=sections)
+    key_text = settings.auth.api_key.get_secret_value() if settings.auth.api_key else None
+    if key_text is not None and len(key_text) < 8:
+        problems.append("auth.api_key: shorter than 8 characters can be guessed; `api-key create` makes a good one")
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _leaves(tree: Tree) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for section, values in tree.items():
+        if isinstance(values, dict):
+            for key, value in values.items():
+                yield (section, key), value
+        else:
+            yield (section,), values
+
+
+def _place(tree: Tree, leaf: tuple[str, ...], value: Any) -> None:
+    if len(leaf) == 1:
+        tree[leaf[0]] = value
+    else:
+        section, key = leaf
+        branch = tree.setdefault(section, {})
+        if isinstance(branch, dict):
+            branch[key] = value
+
+
+def _suggest(path: str) -> str:
+    known = known_paths()
+    close = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    if not close:
+        tail = path.rsplit(".", 1)[-1]
+        by_key = {item.split(".")[1]: item for item in known}
+        close = [by_key[key] for key in difflib.get_close_matches(tail, by_key, n=1, cutoff=0.75)]
+    return f"; did you mean {close[0]}?" if close else ""

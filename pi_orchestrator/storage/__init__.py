@@ -1,0 +1,1 @@
+"""The record: SQLite, and the only SQL of the project."""

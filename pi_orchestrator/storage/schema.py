@@ -1,0 +1,208 @@
+"""Getting the database file into shape before it is opened for work: check, set aside, back up, migrate.
+
+Runs once at start, in a thread, on plain sqlite3. Order matters: a file that was not closed cleanly is checked
+first, a damaged one is moved aside (never deleted) and what can be read of it is carried over, then pending
+migrations run in one transaction each after a backup, and a file of a newer program is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from pi_orchestrator.errors import StartupError
+
+SIDE_FILES = ("-wal", "-shm")
+
+
+@dataclass(slots=True)
+class Report:
+    """What was done to the file: shown in health and log."""
+
+    checked: bool = False
+    set_aside: Path | None = None
+    rows_saved: int = 0
+    migrated_from: int | None = None
+    backup: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def migrations() -> list[tuple[int, str]]:
+    """Every migration as (number, SQL), in order."""
+    folder = files("pi_orchestrator.storage") / "migrations"
+    found = [entry for entry in folder.iterdir() if entry.name.endswith(".sql")]
+    return sorted((int(entry.name.split("_")[0]), entry.read_text(encoding="utf-8")) for entry in found)
+
+
+def prepare(path: Path, *, backups: Path, backups_kept: int, closed_cleanly: bool) -> Report:
+    """Leave a sound file of the current schema at `path`; StartupError where a person must act."""
+    report = Report()
+    damaged: Path | None = None
+    if path.is_dir():
+        damaged = report.set_aside = _set_aside(path)
+        report.notes.append("a folder stood in the database's place")
+    elif path.exists() and path.stat().st_size:
+        report.checked = not closed_cleanly
+        fault = _fault(path, check=report.checked)
+        if fault:
+            damaged = report.set_aside = _set_aside(path)
+            report.notes.append(fault)
+    _migrate(path, backups=backups, backups_kept=backups_kept, report=report)
+    if damaged is not None and damaged.is_file():
+        report.rows_saved = _salvage(damaged, path)
+    return report
+
+
+def backup(source: sqlite3.Connection, target: Path) -> None:
+    """Copy a database so that `target` is there whole or not at all."""
+    partial = target.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with closing(sqlite3.connect(partial)) as copy:
+        source.backup(copy)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(target)
+    fsync_folder(target.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename or a removal in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fault(path: Path, *, check: bool) -> str | None:
+    """Why the file cannot be trusted, or None."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if check and version:
+                answer: str = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+                return None if answer == "ok" else f"the check found: {answer}"
+    except sqlite3.OperationalError as error:
+        raise StartupError(
+            f"cannot open the database {path}: {error}",
+            remedy="let the daemon's user read and write the file and its folder",
+        ) from error
+    except sqlite3.DatabaseError as error:
+        return f"cannot be read: {error}"
+    return None
+
+
+def _set_aside(path: Path) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    for suffix in SIDE_FILES:
+        side = path.with_name(path.name + suffix)
+        if side.exists():
+            side.replace(aside.with_name(aside.name + suffix))
+    path.replace(aside)
+    fsync_folder(path.parent)
+    return aside
+
+
+def _migrate(path: Path, *, backups: Path, backups_kept: int, report: Report) -> None:
+    steps = migrations()
+    newest = steps[-1][0]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > newest:
+            raise _newer(path, version, newest, backups)
+        if version == newest:
+            return
+        if version:
+            report.migrated_from = version
+            report.backup = _back_up_before(connection, version, backups, backups_kept)
+        for number, sql in steps:
+            if number > version:
+                try:
+                    connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version={number};\nCOMMIT;")
+                except sqlite3.Error:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+
+
+def _back_up_before(connection: sqlite3.Connection, version: int, backups: Path, kept: int) -> Path:
+    backups.mkdir(mode=0o700, exist_ok=True)
+    target = backups / f"schema-{version:04d}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}.db"
+    backup(connection, target)
+    for old in sorted(backups.glob("schema-*.db"), key=lambda file: file.name.split("-")[-1])[:-kept]:
+        old.unlink()
+    return target
+
+
+def _newer(path: Path, version: int, newest: int, backups: Path) -> StartupError:
+    fitting = [file for file in sorted(backups.glob("schema-*.db")) if int(file.name.split("-")[1]) <= newest]
+    restore = f", or stop the daemon and put the backup {fitting[-1]} in its place" if fitting else ""
+    return StartupError(
+        f"the database {path} is of schema {version}; this program knows up to {newest}",
+        remedy=f"install the newer version again{restore}",
+    )
+
+
+def _salvage(damaged: Path, path: Path) -> int:
+    """Copy every row that can still be read; returns how many."""
+    saved = 0
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA foreign_keys=OFF")
+        try:
+            connection.execute("ATTACH ? AS old", (str(damaged),))
+            tables = [
+                row[0]
+                for row in connection.execute(
+                    "SELECT name FROM main.sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite_%'"
+                )
+            ]
+        except sqlite3.DatabaseError:
+            return 0
+        connection.execute("BEGIN IMMEDIATE")
+        for table in tables:
+            saved += _salvage_table(connection, table)
+        # A row whose counterpart was lost must not make the new file inconsistent.
+        for table, rowid, *_ in connection.execute("PRAGMA foreign_key_check").fetchall():
+            if rowid is None:
+                connection.execute(f"DELETE FROM {table} WHERE mac NOT IN (SELECT mac FROM cameras)")  # noqa: S608
+        connection.execute("DELETE FROM assignments WHERE container_id NOT IN (SELECT id FROM containers)")
+        connection.execute("COMMIT")
+    return saved
+
+
+def _salvage_table(connection: sqlite3.Connection, table: str) -> int:
+    """Read from both ends towards the damage. Table names come from our own schema."""
+    saved = 0
+    try:
+        columns = [row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")]
+        known = {row[1] for row in connection.execute(f"PRAGMA old.table_info({table})")}
+        primary = connection.execute(
+            "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk LIMIT 1", (table,)
+        ).fetchone()[0]
+    except sqlite3.DatabaseError:
+        return 0
+    shared = ", ".join(column for column in columns if column in known)
+    if not shared:
+        return 0
+    marks = ", ".join("?" for column in columns if column in known)
+    for direction in ("ASC", "DESC"):
+        try:
+            rows = connection.execute(f"SELECT {shared} FROM old.{table} ORDER BY {primary} {direction}")  # noqa: S608
+            for row in rows:
+                saved += connection.execute(
+                    f"INSERT OR IGNORE INTO main.{table} ({shared}) VALUES ({marks})",  # noqa: S608
+                    row,
+                ).rowcount
+        except sqlite3.DatabaseError:
+            continue
+        break
+    return saved

@@ -1,0 +1,428 @@
+#!/usr/bin/env bash
+# Installs, upgrades or removes pi-orchestrator on Raspberry Pi OS and Debian 12/13.
+#
+# Nothing that runs is touched before the new version stands complete in a folder of its
+# own and has accepted the configuration. Then one symlink is switched:
+#
+#   /opt/pi-orchestrator/releases/VERSION-TIME   a whole venv; the previous one is kept
+#   /opt/pi-orchestrator/venv                    symlink to the one in use
+#
+# A folder is never renamed once built, because the scripts of a venv name their own path.
+set -euo pipefail
+# The daemon's user must be able to read what root installs, whatever root's umask is.
+umask 022
+# A developer's Python settings must not leak into the venv.
+unset PYTHONPATH PYTHONHOME
+
+readonly NAME=pi-orchestrator
+readonly DEFAULT_AP=192.168.10.1
+CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly CHECKOUT
+
+readonly OPT=/opt/$NAME
+readonly ETC=/etc/$NAME
+readonly STATE=/var/lib/$NAME
+readonly UNIT=/etc/systemd/system/$NAME.service
+readonly NO_CAPS=/etc/systemd/system/$NAME.service.d/no-capabilities.conf
+readonly SYSUSERS=/etc/sysusers.d/$NAME.conf
+readonly TMPFILES=/etc/tmpfiles.d/$NAME.conf
+readonly BROKER=/etc/mosquitto/conf.d/$NAME.conf
+readonly SYSCTL=/etc/sysctl.d/60-$NAME.conf
+readonly COMMAND=/usr/local/bin/$NAME
+
+usage() {
+    cat <<HELP
+Usage: scripts/install.sh [options]
+
+Installs or upgrades $NAME on Raspberry Pi OS or Debian 12/13.
+Configuration and state are kept; it can be run again at any time.
+
+  --ap-address ADDR  address of the cameras' network, where mosquitto
+                     listens (default $DEFAULT_AP)
+  --no-capabilities  run with no privilege at all: cameras are found by
+                     the kernel's neighbour table, not by ARP sweeps
+  --python PATH      Python 3.11 or later to build on (default: the system's)
+  --no-start         install and enable, but start or restart nothing
+  --dry-run          print each step and change nothing; needs no root
+  --root DIR         put everything below DIR; no packages, no user, no
+                     services (for tests; needs no root)
+  --uninstall        stop and remove; keeps $ETC and
+                     $STATE
+  --purge            with --uninstall: remove those and the user as well
+  --help             this text
+
+Exit codes: 0 done, 1 failed (the version in use is untouched until the
+new one is ready), 2 wrong usage.
+HELP
+}
+
+dry=''
+root=''
+start=yes
+uninstall=''
+purge=''
+no_caps=''
+python=''
+ap=$DEFAULT_AP
+unfinished=''
+
+step() { printf '%s%s\n' "${dry:+would: }" "$1"; }
+note() { printf '  note: %s\n' "$1"; }
+run() { [[ -n $dry ]] || "$@"; }
+
+fail() { # what happened, what to do
+    printf 'error: %s\n  do: %s\n' "$1" "$2" >&2
+    exit 1
+}
+
+wrong_usage() {
+    printf 'error: %s\n\n' "$1" >&2
+    usage >&2
+    exit 2
+}
+
+# True when this run looks after a real system, not a folder.
+real() { [[ -z $root ]]; }
+
+services() { real && run systemctl "$@"; }
+
+cleanup() {
+    if [[ -n $unfinished ]]; then
+        rm -rf -- "$unfinished"
+        echo "The unfinished version was removed; the one in use was not touched." >&2
+    fi
+}
+trap cleanup EXIT
+
+parse() {
+    while (($#)); do
+        case $1 in
+            --ap-address | --python | --root)
+                [[ -n ${2:-} ]] || wrong_usage "$1 needs a value"
+                case $1 in
+                    --ap-address) ap=$2 ;;
+                    --python) python=$2 ;;
+                    --root) root=$2 ;;
+                esac
+                shift
+                ;;
+            --no-capabilities) no_caps=yes ;;
+            --no-start) start='' ;;
+            --dry-run) dry=yes ;;
+            --uninstall) uninstall=yes ;;
+            --purge) purge=yes ;;
+            -h | --help)
+                usage
+                exit 0
+                ;;
+            *) wrong_usage "unknown option: $1" ;;
+        esac
+        shift
+    done
+    [[ -z $purge || -n $uninstall ]] || wrong_usage "--purge needs --uninstall"
+    is_ipv4 "$ap" || wrong_usage "--ap-address is not an IPv4 address: $ap"
+    if [[ -n $root ]]; then
+        # "/" would be the real system, half done: files without user or services.
+        root=$(realpath -m -- "$root")
+        [[ $root != / ]] || wrong_usage "--root / is the system itself: leave --root out"
+    fi
+}
+
+is_ipv4() {
+    local octet='(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])'
+    [[ $1 =~ ^$octet(\.$octet){3}$ ]]
+}
+
+need_root() {
+    if real && [[ -z $dry ]]; then
+        ((EUID == 0)) || fail "root is needed" "run: sudo $0 (or look first: $0 --dry-run)"
+        [[ -d /run/systemd/system ]] ||
+            fail "systemd is not running here" "install into a folder with --root DIR"
+    fi
+}
+
+# --- install ---------------------------------------------------------------------------
+
+check_checkout() {
+    local file
+    for file in pyproject.toml scripts/lock/runtime.txt config/config.toml \
+        config/mosquitto-$NAME.conf systemd/$NAME.service; do
+        [[ -f $CHECKOUT/$file ]] ||
+            fail "$file is missing from the checkout" "get a complete copy of $NAME"
+    done
+    version=$(sed -n 's/^__version__ *= *"\([0-9A-Za-z.+-]*\)".*/\1/p' "$CHECKOUT/pi_orchestrator/__init__.py")
+    [[ -n $version ]] ||
+        fail "pi_orchestrator/__init__.py names no version" "get a complete copy of $NAME"
+}
+
+install_packages() {
+    real || return 0
+    local missing=()
+    # The system's Python only: another one, named with --python, is not ours to complete.
+    [[ -n $python ]] || /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    [[ -x /usr/sbin/mosquitto ]] || missing+=(mosquitto)
+    if ((${#missing[@]} == 0)); then
+        step "packages python3-venv and mosquitto are there"
+        return 0
+    fi
+    step "install packages: ${missing[*]}"
+    run apt-get update -qq ||
+        fail "the package lists cannot be read" "check the network and the clock, run it again"
+    run env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null ||
+        fail "apt-get failed" "run: sudo apt-get install ${missing[*]}"
+}
+
+choose_python() {
+    python=${python:-/usr/bin/python3}
+    if ! command -v -- "$python" >/dev/null; then
+        [[ -z $dry ]] || return 0 # a dry run did not install it
+        fail "no Python at $python" "name one with --python PATH"
+    fi
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$python is older than 3.11" "use Debian 12 or later, or --python PATH"
+    local where
+    where=$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))')
+    if real && [[ $where == /home/* || $where == /root/* ]]; then
+        fail "$where is hidden from the service (ProtectHome)" "choose a Python outside /home and /root"
+    fi
+}
+
+create_user() {
+    step "user $NAME ($SYSUSERS)"
+    run install -D -m 0644 "$CHECKOUT/systemd/$NAME.sysusers" "$root$SYSUSERS"
+    run install -D -m 0644 "$CHECKOUT/systemd/$NAME.tmpfiles" "$root$TMPFILES"
+    if real; then
+        run systemd-sysusers "$SYSUSERS"
+    fi
+}
+
+install_config() {
+    local current=$root$ETC/config.toml
+    if [[ ! -e $current ]]; then
+        step "configuration $ETC/config.toml"
+        run install -D -m 0640 "$CHECKOUT/config/config.toml" "$current"
+        run rm -f "$current.new"
+    elif cmp -s "$CHECKOUT/config/config.toml" "$current"; then
+        step "configuration $ETC/config.toml is up to date"
+        run rm -f "$current.new"
+    else
+        step "configuration $ETC/config.toml is kept"
+        note "this version's defaults: $ETC/config.toml.new"
+        run install -m 0640 "$CHECKOUT/config/config.toml" "$current.new"
+    fi
+    # Owners and modes, now that the files are there; a folder for tests gets the bare minimum.
+    if real; then
+        run systemd-tmpfiles --create "$TMPFILES"
+    else
+        run install -d -m 0700 "$root$STATE"
+    fi
+}
+
+build_release() {
+    # The clock of a Pi may be wrong: the time makes the name readable, the counter makes it new.
+    local base name n=1
+    base=$version-$(date -u +%Y%m%dT%H%M%SZ)
+    name=$base
+    while [[ -e $root$OPT/releases/$name ]]; do
+        n=$((n + 1))
+        name=$base-$n
+    done
+    release=$OPT/releases/$name
+    step "new version in $release"
+    [[ -z $dry ]] || return 0
+    unfinished=$root$release
+    install -d "$root$OPT/releases"
+    "$python" -m venv "$root$release" ||
+        fail "the venv cannot be made" "run: sudo apt-get install python3-venv"
+    step "dependencies, as locked (minutes on a small Pi)"
+    local pip=("$root$release/bin/python" -m pip --disable-pip-version-check --no-input)
+    "${pip[@]}" install -q --require-hashes -r "$CHECKOUT/scripts/lock/runtime.txt" ||
+        fail "the dependencies cannot be installed" "check network, clock and free space, run it again"
+    step "$NAME $version"
+    "${pip[@]}" install -q --no-deps "$CHECKOUT" ||
+        fail "$NAME cannot be installed" "see pip's message above, then run it again"
+}
+
+check_config() {
+    step "check $ETC/config.toml with the new version"
+    [[ -z $dry ]] || return 0
+    local said
+    # An empty environment, because the service will not see this shell's either.
+    said=$(env -i PATH="$PATH" "$root$release/bin/$NAME" check-config --config "$root$ETC/config.toml" 2>&1) || {
+        printf '%s\n' "$said" >&2
+        fail "the new version does not accept the configuration" "correct $ETC/config.toml, run it again"
+    }
+}
+
+install_broker() {
+    local other
+    if [[ -e $root$BROKER ]]; then
+        step "broker settings $BROKER are kept"
+        grep -qF "listener 1883 $ap" "$root$BROKER" ||
+            note "they do not name $ap; edit them if the AP's address changed"
+        return 0
+    fi
+    # Two listeners on one port would keep mosquitto from starting.
+    other=$(grep -lsE '^[[:space:]]*(listener|port)[[:space:]]+1883([[:space:]]|$)' \
+        "$root"/etc/mosquitto/mosquitto.conf "$root"/etc/mosquitto/conf.d/*.conf | head -n 1) || true
+    if [[ -n $other ]]; then
+        step "broker settings are left as they are"
+        note "${other#"$root"} has a listener on 1883 already"
+        return 0
+    fi
+    step "broker settings $BROKER"
+    note "mosquitto listens on 127.0.0.1 and $ap"
+    [[ -z $dry ]] || return 0
+    install -d "$root$(dirname "$BROKER")" "$root$(dirname "$SYSCTL")"
+    sed "s/${DEFAULT_AP//./\\.}/$ap/g" "$CHECKOUT/config/mosquitto-$NAME.conf" >"$root$BROKER"
+    printf '%s\n' "# mosquitto exits when it cannot bind: let it bind before the access point is up." \
+        "net.ipv4.ip_nonlocal_bind = 1" >"$root$SYSCTL"
+    if real; then
+        sysctl -q -p "$SYSCTL" || note "not in force before the next boot: $SYSCTL"
+        if [[ -n $start ]]; then
+            # The daemon waits for its broker, so this is no reason to stop.
+            systemctl restart mosquitto || note "mosquitto did not start: journalctl -u mosquitto -n 20"
+        else
+            note "not yet in force: sudo systemctl restart mosquitto"
+        fi
+    fi
+}
+
+install_unit() {
+    step "service $UNIT"
+    run install -D -m 0644 "$CHECKOUT/systemd/$NAME.service" "$root$UNIT"
+    # An upgrade without the option keeps the choice made earlier.
+    if [[ -n $no_caps || -e $root$NO_CAPS ]]; then
+        step "no capabilities for it; to undo, remove this and run again:"
+        note "$NO_CAPS"
+        run install -D -m 0644 "$CHECKOUT/systemd/no-capabilities.conf" "$root$NO_CAPS"
+    fi
+}
+
+switch_release() {
+    local previous old
+    previous=$(readlink "$root$OPT/venv" 2>/dev/null) || previous=''
+    step "switch $OPT/venv to it"
+    if [[ -z $dry ]]; then
+        sync -f "$root$release" # a power cut must not leave a link to empty files
+        rm -f "$root$OPT/venv.next"
+        ln -s "releases/${release##*/}" "$root$OPT/venv.next"
+        mv -T "$root$OPT/venv.next" "$root$OPT/venv"
+        unfinished=''
+    fi
+    if [[ ! -L $root$COMMAND ]] && [[ -e $root$COMMAND ]]; then
+        note "$COMMAND is something else and stays"
+    else
+        run install -d "$root$(dirname "$COMMAND")"
+        run ln -sfn "$OPT/venv/bin/$NAME" "$root$COMMAND"
+    fi
+    for old in "$root$OPT"/releases/*; do
+        case ${old##*/} in
+            '*' | "${release##*/}" | "${previous##*/}") ;;
+            *)
+                step "remove old version ${old##*/}"
+                run rm -rf -- "$old"
+                ;;
+        esac
+    done
+    if [[ -n $previous && -e $root$OPT/$previous ]]; then
+        note "the previous version is kept: ${previous##*/}"
+    fi
+}
+
+start_service() {
+    real || return 0
+    step "enable $NAME"
+    services daemon-reload
+    services enable --quiet $NAME
+    if [[ -z $start ]]; then
+        note "not started: sudo systemctl restart $NAME"
+        return 0
+    fi
+    step "start $NAME"
+    services restart $NAME ||
+        fail "$NAME was installed but did not start" "read: journalctl -u $NAME -n 50"
+}
+
+install_all() {
+    check_checkout
+    need_root
+    install_packages
+    choose_python
+    create_user
+    install_config
+    build_release
+    check_config
+    install_broker
+    install_unit
+    switch_release
+    start_service
+    if [[ -z $dry ]]; then
+        echo "Done. Next: $NAME doctor"
+    else
+        echo "Nothing was changed."
+    fi
+}
+
+# --- uninstall -------------------------------------------------------------------------
+
+remove() { # path that this script once made
+    if [[ -e $root$1 || -L $root$1 ]]; then
+        step "remove $1"
+        run rm -rf -- "$root$1"
+    fi
+}
+
+uninstall_all() {
+    need_root
+    if real && [[ -e $UNIT ]]; then
+        step "stop and disable $NAME"
+        services disable --quiet --now $NAME || note "it could not be stopped: systemctl status $NAME"
+    fi
+    remove "$UNIT"
+    remove "$NO_CAPS"
+    # Other drop-ins are the owner's: they go only with --purge.
+    if [[ -z $dry ]]; then
+        rmdir --ignore-fail-on-non-empty "$root${NO_CAPS%/*}" 2>/dev/null || true
+    fi
+    services daemon-reload || true
+    if [[ $(readlink "$root$COMMAND" 2>/dev/null) == "$OPT/"* ]]; then
+        remove "$COMMAND"
+    fi
+    remove "$OPT"
+    if [[ -e $root$BROKER ]]; then
+        remove "$BROKER"
+        remove "$SYSCTL"
+        if real; then
+            services try-restart mosquitto || note "mosquitto did not restart: journalctl -u mosquitto -n 20"
+        fi
+    fi
+    remove "$TMPFILES"
+    remove "$SYSUSERS"
+    if [[ -n $purge ]]; then
+        remove "${NO_CAPS%/*}"
+        remove "$ETC"
+        remove "$STATE"
+        remove "/etc/credstore/$NAME.api_key"
+        remove "/etc/credstore/$NAME.mqtt_password"
+        if real && getent passwd $NAME >/dev/null; then
+            step "remove user $NAME"
+            run userdel $NAME
+        fi
+    else
+        note "kept: $ETC"
+        note "kept: $STATE (--purge removes both)"
+    fi
+    if [[ -z $dry ]]; then
+        echo "Done. The packages python3-venv and mosquitto stay."
+    else
+        echo "Nothing was changed."
+    fi
+}
+
+parse "$@"
+if [[ -n $uninstall ]]; then
+    uninstall_all
+else
+    install_all
+fi

@@ -1,0 +1,274 @@
+"""scripts/install.sh, run for real below a folder of its own (--root).
+
+Most tests install a stand-in of three files with no dependency, so that they cost seconds and need
+no network; the last one installs the real program from its lock file.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+OPT = "opt/pi-orchestrator"
+CONFIG = "etc/pi-orchestrator/config.toml"
+STATE = "var/lib/pi-orchestrator"
+BROKER = "etc/mosquitto/conf.d/pi-orchestrator.conf"
+UNIT = "etc/systemd/system/pi-orchestrator.service"
+DROP_IN = "etc/systemd/system/pi-orchestrator.service.d/no-capabilities.conf"
+
+STAND_IN = {
+    "pi_orchestrator/__init__.py": '__version__ = "1.2.3"\n',
+    "pi_orchestrator/cli.py": """
+        import sys, tomllib
+        def main():
+            command, _, path = sys.argv[1:]
+            assert command == "check-config"
+            try:
+                tomllib.load(open(path, "rb"))
+            except tomllib.TOMLDecodeError as error:
+                print("config.toml:", error)
+                return 2
+        """,
+    "pyproject.toml": """
+        [build-system]
+        requires = []
+        build-backend = "backend"
+        backend-path = ["."]
+        """,
+    # A build backend that needs nothing: a wheel is a zip file with a few notes.
+    "backend.py": """
+        import zipfile
+        def build_wheel(folder, config_settings=None, metadata_directory=None):
+            name, info = "pi_orchestrator-1.2.3-py3-none-any.whl", "pi_orchestrator-1.2.3.dist-info/"
+            notes = {
+                "METADATA": ["Metadata-Version: 2.1", "Name: pi-orchestrator", "Version: 1.2.3"],
+                "WHEEL": ["Wheel-Version: 1.0", "Root-Is-Purelib: true", "Tag: py3-none-any"],
+                "entry_points.txt": ["[console_scripts]", "pi-orchestrator = pi_orchestrator.cli:main"],
+                "RECORD": [],
+            }
+            with zipfile.ZipFile(f"{folder}/{name}", "w") as wheel:
+                wheel.write("pi_orchestrator/__init__.py")
+                wheel.write("pi_orchestrator/cli.py")
+                for note, lines in notes.items():
+                    wheel.writestr(info + note, "".join(f"{line}\\n" for line in lines))
+            return name
+        """,
+    "config/config.toml": '[http]\nlisten = "0.0.0.0:8080"\n',
+    "scripts/lock/runtime.txt": "# nothing\n",
+}
+
+
+@pytest.fixture
+def checkout() -> Iterator[Path]:
+    """A stand-in checkout that every user may read (pytest's own folders are for one user)."""
+    with tempfile.TemporaryDirectory(prefix="checkout-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for path, text in STAND_IN.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(textwrap.dedent(text))
+        shutil.copytree(REPO / "systemd", folder / "systemd")
+        shutil.copy(REPO / "scripts/install.sh", folder / "scripts")
+        shutil.copy(REPO / "config/mosquitto-pi-orchestrator.conf", folder / "config")
+        yield folder
+
+
+def install(
+    checkout: Path, *options: str | Path, user: int | None = None, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run the script; whatever happens, what it prints fits a terminal."""
+    command: list[str | Path] = [checkout / "scripts/install.sh", *options]
+    done = subprocess.run(command, capture_output=True, text=True, user=user, cwd="/", check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+    return done
+
+
+def install_below(
+    root: Path, checkout: Path, *options: str | Path, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    return install(checkout, "--root", root, "--python", sys.executable, *options, code=code)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, float, bytes]]:
+    """Mode, time and content of everything below a folder."""
+    return {
+        str(path.relative_to(folder)): (
+            path.lstat().st_mode,
+            path.lstat().st_mtime,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+def releases(root: Path) -> set[str]:
+    return {path.name for path in (root / OPT / "releases").iterdir()}
+
+
+def in_use(root: Path) -> str:
+    link = (root / OPT / "venv").readlink()
+    assert link.parent == Path("releases")
+    return link.name
+
+
+def as_nobody() -> int | None:
+    """A user without rights, if the tests run as root; else whoever runs them will do."""
+    return 65534 if os.geteuid() == 0 else None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--bogus"],
+        ["stray"],
+        ["--purge"],
+        ["--ap-address"],
+        ["--ap-address", "192.168.10.256"],
+        ["--ap-address", "camera.local"],
+        ["--root", "/"],
+    ],
+)
+def test_wrong_usage_ends_with_2_and_the_usage(checkout: Path, options: list[str]) -> None:
+    said = install(checkout, *options, code=2).stderr
+    assert said.startswith("error: ")
+    assert "Usage: scripts/install.sh" in said
+
+
+def test_help_names_every_option(checkout: Path) -> None:
+    said = install(checkout, "--help").stdout
+    for option in ("--ap-address", "--no-start", "--dry-run", "--uninstall", "--purge", "--root", "--python"):
+        assert f"  {option} " in said
+
+
+def test_without_root_it_says_what_to_do(checkout: Path) -> None:
+    said = install(checkout, user=as_nobody(), code=1).stderr
+    assert "root is needed" in said
+    assert "sudo" in said
+
+
+def test_dry_run_needs_no_root_and_names_each_step(checkout: Path) -> None:
+    before = snapshot(checkout)
+    said = install(checkout, "--dry-run", user=as_nobody()).stdout.splitlines()
+    assert snapshot(checkout) == before
+    assert said[-1] == "Nothing was changed."
+    assert all(line.startswith(("would: ", "  note: ")) for line in said[:-1])
+    for word in ("packages", "user", "configuration", "version", "broker", "service", "switch", "start"):
+        assert any(word in line for line in said), word
+
+
+def test_dry_run_changes_nothing(tmp_path: Path, checkout: Path) -> None:
+    empty = tmp_path / "empty"
+    install_below(empty, checkout, "--dry-run")
+    assert not empty.exists()
+
+    root = tmp_path / "root"
+    install_below(root, checkout)
+    before = snapshot(root)
+    for options in ([], ["--no-capabilities", "--ap-address", "10.0.0.1"], ["--uninstall", "--purge"]):
+        install_below(root, checkout, "--dry-run", *options)
+    assert snapshot(root) == before
+
+
+def test_an_incomplete_checkout_is_refused_before_anything_is_done(tmp_path: Path, checkout: Path) -> None:
+    (checkout / "scripts/lock/runtime.txt").unlink()
+    root = tmp_path / "root"
+    assert "runtime.txt is missing" in install_below(root, checkout, code=1).stderr
+    assert not root.exists()
+
+
+def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None:
+    root = tmp_path / "root"
+    install_below(root, checkout)
+    first = in_use(root)
+    assert first.startswith("1.2.3-")
+    assert (root / UNIT).read_bytes() == (REPO / "systemd/pi-orchestrator.service").read_bytes()
+    assert not (root / DROP_IN).exists()
+    assert (root / CONFIG).stat().st_mode & 0o777 == 0o640
+    assert (root / STATE).stat().st_mode & 0o777 == 0o700
+    assert (root / "usr/local/bin/pi-orchestrator").readlink() == Path(f"/{OPT}/venv/bin/pi-orchestrator")
+
+    # What the owner wrote stays; this version's defaults lie beside it.
+    (root / CONFIG).write_text("[http]\nlisten = '127.0.0.1:9000'\n")
+    (root / STATE / "state.db").write_text("precious")
+    install_below(root, checkout, "--no-capabilities")
+    second = in_use(root)
+    assert "9000" in (root / CONFIG).read_text()
+    assert "8080" in (root / f"{CONFIG}.new").read_text()
+    assert releases(root) == {first, second}
+    assert (root / DROP_IN).exists()
+
+    # The previous version is kept, the one before it goes; choices are kept.
+    install_below(root, checkout)
+    assert releases(root) == {second, in_use(root)}
+    assert (root / DROP_IN).exists()
+
+    install_below(root, checkout, "--uninstall")
+    for gone in (OPT, UNIT, DROP_IN, BROKER, "usr/local/bin/pi-orchestrator"):
+        assert not os.path.lexists(root / gone), gone
+    assert "9000" in (root / CONFIG).read_text()
+    assert (root / STATE / "state.db").read_text() == "precious"
+
+    install_below(root, checkout, "--uninstall", "--purge")
+    assert [path for path in root.rglob("*") if not path.is_dir()] == []
+    assert not (root / STATE).exists()
+
+
+def test_a_failed_upgrade_leaves_the_version_in_use(tmp_path: Path, checkout: Path) -> None:
+    install_below(tmp_path, checkout)
+    before = in_use(tmp_path)
+
+    (tmp_path / CONFIG).write_text("[[[")
+    said = install_below(tmp_path, checkout, code=1).stderr
+    assert "config.toml: " in said
+    assert "correct /etc/pi-orchestrator/config.toml" in said
+    assert in_use(tmp_path) == before
+    assert releases(tmp_path) == {before}
+
+    (checkout / "backend.py").write_text("raise RuntimeError('no build today')\n")
+    assert "cannot be installed" in install_below(tmp_path, checkout, code=1).stderr
+    assert in_use(tmp_path) == before
+    assert releases(tmp_path) == {before}
+
+
+def test_the_broker_listens_on_loopback_and_the_given_address(tmp_path: Path, checkout: Path) -> None:
+    install_below(tmp_path, checkout, "--ap-address", "10.42.0.1")
+    text = (tmp_path / BROKER).read_text()
+    listeners = [line for line in text.splitlines() if line.startswith("listener")]
+    assert listeners == ["listener 1883 127.0.0.1", "listener 1883 10.42.0.1"]
+    assert "ip_nonlocal_bind = 1" in (tmp_path / "etc/sysctl.d/60-pi-orchestrator.conf").read_text()
+
+    said = install_below(tmp_path, checkout, "--dry-run").stdout
+    assert f"broker settings /{BROKER} are kept" in said
+    assert "they do not name 192.168.10.1" in said
+
+
+def test_a_broker_that_listens_already_is_left_alone(tmp_path: Path, checkout: Path) -> None:
+    """Two listeners on one port would keep mosquitto from starting."""
+    other = tmp_path / "etc/mosquitto/conf.d/mine.conf"
+    other.parent.mkdir(parents=True)
+    other.write_text("listener 1883\n")
+    said = install_below(tmp_path, checkout, "--dry-run").stdout
+    assert "mine.conf has a listener on 1883" in said
+    assert f"broker settings /{BROKER}" not in said
+
+
+@pytest.mark.timeout(300)  # downloads, on a machine that has never done it before
+def test_the_real_program_from_its_lock_file(tmp_path: Path) -> None:
+    install_below(tmp_path, REPO)
+    python = tmp_path / OPT / "venv/bin/python"
+    assert (tmp_path / CONFIG).read_bytes() == (REPO / "config/config.toml").read_bytes()
+    # The lock file holds everything the program declares, and the command is there.
+    for command in (
+        [python, "-m", "pip", "--disable-pip-version-check", "check"],
+        [tmp_path / OPT / "venv/bin/pi-orchestrator", "check-config", "--config", tmp_path / CONFIG],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
