@@ -125,6 +125,7 @@ async def running(
 ) -> AsyncIterator[Daemon]:
     """The daemon for the length of the block; StartupError says what stops it from starting."""
     clock = clock or Clock()
+    await asyncio.to_thread(clock.look)
     notifier = notifier or Notifier()
     health = Health(clock=clock)
     hub = Hub()

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 _TIME_ERROR = 5
 _RELEASED = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -33,9 +33,8 @@ class Clock:
     """The machine's clocks; the tests put their own in its place."""
 
     def __init__(self) -> None:
-        self.boot_id = _BOOT_ID.read_text().strip()
+        self.boot_id = _BOOT_ID
         self._trusted = False
-        self._trust_checked_at = float("-inf")
 
     def wall(self) -> datetime:
         """Now, UTC, aware."""
@@ -46,12 +45,12 @@ class Clock:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def trusted(self) -> bool:
-        """Whether the wall clock has been set from the network since boot; looked up once in 10 s."""
-        now = self.monotonic()
-        if now - self._trust_checked_at >= 10:
-            self._trust_checked_at = now
-            self._trusted = _clock_is_set(self.wall())
+        """Whether the wall clock had been set from the network when `look` was last called."""
         return self._trusted
+
+    def look(self) -> None:
+        """Find out whether the wall clock can be trusted by now; touches the file system."""
+        self._trusted = _clock_is_set(self.wall())
 
     def stamp(self) -> Stamp:
         """This moment, for a row."""

@@ -36,11 +36,11 @@ def build_app(*, routes: Sequence[Route], services: Services, gate: Gate, guard:
     """The application; it holds no state of its own."""
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_around_everything(services, guard)])
     for route in routes:
-        endpoint = Endpoint(route, services=services, gate=gate)
+        serve = Endpoint(route, services=services, gate=gate).serve
         if route.method == "GET":
-            app.router.add_get(route.path, endpoint)
+            app.router.add_get(route.path, serve)  # HEAD comes with it
         else:
-            app.router.add_route(route.method, route.path, endpoint)
+            app.router.add_route(route.method, route.path, serve)
     return app
 
 

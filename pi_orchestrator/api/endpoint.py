@@ -57,7 +57,7 @@ class Endpoint:
         self._gate = gate
         self._under_way: dict[tuple[str, str], asyncio.Lock] = {}
 
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def serve(self, request: web.Request) -> web.Response:
         """Answer a request; raises OrchestratorError for every refusal."""
         route = self._route
         if (request.content_length or 0) > MAX_BODY_BYTES:

@@ -41,6 +41,7 @@ class PulseWorker:
 
     async def check(self) -> bool:
         """One pulse; whether everything lives."""
+        await asyncio.to_thread(self._clock.look)
         try:
             async with asyncio.timeout(WRITER_TIMEOUT_S):
                 await self._database.ping()

@@ -1,0 +1,77 @@
+"""A real mosquitto on a free loopback port."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiomqtt
+
+MOSQUITTO = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+
+
+def free_port():
+    """A TCP port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@dataclass
+class Broker:
+    """mosquitto as a child: `stop`, `start`, `freeze` and `thaw` it; `publish` and `listening` speak to it."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    host: str = "127.0.0.1"
+    process: asyncio.subprocess.Process | None = None
+
+    def __post_init__(self):
+        self.conf = self.folder / "mosquitto.conf"
+        self.conf.write_text(
+            f"listener {self.port} {self.host}\nallow_anonymous true\npersistence false\nmax_queued_messages 20000\n"
+        )
+
+    async def start(self):
+        quiet = asyncio.subprocess.DEVNULL
+        self.process = await asyncio.create_subprocess_exec(
+            MOSQUITTO, "-c", str(self.conf), stdout=quiet, stderr=quiet
+        )
+        async with asyncio.timeout(10):
+            while not await self._answers():
+                assert self.process.returncode is None, "mosquitto has ended"
+                await asyncio.sleep(0.01)
+
+    async def stop(self):
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            await self.process.wait()
+
+    def freeze(self):
+        """Hang: the port still accepts, nothing answers."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self):
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    async def publish(self, topic, payload, *, retain=False, qos=1):
+        async with aiomqtt.Client(self.host, self.port) as client:
+            await client.publish(topic, payload, qos=qos, retain=retain)
+
+    @contextlib.asynccontextmanager
+    async def client(self, **options):
+        async with aiomqtt.Client(self.host, self.port, **options) as client:
+            yield client
+
+    async def _answers(self):
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(self.host, self.port)
+            writer.close()
+            await writer.wait_closed()
+            return True
+        return False

@@ -1,0 +1,78 @@
+"""A clock that stands still until it is moved."""
+
+import asyncio
+import heapq
+import itertools
+from datetime import UTC, datetime, timedelta
+
+from pi_orchestrator.clock import Stamp
+
+
+class FakeClock:
+    """`advance` moves monotonic and wall time together; `jump_wall` moves the wall alone, as NTP does."""
+
+    def __init__(self, *, boot_id="boot-1", monotonic=1000.0, wall=datetime(2026, 1, 22, 15, tzinfo=UTC)):
+        self.boot_id = boot_id
+        self.is_trusted = True
+        self._monotonic = monotonic
+        self._wall = wall
+        self._sleepers = []
+        self._order = itertools.count()
+
+    def wall(self):
+        return self._wall
+
+    def monotonic(self):
+        return self._monotonic
+
+    def trusted(self):
+        return self.is_trusted
+
+    def look(self):
+        """There is nothing to find out: `is_trusted` is set by the test."""
+
+    def stamp(self):
+        return Stamp(self.wall(), self.boot_id, self.monotonic(), self.trusted())
+
+    async def sleep(self, seconds):
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), future))
+        await future
+
+    async def wait(self, event, timeout_s):
+        sleeping = asyncio.ensure_future(self.sleep(timeout_s))
+        waiting = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait([sleeping, waiting], return_when=asyncio.FIRST_COMPLETED)
+            return event.is_set()
+        finally:
+            sleeping.cancel()
+            waiting.cancel()
+
+    def jump_wall(self, delta):
+        self._wall += delta
+
+    async def advance(self, seconds):
+        """Move on, waking sleepers in order; what they do in consequence runs before this returns."""
+        end = self._monotonic + seconds
+        while self._sleepers and self._sleepers[0][0] <= end:
+            due, _, future = heapq.heappop(self._sleepers)
+            self._move_to(max(due, self._monotonic))
+            if not future.done():
+                future.set_result(None)
+            await settle()
+        self._move_to(end)
+        await settle()
+
+    def _move_to(self, monotonic):
+        self._wall += timedelta(seconds=monotonic - self._monotonic)
+        self._monotonic = monotonic
+
+
+async def settle(rounds=20):
+    """Let everything that is ready run."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)
