@@ -145,7 +145,7 @@ need_root() {
 
 check_checkout() {
     local file
-    for file in pyproject.toml scripts/lock/runtime.txt config/config.toml \
+    for file in pyproject.toml scripts/lock/build.txt scripts/lock/runtime.txt config/config.toml \
         config/mosquitto-$NAME.conf systemd/$NAME.service; do
         [[ -f $CHECKOUT/$file ]] ||
             fail "$file is missing from the checkout" "get a complete copy of $NAME"
@@ -236,10 +236,12 @@ build_release() {
         fail "the venv cannot be made" "run: sudo apt-get install python3-venv"
     step "dependencies, as locked (minutes on a small Pi)"
     local pip=("$root$release/bin/python" -m pip --disable-pip-version-check --no-input)
-    "${pip[@]}" install -q --require-hashes -r "$CHECKOUT/scripts/lock/runtime.txt" ||
+    "${pip[@]}" install -q --require-hashes -r "$CHECKOUT/scripts/lock/build.txt" \
+        -r "$CHECKOUT/scripts/lock/runtime.txt" ||
         fail "the dependencies cannot be installed" "check network, clock and free space, run it again"
     step "$NAME $version"
-    "${pip[@]}" install -q --no-deps "$CHECKOUT" ||
+    # Built by what was just installed: nothing else is fetched, and nothing without a hash.
+    "${pip[@]}" install -q --no-deps --no-build-isolation "$CHECKOUT" ||
         fail "$NAME cannot be installed" "see pip's message above, then run it again"
 }
 

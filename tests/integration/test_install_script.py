@@ -61,6 +61,7 @@ STAND_IN = {
             return name
         """,
     "config/config.toml": '[http]\nlisten = "0.0.0.0:8080"\n',
+    "scripts/lock/build.txt": "# nothing\n",
     "scripts/lock/runtime.txt": "# nothing\n",
 }
 

@@ -1,0 +1,82 @@
+# Shared by the scripts: a virtual environment made from the lock files, and Debian packages where they are due.
+# To be sourced.
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV="$ROOT/.venv"
+PYTHON="$VENV/bin/python"
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+
+say() { printf '\033[2m%s\033[0m\n' "$*" >&2; }
+
+die() {
+    printf 'error: %s\n' "$1" >&2
+    [ $# -lt 2 ] || printf '  %s\n' "$2" >&2
+    exit 1
+}
+
+# Run a command as root: directly, or by sudo where a person may be asked.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo -E "$@"
+    else
+        die "this needs root: $*" "run it as root, or install sudo"
+    fi
+}
+
+# ensure_packages COMMAND:PACKAGE ...  installs the Debian package of every command that is not there.
+ensure_packages() {
+    local pair missing=()
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null || [ -x "/usr/sbin/${pair%%:*}" ] || missing+=("${pair#*:}")
+    done
+    [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || die "missing: $*" "install them with this system's package manager"
+    say "installing $*"
+    as_root apt-get update -qq
+    # A broker that starts by itself would only stand in the way of the tests' own.
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+find_python() {
+    local candidate
+    for candidate in "${PIORCH_PYTHON:-}" python3 python3.11 python3.13 python3.12; do
+        if [ -n "$candidate" ] && command -v "$candidate" >/dev/null &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    die "Python 3.11 or newer is not here" "sudo apt install python3"
+}
+
+# make_venv FOLDER PYTHON LOCK...  makes or renews a virtual environment; quick when nothing has changed.
+make_venv() {
+    local folder=$1 python=$2 stamp
+    shift 2
+    stamp=$(cat "$@" "$ROOT/pyproject.toml" <("$python" --version) | sha256sum)
+    [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ] && return
+    # Debian keeps a part of the standard library in a package of its own.
+    "$python" -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
+    say "setting up $(basename "$folder") (once)"
+    rm -rf "$folder"
+    "$python" -m venv "$folder"
+    "$folder/bin/pip" install -q --require-hashes -r "$ROOT/scripts/lock/build.txt" $(printf -- '-r %s ' "$@")
+    "$folder/bin/pip" install -q --no-deps --no-build-isolation -e "$ROOT"
+    echo "$stamp" >"$folder/.stamp"
+}
+
+# ensure_venv LOCK  makes .venv; `dev` holds all that `demo` does, so it serves both.
+ensure_venv() {
+    local lock=$1
+    [ "$lock" = demo ] && [ -e "$VENV/.dev" ] && lock=dev
+    make_venv "$VENV" "$(find_python)" "$ROOT/scripts/lock/$lock.txt"
+    [ "$lock" != dev ] || touch "$VENV/.dev"
+}
