@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -75,11 +74,6 @@ async def register(tx: Tx, mac: Mac, *, device_id: str | None, ip: str, firmware
         (mac, chosen, ip, firmware, by, rfc3339(tx.stamp.at)),
     )
     return Camera(mac=mac, device_id=chosen, ip_address=ip, firmware_version=firmware, registered_at=tx.stamp.at)
-
-
-def paired(camera: Camera, *, container_id: str, position: int, at: datetime) -> Camera:
-    """The camera with its place."""
-    return replace(camera, container_id=container_id, position=position, paired_at=at)
 
 
 async def save_facts(tx: Tx, changed: list[Camera]) -> None:

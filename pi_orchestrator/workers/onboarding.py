@@ -20,13 +20,11 @@ from typing import TypeVar
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.bucket import TokenBucket
 from pi_orchestrator.domain.camera import Camera
-from pi_orchestrator.domain.mac import Mac, is_near
+from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.onboarding import (
-    AuditEntry,
     Code,
     Facts,
     Mode,
-    Overflow,
     Policy,
     Stage,
     Verdict,
@@ -44,47 +42,18 @@ from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.storage.onboarding import Metrics
-from pi_orchestrator.supervisor import Beat, full_jitter
+from pi_orchestrator.supervisor import Beat
+from pi_orchestrator.workers.attempt import Candidate, Verifier, pair
 from pi_orchestrator.workers.refusals import Refusals
+from pi_orchestrator.workers.retries import Retries
 
 TARGET_LABEL = "Auto-onboarded"
 IDLE_S = 10.0
 INBOX_LIMIT = 8192
-RETRY_BASE_S = 5.0
-RETRY_CAP_S = 600.0
-RETRIES_REMEMBERED = 4096
 
 T = TypeVar("T")
 
 log = get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Candidate:
-    """A camera on its way; `limited` once the audit says that it waits for a token."""
-
-    mac: Mac
-    ip: str | None
-    device_id: str | None
-    firmware_version: str | None
-    limited: bool = False
-
-    def entry(self, stage: Stage, **more: object) -> AuditEntry:
-        """An audit row about this camera."""
-        base = AuditEntry(
-            mac=self.mac,
-            stage=stage,
-            device_id=self.device_id,
-            ip_address=self.ip,
-            firmware_version=self.firmware_version,
-        )
-        return replace(base, **more)  # type: ignore[arg-type]  # the callers below name fields of AuditEntry
-
-
-@dataclass(slots=True)
-class _Retry:
-    failures: int
-    not_before: float
 
 
 @dataclass(slots=True)
@@ -128,13 +97,13 @@ class OnboardingWorker:
         self._database = database
         self._roster = roster
         self._neighbours = neighbours
-        self._espcam = espcam
+        self._verifier = Verifier(neighbours=neighbours, espcam=espcam)
         self._bucket = TokenBucket(
             capacity=settings.burst_size, rate=settings.max_per_minute / 60, now=clock.monotonic()
         )
         self._refusals = Refusals(clock=clock)
         self._line = _Line()
-        self._retries: OrderedDict[Mac, _Retry] = OrderedDict()
+        self._retries = Retries(clock=clock)
         self._own: frozenset[IPv4Address] = frozenset()
         self._wake = asyncio.Event()
         self._toggle = asyncio.Lock()
@@ -291,8 +260,7 @@ class OnboardingWorker:
         if known is not None:
             known.ip = seen.ip or known.ip
             return
-        retry = self._retries.get(mac)
-        if mac in self._line.in_flight or (retry and self._clock.monotonic() < retry.not_before):
+        if mac in self._line.in_flight or self._retries.must_wait(mac):
             return
         candidate = Candidate(mac, seen.ip, seen.device_id, seen.firmware_version)
         # The line decides about tokens; every other rule is final now.
@@ -355,7 +323,7 @@ class OnboardingWorker:
         try:
             await self._begin(candidate)
             try:
-                answer = await self._verify(candidate)
+                answer = await self._verifier.verify(candidate, timeout_s=self.settings.verification_timeout_sec)
                 await self._pair(candidate, answer, started)
             except OnboardingError as error:
                 await self._fail(candidate, error, started)
@@ -364,7 +332,7 @@ class OnboardingWorker:
         except Exception:
             # A fault of ours met by one camera's data must not take the others down with it.
             log.exception("onboarding attempt broke", mac=candidate.mac)
-            self._retry_later(candidate.mac)
+            self._retries.failed(candidate.mac)
 
     async def _begin(self, candidate: Candidate) -> None:
         bucket = self._bucket.snapshot(now=self._clock.monotonic(), boot_id=self._clock.boot_id)
@@ -377,28 +345,9 @@ class OnboardingWorker:
 
         await self._write_if_enabled(job)
 
-    async def _verify(self, candidate: Candidate) -> CameraAnswer:
-        """Prove that the address answers for the MAC; OnboardingError otherwise."""
-        ip = candidate.ip or ""
-        before = await self._neighbours.at(ip)
-        if before and before.fresh:
-            _expect(candidate.mac, before.mac, f"the kernel knows {before.mac} at {ip}")
-        answer = await self._espcam.status(ip, timeout_s=self.settings.verification_timeout_sec)
-        if answer.mac:
-            _expect(candidate.mac, answer.mac, f"the camera at {ip} says that it is {answer.mac}")
-        # Having spoken to it, the kernel has resolved the address anew.
-        after = await self._neighbours.at(ip)
-        if after:
-            _expect(candidate.mac, after.mac, f"the kernel knows {after.mac} at {ip}")
-        if not answer.mac and not after:
-            raise OnboardingError(
-                "the answer names no MAC, and the kernel does not know who has the address",
-                code=Code.VERIFY_BAD_BODY,
-            )
-        return answer
-
     async def _pair(self, candidate: Candidate, answer: CameraAnswer, started: float) -> None:
         verified_ms = self._elapsed_ms(started)
+        settings = self.settings
         known = replace(
             candidate,
             device_id=candidate.device_id or answer.device_id,
@@ -406,38 +355,16 @@ class OnboardingWorker:
         )
 
         async def job(tx: Tx) -> Camera | None:
-            if await cameras.is_registered(tx, known.mac):
-                return None
-            container_id, position = await self._place(tx)
-            camera = await cameras.register(
+            camera = await pair(
                 tx,
-                known.mac,
-                device_id=known.device_id,
-                ip=known.ip or "",
-                firmware=known.firmware_version,
-                by="auto",
+                known,
+                target=settings.target_container,
+                overflow=settings.overflow,
+                verified_ms=verified_ms,
+                total_ms=self._elapsed_ms(started),
             )
-            await containers.assign(tx, known.mac, container_id, position)
-            camera = cameras.paired(camera, container_id=container_id, position=position, at=tx.stamp.at)
-            row = replace(known, device_id=camera.device_id)
-            total_ms = self._elapsed_ms(started)
-            await onboarding.audit(
-                tx,
-                [
-                    row.entry(Stage.VERIFIED, duration_ms=verified_ms),
-                    row.entry(Stage.REGISTERED, duration_ms=total_ms),
-                    row.entry(Stage.PAIRED, duration_ms=total_ms, container_id=container_id),
-                ],
-            )
-            await onboarding.count(tx, success=1)
-            payload = {
-                "mac": camera.mac,
-                "device_id": camera.device_id,
-                "container_id": container_id,
-                "position": position,
-            }
-            await event_log.append(tx, Logged("camera.onboarded", payload, mac=camera.mac))
-            tx.after_commit(lambda: self._paired(camera))
+            if camera:
+                tx.after_commit(lambda: self._paired(camera))
             return camera
 
         camera = await self._write_if_enabled(job)
@@ -450,22 +377,9 @@ class OnboardingWorker:
                 ms=self._elapsed_ms(started),
             )
 
-    async def _place(self, tx: Tx) -> tuple[str, int]:
-        """The container and position for the next camera."""
-        target = self.settings.target_container
-        label = await containers.label_of(tx, target)
-        if label is None:
-            raise OnboardingError(f"there is no container {target}", code=Code.CONTAINER_UNKNOWN)
-        position = await containers.next_free(tx, target)
-        if position is not None:
-            return target, position
-        if self.settings.overflow is Overflow.REJECT:
-            raise OnboardingError(f"the four positions of {target} are taken", code=Code.CONTAINER_FULL)
-        return await containers.next_overflow(tx, target, label)
-
     def _paired(self, camera: Camera) -> None:
         self._roster.put(camera)
-        self._retries.pop(camera.mac, None)
+        self._retries.forget(camera.mac)
         self._count(success=1)
 
     async def _fail(self, candidate: Candidate, error: OnboardingError, started: float) -> None:
@@ -483,7 +397,7 @@ class OnboardingWorker:
             await event_log.append(tx, Logged("camera.onboarding_failed", payload, mac=candidate.mac))
             tx.after_commit(lambda: self._count(failed=1))
 
-        self._retry_later(candidate.mac)
+        self._retries.failed(candidate.mac)
         await self._write_if_enabled(job)
         log.warning("onboarding failed", mac=candidate.mac, code=error.code, reason=error.message)
 
@@ -494,14 +408,6 @@ class OnboardingWorker:
             return await job(tx)
 
         return await self._database.write(guarded)
-
-    def _retry_later(self, mac: Mac) -> None:
-        known = self._retries.pop(mac, None)
-        failures = known.failures + 1 if known else 1
-        wait_s = full_jitter(failures - 1, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
-        self._retries[mac] = _Retry(failures, self._clock.monotonic() + wait_s)
-        if len(self._retries) > RETRIES_REMEMBERED:
-            self._retries.popitem(last=False)
 
     # Refusals.
 
@@ -558,10 +464,3 @@ class OnboardingWorker:
 
     def _elapsed_ms(self, started: float) -> int:
         return round((self._clock.monotonic() - started) * 1000)
-
-
-def _expect(announced: Mac, found: Mac, evidence: str) -> None:
-    if announced == found:
-        return
-    hint = "; the two may belong to one ESP32, whose station MAC is its identity" if is_near(announced, found) else ""
-    raise OnboardingError(f"{announced} was announced, but {evidence}{hint}", code=Code.MAC_MISMATCH)

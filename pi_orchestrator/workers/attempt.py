@@ -1,0 +1,121 @@
+"""The two halves of one onboarding attempt: prove who the camera is, then give it its place in one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pi_orchestrator.domain.camera import Camera
+from pi_orchestrator.domain.mac import Mac, is_near
+from pi_orchestrator.domain.onboarding import AuditEntry, Code, Overflow, Stage
+from pi_orchestrator.errors import OnboardingError
+from pi_orchestrator.events import Logged
+from pi_orchestrator.net.espcam import CameraAnswer, EspCamClient
+from pi_orchestrator.net.neighbours import Neighbours
+from pi_orchestrator.storage import cameras, containers, event_log, onboarding
+from pi_orchestrator.storage.database import Tx
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A camera on its way; `limited` once the audit says that it waits for a token."""
+
+    mac: Mac
+    ip: str | None
+    device_id: str | None
+    firmware_version: str | None
+    limited: bool = False
+
+    def entry(self, stage: Stage, **more: object) -> AuditEntry:
+        """An audit row about this camera."""
+        base = AuditEntry(
+            mac=self.mac,
+            stage=stage,
+            device_id=self.device_id,
+            ip_address=self.ip,
+            firmware_version=self.firmware_version,
+        )
+        return replace(base, **more)  # type: ignore[arg-type]  # callers name fields of AuditEntry
+
+
+class Verifier:
+    """Asks the camera at the announced address who it is, and the kernel whether that is true."""
+
+    def __init__(self, *, neighbours: Neighbours, espcam: EspCamClient) -> None:
+        self._neighbours = neighbours
+        self._espcam = espcam
+
+    async def verify(self, candidate: Candidate, *, timeout_s: float) -> CameraAnswer:
+        """Prove that the address answers for the MAC; OnboardingError otherwise."""
+        ip = candidate.ip or ""
+        before = await self._neighbours.at(ip)
+        if before and before.fresh:
+            _expect(candidate.mac, before.mac, f"the kernel knows {before.mac} at {ip}")
+        answer = await self._espcam.status(ip, timeout_s=timeout_s)
+        if answer.mac:
+            _expect(candidate.mac, answer.mac, f"the camera at {ip} says that it is {answer.mac}")
+        # Having spoken to it, the kernel has resolved the address anew.
+        after = await self._neighbours.at(ip)
+        if after:
+            _expect(candidate.mac, after.mac, f"the kernel knows {after.mac} at {ip}")
+        if not answer.mac and not after:
+            raise OnboardingError(
+                "the answer names no MAC, and the kernel does not know who has the address",
+                code=Code.VERIFY_BAD_BODY,
+            )
+        return answer
+
+
+async def pair(
+    tx: Tx, candidate: Candidate, *, target: str, overflow: Overflow, verified_ms: int, total_ms: int
+) -> Camera | None:
+    """Register and place a verified camera with its audit rows; None when it is registered already."""
+    if await cameras.is_registered(tx, candidate.mac):
+        return None
+    container_id, position = await _place(tx, target, overflow)
+    camera = await cameras.register(
+        tx,
+        candidate.mac,
+        device_id=candidate.device_id,
+        ip=candidate.ip or "",
+        firmware=candidate.firmware_version,
+        by="auto",
+    )
+    await containers.assign(tx, camera.mac, container_id, position)
+    row = replace(candidate, device_id=camera.device_id)
+    await onboarding.audit(
+        tx,
+        [
+            row.entry(Stage.VERIFIED, duration_ms=verified_ms),
+            row.entry(Stage.REGISTERED, duration_ms=total_ms),
+            row.entry(Stage.PAIRED, duration_ms=total_ms, container_id=container_id),
+        ],
+    )
+    await onboarding.count(tx, success=1)
+    payload = {
+        "mac": camera.mac,
+        "device_id": camera.device_id,
+        "container_id": container_id,
+        "position": position,
+    }
+    await event_log.append(tx, Logged("camera.onboarded", payload, mac=camera.mac))
+    return replace(camera, container_id=container_id, position=position, paired_at=tx.stamp.at)
+
+
+async def _place(tx: Tx, target: str, overflow: Overflow) -> tuple[str, int]:
+    """The container and position for the next camera."""
+    label = await containers.label_of(tx, target)
+    if label is None:
+        raise OnboardingError(f"there is no container {target}", code=Code.CONTAINER_UNKNOWN)
+    position = await containers.next_free(tx, target)
+    if position is not None:
+        return target, position
+    if overflow is Overflow.REJECT:
+        raise OnboardingError(f"the four positions of {target} are taken", code=Code.CONTAINER_FULL)
+    return await containers.next_overflow(tx, target, label)
+
+
+def _expect(announced: Mac, found: Mac, evidence: str) -> None:
+    if announced == found:
+        return
+    hint = "; the two may belong to one ESP32, whose station MAC is its identity" if is_near(announced, found) else ""
+    raise OnboardingError(f"{announced} was announced, but {evidence}{hint}", code=Code.MAC_MISMATCH)
