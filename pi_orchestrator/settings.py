@@ -217,6 +217,8 @@ class Settings(Section):
             raise FieldError(
                 f"auto_onboard.allow_loopback: refused while http.listen reaches the network ({outside[0]})"
             )
+        if not self.mqtt.port and not self.mqtt.embedded:
+            raise FieldError("mqtt.port: 0 is for the embedded broker only")
         fixed = [listen for listen in self.http.listen if listen.port]
         if len(set(fixed)) != len(fixed):
             raise FieldError("http.listen: names the same address twice")

@@ -40,6 +40,13 @@ def full_jitter(attempt: int, *, base_s: float, cap_s: float) -> float:
     return random.uniform(ceiling / 10, ceiling)  # noqa: S311  # spreads load, guards nothing
 
 
+def _root_of(error: BaseException) -> BaseException:
+    """The fault itself, out of the groups that task groups wrap around it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 class Supervisor:
     """Runs workers until stopped; `failed` is set when one cannot be kept up."""
 
@@ -75,7 +82,7 @@ class Supervisor:
                 await worker.run(lambda: self._health.beat(worker.name))
                 error: BaseException = RuntimeError("the worker ended by itself")
             except Exception as caught:  # noqa: BLE001  # the one place where any fault of a worker is contained
-                error = caught
+                error = _root_of(caught)
             now = self._clock.monotonic()
             if now - started >= STABLE_AFTER_S:
                 attempt, unstable_since = 0, now

@@ -125,7 +125,7 @@ class Keyring:
     def of_cookie(self, cookie: str) -> Identity | None:
         """Whose cookie this is, if it is valid still."""
         text, _, signature = cookie.rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign(text).encode()):
+        if not hmac.compare_digest(_bytes(signature), self._sign(text).encode()):
             return None
         key_id, _, until = text.partition(".")
         if self._clock.monotonic() > int(until):
@@ -136,7 +136,7 @@ class Keyring:
         return Identity(key.id, key.name, key.scope) if key else None
 
     def _sign(self, text: str) -> str:
-        message = f"{self._clock.boot_id}:{text}".encode()
+        message = _bytes(f"{self._clock.boot_id}:{text}")
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
 
 
@@ -195,4 +195,9 @@ def _is_same_origin(request: web.Request) -> bool:
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(_bytes(key)).digest()
+
+
+def _bytes(header: str) -> bytes:
+    # aiohttp keeps bytes of a header that are not UTF-8 as lone surrogates.
+    return header.encode("utf-8", "surrogateescape")

@@ -71,7 +71,7 @@ class Endpoint:
         else:
             data, status = await self._once(key, request, raw, arguments)
         response = envelope.success(data, shape=route.shape, status=status, correlation=request[CORRELATION])
-        if identity is not None and COOKIE not in request.cookies:
+        if identity is not None and not self._has_cookie(request):
             response.set_cookie(
                 COOKIE,
                 self._services.keyring.cookie_for(identity),
@@ -80,6 +80,10 @@ class Endpoint:
                 samesite="Strict",
             )
         return response
+
+    def _has_cookie(self, request: web.Request) -> bool:
+        cookie = request.cookies.get(COOKIE)
+        return cookie is not None and self._services.keyring.of_cookie(cookie) is not None
 
     def _arguments(self, request: web.Request, raw: bytes, identity: Identity | None) -> dict[str, Any]:
         route = self._route
@@ -106,8 +110,9 @@ class Endpoint:
         """Run the handler unless this key has been answered; repeats that overlap wait for the first."""
         if not (1 <= len(key) <= 128 and key.isascii() and key.isprintable()):
             raise ValidationFailedError("Validation failed", details="Idempotency-Key: 1 to 128 visible characters")
-        operation = f"{request.method} {request.path_qs}"[:512]
-        request_hash = hashlib.sha256(raw).digest()
+        operation = self._route.operation_id
+        path = request.raw_path.encode("utf-8", "surrogateescape")
+        request_hash = hashlib.sha256(path + b"\n" + raw).digest()
         lock = self._under_way.setdefault((key, operation), asyncio.Lock())
         try:
             async with lock:

@@ -10,6 +10,8 @@ from pi_orchestrator.clock import rfc3339
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.keys import ApiKey, Scope
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"
+
 
 class Key(Wire):
     """A key, without the key."""
@@ -39,14 +41,14 @@ class NewKey(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$", description="who will use it")
+    name: str = Field(pattern=NAME, description="who will use it")
     scope: Scope = Field(Scope.OPERATE, description="read < operate < admin")
 
 
 class KeyPath(BaseModel):
     """A key by id or name."""
 
-    id: str = Field(min_length=1, max_length=64)
+    id: str = Field(pattern=NAME)
 
 
 async def list_keys(services: Services) -> KeyList:

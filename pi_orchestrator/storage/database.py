@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ Params = Sequence[Any]
 READERS = 2
 MAX_BATCH = 64
 MAX_QUEUED = 4096
+DRAIN_S = 5.0
 
 log = get_logger(__name__)
 
@@ -101,7 +102,9 @@ class Database:
                 yield self
             finally:
                 self._closed = True
-                await self._queue.join()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(DRAIN_S):
+                        await self._queue.join()
                 task.cancel()
                 await asyncio.wait([task])
 
@@ -168,14 +171,19 @@ class Database:
         except Exception as error:
             # Whatever it was, every waiting caller must hear of it.
             log.exception("write failed", jobs=len(batch))
-            if writer.in_transaction:
-                await writer.execute_fetchall("ROLLBACK")
+            with suppress(sqlite3.Error):
+                if writer.in_transaction:
+                    await writer.execute_fetchall("ROLLBACK")
             for job in batch:
                 _fail(job, error)
             return
         self.commits += 1
         for job, tx, result in done:
-            tx.committed()
+            try:
+                tx.committed()
+            except Exception:
+                # It is on disk: whoever fails to hear of it must not make it look as if it were not.
+                log.exception("a listener to a commit failed")
             if not job.future.done():
                 job.future.set_result(result)
 

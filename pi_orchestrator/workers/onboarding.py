@@ -31,7 +31,7 @@ from pi_orchestrator.domain.onboarding import (
     first_refusal,
     judge,
 )
-from pi_orchestrator.errors import OnboardEnableError, OnboardingError
+from pi_orchestrator.errors import OnboardEnableError, OnboardingError, StorageError
 from pi_orchestrator.events import CameraSeen, Hub, Logged
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.espcam import CameraAnswer, EspCamClient
@@ -50,6 +50,7 @@ from pi_orchestrator.workers.retries import Retries
 TARGET_LABEL = "Auto-onboarded"
 IDLE_S = 10.0
 INBOX_LIMIT = 8192
+REFUSALS_RETRY_S = 5.0
 
 T = TypeVar("T")
 
@@ -146,11 +147,11 @@ class OnboardingWorker:
             async def job(tx: Tx) -> None:
                 await onboarding.set_enabled(tx, enabled=True)
                 await actions.record(tx, actor, action="onboarding.enable")
+                # Before the event, whose hearers announce every camera that is here.
+                tx.after_commit(self._enabled)
                 await event_log.append(tx, Logged("onboarding.enabled", {"by": actor.key_name}))
 
             await self._database.write(job)
-            self.enabled = True
-        self._wake.set()
 
     async def disable(self, actor: Actor) -> None:
         """The kill switch: durable, and nothing is registered after this returns."""
@@ -175,10 +176,12 @@ class OnboardingWorker:
                 await event_log.append(tx, Logged("onboarding.disabled", {"by": actor.key_name}))
                 tx.after_commit(lambda: self._count(rejected_by_policy=len(rows)))
 
-            await self._database.write(job)
+            try:
+                await self._database.write(job)
+            finally:
+                await asyncio.gather(*(attempt.task for attempt in stopped), return_exceptions=True)
             for attempt in stopped:
                 self._refusals.remember(attempt.candidate.mac, Code.NOT_ENABLED)
-            await asyncio.gather(*(attempt.task for attempt in stopped), return_exceptions=True)
 
     async def reset_metrics(self, actor: Actor) -> None:
         """Set the counters to zero."""
@@ -202,6 +205,10 @@ class OnboardingWorker:
         self._bucket.resize(
             capacity=settings.burst_size, rate=settings.max_per_minute / 60, now=self._clock.monotonic()
         )
+        self._wake.set()
+
+    def _enabled(self) -> None:
+        self.enabled = True
         self._wake.set()
 
     # The worker.
@@ -421,7 +428,11 @@ class OnboardingWorker:
     async def _write_refusals(self) -> None:
         while True:
             await self._refusals.wait()
-            await self._flush_refusals()
+            try:
+                await self._flush_refusals()
+            except StorageError as error:
+                log.warning("refusals not stored yet", reason=error.message, details=error.details)
+                await self._clock.sleep(REFUSALS_RETRY_S)
 
     async def _flush_refusals(self) -> None:
         entries, counts = self._refusals.take(), self._refusals.take_counts()
@@ -432,7 +443,11 @@ class OnboardingWorker:
             await onboarding.audit(tx, entries)
             await onboarding.count(tx, **counts)
 
-        await self._database.write(job)
+        try:
+            await self._database.write(job)
+        except StorageError:
+            self._refusals.give_back(entries, counts)
+            raise
 
     # Small things.
 

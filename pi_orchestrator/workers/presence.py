@@ -20,7 +20,7 @@ from pi_orchestrator.domain.camera import Camera, CameraStatus, camera_status
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.presence import Device, Presence, Windows
 from pi_orchestrator.domain.status import Announced, Status, parse_status
-from pi_orchestrator.errors import FieldError
+from pi_orchestrator.errors import FieldError, StorageError
 from pi_orchestrator.events import CameraSeen, Event, Hub, Logged
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.neighbours import Neighbours
@@ -281,7 +281,14 @@ class PresenceWorker:
                 if device.mac in changed and changed[device.mac] is not device.state:
                     await event_log.append(tx, self._status_changed(device, changed[device.mac]))
 
-        await self._database.write(job)
+        try:
+            await self._database.write(job)
+        except StorageError as error:
+            # The card may have room again at the next flush; until then the memory knows.
+            log.warning("presence not stored yet", reason=error.message, details=error.details)
+            self._heard |= chosen
+            self._changed = changed | self._changed
+            return
         for camera in facts:
             self._roster.put(camera)
 

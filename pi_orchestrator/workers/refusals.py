@@ -84,6 +84,12 @@ class Refusals:
         counts, self._counts = self._counts, Counter()
         return dict(counts)
 
+    def give_back(self, entries: list[AuditEntry], counts: dict[str, int]) -> None:
+        """They could not be stored: keep them for the next time, as many as a flood may leave."""
+        self._entries = [*entries, *self._entries][:FLOOD_BURST]
+        self._counts.update(counts)
+        self._some.set()
+
     def _keep(self, mac: Mac, last: _Last) -> None:
         self._last[mac] = last
         self._last.move_to_end(mac)
