@@ -1,5 +1,5 @@
+# shellcheck shell=bash disable=SC2034  # to be sourced: its variables are used by those who do
 # Shared by the scripts: a virtual environment made from the lock files, and Debian packages where they are due.
-# To be sourced.
 
 set -euo pipefail
 
@@ -59,8 +59,9 @@ find_python() {
 
 # make_venv FOLDER PYTHON LOCK...  makes or renews a virtual environment; quick when nothing has changed.
 make_venv() {
-    local folder=$1 python=$2 stamp
+    local folder=$1 python=$2 stamp lock locks=()
     shift 2
+    for lock in "$ROOT/scripts/lock/build.txt" "$@"; do locks+=(-r "$lock"); done
     stamp=$(cat "$@" "$ROOT/pyproject.toml" <("$python" --version) | sha256sum)
     [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ] && return
     # Debian keeps a part of the standard library in a package of its own.
@@ -68,7 +69,7 @@ make_venv() {
     say "setting up $(basename "$folder") (once)"
     rm -rf "$folder"
     "$python" -m venv "$folder"
-    "$folder/bin/pip" install -q --require-hashes -r "$ROOT/scripts/lock/build.txt" $(printf -- '-r %s ' "$@")
+    "$folder/bin/pip" install -q --require-hashes "${locks[@]}"
     "$folder/bin/pip" install -q --no-deps --no-build-isolation -e "$ROOT"
     echo "$stamp" >"$folder/.stamp"
 }
