@@ -8,7 +8,7 @@ VENV="$ROOT/.venv"
 PYTHON="$VENV/bin/python"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 
-say() { printf '\033[2m%s\033[0m\n' "$*" >&2; }
+say() { printf '%s\n' "$*" >&2; }
 
 die() {
     printf 'error: %s\n' "$1" >&2

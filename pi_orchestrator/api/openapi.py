@@ -133,14 +133,15 @@ def _parameters(route: Route) -> list[Json]:
         schema = model.model_json_schema(mode="validation", ref_template=_REF)
         inline = schema.get("$defs", {})
         for name, field in schema["properties"].items():
-            field.pop("title", None)
+            described = _inlined(_without_null(field), inline)
+            described.pop("title", None)
             parameters.append(
                 {
                     "name": name,
                     "in": place,
                     "required": place == "path" or name in schema.get("required", ()),
-                    "description": field.pop("description", "") or name.replace("_", " "),
-                    "schema": _inlined(_without_null(field), inline),
+                    "description": described.pop("description", ""),
+                    "schema": described,
                 }
             )
     if route.writes:

@@ -42,7 +42,7 @@ def demo(args: argparse.Namespace) -> int:
 
     from pi_orchestrator.logs import configure
 
-    configure(level="warning", style="auto")
+    configure(level="error", style="auto")
     if args.state_dir:
         return asyncio.run(_demo(args, args.state_dir))
     with tempfile.TemporaryDirectory(prefix="pi-orchestrator-demo-") as folder:
@@ -113,7 +113,8 @@ def _introduce(daemon: Daemon, count: int, state_dir: Path) -> None:
     ):
         print(f"  {what:12} {daemon.url}{path}")
     print(f"  {'state':12} {state_dir}")
-    print(f"\n  kill switch  curl -X POST {daemon.url}/api/v1/onboarding/auto/disable\n", flush=True)
+    print(f"  {'admin key':12} in admin.key there")
+    print(f"\nThe kill switch:\n  curl -X POST {daemon.url}/api/v1/onboarding/auto/disable\n", flush=True)
 
 
 async def _show(daemon: Daemon) -> None:
@@ -123,6 +124,8 @@ async def _show(daemon: Daemon) -> None:
     from pi_orchestrator.cli.cameras import HEADERS, row
     from pi_orchestrator.cli.output import table
 
+    # One line at a time has no neighbours to line up with: the widest values give the columns.
+    wide_headers = [header.ljust(width) for header, width in zip(HEADERS, (17, 10, 15, 8, 3, 0), strict=True)]
     views, onboarding = daemon.services.views, daemon.services.onboarding
     drawn = 0
     seen: dict[str, str] = {}
@@ -139,5 +142,5 @@ async def _show(daemon: Daemon) -> None:
             for camera in cameras:
                 if seen.get(camera["mac_address"]) != camera["status"]:
                     seen[camera["mac_address"]] = camera["status"]
-                    print(table(("",) * len(HEADERS), [row(camera)]).strip(), flush=True)
+                    print(table(wide_headers, [row(camera)]).splitlines()[1], flush=True)
         await asyncio.sleep(REFRESH_S)

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 
 from pi_orchestrator.errors import StartupError
 
-SIDE_FILES = ("-wal", "-shm")
+SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 @dataclass(slots=True)
@@ -52,8 +53,19 @@ def prepare(path: Path, *, backups: Path, backups_kept: int, closed_cleanly: boo
         if fault:
             damaged = report.set_aside = _set_aside(path)
             report.notes.append(fault)
-    _migrate(path, backups=backups, backups_kept=backups_kept, report=report)
-    if damaged is not None and damaged.is_file():
+    elif _has_log(path):
+        # SQLite would delete a log without its file: what was committed there is kept for those who can read it.
+        damaged = report.set_aside = _set_aside(path)
+        report.notes.append("the file was empty or gone, but its write-ahead log was not")
+    try:
+        _migrate(path, backups=backups, backups_kept=backups_kept, report=report)
+    except (sqlite3.Error, OSError) as error:
+        before = f", or go back to the backup {report.backup} and the version that wrote it" if report.backup else ""
+        raise StartupError(
+            f"cannot bring the database {path} to this program's schema: {error}",
+            remedy=f"look for a full disk or missing permissions{before}; the step that failed left no trace",
+        ) from error
+    if damaged is not None and damaged.is_file() and damaged.stat().st_size:
         report.rows_saved = _salvage(damaged, path)
     return report
 
@@ -93,9 +105,14 @@ def _fault(path: Path, *, check: bool) -> str | None:
             f"cannot open the database {path}: {error}",
             remedy="let the daemon's user read and write the file and its folder",
         ) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # damage can reach the text of the error itself
         return f"cannot be read: {error}"
     return None
+
+
+def _has_log(path: Path) -> bool:
+    log = path.with_name(path.name + "-wal")
+    return log.is_file() and log.stat().st_size > 0
 
 
 def _set_aside(path: Path) -> Path:
@@ -105,7 +122,8 @@ def _set_aside(path: Path) -> Path:
         side = path.with_name(path.name + suffix)
         if side.exists():
             side.replace(aside.with_name(aside.name + suffix))
-    path.replace(aside)
+    if path.exists():
+        path.replace(aside)
     fsync_folder(path.parent)
     return aside
 
@@ -138,7 +156,9 @@ def _back_up_before(connection: sqlite3.Connection, version: int, backups: Path,
     backups.mkdir(mode=0o700, exist_ok=True)
     target = backups / f"schema-{version:04d}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}.db"
     backup(connection, target)
-    for old in sorted(backups.glob("schema-*.db"), key=lambda file: file.name.split("-")[-1])[:-kept]:
+    # Times do not order a Pi's files for sure: the one just made stays, whatever its clock says.
+    others = sorted(set(backups.glob("schema-*.db")) - {target}, key=lambda file: file.name.split("-")[-1])
+    for old in others[: max(0, len(others) + 1 - kept)]:
         old.unlink()
     return target
 
@@ -155,54 +175,44 @@ def _newer(path: Path, version: int, newest: int, backups: Path) -> StartupError
 def _salvage(damaged: Path, path: Path) -> int:
     """Copy every row that can still be read; returns how many."""
     saved = 0
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA foreign_keys=OFF")
-        try:
-            connection.execute("ATTACH ? AS old", (str(damaged),))
-            tables = [
-                row[0]
-                for row in connection.execute(
-                    "SELECT name FROM main.sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite_%'"
-                )
-            ]
-        except sqlite3.DatabaseError:
-            return 0
-        connection.execute("BEGIN IMMEDIATE")
+    # A connection of its own: one that has met damage refuses every further write, to a sound file too.
+    source = f"file:{quote(str(damaged))}?mode=ro"
+    with closing(sqlite3.connect(source, uri=True)) as old, closing(sqlite3.connect(path, isolation_level=None)) as new:
+        new.execute("PRAGMA foreign_keys=OFF")
+        tables = [
+            row[0]
+            for row in new.execute("SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite_%'")
+        ]
+        new.execute("BEGIN IMMEDIATE")
         for table in tables:
-            saved += _salvage_table(connection, table)
+            saved += _salvage_table(old, new, table)
         # A row whose counterpart was lost must not make the new file inconsistent.
-        for table, rowid, *_ in connection.execute("PRAGMA foreign_key_check").fetchall():
+        for table, rowid, *_ in new.execute("PRAGMA foreign_key_check").fetchall():
             if rowid is None:
-                connection.execute(f"DELETE FROM {table} WHERE mac NOT IN (SELECT mac FROM cameras)")  # noqa: S608
-        connection.execute("DELETE FROM assignments WHERE container_id NOT IN (SELECT id FROM containers)")
-        connection.execute("COMMIT")
+                new.execute(f"DELETE FROM {table} WHERE mac NOT IN (SELECT mac FROM cameras)")  # noqa: S608
+        new.execute("DELETE FROM assignments WHERE container_id NOT IN (SELECT id FROM containers)")
+        new.execute("COMMIT")
     return saved
 
 
-def _salvage_table(connection: sqlite3.Connection, table: str) -> int:
+def _salvage_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> int:
     """Read from both ends towards the damage. Table names come from our own schema."""
     saved = 0
+    columns = {row[1]: row[5] for row in new.execute(f"PRAGMA table_info({table})")}
+    primary = next(name for name, place in columns.items() if place == 1)
     try:
-        columns = [row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")]
-        known = {row[1] for row in connection.execute(f"PRAGMA old.table_info({table})")}
-        primary = connection.execute(
-            "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk LIMIT 1", (table,)
-        ).fetchone()[0]
-    except sqlite3.DatabaseError:
+        known = {row[1] for row in old.execute(f"PRAGMA table_info({table})")}
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
         return 0
-    shared = ", ".join(column for column in columns if column in known)
-    if not shared:
+    shared = [column for column in columns if column in known]
+    if primary not in shared:
         return 0
-    marks = ", ".join("?" for column in columns if column in known)
+    names, marks = ", ".join(shared), ", ".join("?" for _ in shared)
     for direction in ("ASC", "DESC"):
         try:
-            rows = connection.execute(f"SELECT {shared} FROM old.{table} ORDER BY {primary} {direction}")  # noqa: S608
-            for row in rows:
-                saved += connection.execute(
-                    f"INSERT OR IGNORE INTO main.{table} ({shared}) VALUES ({marks})",  # noqa: S608
-                    row,
-                ).rowcount
-        except sqlite3.DatabaseError:
+            for row in old.execute(f"SELECT {names} FROM {table} ORDER BY {primary} {direction}"):  # noqa: S608
+                saved += new.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", row).rowcount  # noqa: S608
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             continue
         break
     return saved
