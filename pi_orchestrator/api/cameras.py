@@ -131,7 +131,7 @@ class CameraViews:
         strangers = [
             device.mac for device in self._presence.devices() if device.mac not in self._roster and device.state in here
         ]
-        return heard + strangers
+        return heard + sorted(strangers)
 
     def find(self, name: str) -> Mac:
         """The MAC that an id stands for; NotFoundError when there is no such camera."""
