@@ -307,7 +307,7 @@ async def _reload_on(hang_up: asyncio.Event, load: Callable[[], Loaded], daemon:
     while True:
         await hang_up.wait()
         hang_up.clear()
-        notifier.reloading(int(daemon.services.clock.monotonic() * 1e6))
+        notifier.reloading()
         try:
             daemon.apply((await asyncio.to_thread(load)).settings)
         except SettingsError as error:

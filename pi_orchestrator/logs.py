@@ -7,6 +7,7 @@ occur in URLs, and control characters cannot start a line of their own.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from typing import TextIO
@@ -21,6 +22,7 @@ _SECRET_IN_URL = re.compile(r"(?i)\b(api_key|token|secret|password|key)=[^&\s\"'
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_TRACE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 MASK = "***"
+_PRIORITIES = {"critical": 2, "exception": 3, "error": 3, "warning": 4, "info": 6, "debug": 7}
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -38,13 +40,14 @@ def configure(*, level: str, style: str, stream: TextIO | None = None) -> None:
         if console
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
+    rank: list[Processor] = [_rank] if not console and os.environ.get("JOURNAL_STREAM") else []
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, redact, renderer],
+        processors=[*shared, structlog.processors.format_exc_info, redact, renderer, *rank],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=False,
@@ -56,6 +59,7 @@ def configure(*, level: str, style: str, stream: TextIO | None = None) -> None:
             structlog.processors.format_exc_info,
             redact,
             renderer,
+            *rank,
         ],
     )
     handler = logging.StreamHandler(out)
@@ -89,6 +93,11 @@ def _safe(key: str, value: object) -> object:
     if isinstance(value, bytes):
         return _safe(key, repr(value[:200]))
     return value
+
+
+def _rank(_logger: WrappedLogger, method: str, line: EventDict) -> str:
+    """The rendered line with the priority that journald reads from its front: `journalctl -p warning` works."""
+    return f"<{_PRIORITIES.get(method, 6)}>{line}"
 
 
 def _name_component(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -62,6 +62,6 @@ async def version() -> Version:
     return Version(version=__version__)
 
 
-async def metrics(services: Services) -> str:
+async def metrics(services: Services) -> Reply[str]:
     """Everything that is counted, as Prometheus text."""
-    return services.metrics.render()
+    return Reply(encoded=await services.metrics.render())

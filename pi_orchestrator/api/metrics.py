@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 
@@ -41,11 +42,14 @@ class MetricsPage(Collector):
         self.answered: Counter[int] = Counter()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._process = CollectorRegistry(auto_describe=False)
+        ProcessCollector(namespace="piorch", registry=self._process)
 
-    def render(self) -> str:
+    async def render(self) -> bytes:
         """The whole page."""
-        return generate_latest(self._registry).decode()
+        # The process' own figures are read from /proc, and files are not read on the loop.
+        process = await asyncio.to_thread(generate_latest, self._process)
+        return generate_latest(self._registry) + process
 
     def collect(self) -> Iterator[Metric]:
         """Every metric family of our own."""

@@ -11,14 +11,17 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, WithJsonSchema
 
 from pi_orchestrator.api.envelope import Shape
 from pi_orchestrator.storage.keys import Scope
 
 T = TypeVar("T")
+
+Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+"""A moment as `rfc3339` writes it."""
 
 
 class Wire(BaseModel):
@@ -87,12 +90,10 @@ class Route:
         return self.inputs.get(name)
 
     def encode(self, answer: Any) -> tuple[bytes, int]:
-        """A handler's answer as JSON (or text) and its status."""
+        """A handler's answer as bytes, and its status."""
         if isinstance(answer, Reply):
             status = answer.status or self.status
             if answer.encoded is not None:
                 return answer.encoded, status
             return self.adapter.dump_json(answer.data, exclude_none=True), status
-        if self.shape is Shape.TEXT:
-            return answer, self.status
         return self.adapter.dump_json(answer, exclude_none=True), self.status

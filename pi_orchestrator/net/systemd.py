@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 
@@ -22,9 +23,9 @@ class Notifier:
         """The daemon serves."""
         self._send("READY=1")
 
-    def reloading(self, monotonic_us: int) -> None:
+    def reloading(self) -> None:
         """The configuration is being read again; `ready` ends it."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_us}")
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
