@@ -134,7 +134,8 @@ async def running(
         await asyncio.to_thread(state_dir.claim)
         stack.callback(state_dir.release)
         database = await _open_database(stack, settings, state_dir, clock=clock, hub=hub, health=health)
-        neighbours = await stack.enter_async_context(Neighbours(clock=clock).opened())
+        neighbours = Neighbours(clock=clock)
+        stack.callback(neighbours.close)
         session = await stack.enter_async_context(new_session())
         mqtt_port = settings.mqtt.port
         if settings.mqtt.embedded:

@@ -25,7 +25,6 @@ from pydantic import (
     PlainSerializer,
     SecretStr,
     ValidationError,
-    model_validator,
 )
 
 from pi_orchestrator.domain.container import parse_container_id
@@ -65,7 +64,7 @@ def parse_listen(value: object) -> Listen:
     try:
         if host != "localhost":
             ip_address(host)
-        number = int(port)
+        number = int(port) if port.isascii() and port.isdigit() else -1
         if not 0 <= number <= 65535:
             raise ValueError
     except ValueError:
@@ -77,6 +76,16 @@ def _split(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+def _hard_to_guess(key: SecretStr | None) -> SecretStr | None:
+    if key is not None and len(key.get_secret_value()) < 8:
+        raise FieldError("shorter than 8 characters can be guessed; `api-key create` makes a good one")
+    return key
 
 
 def _network(value: object) -> IPv4Network:
@@ -91,13 +100,15 @@ ListenField = Annotated[
     Listen, BeforeValidator(parse_listen), PlainSerializer(str), Field(json_schema_extra={"type": "string"})
 ]
 CommaList = BeforeValidator(_split)
+Unset = BeforeValidator(_none_if_empty)
+"""Nothing, written as an empty string: what a TOML file and an environment variable have in place of a null."""
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
 class Section(BaseModel):
     """Base of all sections: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
 
 class HttpSettings(Section):
@@ -119,10 +130,10 @@ class AuthSettings(Section):
     mode: Literal["provisioning", "required", "off"] = Field(
         "provisioning", description="provisioning: keys where data can be lost; required: everywhere; off: tests"
     )
-    api_key: SecretStr | None = Field(
+    api_key: Annotated[SecretStr | None, Unset, AfterValidator(_hard_to_guess)] = Field(
         None, description="one admin key from the configuration; better in a file or a systemd credential"
     )
-    api_key_file: Path | None = Field(None, description="a file that holds that key")
+    api_key_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds that key")
 
 
 class ApSettings(Section):
@@ -139,11 +150,13 @@ class MqttSettings(Section):
 
     host: str = Field("127.0.0.1", min_length=1, description="mosquitto on the same Pi, as the installer sets it up")
     port: int = Field(1883, ge=0, le=65535, description="0 lets the embedded broker choose a free one")
-    username: str | None = Field(None, description="only where the broker asks for it")
-    password: SecretStr | None = Field(None, description="better in a file or a systemd credential")
-    password_file: Path | None = Field(None, description="a file that holds the password")
+    username: Annotated[str | None, Unset] = Field(None, description="only where the broker asks for it")
+    password: Annotated[SecretStr | None, Unset] = Field(None, description="better in a file or a systemd credential")
+    password_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds the password")
     tls: bool = Field(False, description="TLS to a broker elsewhere; needless on the Pi itself")
-    ca_file: Path | None = Field(None, description="trust this certificate authority instead of the system's")
+    ca_file: Annotated[Path | None, Unset] = Field(
+        None, description="trust this certificate authority instead of the system's"
+    )
     client_id: str = Field("pi-orchestrator", min_length=1, description="stable, and one for each daemon on a broker")
     keepalive_s: int = Field(15, ge=5, le=600, description="a broker that hangs is noticed after 1.5 times this")
     embedded: bool = Field(False, description="run a broker inside the process: for demos, not for a fleet")
@@ -208,22 +221,6 @@ class Settings(Section):
     storage: StorageSettings = StorageSettings()
     logging: LoggingSettings = LoggingSettings()
 
-    @model_validator(mode="after")
-    def _fit_together(self) -> Settings:
-        outside = [str(listen) for listen in self.http.listen if not listen.is_loopback]
-        if self.auth.mode == "off" and outside:
-            raise FieldError(f"auth.mode: 'off' is refused while http.listen reaches the network ({outside[0]})")
-        if self.auto_onboard.allow_loopback and outside:
-            raise FieldError(
-                f"auto_onboard.allow_loopback: refused while http.listen reaches the network ({outside[0]})"
-            )
-        if not self.mqtt.port and not self.mqtt.embedded:
-            raise FieldError("mqtt.port: 0 is for the embedded broker only")
-        fixed = [listen for listen in self.http.listen if listen.port]
-        if len(set(fixed)) != len(fixed):
-            raise FieldError("http.listen: names the same address twice")
-        return self
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -253,8 +250,8 @@ def load(
     for leaf, value, origin in layers:
         _place(merged, leaf, value)
         origins[".".join(leaf)] = origin
-    settings = _validate(merged, problems, origins)
-    return Loaded(_with_secret_files(settings, origins), origins)
+    _read_secret_files(merged, origins, problems)
+    return Loaded(_validate(merged, problems, origins), origins)
 
 
 def known_paths() -> list[str]:
@@ -316,10 +313,9 @@ def _credential_layer(environ: Mapping[str, str], problems: list[str]) -> Layer:
     for name, leaf in _CREDENTIALS.items():
         file = Path(folder) / name
         if file.exists():
-            try:
-                yield leaf, file.read_text(encoding="utf-8").strip(), f"credential {name}"
-            except (OSError, UnicodeDecodeError) as error:
-                problems.append(f"credential {name}: {error}")
+            secret = _secret_in(file, f"credential {name}", problems)
+            if secret:
+                yield leaf, secret, f"credential {name}"
 
 
 _LEGACY = {
@@ -346,7 +342,7 @@ def _legacy_layer(environ: Mapping[str, str]) -> Layer:
         if name == "API_AUTH_ENABLED":
             value = _AUTH_ENABLED.get(value.lower(), value)
         elif name == "LOCAL_API_PORT":
-            value = f"0.0.0.0:{value},0.0.0.0:8082"
+            value = ",".join(dict.fromkeys((f"0.0.0.0:{value}", "0.0.0.0:8082")))
         elif name == "LOG_LEVEL":
             value = {"warn": "warning"}.get(value.lower(), value.lower())
         yield tuple(path.split(".")), value, f"environment {name}"
@@ -371,45 +367,63 @@ def _validate(merged: Tree, problems: list[str], origins: Mapping[str, str]) -> 
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             path = ".".join(str(part) for part in fault["loc"][:2])
-            where = f" (from {origins[path]})" if path in origins else ""
+            origin = next((o for leaf, o in origins.items() if leaf == path or leaf.startswith(f"{path}.")), None)
+            where = f" (from {origin})" if origin else ""
             if fault["type"] == "extra_forbidden":
                 problems.append(f"{path}: unknown key{_suggest(path)}{where}")
             else:
                 text = fault["msg"].removeprefix("Value error, ")
                 problems.append(f"{path}: {text}{where}" if path else text)
+    if settings is not None:
+        problems += _conflicts(settings)
     if settings is None or problems:
         raise SettingsError(problems)
     return settings
 
 
-def _with_secret_files(settings: Settings, origins: dict[str, str]) -> Settings:
-    """The settings with the contents of `*_file` keys in place of the keys they stand for."""
-    problems: list[str] = []
-    sections: dict[str, Any] = {}
-    for section, key in (("auth", "api_key"), ("mqtt", "password")):
-        model = getattr(settings, section)
-        file: Path | None = getattr(model, f"{key}_file")
-        if file is None or getattr(model, key) is not None:
+def _conflicts(settings: Settings) -> Iterator[str]:
+    """What each key allows, but not all keys together."""
+    outside = [str(listen) for listen in settings.http.listen if not listen.is_loopback]
+    if settings.auth.mode == "off" and outside:
+        yield f"auth.mode: 'off' is refused while http.listen reaches the network ({outside[0]})"
+    if settings.auto_onboard.allow_loopback and outside:
+        yield f"auto_onboard.allow_loopback: refused while http.listen reaches the network ({outside[0]})"
+    if not settings.mqtt.port and not settings.mqtt.embedded:
+        yield "mqtt.port: 0 is for the embedded broker only"
+    fixed = [listen for listen in settings.http.listen if listen.port]
+    if len(set(fixed)) != len(fixed):
+        yield "http.listen: names the same address twice"
+
+
+def _read_secret_files(merged: Tree, origins: dict[str, str], problems: list[str]) -> None:
+    """Put the contents of `*_file` keys in place of the keys that they stand for, where those are not given."""
+    for section, key in _CREDENTIALS.values():
+        branch = merged.get(section)
+        if not isinstance(branch, dict) or branch.get(key):
             continue
-        try:
-            secret = SecretStr(file.read_text(encoding="utf-8").strip())
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{section}.{key}_file: {error}")
+        file = branch.get(f"{key}_file")
+        if not file or not isinstance(file, str | Path):
             continue
-        sections[section] = model.model_copy(update={key: secret})
-        origins[f"{section}.{key}"] = f"file {file}"
-    settings = settings.model_copy(update=sections)
-    key_text = settings.auth.api_key.get_secret_value() if settings.auth.api_key else None
-    if key_text is not None and len(key_text) < 8:
-        problems.append("auth.api_key: shorter than 8 characters can be guessed; `api-key create` makes a good one")
-    if problems:
-        raise SettingsError(problems)
-    return settings
+        secret = _secret_in(Path(file), f"{section}.{key}_file", problems)
+        if secret:
+            branch[key] = secret
+            origins[f"{section}.{key}"] = f"file {file}"
+
+
+def _secret_in(file: Path, where: str, problems: list[str]) -> str | None:
+    try:
+        secret = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        problems.append(f"{where}: {error}")
+        return None
+    if not secret:
+        problems.append(f"{where}: {file} is empty")
+    return secret
 
 
 def _leaves(tree: Tree) -> Iterator[tuple[tuple[str, ...], Any]]:
     for section, values in tree.items():
-        if isinstance(values, dict):
+        if isinstance(values, dict) and values:
             for key, value in values.items():
                 yield (section, key), value
         else:
@@ -418,7 +432,7 @@ def _leaves(tree: Tree) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 def _place(tree: Tree, leaf: tuple[str, ...], value: Any) -> None:
     if len(leaf) == 1:
-        tree[leaf[0]] = value
+        tree.setdefault(leaf[0], value)
     else:
         section, key = leaf
         branch = tree.setdefault(section, {})
@@ -427,9 +441,9 @@ def _place(tree: Tree, leaf: tuple[str, ...], value: Any) -> None:
 
 
 def _suggest(path: str) -> str:
-    known = known_paths()
+    known = known_paths() if "." in path else list(Settings.model_fields)
     close = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
-    if not close:
+    if not close and "." in path:
         tail = path.rsplit(".", 1)[-1]
         by_key = {item.split(".")[1]: item for item in known}
         close = [by_key[key] for key in difflib.get_close_matches(tail, by_key, n=1, cutoff=0.75)]

@@ -81,6 +81,11 @@ class Supervisor:
             try:
                 await worker.run(lambda: self._health.beat(worker.name))
                 error: BaseException = RuntimeError("the worker ended by itself")
+            except asyncio.CancelledError as caught:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                error = caught  # nobody stopped this worker: something that it waited for was cancelled
             except Exception as caught:  # noqa: BLE001  # the one place where any fault of a worker is contained
                 error = _root_of(caught)
             now = self._clock.monotonic()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
-from pi_orchestrator.api.route import Reply, Wire
+from pi_orchestrator.api.route import Reply, Time, Wire
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import rfc3339
 from pi_orchestrator.domain.camera import Camera as Registered
@@ -39,8 +39,8 @@ class Camera(Wire):
     device_id: str
     name: str
     status: CameraStatus
-    lastSeen: str | None = None  # noqa: N815  # the dashboard's spelling
-    last_seen: str | None = None
+    lastSeen: Time | None = None  # noqa: N815  # the dashboard's spelling
+    last_seen: Time | None = None
     ip_address: str
     mac_address: str
     container_id: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pi_orchestrator.api.route import Wire
+from pi_orchestrator.api.route import Time, Wire
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import rfc3339
 from pi_orchestrator.storage.actions import Actor
@@ -19,7 +19,7 @@ class Key(Wire):
     id: str
     name: str
     scope: Scope
-    created_at: str
+    created_at: Time
 
 
 class KeyList(Wire):
@@ -48,7 +48,7 @@ class NewKey(BaseModel):
 class KeyPath(BaseModel):
     """A key by id or name."""
 
-    id: str = Field(pattern=NAME)
+    id: str = Field(pattern=NAME, description="a key's id or name")
 
 
 async def list_keys(services: Services) -> KeyList:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from pi_orchestrator.api.route import Wire
+from pi_orchestrator.api.route import Time, Wire
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import rfc3339
 from pi_orchestrator.domain.mac import MacField
@@ -63,8 +63,8 @@ class OnboardingMetrics(Wire):
     failed: int
     rejected_by_policy: int
     already_onboarded: int
-    last_success_at: str | None = None
-    last_failure_at: str | None = None
+    last_success_at: Time | None = None
+    last_failure_at: Time | None = None
 
 
 class Status(Wire):
@@ -115,7 +115,7 @@ class AuditEvent(Wire):
     firmware_version: str | None = None
     container_id: str | None = None
     duration_ms: int | None = None
-    timestamp: str
+    timestamp: Time
 
 
 class Pagination(Wire):

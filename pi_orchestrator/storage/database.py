@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import aiosqlite
 
@@ -88,15 +89,16 @@ class Database:
     async def opened(self) -> AsyncIterator[Database]:
         """Open for the length of the block; what was queued is written before it closes."""
         async with AsyncExitStack() as stack:
+            # The writer is opened first and closed last: only a writer can fold the WAL back into the file.
+            writer = await stack.enter_async_context(aiosqlite.connect(self.path, isolation_level=None))
+            await _configure(writer)
             for _ in range(READERS):
                 reader = await stack.enter_async_context(
-                    aiosqlite.connect(f"file:{self.path}?mode=ro", uri=True, isolation_level=None)
+                    aiosqlite.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True, isolation_level=None)
                 )
                 await _configure(reader)
                 await reader.execute_fetchall("PRAGMA query_only=ON")
                 self._readers.put_nowait(reader)
-            writer = await stack.enter_async_context(aiosqlite.connect(self.path, isolation_level=None))
-            await _configure(writer)
             task = asyncio.create_task(self._write_loop(writer), name="database-writer")
             try:
                 yield self

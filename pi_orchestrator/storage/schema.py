@@ -131,6 +131,8 @@ def _set_aside(path: Path) -> Path:
 def _migrate(path: Path, *, backups: Path, backups_kept: int, report: Report) -> None:
     steps = migrations()
     newest = steps[-1][0]
+    # SQLite gives its side files the mode of this one: nobody else reads the record.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")

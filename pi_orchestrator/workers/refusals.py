@@ -20,7 +20,6 @@ FLOOD_PER_S = 1.0
 
 @dataclass(slots=True)
 class _Last:
-    code: Code | None
     written_at: float
     window_s: float
     repeats: int = 0
@@ -36,7 +35,7 @@ class Refusals:
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
-        self._last: OrderedDict[Mac, _Last] = OrderedDict()
+        self._last: OrderedDict[tuple[Mac, Code | None], _Last] = OrderedDict()
         self._flood = TokenBucket(capacity=FLOOD_BURST, rate=FLOOD_PER_S, now=clock.monotonic())
         self._entries: list[AuditEntry] = []
         self._counts: Counter[str] = Counter()
@@ -46,9 +45,9 @@ class Refusals:
         """Count a refusal, and keep its row unless it only repeats."""
         self._counts["failed" if entry.stage is Stage.FAILED else "rejected_by_policy"] += 1
         now = self._clock.monotonic()
-        last = self._last.get(entry.mac)
+        last = self._last.get((entry.mac, entry.code))
         window_s = FIRST_WINDOW_S
-        if last and last.code is entry.code:
+        if last:
             if now - last.written_at < last.window_s:
                 last.repeats += 1
                 return
@@ -57,13 +56,13 @@ class Refusals:
                 entry = replace(entry, message=f"{entry.message} ({last.repeats} repeats since the last row)")
         if not self._flood.take(now):
             return
-        self._keep(entry.mac, _Last(entry.code, now, window_s))
+        self._keep(entry.mac, entry.code, _Last(now, window_s))
         self._entries.append(entry)
         self._some.set()
 
     def remember(self, mac: Mac, code: Code) -> None:
         """A row for this refusal was written elsewhere."""
-        self._keep(mac, _Last(code, self._clock.monotonic(), FIRST_WINDOW_S))
+        self._keep(mac, code, _Last(self._clock.monotonic(), FIRST_WINDOW_S))
 
     def count_already_onboarded(self) -> None:
         """A registered camera appeared again."""
@@ -90,8 +89,8 @@ class Refusals:
         self._counts.update(counts)
         self._some.set()
 
-    def _keep(self, mac: Mac, last: _Last) -> None:
-        self._last[mac] = last
-        self._last.move_to_end(mac)
+    def _keep(self, mac: Mac, code: Code | None, last: _Last) -> None:
+        self._last[mac, code] = last
+        self._last.move_to_end((mac, code))
         if len(self._last) > REMEMBERED:
             self._last.popitem(last=False)
