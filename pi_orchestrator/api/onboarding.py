@@ -52,7 +52,7 @@ class LimiterConfig(Wire):
     max_per_minute: int
     burst_size: int
     subnet_allowlist: list[str]
-    verification_timeout_sec: float
+    verification_timeout_sec: int | float
 
 
 class OnboardingMetrics(Wire):
@@ -190,8 +190,8 @@ class ExplainQuery(BaseModel):
     """Which camera to judge, and at which address."""
 
     mac: MacField
-    ip: Annotated[str, AfterValidator(_printable)] | None = Field(
-        None, max_length=64, description="the address that the camera would announce"
+    ip: Annotated[str, Field(max_length=64), AfterValidator(_printable)] | None = Field(
+        None, description="the address that the camera would announce"
     )
 
 
@@ -207,7 +207,7 @@ async def status(services: Services) -> Status:
             max_per_minute=settings.max_per_minute,
             burst_size=settings.burst_size,
             subnet_allowlist=[str(network) for network in settings.subnet_allowlist],
-            verification_timeout_sec=settings.verification_timeout_sec,
+            verification_timeout_sec=_plain(settings.verification_timeout_sec),
         ),
         metrics=OnboardingMetrics(
             attempts=metrics.attempts,
@@ -276,6 +276,11 @@ async def explain(services: Services, query: ExplainQuery) -> Explanation:
             for verdict in verdicts
         ],
     )
+
+
+def _plain(seconds: float) -> int | float:
+    """A whole number without a fraction: 5.0 is no integer to every reader."""
+    return int(seconds) if seconds == int(seconds) else seconds
 
 
 async def _page(services: Services, query: AuditQuery | MacAuditQuery, mac: MacField | None) -> AuditPage:

@@ -74,7 +74,7 @@ class MqttLink:
     async def run(self, beat: Beat) -> None:
         """Keep the connection up until cancelled."""
         tls = await to_thread(self._tls_context)
-        attempt = 0
+        attempt, first = 0, True
         while True:
             beat()
             before = self.connections
@@ -85,8 +85,12 @@ class MqttLink:
                 reason = str(error) or type(error).__name__
             finally:
                 self._client = None
-            attempt = 0 if self.connections > before else attempt + 1
-            self._tell_lost(reason, first=attempt <= 1)
+            if self.connections > before:
+                attempt, first = 0, True
+            else:
+                attempt += 1
+            self._tell_lost(reason, first=first)  # once for each outage
+            first = False
             await self._clock.sleep(full_jitter(attempt, base_s=0.25, cap_s=RETRY_CAP_S))
 
     async def _session(self, tls: ssl.SSLContext | None) -> None:

@@ -1,13 +1,16 @@
 """A daemon in the process, with a broker, cameras on addresses of its own, and an HTTP client for its API."""
 
+import asyncio
 import contextlib
 import itertools
 import json
 import os
+import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from aiohttp import web
 
 from pi_orchestrator.app import running
 from pi_orchestrator.net.systemd import Notifier
@@ -17,6 +20,7 @@ from pi_orchestrator.settings import load
 from tests.support.broker import Broker, free_port
 
 _BLOCKS = itertools.count()
+_SENTINELS = itertools.count()
 
 
 def fresh_network():
@@ -132,6 +136,87 @@ class World:
         base = self.network.split("/")[0].split(".")
         return ".".join([*base[:2], str(int(base[2]) + number // 256), str(number % 256)])
 
+    def mac(self, number):
+        """The n-th station MAC; none is near another."""
+        return f"24:6F:28:{number >> 12 & 255:02X}:{number >> 4 & 255:02X}:{number << 4 & 255:02X}"
+
+    def camera(self, number, *, mac=None, address=None, **body):
+        """A camera played by the test; see HandCamera."""
+        return HandCamera(self, mac or self.mac(number), address or self.address(number), body)
+
+    async def announce(self, number, *, client=None, **fields):
+        """One live status message of the n-th MAC, at the n-th address unless `ip` says another."""
+        mac = self.mac(number)
+        await self.publish(f"camera/status/{mac}", {"mac": mac, "ip": self.address(number)} | fields, client=client)
+
+    async def publish(self, topic, fields, *, client=None, retain=False):
+        """A JSON object on a topic; fields that are None are left out."""
+        payload = json.dumps({name: value for name, value in fields.items() if value is not None})
+        async with contextlib.nullcontext(client) if client else self.broker.client() as client:
+            await client.publish(topic, payload, qos=1, retain=retain)
+
+    def connect(self, **more):
+        """The daemon's database file, for a test's own eyes (`mode=ro`) or its sabotage (`mode=rw`)."""
+        return contextlib.closing(sqlite3.connect(f"file:{self.state_dir}/orchestrator.db?mode=rw", uri=True, **more))
+
+    def rows(self, sql, *params):
+        with self.connect() as db:
+            return db.execute(sql, params).fetchall()
+
+    def execute(self, sql):
+        with self.connect(isolation_level=None) as db:
+            db.execute(sql)
+
+    def tables(self):
+        """Every row of every table, as of the last commit."""
+        with self.connect() as db:
+            names = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+            db.execute("BEGIN")
+            return {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in sorted(names)}
+
+
+class HandCamera:
+    """A camera that the test plays: its HTTP server counts what it is asked, and answers when `answer_now` is set.
+
+    `body` holds fields of its `/status` beside or instead of the usual ones (None takes one away).
+    """
+
+    def __init__(self, world, mac, address, body):
+        self.world, self.mac, self.address = world, mac, address
+        self.device_id = f"espcam-{mac.replace(':', '').lower()[-6:]}"
+        self.body = {"device_id": self.device_id, "mac": mac, "firmware_version": "2.4.1"} | body
+        self.requests = 0
+        self.answered = 0
+        self.asked = asyncio.Event()
+        self.answer_now = asyncio.Event()
+        self.answer_now.set()
+
+    async def __aenter__(self):
+        # What reaches this address belongs to this camera, whatever the path and method.
+        self._runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self.address, self.world.camera_port).start()
+        return self
+
+    async def __aexit__(self, *_):
+        self.answer_now.set()
+        await self._runner.cleanup()
+
+    async def _answer(self, request):
+        self.requests += 1
+        self.asked.set()
+        try:
+            await self.answer_now.wait()
+            return web.json_response({name: value for name, value in self.body.items() if value is not None})
+        finally:
+            self.answered += 1
+
+    async def say(self, state="ONLINE", *, topic=None, client=None, retain=False, **fields):
+        """Publish a status message."""
+        usual = {"device_id": self.device_id, "mac": self.mac, "ip": self.address, "state": state}
+        topic = topic or f"camera/status/{self.mac}"
+        await self.world.publish(topic, usual | fields, client=client, retain=retain)
+
 
 @dataclass
 class Running:
@@ -144,3 +229,38 @@ class Running:
     @property
     def services(self):
         return self.daemon.services
+
+    async def status(self):
+        """The answer of `/api/v1/onboarding/auto/status`."""
+        return (await self.api.get("/api/v1/onboarding/auto/status")).data
+
+    async def audit(self, **query):
+        """The newest audit rows, oldest first."""
+        answer = await self.api.get("/api/v1/onboarding/auto/events", params={"limit": 100} | query)
+        return answer.data["events"][::-1]
+
+    async def trail(self, mac):
+        """A camera's audit rows as (stage, error code), oldest first."""
+        return [(row["stage"], row.get("error_code")) for row in await self.audit(mac=mac)]
+
+    async def camera(self, name):
+        """What `/api/v1/cameras/:id` says, None where there is no such camera."""
+        answer = await self.api.get(f"/api/v1/cameras/{name}")
+        return answer.data if answer.status == 200 else None
+
+    async def metric(self, line):
+        """A number of `/metrics`, by its name and labels as they are printed; 0 where it is not there."""
+        page = (await self.api.get("/metrics")).body.decode()
+        return next((float(row.split()[-1]) for row in page.splitlines() if row.startswith(line + " ")), 0.0)
+
+    async def considered(self, world):
+        """Return once everything that was published before has been judged, and its refusals are stored."""
+        from tests.support.waiting import eventually
+
+        mac = world.mac(0xF0000 + next(_SENTINELS) % 0xFFFF)
+        await world.publish(f"camera/status/{mac}", {"mac": mac})
+
+        async def refused():
+            return await self.trail(mac)
+
+        await eventually(refused, what="the last message was judged")

@@ -1,0 +1,89 @@
+"""`scripts/bench`: measure, and print one table. A missed target is a figure, not a failure."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import platform
+import sys
+import time
+
+from tests.bench import answers, lifecycle, messages, onboarding, rest, writes
+from tests.bench.report import as_json, table
+from tests.bench.stage import Stage
+
+MEASURES = (
+    ("P2", onboarding.one_camera),
+    ("P3", onboarding.storm),
+    ("P3", onboarding.limited_storm),
+    ("P4", messages.status_messages),
+    ("P5", answers.camera_list),
+    ("P6", answers.refusals),
+    ("P7", writes.durable_writes),
+    ("P10 P13", lifecycle.start_and_stop),
+)
+AT_REST = (("P9", rest.memory), ("P11", rest.idle_cpu))
+LONG = "P12"
+KNOWN = ("P2", "P3", "P4", "P5", "P6", "P7", "P9", "P10", "P11", "P12", "P13")
+
+
+async def measure(wanted):
+    """Rows, in the order of their numbers."""
+    rows = []
+    with Stage.opened() as stage:
+        async with contextlib.AsyncExitStack() as stack:
+            writing = None
+            if wanted & {"P9", "P11", "P12"}:
+                _tell("a daemon with fifty cameras comes to rest")
+                quiet = await stack.enter_async_context(rest.settled(stage))
+                for number, function in AT_REST:
+                    if number in wanted:
+                        rows += await _timed(number, function, quiet)
+                if LONG in wanted:
+                    # Its bytes are counted by process: what runs beside it does not change them.
+                    writing = asyncio.create_task(rest.card_writes(quiet))
+            for numbers, function in MEASURES:
+                if wanted & set(numbers.split()):
+                    rows += await _timed(numbers, function, stage)
+            if writing:
+                rows += await _timed(LONG, lambda task: task, writing)
+    rows = [row for row in rows if row.id in wanted]
+    return sorted(rows, key=lambda row: KNOWN.index(row.id))
+
+
+async def _timed(numbers, function, argument):
+    _tell(f"{numbers} …")
+    began = time.monotonic()
+    rows = await function(argument)
+    _tell(f"{numbers} took {time.monotonic() - began:.0f} s")
+    return rows
+
+
+def _tell(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def _machine():
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, load before: {load}"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure the daemon beside its references, in about four minutes. Nothing else should run.",
+        epilog="Exit codes: 0 measured, whatever the figures; 1 something broke; 2 bad arguments.",
+    )
+    parser.add_argument("--only", metavar="P4,P5", default=",".join(KNOWN), help="these measures alone")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    args = parser.parse_args()
+    wanted = {number.strip().upper() for number in args.only.split(",")}
+    if not wanted <= set(KNOWN):
+        parser.error(f"known measures: {', '.join(KNOWN)}")
+    machine = _machine()
+    rows = asyncio.run(measure(wanted))
+    print(as_json(rows) if args.json else f"{machine}\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()

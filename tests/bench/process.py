@@ -1,0 +1,72 @@
+"""Child processes, and what the kernel knows of a process."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PIPE = asyncio.subprocess.PIPE
+STARTED_WITHIN_S = 20.0
+
+
+class Child:
+    """A process that answers lines to lines."""
+
+    def __init__(self, process):
+        self.process = process
+        self.pid = process.pid
+
+    async def line(self):
+        """The next line that it prints; RuntimeError when it has ended instead."""
+        async with asyncio.timeout(60):
+            line = await self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a helper process ended with {await self.process.wait()}")
+        return line.decode().strip()
+
+    async def ask(self, line):
+        self.process.stdin.write(f"{line}\n".encode())
+        return await self.line()
+
+
+@contextlib.asynccontextmanager
+async def child(module, *args):
+    """`python -m module args` for the length of the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *map(str, args), cwd=CHECKOUT, env=clean_env(), stdin=PIPE, stdout=PIPE
+    )
+    try:
+        yield Child(process)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+def clean_env(**more):
+    """An environment in which nobody's settings reach the daemon."""
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
+    return {name: os.environ[name] for name in kept if name in os.environ} | more
+
+
+def cpu_s(pid):
+    """CPU seconds of all threads so far, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def write_bytes(pid):
+    """Bytes that the process has caused to be sent to a disk so far."""
+    return _field(f"/proc/{pid}/io", "write_bytes")
+
+
+def memory_mib(pid):
+    """(RSS, PSS) in MiB."""
+    rollup = f"/proc/{pid}/smaps_rollup"
+    return _field(rollup, "Rss") / 1024, _field(rollup, "Pss") / 1024
+
+
+def _field(file, name):
+    return next(int(line.split()[1]) for line in Path(file).read_text().splitlines() if line.startswith(f"{name}:"))

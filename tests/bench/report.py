@@ -1,0 +1,57 @@
+"""The result: rows, and one table of them that fits 80 columns."""
+
+import dataclasses
+import json
+import math
+import statistics
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line; `ratio` is ours / reference, `met` None where nothing was promised, `note` ends up below the table."""
+
+    id: str
+    measure: str
+    unit: str
+    ours: float
+    reference: float | None = None
+    ratio: float | None = None
+    target: str = ""
+    met: bool | None = None
+    note: str = ""
+
+
+def quantile(samples, share):
+    """The smallest sample that at least `share` of all do not exceed."""
+    ordered = sorted(samples)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def paired(ours, references):
+    """Medians of both, and the median of the ratios of the rounds: rounds side by side share the machine's mood."""
+    ratios = [one / other for one, other in zip(ours, references, strict=True)]
+    return statistics.median(ours), statistics.median(references), statistics.median(ratios)
+
+
+def table(rows):
+    head = f"{'':<4}{'measure':<32}{'ours':>9}{'reference':>13}{'ratio':>6}  {'target':<9}met"
+    lines = [head, "-" * len(head)]
+    notes = list(dict.fromkeys(row.note for row in rows if row.note))
+    for row in rows:
+        reference = "-" if row.reference is None else _shown(row.reference, row.unit)
+        mark = f" [{notes.index(row.note) + 1}]" if row.note else ""
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        met = {True: "yes", False: "NO", None: "-"}[row.met]
+        ours = _shown(row.ours, row.unit)
+        lines.append(f"{row.id:<4}{row.measure:<32}{ours:>9}{reference + mark:>13}{ratio:>6}  {row.target:<9}{met}")
+    return "\n".join([*lines, *(f"[{number}] {note}" for number, note in enumerate(notes, 1))])
+
+
+def as_json(rows):
+    return json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
+
+
+def _shown(value, unit):
+    digits = 0 if value >= 100 or unit == "" else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}{unit if unit in ('', '/s', '%') else ' ' + unit}"

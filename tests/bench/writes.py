@@ -1,0 +1,80 @@
+"""P7: durable writes of sixteen clients: each waits until its row is on disk before it sends the next."""
+
+import asyncio
+import contextlib
+import threading
+import time
+
+from pi_orchestrator.clock import Clock
+from pi_orchestrator.events import Hub
+from pi_orchestrator.storage import actions, schema
+from pi_orchestrator.storage.actions import Actor
+from pi_orchestrator.storage.database import Database
+from tests.bench.bare import commit_row, open_database
+from tests.bench.report import Row, paired
+
+CLIENTS = 16
+WRITES = 100
+ROUNDS = 5
+ACTOR = Actor(key_name="bench", peer="-", correlation_id="-")
+
+
+async def durable_writes(stage):
+    folder = stage.path("writes")
+    for name in ("ours.db", "bare.db"):
+        schema.prepare(folder / name, backups=folder / "backups", backups_kept=1, closed_cleanly=True)
+    ours, reference, in_turn = [], [], []
+    async with Database(path=folder / "ours.db", clock=Clock(), hub=Hub()).opened() as database:
+        for _ in range(ROUNDS):
+            ours.append(await _ours(database))
+            reference.append(await asyncio.to_thread(_sixteen_connections, folder / "bare.db"))
+            in_turn.append(await asyncio.to_thread(_one_connection, folder / "bare.db"))
+    rows = []
+    for measure, other, promised, note in (
+        ("durable writes, 16 clients", reference, True, "sqlite3, FULL: 16 connections, a commit each"),
+        ("… beside a single connection", in_turn, False, "sqlite3, FULL: one connection, one client's commits"),
+    ):
+        median, bare_median, ratio = paired(ours, other)
+        target, met = ("≥ 1.0 ×", ratio >= 1) if promised else ("", None)
+        rows.append(Row("P7", measure, "/s", median, bare_median, ratio, target, met, note))
+    return rows
+
+
+async def _ours(database):
+    async def job(tx):
+        await actions.record(tx, ACTOR, action="bench")
+
+    async def client():
+        for _ in range(WRITES):
+            await database.write(job)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    return CLIENTS * WRITES / (time.perf_counter() - began)
+
+
+def _sixteen_connections(path):
+    def client():
+        with contextlib.closing(open_database(path)) as connection:
+            for _ in range(WRITES):
+                commit_row(connection)
+
+    return _rate([threading.Thread(target=client) for _ in range(CLIENTS)])
+
+
+def _one_connection(path):
+    def client():
+        with contextlib.closing(open_database(path)) as connection:
+            for _ in range(CLIENTS * WRITES):
+                commit_row(connection)
+
+    return _rate([threading.Thread(target=client)])
+
+
+def _rate(threads):
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return CLIENTS * WRITES / (time.perf_counter() - began)

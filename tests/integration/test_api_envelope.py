@@ -1,0 +1,568 @@
+"""The shape of every answer, good and bad: envelope, correlation id, headers, error codes, named faults."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import pytest
+
+from pi_orchestrator.api.envelope import HTTP_STATUS, Shape
+from pi_orchestrator.api.onboarding import Message
+from pi_orchestrator.api.route import Route
+from pi_orchestrator.api.routes import ROUTES
+from pi_orchestrator.api.services import Services
+from pi_orchestrator.errors import OrchestratorError
+from pi_orchestrator.storage.keys import Scope
+from tests.integration.test_api_conformance import (
+    CAMERA,
+    ask,
+    camera_is_registered,
+    exchange,
+    hold,
+    production_log,
+    route_of,
+    target,
+    watch,
+    with_routes,
+)
+from tests.support.waiting import eventually
+
+AUTO = "/api/v1/onboarding/auto"
+MAC = "AA:BB:CC:DD:EE:F0"
+MIB = 1024 * 1024
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+# The contract's table: status, whether a repeat can help, and after how many seconds.
+CODES = {
+    **dict.fromkeys(
+        ["VALIDATION_FAILED", "INVALID_REQUEST", "MISSING_PARAMETER", "ONBOARD_ENABLE_FAILED"], (400, None)
+    ),
+    "INVALID_POSITION": (400, None),
+    "UNAUTHORIZED": (401, None),
+    **dict.fromkeys(["DEVICE_NOT_IN_ALLOWLIST", "FORBIDDEN"], (403, None)),
+    **dict.fromkeys(["NOT_FOUND", "SESSION_NOT_FOUND", "DEVICE_NOT_FOUND", "CAMERA_NOT_FOUND"], (404, None)),
+    **dict.fromkeys(["CONTAINER_NOT_FOUND", "EXPORT_NOT_FOUND", "WEBHOOK_NOT_FOUND"], (404, None)),
+    **dict.fromkeys(["SESSION_ALREADY_ACTIVE", "SESSION_ALREADY_CLOSED", "SESSION_NOT_RECOVERABLE"], (409, None)),
+    **dict.fromkeys(["DEVICE_ALREADY_PROVISIONING", "DEVICE_INVALID_STATE", "MAX_RETRIES_EXCEEDED"], (409, None)),
+    **dict.fromkeys(["CONTAINER_HAS_CAMERAS", "POSITION_OCCUPIED", "CAMERA_ALREADY_ASSIGNED"], (409, None)),
+    "CONFLICT": (409, None),
+    "SESSION_EXPIRED": (410, None),
+    **dict.fromkeys(["RATE_LIMITED", "ONBOARD_RATE_LIMITED"], (429, 30)),
+    "INTERNAL_ERROR": (500, 5),
+    "DATABASE_ERROR": (500, None),
+    **dict.fromkeys(["DEVICE_UNREACHABLE", "DEVICE_REJECTED", "CAPTURE_FAILED", "REBOOT_FAILED"], (502, 5)),
+    **dict.fromkeys(["CIRCUIT_OPEN", "NETWORK_ERROR", "MQTT_UNAVAILABLE", "CAMERA_OFFLINE"], (503, 5)),
+    **dict.fromkeys(["DEVICE_TIMEOUT", "VERIFICATION_TIMEOUT", "CAPTURE_TIMEOUT"], (504, 5)),
+}
+
+
+@pytest.fixture(autouse=True)
+def every_answer_is_as_documented(monkeypatch):
+    watch(monkeypatch)
+
+
+@pytest.fixture
+async def daemon(world):
+    async with world.daemon(connected=False) as running:
+        yield running
+
+
+@pytest.fixture
+def log():
+    with production_log() as log:
+        yield log
+
+
+def check_headers(answer):
+    for name, value in SECURITY_HEADERS.items():
+        assert answer.headers.getall(name) == [value]
+    assert len(answer.headers.getall("X-Request-Id")) == 1
+
+
+def check_error(answer, status, code):
+    """The error envelope, and nothing else."""
+    assert (answer.status, answer.json["code"]) == (status, code), answer.body
+    check_headers(answer)
+    assert answer.headers["Content-Type"] == "application/json"
+    body = answer.json
+    assert set(body) == {"success", "error", "code", "correlation_id", "timestamp"}
+    assert body["success"] is False
+    error = body["error"]
+    assert {"code", "message", "retryable"} <= set(error)
+    assert set(error) <= {"code", "message", "retryable", "retry_after_seconds", "details"}
+    assert error["code"] == body["code"]
+    assert error["message"]
+    assert isinstance(error.get("details", ""), str)
+    assert body["correlation_id"] == answer.headers["X-Request-Id"]
+    assert re.fullmatch(TIME, body["timestamp"])
+    assert error["retryable"] is ("retry_after_seconds" in error)
+    assert ("Retry-After" in answer.headers) is error["retryable"]
+    if error["retryable"]:
+        assert answer.headers["Retry-After"] == str(error["retry_after_seconds"])
+    return error
+
+
+def named_fields(answer):
+    """The fields that a validation error names."""
+    check_error(answer, 400, "VALIDATION_FAILED")
+    return {fault.split(":")[0] for fault in answer.json["error"]["details"].split("; ")}
+
+
+# Good answers.
+
+
+async def test_every_good_answer_is_in_the_shape_that_its_route_says(world):
+    async with world.daemon() as running, world.fleet(1):
+        await camera_is_registered(running)
+        for route in ROUTES:
+            answer = await ask(running.admin, route)
+            assert answer.status == route.status, answer.body
+            check_headers(answer)
+            if answer.status == 204:
+                assert answer.body == b""
+                assert not {"Content-Type", "Content-Length", "Transfer-Encoding"} & set(answer.headers)
+                continue
+            if route.shape is Shape.TEXT:
+                assert answer.headers["Content-Type"].startswith("text/plain")
+                continue
+            assert answer.headers["Content-Type"] == "application/json"
+            if route.path != "/openapi.json":
+                assert b":null" not in answer.body
+            if route.shape is Shape.PLAIN:
+                assert isinstance(answer.json, list) or not {"success", "correlation_id"} & set(answer.json)
+                continue
+            body = answer.json
+            extra = set(body["data"]) if route.shape is Shape.DOUBLED else set()
+            assert set(body) == {"success", "data", "correlation_id", "timestamp"} | extra
+            assert body["success"] is True
+            assert isinstance(body["data"], dict)
+            assert body["correlation_id"] == answer.headers["X-Request-Id"]
+            assert re.fullmatch(TIME, body["timestamp"])
+            age = datetime.now(UTC) - datetime.fromisoformat(body["timestamp"])
+            assert timedelta(0) <= age < timedelta(seconds=30)
+
+
+async def test_lists_are_empty_and_never_null_when_there_is_nothing(daemon):
+    for path, lists in (
+        ("/api/v1/cameras", ["cameras"]),
+        ("/api/v1/espcam/paired", ["cameras"]),
+        (f"{AUTO}/events", ["events"]),
+        (f"{AUTO}/events/{MAC}", ["events"]),
+    ):
+        data = (await daemon.api.get(path)).data
+        assert [data[name] for name in lists] == [[]]
+    assert (await daemon.api.get("/api/v1/cameras")).json["cameras"] == []
+    assert (await daemon.api.get("/api/v1/cameras/diagnostics")).json == []
+
+
+async def test_head_answers_as_get_does_without_a_body(world):
+    async with world.daemon() as running, world.fleet(1):
+        await camera_is_registered(running)
+        for route in [route for route in ROUTES if route.method == "GET"]:
+            key = [("X-API-Key", running.admin.key)]
+            path = target(route) + ("?mac=" + MAC if "explain" in route.path else "")
+            got = await exchange(running, "GET", path, key)
+            head = await exchange(running, "HEAD", path, key)
+            assert head.status == got.status == 200
+            check_headers(head)
+            assert head.headers["Content-Type"] == got.headers["Content-Type"]
+            if route.path not in ("/metrics", f"{AUTO}/status"):  # they count on between the two
+                assert head.headers["Content-Length"] == str(len(got.body))
+
+
+# Correlation.
+
+
+@pytest.mark.parametrize("header", ["X-Request-Id", "X-Correlation-Id", "x-request-id"])
+@pytest.mark.parametrize("mine", ["a", "3b241101-e2bb-4255-8caf-4136c566a962", "!~#$%&'*+-.^_`|/\\\"<>", "x" * 128])
+async def test_a_well_formed_correlation_id_is_kept(daemon, header, mine):
+    for path, status in ((f"{AUTO}/status", 200), ("/health", 200), ("/api/nothing", 404), ("/api/v1/keys", 401)):
+        answer = await daemon.api.get(path, headers={header: mine})
+        assert (answer.status, answer.headers["X-Request-Id"]) == (status, mine)
+        if path != "/health":
+            assert answer.json["correlation_id"] == mine
+
+
+@pytest.mark.parametrize("theirs", ["", " ", "two words", "x" * 129, "tab\there", "\u00e9", "\xff"])
+async def test_any_other_correlation_id_is_replaced(daemon, theirs):
+    answer = await exchange(daemon, "GET", f"{AUTO}/status", [("X-Request-Id", theirs)])
+    assert re.fullmatch(UUID, answer.headers["X-Request-Id"])
+    assert answer.json["correlation_id"] == answer.headers["X-Request-Id"]
+
+
+async def test_ids_that_the_daemon_makes_are_all_different(daemon):
+    ids = {(await daemon.api.get("/health")).headers["X-Request-Id"] for _ in range(20)}
+    assert len(ids) == 20
+
+
+# Errors, route by route.
+
+
+async def test_a_foreign_host_is_refused_in_the_envelope_on_every_route(daemon):
+    for route in ROUTES:
+        check_error(await ask(daemon.admin, route, headers={"Host": "evil.example"}), 403, "FORBIDDEN")
+
+
+async def test_a_body_that_is_announced_as_too_large_is_refused_on_every_route_before_it_is_sent(daemon):
+    for route in ROUTES:
+        for size in (MIB + 1, 10**15):
+            headers = [("Content-Length", size), ("Content-Type", "application/json")]
+            answer = await exchange(daemon, route.method, target(route), headers)
+            assert "1024 KiB" in check_error(answer, 413, "INVALID_REQUEST")["message"]
+            hold(route.method, target(route), answer)
+
+
+async def test_a_chunked_body_is_refused_once_it_is_too_large_on_every_route_that_reads_it(daemon):
+    async def chunks():
+        for _ in range(17):
+            yield b" " * 65536
+
+    for route in [route for route in ROUTES if route.writes]:
+        answer = await ask(daemon.admin, route, json=None, data=chunks(), headers={"Content-Type": "application/json"})
+        check_error(answer, 413, "INVALID_REQUEST")
+        assert answer.headers["Connection"] == "close"
+
+
+async def test_a_body_of_exactly_the_limit_is_read(daemon):
+    body = b'{"name":"large"' + b" " * (MIB - 16) + b"}"
+    assert len(body) == MIB
+    answer = await daemon.admin.post("/api/v1/keys", data=body, headers={"Content-Type": "application/json"})
+    assert answer.status == 201
+
+
+async def test_a_method_that_a_path_does_not_have_is_405_and_says_which_it_has(daemon):
+    for path in {route.path for route in ROUTES}:
+        example = target(next(route for route in ROUTES if route.path == path))
+        has = {method for method in METHODS if route_of(method, example)}
+        for method in set(METHODS) - has:
+            answer = await exchange(daemon, method, example, [("X-API-Key", daemon.admin.key)])
+            if method == "HEAD":
+                assert answer.status == 405
+            else:
+                check_error(answer, 405, "INVALID_REQUEST")
+            check_headers(answer)
+            assert set(answer.headers["Allow"].split(", ")) == has
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html,application/xhtml+xml", "*/*"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api",
+        "/api/",
+        "/api/v1",
+        "/api/v1/nothing",
+        "/api/v1/cameras/",
+        "/api/v2/cameras",
+        "/API/v1/cameras",
+        "/api/v1/door/status",
+        f"{AUTO}/events/{MAC}/more",
+        "/api/index.html",
+        "/api/%2e%2e/health/../x",
+        "/api/" + "x" * 4000,
+    ],
+)
+async def test_an_unknown_path_below_api_is_a_json_404_whatever_is_accepted(daemon, path, accept):
+    for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        answer = await exchange(daemon, method, path, [("Accept", accept)])
+        check_error(answer, 404, "NOT_FOUND")
+        assert len(answer.body) < 1000, "an answer does not carry an endless path back"
+    head = await exchange(daemon, "HEAD", path, [("Accept", accept)])
+    assert head.status == 404
+    check_headers(head)
+
+
+# Errors, code by code.
+
+
+def test_every_code_has_the_status_of_the_contract():
+    for code, status in HTTP_STATUS.items():
+        assert CODES[code][0] == status, code
+
+
+def raising(error):
+    async def handler(services: Services) -> Message:
+        raise error
+
+    return Route("GET", "/api/v1/broken", handler, "health", "Broken", Scope.READ)
+
+
+@pytest.mark.parametrize("code", sorted(HTTP_STATUS))
+async def test_an_error_of_each_code_says_whether_a_repeat_can_help(daemon, code):
+    status, seconds = CODES[code]
+    for details in (None, "what was wrong"):
+        route = raising(OrchestratorError("it went wrong", code=code, details=details))
+        async with with_routes(daemon, route) as api:
+            error = check_error(await api.get("/api/v1/broken"), status, code)
+        assert error["message"] == "it went wrong"
+        assert error.get("details") == details
+        assert error.get("retry_after_seconds") == seconds
+
+
+async def test_a_better_known_time_to_retry_is_told_in_whole_seconds(daemon):
+    route = raising(OrchestratorError("later", code="RATE_LIMITED", retry_after_s=1.2))
+    async with with_routes(daemon, route) as api:
+        assert check_error(await api.get("/api/v1/broken"), 429, "RATE_LIMITED")["retry_after_seconds"] == 2
+
+
+async def test_a_fault_of_the_daemon_is_a_500_that_gives_nothing_away(daemon, log):
+    mine = "5f0c1a52-7b8e-4b5c-9a57-000000000001"
+    async with with_routes(daemon, raising(ZeroDivisionError("the inner secret"))) as api:
+        answer = await api.get("/api/v1/broken", headers={"X-Request-Id": mine})
+    check_error(answer, 500, "INTERNAL_ERROR")
+    assert answer.json["correlation_id"] == mine
+    assert b"secret" not in answer.body
+    assert b"ZeroDivisionError" not in answer.body
+    assert b"Traceback" not in answer.body
+    logged = log.getvalue()
+    assert "the inner secret" in logged, "who runs it can find out"
+    assert mine in logged, "by the id that the client has"
+
+
+async def test_a_fault_in_one_request_leaves_the_next_alone(daemon, log):
+    async with with_routes(daemon, raising(ZeroDivisionError("once"))) as api:
+        for _ in range(5):
+            assert (await api.get("/api/v1/broken")).status == 500
+            assert (await api.get(f"{AUTO}/status")).status == 200
+
+
+# Bodies.
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/xml",
+        "application/json-patch+json",
+        "text/json",
+        "json",
+        "",
+    ],
+)
+async def test_a_body_that_is_not_json_is_415_where_json_is_due(daemon, content_type):
+    answer = await daemon.admin.post("/api/v1/keys", data=b'{"name":"x"}', headers={"Content-Type": content_type})
+    check_error(answer, 415, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", "APPLICATION/JSON"])
+async def test_json_is_json_however_it_is_spelled(daemon, content_type):
+    answer = await daemon.admin.post("/api/v1/keys", data=b'{"name":"x"}', headers={"Content-Type": content_type})
+    assert answer.status == 201
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"nonsense",
+        b"[]",
+        b'"text"',
+        b"1",
+        b"null",
+        b"true",
+        b'{"name":"a",}',
+        b"{'name':'a'}",
+        b'{"name":"a"} trailing',
+        b'{"name":"a"}{"name":"b"}',
+        b'{"name":NaN}',
+        b'{"name":Infinity}',
+        b'{"name":1e999}',
+        b'{"name":"\xff"}',
+        b'\xef\xbb\xbf{"name":"a"}',
+        b'{"name":"a\x00b"}',
+        b'{"name":' + b"[" * 100 + b"]" * 100 + b"}",
+        b"[" * 100_000,
+        b'{"name":' + b"9" * 10_000 + b"}",
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+async def test_malformed_json_is_400_invalid_request(daemon, body):
+    answer = await daemon.admin.post("/api/v1/keys", data=body, headers={"Content-Type": "application/json"})
+    check_error(answer, 400, "INVALID_REQUEST")
+    assert len(answer.body) < 1000
+
+
+async def test_writes_without_a_body_take_none_and_mind_none(daemon):
+    for content_type in ("application/json", "text/plain"):
+        for body in (b"", b"{}", b"nonsense"):
+            answer = await daemon.api.post(f"{AUTO}/disable", data=body, headers={"Content-Type": content_type})
+            assert answer.status == 200
+
+
+# Fields.
+
+
+@pytest.mark.parametrize(
+    "path, fields",
+    [
+        (
+            f"{AUTO}/events/nonsense?limit=0&offset=-1&stage=x&since=y",
+            {"mac", "limit", "offset", "stage", "since"},
+        ),
+        (f"{AUTO}/events?limit=101&mac=zz&since=&stage=", {"limit", "mac", "since", "stage"}),
+        (f"{AUTO}/policy/explain?ip={'1' * 65}", {"mac", "ip"}),
+        (f"{AUTO}/policy/explain", {"mac"}),
+        (f"{AUTO}/events?limit=x&offset=x", {"limit", "offset"}),
+    ],
+)
+async def test_every_wrong_field_of_path_and_query_is_named_at_once(daemon, path, fields):
+    assert named_fields(await daemon.api.get(path)) == fields
+
+
+async def test_every_wrong_field_of_a_body_is_named_at_once(daemon):
+    answer = await daemon.admin.post("/api/v1/keys", json={"name": "", "scope": "root", "more": 1})
+    assert named_fields(answer) == {"name", "scope", "more"}
+    assert named_fields(await daemon.admin.post("/api/v1/keys", json={})) == {"name"}
+    assert named_fields(await daemon.admin.post("/api/v1/keys", json={"name": None, "scope": 1})) == {"name", "scope"}
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "", "1.5", "0x10", " ", "%EF%BC%91", "1e1", "9" * 30, "null"])
+async def test_limit_is_a_whole_number_from_1_to_100(daemon, limit):
+    for path in (f"{AUTO}/events", f"{AUTO}/events/{MAC}"):
+        assert named_fields(await daemon.api.get(f"{path}?limit={limit}")) == {"limit"}
+
+
+@pytest.mark.parametrize("offset", ["-1", "x", "", "1.5", str(2**31 + 1), str(2**63), "9" * 30])
+async def test_offset_is_a_whole_number_that_a_database_can_hold(daemon, offset):
+    assert named_fields(await daemon.api.get(f"{AUTO}/events?offset={offset}")) == {"offset"}
+
+
+async def test_the_ends_of_the_ranges_are_allowed(daemon):
+    for query in ("limit=1", "limit=100", "offset=0", f"offset={2**31}"):
+        assert (await daemon.api.get(f"{AUTO}/events?{query}")).status == 200
+
+
+BAD_MACS = [
+    "01:00:5E:00:00:01",
+    "33:33:00:00:00:01",
+    "FF:FF:FF:FF:FF:FF",
+    "00:00:00:00:00:00",
+    "nonsense",
+    "AA:BB:CC:DD:EE",
+    "AA:BB:CC:DD:EE:F0:11",
+    "AA:BB:CC:DD:EE:FG",
+    "AA:BB-CC:DD-EE:F0",
+    "AABBCCDDEEF",
+    "AA:BB:CC:DD:EE:F0\n",
+    " AA:BB:CC:DD:EE:F0",
+    "\uff21A:BB:CC:DD:EE:F0",
+    "\x00",
+    "x" * 500,
+]
+
+
+@pytest.mark.parametrize("mac", BAD_MACS, ids=lambda mac: repr(mac[:24]))
+async def test_what_is_no_devices_mac_is_refused_in_path_and_query(daemon, mac):
+    text = quote(mac, safe="")
+    for path in (f"{AUTO}/events/{text}", f"{AUTO}/events?mac={text}", f"{AUTO}/policy/explain?mac={text}"):
+        answer = await exchange(daemon, "GET", path)
+        hold("GET", path, answer)
+        assert named_fields(answer) == {"mac"}
+        assert len(answer.body) < 1000
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "AA:BB:CC:DD:EE:F0",
+        "aa:bb:cc:dd:ee:f0",
+        "AA-BB-CC-DD-EE-F0",
+        "aabbccddeef0",
+        "AABB.CCDD.EEF0",
+        "AA%3ABB%3ACC%3ADD%3AEE%3AF0",
+        "aa%3abb%3acc%3add%3aee%3af0",
+    ],
+)
+async def test_every_usual_spelling_of_a_mac_is_one_mac(daemon, spelling):
+    assert (await exchange(daemon, "GET", f"{AUTO}/events/{spelling}")).status == 200
+    answer = await exchange(daemon, "GET", f"{AUTO}/policy/explain?mac={spelling}")
+    assert answer.data["mac"] == MAC
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        "yesterday",
+        "",
+        "0",
+        "1769094000",
+        "2026",
+        "2026-13-01",
+        "2026-02-30T00:00:00Z",
+        "2026-01-22T25:00:00Z",
+        "2026-01-22T15:00:00+25:00",
+        "2026-01-22T15:00:00Zulu",
+        "2026-01-22T15:00:00%00",
+        "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00%2B01:00",
+        "9999-12-31T23:59:59-01:00",
+        "2026-01-22T15:00:00;DROP TABLE",
+        "2026-W04-4",
+        "x" * 500,
+    ],
+)
+async def test_what_is_no_iso_8601_time_is_refused(daemon, since):
+    answer = await daemon.api.get(f"{AUTO}/events?since={since}")
+    assert named_fields(answer) == {"since"}
+    assert len(answer.body) < 1000
+
+
+async def test_since_counts_in_any_offset_even_where_the_plus_was_not_escaped(world, clock):
+    async with world.daemon(clock=clock) as running:  # it is 15:00:00Z
+        await world.announce(1, ip=None)
+        await eventually(lambda: world.rows("SELECT 1 FROM onboarding_audit"))
+        for since, expected in (
+            ("2026-01-22T15:00:00Z", 1),
+            ("2026-01-22t15:00:00z".upper(), 1),
+            ("2026-01-22T15:00:00", 1),
+            ("2026-01-22 15:00", 1),
+            ("2026-01-22", 1),
+            ("2026-01-23", 0),
+            ("2026-01-22T15:00:00.000001Z", 0),
+            ("2026-01-22T17:00:00%2B02:00", 1),
+            ("2026-01-22T17:00:00+02:00", 1),
+            ("2026-01-22T17:00:00+0200", 1),
+            ("2026-01-22T17:00:01+02:00", 0),
+            ("2026-01-22T13:00:00-02:00", 1),
+            ("2026-01-22T13:00:01-02:00", 0),
+        ):
+            answer = await exchange(running, "GET", f"{AUTO}/events?since={since.replace(' ', '%20')}")
+            assert len(answer.data["events"]) == expected, since
+
+
+@pytest.mark.parametrize("stage", ["unknown", "PAIRED", "", "paired,failed", "x" * 500])
+async def test_an_unknown_stage_is_refused_and_the_known_ones_are_told(daemon, stage):
+    answer = await daemon.api.get(f"{AUTO}/events?stage={stage}")
+    assert named_fields(answer) == {"stage"}
+    for known in ("discovered", "verified", "registered", "paired", "failed", "rejected_by_policy"):
+        assert known in answer.json["error"]["details"]
+
+
+@pytest.mark.parametrize("path", ["%ff", "%00", "%ed%a0%80", "%F0%9F%93%B7", "%2e%2e", "..%2f..%2fetc%2fpasswd", "%25"])
+async def test_odd_bytes_in_paths_and_queries_are_data_like_any_other(daemon, path):
+    answer = await exchange(daemon, "GET", f"/api/v1/cameras/{path}")
+    check_error(answer, 404, answer.json["code"])
+    for query in (f"{AUTO}/events?mac={path}", f"{AUTO}/events?stage={path}", f"{AUTO}/events?{path}={path}"):
+        answer = await exchange(daemon, "GET", query)
+        assert answer.status in (200, 400)
+        json.loads(answer.body.decode("utf-8", "strict"))
+
+
+async def test_the_same_camera_answers_to_mac_and_id(world):
+    async with world.daemon() as running, world.fleet(1):
+        await camera_is_registered(running)
+        assert (await running.api.get(f"/api/v1/cameras/{CAMERA}")).status == 200

@@ -1,0 +1,121 @@
+"""MAC addresses: many spellings, one device."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from pi_orchestrator.domain.mac import Mac, MacField, is_near, parse_mac, try_mac
+from pi_orchestrator.errors import FieldError
+
+CANONICAL = "24:6F:28:B0:F7:F1"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "24:6F:28:B0:F7:F1",
+        "24:6f:28:b0:f7:f1",
+        "24-6F-28-b0-f7-f1",
+        "24_6f_28_b0_f7_f1",
+        "24 6f 28 b0 f7 f1",
+        "246F28B0F7F1",
+        "246f28b0f7f1",
+        "246f.28b0.f7f1",
+    ],
+)
+def test_every_usual_spelling_is_one_device(spelling):
+    assert parse_mac(spelling) == CANONICAL
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "24:6F:28:B0:F7",
+        "24:6F:28:B0:F7:F1:00",
+        "24:6F-28:B0:F7:F1",
+        "24:6F:28:B0:F7:G1",
+        "246F28B0F7F",
+        "246F28B0F7F12",
+        "24:6F:28:B0:F7:F1\n",
+        " 24:6F:28:B0:F7:F1",
+        "24::6F:28:B0:F7:F1",
+        "2:46F:28:B0:F7:F1",
+        "24:6F:28:B0:F7:F\x00",
+        "２４:6F:28:B0:F7:F1",
+        "0x246F28B0F7F1",
+        "espcam-b0f7f1",
+        "24%3A6F%3A28%3AB0%3AF7%3AF1",
+    ],
+)
+def test_anything_else_is_refused(text):
+    with pytest.raises(FieldError, match="is not a MAC address"):
+        parse_mac(text)
+
+
+@pytest.mark.parametrize("value", [None, 0, 0x246F28B0F7F1, True, b"246F28B0F7F1", ["24"], {}])
+def test_only_text_is_a_mac(value):
+    with pytest.raises(FieldError):
+        parse_mac(value)
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("00:00:00:00:00:00", "all-zero"),
+        ("FF:FF:FF:FF:FF:FF", "multicast or broadcast"),
+        ("01:00:5E:00:00:01", "multicast or broadcast"),
+        ("33:33:00:00:00:01", "multicast or broadcast"),
+    ],
+)
+def test_an_address_that_names_no_device_is_refused(text, why):
+    with pytest.raises(FieldError, match=why):
+        parse_mac(text)
+    assert try_mac(text) is None
+
+
+def test_a_locally_administered_address_is_a_device():
+    assert parse_mac("02:00:00:00:00:01") == "02:00:00:00:00:01"
+
+
+def test_a_long_text_is_not_repeated_in_full():
+    with pytest.raises(FieldError) as caught:
+        parse_mac("A" * 10_000)
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize("last, near", [("F1", False), ("F2", True), ("F4", True), ("F5", False), ("EE", True)])
+def test_the_four_macs_of_one_chip_are_near(last, near):
+    assert is_near(Mac(CANONICAL), Mac(f"{CANONICAL[:-2]}{last}")) is near
+
+
+def test_nearness_carries_over_the_byte():
+    assert is_near(Mac("24:6F:28:B0:F7:FF"), Mac("24:6F:28:B0:F8:01"))
+
+
+def test_a_pydantic_field_takes_any_spelling():
+    field = TypeAdapter(MacField)
+    assert field.validate_python("246f.28b0.f7f1") == CANONICAL
+    with pytest.raises(ValidationError):
+        field.validate_python("ff:ff:ff:ff:ff:ff")
+
+
+@given(st.one_of(st.text(), st.binary(), st.integers(), st.none(), st.from_regex(r"[0-9A-Fa-f:.\-]{0,20}")))
+def test_whatever_comes_is_a_mac_or_a_field_error(value):
+    try:
+        mac = parse_mac(value)
+    except FieldError:
+        return
+    assert parse_mac(mac) == mac
+    assert len(mac) == 17
+
+
+@given(st.binary(min_size=6, max_size=6).filter(lambda raw: not raw[0] & 1 and any(raw)))
+def test_spellings_of_the_same_bytes_agree(raw):
+    digits = raw.hex()
+    expected = raw.hex(":").upper()
+    dotted = ".".join(digits[i : i + 4] for i in (0, 4, 8))
+    for spelling in (digits, digits.upper(), raw.hex(":"), raw.hex("-").upper(), dotted):
+        assert parse_mac(spelling) == expected
