@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pi_orchestrator.domain.camera import Camera
 from pi_orchestrator.domain.mac import Mac, is_near
 from pi_orchestrator.domain.onboarding import AuditEntry, Code, Overflow, Stage
+from pi_orchestrator.domain.presence import Presence
 from pi_orchestrator.errors import OnboardingError
 from pi_orchestrator.events import Logged
 from pi_orchestrator.net.espcam import CameraAnswer, EspCamClient
@@ -81,6 +82,9 @@ async def pair(
         by="auto",
     )
     await containers.assign(tx, camera.mac, container_id, position)
+    # It has just answered: a restart a moment from now must not call it offline.
+    seen = tx.stamp
+    await cameras.save_presence(tx, [(camera.mac, Presence.ONLINE, seen.at, seen.boot_id, seen.monotonic)])
     row = replace(candidate, device_id=camera.device_id)
     await onboarding.audit(
         tx,
