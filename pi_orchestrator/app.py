@@ -11,7 +11,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pi_orchestrator import __version__
 from pi_orchestrator.api.app import build_app, served
@@ -55,6 +55,7 @@ RELOADABLE = frozenset(
         "http.trusted_hosts",
         "auth.mode",
         "auth.api_key",
+        "auth.api_key_file",
         "cameras.idle_after_s",
         "cameras.offline_after_s",
         "cameras.max_devices",
@@ -80,6 +81,7 @@ class Daemon:
     """A running daemon: where it listens, and its parts for those who embed it."""
 
     settings: Settings
+    started_with: Settings
     listen: list[Listen]
     mqtt_port: int
     services: Services
@@ -88,7 +90,6 @@ class Daemon:
     _gate: Gate
     _guard: Guard
     _keyring: Keyring
-    _restart_needed: set[str] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -114,9 +115,9 @@ class Daemon:
         )
         if "logging.level" in changed:
             configure(level=settings.logging.level, style=settings.logging.format)
-        self._restart_needed |= set(changed) - RELOADABLE
-        log.info("configuration reloaded", changed=changed, restart_needed=sorted(self._restart_needed))
-        return sorted(self._restart_needed)
+        restart_needed = sorted(set(changed_paths(self.started_with, settings)) - RELOADABLE)
+        log.info("configuration reloaded", changed=changed, restart_needed=restart_needed)
+        return restart_needed
 
 
 @asynccontextmanager
@@ -219,6 +220,7 @@ async def running(
         log.info("ready", version=__version__, listen=[str(where) for where in listen], cameras=len(roster))
         yield Daemon(
             settings=settings,
+            started_with=settings,
             listen=listen,
             mqtt_port=mqtt_port,
             services=services,
@@ -286,8 +288,14 @@ async def _open_database(
         )
     if report.backup:
         log.info("database migrated", backup=str(report.backup), from_schema=report.migrated_from)
-    stack.push_async_callback(asyncio.to_thread, state_dir.leave_clean_marker)
-    database = await stack.enter_async_context(Database(path=state_dir.database, clock=clock, hub=hub).opened())
+    database = Database(path=state_dir.database, clock=clock, hub=hub)
+
+    async def leave_marker() -> None:
+        if not database.damaged:  # what was found damaged must be checked at the next start
+            await asyncio.to_thread(state_dir.leave_clean_marker)
+
+    stack.push_async_callback(leave_marker)
+    await stack.enter_async_context(database.opened())
     health.set(DATABASE, State.OK)
     return database
 

@@ -1,7 +1,7 @@
 """Logging: structlog in front of the standard library, JSON lines for journald, colours on a terminal.
 
-Every value is made safe before it is written: secrets are masked by the name of their field and by the keys that
-occur in URLs, and control characters cannot start a line of their own.
+Every value is made safe before it is written: secrets are masked by the name of their field and where
+they stand in a text, and control characters cannot start a line of their own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-_SECRET_NAMES = re.compile(r"password|secret|token|api_?key|authorization|cookie|psk", re.IGNORECASE)
-_SECRET_IN_URL = re.compile(r"(?i)\b(api_key|token|secret|password|key)=[^&\s\"']+")
+_SECRET_NAMES = re.compile(r"password|secret|token|api[_-]?key|authorization|cookie|psk", re.IGNORECASE)
+_SECRET_IN_TEXT = re.compile(
+    r"""(?i)((?:api[_-]?key|token|secret|password|psk|\bkey)(?:["']\s*:\s*["']?|=))[^&\s"',;}]+"""
+)
+_USER_IN_URL = re.compile(r"(://)[^/\s@]+@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_TRACE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 MASK = "***"
@@ -75,9 +78,9 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {key: _safe(key, value) for key, value in event.items()}
 
 
-def mask_url(text: str) -> str:
-    """A URL or text with the values of secret-looking parameters masked."""
-    return _SECRET_IN_URL.sub(lambda match: f"{match[1]}={MASK}", text)
+def mask_text(text: str) -> str:
+    """A text with what looks like a secret masked: parameters of URLs, fields of JSON, users of URLs."""
+    return _USER_IN_URL.sub(rf"\1{MASK}@", _SECRET_IN_TEXT.sub(rf"\1{MASK}", text))
 
 
 def _safe(key: str, value: object) -> object:
@@ -85,7 +88,7 @@ def _safe(key: str, value: object) -> object:
         return MASK
     if isinstance(value, str):
         control = _CONTROL_IN_TRACE if key == "exception" else _CONTROL
-        return control.sub(lambda match: f"\\x{ord(match[0]):02x}", mask_url(value))
+        return control.sub(lambda match: f"\\x{ord(match[0]):02x}", mask_text(value))
     if isinstance(value, dict):
         return {name: _safe(str(name), item) for name, item in value.items()}
     if isinstance(value, list | tuple):

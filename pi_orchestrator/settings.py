@@ -296,8 +296,11 @@ def _file_layer(path: Path | None, environ: Mapping[str, str], problems: list[st
         if chosen:
             problems.append(f"{target}: there is no such file")
         return
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        problems.append(f"{target}: {error}")
+    except OSError as error:
+        problems.append(f"{target}: cannot be read: {error.strerror}")
+        return
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"{target}: this is not TOML: {error}")
         return
     for leaf, value in _leaves(tree):
         yield leaf, value, f"file {target}"
@@ -369,7 +372,9 @@ def _validate(merged: Tree, problems: list[str], origins: Mapping[str, str]) -> 
             path = ".".join(str(part) for part in fault["loc"][:2])
             origin = next((o for leaf, o in origins.items() if leaf == path or leaf.startswith(f"{path}.")), None)
             where = f" (from {origin})" if origin else ""
-            if fault["type"] == "extra_forbidden":
+            if fault["type"] == "model_type":
+                problems.append(f"{path}: this is a section: write [{path}], and its keys below{where}")
+            elif fault["type"] == "extra_forbidden":
                 problems.append(f"{path}: unknown key{_suggest(path)}{where}")
             else:
                 text = fault["msg"].removeprefix("Value error, ")
@@ -441,9 +446,9 @@ def _place(tree: Tree, leaf: tuple[str, ...], value: Any) -> None:
 
 
 def _suggest(path: str) -> str:
-    known = known_paths() if "." in path else list(Settings.model_fields)
-    close = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
-    if not close and "." in path:
+    known = known_paths()
+    close = difflib.get_close_matches(path, known if "." in path else Settings.model_fields, n=1, cutoff=0.6)
+    if not close:
         tail = path.rsplit(".", 1)[-1]
         by_key = {item.split(".")[1]: item for item in known}
         close = [by_key[key] for key in difflib.get_close_matches(tail, by_key, n=1, cutoff=0.75)]

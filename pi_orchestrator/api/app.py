@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from pi_orchestrator.api import envelope
@@ -51,6 +54,7 @@ async def served(app: web.Application, listen: Sequence[Listen]) -> AsyncIterato
         app,
         handle_signals=False,
         access_log=None,
+        logger=_server_log(),
         keepalive_timeout=KEEPALIVE_S,
         shutdown_timeout=SHUTDOWN_S,
         lingering_time=2.0,
@@ -70,6 +74,18 @@ async def served(app: web.Application, listen: Sequence[Listen]) -> AsyncIterato
         await runner.cleanup()
 
 
+def _server_log() -> logging.Logger:
+    """The server's own log, without a trace for everybody who sends what is no HTTP."""
+    server_log = logging.getLogger("pi_orchestrator.api.server")
+    server_log.addFilter(_is_ours)
+    return server_log
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
+
+
 def _cannot_listen(where: Listen, error: OSError) -> StartupError:
     remedies = {
         errno.EADDRINUSE: f"stop what uses port {where.port} (see: ss -ltnp), or change http.listen",
@@ -77,7 +93,7 @@ def _cannot_listen(where: Listen, error: OSError) -> StartupError:
         errno.EACCES: "ports below 1024 need a privilege; choose a higher one in http.listen",
     }
     return StartupError(
-        f"cannot listen on {where}: {error.strerror}", remedy=remedies.get(error.errno or 0, "change http.listen")
+        f"cannot listen on {where}: {os.strerror(error.errno or 0)}", remedy=remedies.get(error.errno or 0, "change http.listen")
     )
 
 
@@ -130,7 +146,7 @@ def _refusal(error: OrchestratorError | web.HTTPException, request: web.Request,
         known, status = PayloadTooLargeError(f"the body is over {MAX_BODY_BYTES // 1024} KiB"), 413
     else:
         known, status = InvalidRequestError(error.reason), error.status
+    response = envelope.failure(known, correlation=correlation, status=status, headers=headers)
     if status == 413:
-        # What is still on its way is not worth reading.
-        headers["Connection"] = "close"
-    return envelope.failure(known, correlation=correlation, status=status, headers=headers)
+        response.force_close()  # what is still on its way is not worth reading
+    return response

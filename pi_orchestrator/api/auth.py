@@ -148,6 +148,7 @@ class Gate:
         self._keyring = keyring
         self._clock = clock
         self._guessers: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._proven: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def admit(self, route: Route, request: web.Request) -> Identity | None:
         """Who asks, or None for nobody in particular; raises where that is not enough."""
@@ -155,9 +156,11 @@ class Gate:
             return None
         identity = self._identify(request)
         if identity is None:
+            # A wrong key costs a guess on an open route too: a right one is told there, by its cookie.
+            may_guess = "X-API-Key" not in request.headers or self._guesses(request).take(self._clock.monotonic())
             if not (route.keyed or self.mode == "required"):
                 return None
-            self._refuse(request)
+            self._refuse(request, may_guess=may_guess)
         elif not identity.scope.covers(route.scope):
             raise ForbiddenError(
                 f"this needs a key of scope {route.scope}", details=f"the key {identity.name!r} has {identity.scope}"
@@ -167,31 +170,46 @@ class Gate:
     def _identify(self, request: web.Request) -> Identity | None:
         offered = request.headers.getall("X-API-Key", ())
         if offered:
-            return self._keyring.identify(offered[0]) if len(offered) == 1 else None
+            identity = self._keyring.identify(offered[0]) if len(offered) == 1 else None
+            return identity if identity and self._believes(identity, request) else None
         cookie = request.cookies.get(COOKIE)
         if cookie and request.method in ("GET", "HEAD") and _is_same_origin(request):
             return self._keyring.of_cookie(cookie)
         return None
 
-    def _refuse(self, request: web.Request) -> None:
+    def _believes(self, identity: Identity, request: web.Request) -> bool:
+        """Whether a right key may be told so: who has guessed too often may not, who came with it before always may."""
+        known = (request.remote or NOBODY, identity.key_id)
+        if known not in self._proven and self._guesses(request).wait_s(self._clock.monotonic()) > 0:
+            return False
+        self._proven[known] = None
+        if len(self._proven) > PEERS_REMEMBERED:
+            self._proven.popitem(last=False)
+        return True
+
+    def _refuse(self, request: web.Request, *, may_guess: bool) -> None:
         if "X-API-Key" not in request.headers:
             raise UnauthorizedError("this needs an API key", details="send it in the X-API-Key header")
-        if not self._may_guess(request.remote or NOBODY):
+        if not may_guess:
             raise RateLimitedError("too many wrong keys from this address", retry_after_s=30)
         raise UnauthorizedError("the API key is not valid")
 
-    def _may_guess(self, peer: str) -> bool:
-        now = self._clock.monotonic()
+    def _guesses(self, request: web.Request) -> TokenBucket:
+        peer = request.remote or NOBODY
         bucket = self._guessers.get(peer)
         if bucket is None:
+            now = self._clock.monotonic()
             bucket = self._guessers[peer] = TokenBucket(capacity=GUESSES, rate=GUESSES_PER_S, now=now)
             if len(self._guessers) > PEERS_REMEMBERED:
                 self._guessers.popitem(last=False)
-        return bucket.take(now)
+        return bucket
 
 
 def _is_same_origin(request: web.Request) -> bool:
-    return request.headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none")
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = request.headers.get("Origin")
+    return origin is None or origin.partition("://")[2] == request.headers.get("Host")
 
 
 def _digest(key: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from typing import Any
+from weakref import WeakValueDictionary
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
@@ -55,7 +56,8 @@ class Endpoint:
         self._route = route
         self._services = services
         self._gate = gate
-        self._under_way: dict[tuple[str, str], asyncio.Lock] = {}
+        # Weak: a lock is there for as long as somebody holds it or waits for it.
+        self._under_way: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def serve(self, request: web.Request) -> web.Response:
         """Answer a request; raises OrchestratorError for every refusal."""
@@ -108,31 +110,27 @@ class Endpoint:
 
     async def _once(self, key: str, request: web.Request, raw: bytes, arguments: dict[str, Any]) -> tuple[bytes, int]:
         """Run the handler unless this key has been answered; repeats that overlap wait for the first."""
-        if not (1 <= len(key) <= 128 and key.isascii() and key.isprintable()):
+        if not envelope.WELL_FORMED_ID.fullmatch(key):
             raise ValidationFailedError("Validation failed", details="Idempotency-Key: 1 to 128 visible characters")
         operation = self._route.operation_id
         path = request.raw_path.encode("utf-8", "surrogateescape")
         request_hash = hashlib.sha256(path + b"\n" + raw).digest()
         lock = self._under_way.setdefault((key, operation), asyncio.Lock())
-        try:
-            async with lock:
-                stored = await idempotency.find(self._services.database, key=key, operation=operation)
-                if stored is not None:
-                    if stored.request_hash != request_hash:
-                        raise ConflictError("this Idempotency-Key was used for another request")
-                    return stored.body, stored.status
-                data, status = self._route.encode(await self._route.handler(**arguments))
-                if not self._route.secret:
-                    answer = StoredAnswer(request_hash, status, data)
+        async with lock:
+            stored = await idempotency.find(self._services.database, key=key, operation=operation)
+            if stored is not None:
+                if stored.request_hash != request_hash:
+                    raise ConflictError("this Idempotency-Key was used for another request")
+                return stored.body, stored.status
+            data, status = self._route.encode(await self._route.handler(**arguments))
+            if not self._route.secret:
+                answer = StoredAnswer(request_hash, status, data)
 
-                    async def job(tx: Tx) -> None:
-                        await idempotency.save(tx, key=key, operation=operation, answer=answer)
+                async def job(tx: Tx) -> None:
+                    await idempotency.save(tx, key=key, operation=operation, answer=answer)
 
-                    await self._services.database.write(job)
-                return data, status
-        finally:
-            if not lock.locked():
-                self._under_way.pop((key, operation), None)
+                await self._services.database.write(job)
+            return data, status
 
 
 async def _read(request: web.Request) -> bytes:
@@ -141,6 +139,9 @@ async def _read(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise InvalidRequestError("the body took too long to arrive") from None
+    except (web.RequestPayloadError, OSError) as error:
+        # Broken chunks or compression, or a client that went away in the middle.
+        raise InvalidRequestError("the body could not be read") from error
 
 
 def _path(request: web.Request) -> dict[str, Any]:

@@ -33,7 +33,7 @@ HTTP_STATUS: Mapping[str, int] = {
 # A code's class says whether a repeat can help; an internal error always may have been bad luck.
 _RETRYABLE = frozenset({"RATE_LIMITED", "INTERNAL_ERROR", "MQTT_UNAVAILABLE"})
 _DEFAULT_RETRY_S = {"RATE_LIMITED": 30.0}
-_WELL_FORMED_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+WELL_FORMED_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
 SECURITY_HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
@@ -61,7 +61,7 @@ JSON = "application/json"
 def correlation_id(headers: Mapping[str, str]) -> str:
     """The client's own id if it is well formed, else a new one."""
     offered = headers.get("X-Request-Id") or headers.get("X-Correlation-Id")
-    return offered if offered and _WELL_FORMED_ID.fullmatch(offered) else str(uuid.uuid4())
+    return offered if offered and WELL_FORMED_ID.fullmatch(offered) else str(uuid.uuid4())
 
 
 def success(data: bytes, *, shape: Shape, status: int, correlation: str) -> web.Response:

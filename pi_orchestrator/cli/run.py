@@ -10,6 +10,8 @@ from pi_orchestrator.cli.options import add_config, load_settings
 if TYPE_CHECKING:
     from pi_orchestrator.cli.options import Subparsers
 
+LEAVE_S = 0.5
+
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `run`."""
@@ -29,7 +31,15 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until told to stop."""
     import asyncio
+    import os
+    import threading
 
     from pi_orchestrator import app
 
-    return asyncio.run(app.run(lambda: load_settings(args)))
+    with asyncio.Runner() as runner:
+        code = runner.run(app.run(lambda: load_settings(args)))
+        # All is closed by now but threads that hang on a slow disk: they can be neither cancelled nor waited for.
+        leave = threading.Timer(LEAVE_S, os._exit, (code,))
+        leave.daemon = True
+        leave.start()
+    return code

@@ -42,7 +42,8 @@ class TokenBucket:
 
     def wait_s(self, now: float) -> float:
         """Seconds until a token is there; 0 when one is."""
-        return max(0.0, (1 - EPSILON - self.tokens(now)) / self.rate)
+        missing = 1 - self.tokens(now)
+        return missing / self.rate if missing > EPSILON else 0.0
 
     def resize(self, *, capacity: int, rate: float, now: float) -> None:
         """Change the limits and keep what has been spent."""

@@ -55,7 +55,7 @@ class Device:
         if status.state is Announced.OFFLINE:
             return not self._will_is_stale(now) and self._become(Presence.OFFLINE)
         if self._starts_session(status):
-            self.replaced_live_session = self.state in (Presence.ONLINE, Presence.IDLE)
+            self.replaced_live_session = self.state in (Presence.ONLINE, Presence.IDLE, Presence.REBOOTING)
             self.session_since = now
         if status.last_error and status.last_error != self.last_error:
             self.error_count += 1

@@ -73,13 +73,12 @@ class MqttLink:
 
     async def run(self, beat: Beat) -> None:
         """Keep the connection up until cancelled."""
-        tls = await to_thread(self._tls_context)
         attempt, first = 0, True
         while True:
             beat()
             before = self.connections
             try:
-                await self._session(tls)
+                await self._session(await to_thread(self._tls_context))
                 reason = "the broker closed the connection"
             except (aiomqtt.MqttError, OSError) as error:
                 reason = str(error) or type(error).__name__
@@ -142,7 +141,10 @@ class MqttLink:
     def _tls_context(self) -> ssl.SSLContext | None:
         if not self._settings.tls:
             return None
-        context = ssl.create_default_context(cafile=self._settings.ca_file)
+        try:
+            context = ssl.create_default_context(cafile=self._settings.ca_file)
+        except OSError as error:
+            raise OSError(f"mqtt.ca_file {self._settings.ca_file} cannot be used: {error.strerror or error}") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
 

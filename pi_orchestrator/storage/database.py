@@ -30,6 +30,7 @@ Params = Sequence[Any]
 READERS = 2
 MAX_BATCH = 64
 MAX_QUEUED = 4096
+REPAIR = "start the daemon again: it then checks the file, sets it aside and saves what can be read"
 DRAIN_S = 5.0
 
 log = get_logger(__name__)
@@ -84,6 +85,7 @@ class Database:
         self._readers: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
         self._closed = False
         self.commits = 0
+        self.damaged = False
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Database]:
@@ -128,7 +130,7 @@ class Database:
         try:
             return list(await reader.execute_fetchall(sql, params))
         except sqlite3.Error as error:
-            raise _storage_error(error) from error
+            raise self._refusal(error) from error
         finally:
             self._readers.put_nowait(reader)
 
@@ -165,7 +167,7 @@ class Database:
                         raise  # SQLite has rolled back everything (disk full, I/O): no job of the batch stands
                     await writer.execute_fetchall("ROLLBACK TO job")
                     await writer.execute_fetchall("RELEASE job")
-                    _fail(job, error)
+                    self._fail(job, error)
                 else:
                     await writer.execute_fetchall("RELEASE job")
                     done.append((job, tx, result))
@@ -177,7 +179,7 @@ class Database:
                 if writer.in_transaction:
                     await writer.execute_fetchall("ROLLBACK")
             for job in batch:
-                _fail(job, error)
+                self._fail(job, error)
             return
         self.commits += 1
         for job, tx, result in done:
@@ -188,6 +190,19 @@ class Database:
                 log.exception("a listener to a commit failed")
             if not job.future.done():
                 job.future.set_result(result)
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        if not job.future.done():
+            job.future.set_exception(self._refusal(error) if isinstance(error, sqlite3.Error) else error)
+
+    def _refusal(self, error: sqlite3.Error) -> StorageError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return StorageError("the disk is full", details="free space below storage.state_dir")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            self.damaged = True
+            return StorageError("the database file is damaged", details=REPAIR)
+        return StorageError("the database refused this", details=str(error))
 
 
 async def _configure(connection: aiosqlite.Connection) -> None:
@@ -202,19 +217,6 @@ async def _configure(connection: aiosqlite.Connection) -> None:
         "trusted_schema=OFF",
     ):
         await connection.execute_fetchall(f"PRAGMA {pragma}")
-
-
-def _fail(job: _Job, error: Exception) -> None:
-    if not job.future.done():
-        job.future.set_exception(_storage_error(error) if isinstance(error, sqlite3.Error) else error)
-
-
-def _storage_error(error: sqlite3.Error) -> StorageError:
-    full = "full" in str(error)
-    return StorageError(
-        "the disk is full" if full else "the database refused this",
-        details="free space below storage.state_dir" if full else str(error),
-    )
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

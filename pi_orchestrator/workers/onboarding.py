@@ -11,7 +11,7 @@ whether onboarding is still on, and the one writer puts those questions and the 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
@@ -161,7 +161,7 @@ class OnboardingWorker:
             for attempt in stopped:
                 attempt.task.cancel()
             self._line.waiting.clear()
-            pending = self._refusals.take()
+            pending, counts = self._refusals.take(), Counter(self._refusals.take_counts())
 
             async def job(tx: Tx) -> None:
                 await onboarding.set_enabled(tx, enabled=False)
@@ -171,7 +171,7 @@ class OnboardingWorker:
                     if not await cameras.is_registered(tx, attempt.candidate.mac)
                 ]
                 await onboarding.audit(tx, [*pending, *rows])
-                await onboarding.count(tx, rejected_by_policy=len(pending) + len(rows))
+                await onboarding.count(tx, **(counts + Counter(rejected_by_policy=len(rows))))
                 await actions.record(tx, actor, action="onboarding.disable")
                 await event_log.append(tx, Logged("onboarding.disabled", {"by": actor.key_name}))
                 tx.after_commit(lambda: self._count(rejected_by_policy=len(rows)))

@@ -10,7 +10,7 @@ from pi_orchestrator.health import Health, State
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.systemd import Notifier
 from pi_orchestrator.storage.cameras import Roster
-from pi_orchestrator.storage.database import Database
+from pi_orchestrator.storage.database import REPAIR, Database
 from pi_orchestrator.supervisor import Beat
 
 INTERVAL_S = 10.0
@@ -49,7 +49,10 @@ class PulseWorker:
             self._health.set(DATABASE, State.FAILED, str(error) or "the writer does not answer")
             log.error("the database does not answer", reason=str(error))
             return False
-        self._health.set(DATABASE, State.OK)
+        if self._database.damaged:
+            self._health.set(DATABASE, State.DEGRADED, f"the file is damaged; {REPAIR}")
+        else:
+            self._health.set(DATABASE, State.OK)
         hung = self._health.stale()
         if hung:
             log.error("parts hang: the watchdog is not fed", parts=hung)

@@ -6,7 +6,7 @@ import time
 from tests.bench.load import publish_packet, publisher, status_message
 from tests.bench.process import child
 from tests.bench.report import Row, paired
-from tests.bench.stage import CAMERAS, api, connected, daemon
+from tests.bench.stage import CAMERAS, api, connected, daemon, metric
 from tests.support.waiting import eventually
 
 ROUNDS = 7
@@ -41,7 +41,7 @@ async def status_messages(stage):
             reference.append(await _rate(bare_sock, packets, bare.line()))
         sock.close()
         bare_sock.close()
-        received = await _metric(running, 'piorch_status_messages_total{kind="live"}')
+        received = await metric(running, 'piorch_status_messages_total{kind="live"}')
     if received != ROUNDS * BURST:
         raise RuntimeError(f"{ROUNDS * BURST} messages were sent, {received:.0f} taken")
     median, bare_median, ratio = paired(ours, reference)
@@ -63,11 +63,3 @@ async def _rate(sock, packets, until):
     took = time.perf_counter() - began
     await sending
     return BURST / took
-
-
-async def _metric(running, name):
-    import aiohttp
-
-    async with aiohttp.ClientSession() as session, session.get(f"{running.url}/metrics") as response:
-        lines = (await response.text()).splitlines()
-    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))

@@ -173,14 +173,20 @@ async def api(running):
         yield get
 
 
+async def metric(running, name):
+    """One value of the Prometheus page."""
+    async with aiohttp.ClientSession() as session, session.get(f"{running.url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
 async def connected(running):
     """Wait until the daemon has subscribed at its broker."""
-    async with api(running) as get:
 
-        async def is_connected():
-            return (await get("/readyz"))["checks"]["mqtt"]
+    async def is_connected():
+        return await metric(running, "piorch_mqtt_connected") == 1
 
-        await eventually(is_connected)
+    await eventually(is_connected)
 
 
 async def _until_ready(notify):

@@ -99,7 +99,7 @@ async def test_the_rules_decide_in_the_contracts_order(world):
             await running.considered(world)
             assert (await running.trail(camera.mac))[-1] == (REJECTED, "ONBOARD_RATE_LIMITED")
             assert camera.requests == 0
-            await clock.advance(60)
+            await clock.advance(61)
             await eventually(lambda: camera.mac in running.services.roster)
 
 

@@ -10,10 +10,11 @@ from pi_orchestrator.domain.address import check_camera_address, parse_ipv4
 from pi_orchestrator.errors import FieldError
 
 AP = IPv4Network("192.168.10.0/24")
+PI = IPv4Address("192.168.10.1")
 EVERYWHERE = IPv4Network("0.0.0.0/0")
 
 
-def check(text, *, ap=AP, allowed=(AP,), own=(IPv4Address("192.168.10.1"),), **more):
+def check(text, *, ap=AP, allowed=(AP,), own=(PI,), **more):
     return check_camera_address(text, ap_subnet=ap, allowed=allowed, own=own, **more)
 
 

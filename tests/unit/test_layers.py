@@ -27,7 +27,8 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 GROUND = RANK["clock"]  # what every part stands on stands together; storage and net stand apart
 SANDBOX_MAY_IMPORT = ("domain", "errors", "net.mqtt_client", "sandbox")
-WORKERS_OF_THEIR_OWN = {"maintenance", "onboarding", "presence", "pulse"}  # the rest of workers/ are their helpers
+WORKERS_OF_THEIR_OWN = {"maintenance", "onboarding", "presence", "pulse"}
+"""Modules with a worker in them; the rest of workers/ (refusals, retries, attempt) are helpers of one of these."""
 
 HOMES = {
     "aiomqtt": ("net.mqtt", "net.mqtt_client", "sandbox"),
@@ -177,6 +178,16 @@ def test_no_import_crosses_a_layer():
 def test_every_module_belongs_to_a_layer():
     tops = {name.split(".")[0] for name in modules()} - {"__init__"}
     assert tops == {*RANK, "sandbox"}
+
+
+def test_every_module_with_a_worker_is_known_as_one():
+    with_worker = {
+        name.removeprefix("workers.")
+        for name, source in modules().items()
+        if name.startswith("workers.")
+        and any(isinstance(node, ast.ClassDef) and node.name.endswith("Worker") for node in ast.walk(ast.parse(source)))
+    }
+    assert with_worker == WORKERS_OF_THEIR_OWN
 
 
 @pytest.mark.parametrize(

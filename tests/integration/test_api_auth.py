@@ -1,0 +1,594 @@
+"""Who may do what: modes, keys, scopes, guessing, and the cookie that stands for a key."""
+
+import base64
+import hashlib
+import re
+import stat
+from datetime import timedelta
+
+import pytest
+
+from pi_orchestrator.api.routes import ROUTES
+from pi_orchestrator.errors import SettingsError
+from pi_orchestrator.storage.keys import Scope
+from tests.integration.test_api_conformance import (
+    ask,
+    camera_is_registered,
+    exchange,
+    hold,
+    production_log,
+    route_of,
+    target,
+    watch,
+)
+from tests.support.clock import FakeClock
+from tests.support.world import Api
+
+KEYS = "/api/v1/keys"
+STATUS = "/api/v1/onboarding/auto/status"
+OPEN = {"/health", "/api/health", "/api/v1/health", "/healthz", "/readyz", "/version"}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND")
+HOURS = 3600
+REQUIRED = {"auth": {"mode": "required"}}
+
+PROTECTED = [route for route in ROUTES if route.path not in OPEN]
+
+
+@pytest.fixture(autouse=True)
+def every_answer_is_as_documented(monkeypatch):
+    watch(monkeypatch)
+
+
+@pytest.fixture
+async def daemon(world):
+    async with world.daemon(connected=False) as running:
+        yield running
+
+
+async def make_key(running, name, scope):
+    """A client with a key of its own."""
+    answer = await running.admin.post(KEYS, json={"name": name, "scope": scope})
+    assert answer.status == 201, answer.body
+    return Api(running.api.session, running.api.url, answer.data["secret"])
+
+
+def cookie_of(answer):
+    """What a browser would send back."""
+    return answer.headers["Set-Cookie"].split(";")[0]
+
+
+# Modes.
+
+
+async def test_in_required_mode_nothing_but_health_and_version_answers_without_a_key(world):
+    async with world.daemon(connected=False, **REQUIRED) as running:
+        for route in ROUTES:
+            answer = await ask(running.api, route)
+            if route.path in OPEN:
+                assert answer.status == 200
+            else:
+                assert (answer.status, answer.json["code"]) == (401, "UNAUTHORIZED"), route.path
+                assert "Set-Cookie" not in answer.headers
+
+
+def spellings(path):
+    """Ways to write a path that a careless server might take for it."""
+    last = path[-1]
+    return [
+        path,
+        f"/{path}",
+        path.replace("/", "//"),
+        f"{path}/",
+        f"{path}//",
+        f"{path}/.",
+        f"{path}/..",
+        f"/.{path}",
+        f"/x/..{path}",
+        f"/health/..{path}",
+        f"/health/%2e%2e{path}",
+        f"/health{path}",
+        f"/health;{path}",
+        f"/health%00{path}",
+        path.upper(),
+        path.title(),
+        path.replace("/", "%2F"),
+        "/" + path[1:].replace("/", "%2f"),
+        path.replace("/", "\\"),
+        f"{path[:-1]}%{ord(last):02x}",
+        path.replace("a", "%61"),
+        path.replace("/v1/", "/%761/"),
+        path.replace("/api/", "/%61pi/"),
+        f"{path};a=b",
+        f"{path};jsessionid=/health",
+        f"{path}.json",
+        f"{path}%00",
+        f"{path}%00.json",
+        f"{path}%20",
+        f"{path}%0a",
+        f"{path}?/health",
+        f"{path}#/health",
+        f"{path}??",
+        f"{path}?api_key=",
+        f"http://127.0.0.1{path}",
+        f"http://127.0.0.1/health/..{path}",
+        f"//127.0.0.1{path}",
+    ]
+
+
+async def test_no_odd_spelling_and_no_method_gets_past_the_key(world):
+    async with world.daemon(connected=False, **REQUIRED) as running:
+        before = await running.admin.get(STATUS)
+        for path in {target(route) for route in PROTECTED}:
+            for spelling in spellings(path):
+                for method in METHODS if spelling == path else ("GET", "HEAD", "POST", "DELETE"):
+                    answer = await exchange(running, method, spelling)
+                    assert answer.status in (400, 401, 404, 405), f"{method} {spelling}: {answer.status}"
+                    if spelling == path and route_of(method, path):
+                        assert answer.status == 401
+        after = await running.admin.get(STATUS)
+        assert after.data == before.data, "and nothing was done"
+
+
+async def test_the_console_of_forgotten_paths_is_not_open_either(world):
+    async with world.daemon(connected=False, **REQUIRED) as running:
+        for path in (
+            "/",
+            "/index.html",
+            "/docs",
+            "/redoc",
+            "/swagger",
+            "/debug",
+            "/admin",
+            "/static/../state/admin.key",
+        ):
+            assert (await exchange(running, "GET", path)).status in (401, 404)
+
+
+async def test_in_provisioning_mode_a_key_is_needed_where_data_can_be_lost(world):
+    keyed = {("GET", KEYS), ("POST", KEYS), ("DELETE", f"{KEYS}/{{id}}")}
+    keyed |= {("POST", "/api/v1/onboarding/auto/events/cleanup")}
+    async with world.daemon() as running, world.fleet(1):
+        await camera_is_registered(running)
+        for route in ROUTES:
+            answer = await ask(running.api, route)
+            if (route.method, route.path) in keyed:
+                assert (answer.status, answer.json["code"]) == (401, "UNAUTHORIZED"), route.path
+            else:
+                assert answer.status == 200, route.path
+
+
+async def test_off_is_off(world):
+    async with world.daemon(connected=False, auth={"mode": "off"}) as running:
+        assert (await running.api.get(KEYS)).status == 200
+        assert (await running.api.post(KEYS, json={"name": "anybody"})).status == 201
+        assert (await running.api.get(KEYS, headers={"X-API-Key": "wrong"})).status == 200
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "192.168.10.1:8081", "[::]:8081", "[fe80::1]:8081"])
+def test_off_is_refused_where_the_network_can_reach_it(world, listen):
+    loopback = world.tree()["http"]["listen"]
+    for every in ([listen], [*loopback, listen]):
+        with pytest.raises(SettingsError) as refused:
+            world.settings(auth={"mode": "off"}, http={"listen": every}, auto_onboard={"allow_loopback": False})
+        assert "auth.mode" in str(refused.value.problems)
+
+
+async def test_a_reload_changes_the_mode_at_once(world):
+    async with world.daemon(connected=False) as running:
+        assert (await running.api.get(STATUS)).status == 200
+        running.daemon.apply(world.settings(**REQUIRED))
+        assert (await running.api.get(STATUS)).status == 401
+        assert (await running.admin.get(STATUS)).status == 200
+
+
+# Keys.
+
+
+def wrong_keys(key):
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return {
+        "empty": [""],
+        "a guess": ["wrong"],
+        "its beginning": [key[:-1]],
+        "its end": [key[1:]],
+        "prefixed": ["x" + key],
+        "suffixed": [key + "x"],
+        "doubled in one header": [key + key],
+        "doubled with a comma": [f"{key},{key}"],
+        "doubled in two headers": [key, key],
+        "a wrong one first": ["wrong", key],
+        "a wrong one last": [key, "wrong"],
+        "upper case": [key.upper()],
+        "quoted": [f'"{key}"'],
+        "as a bearer": [f"Bearer {key}"],
+        "its id": [key.split("_")[1]],
+        "its digest": [digest],
+        "with a NUL": [key + "%00"],
+        "not ASCII": [key + "\xff"],
+        "not UTF-8": ["\xff\xfe"],
+        "very long": [key * 50],
+        "the admin's name": ["admin"],
+        "SQL": ["' OR 1=1 --"],
+    }
+
+
+async def test_only_the_key_itself_opens(world):
+    async with world.daemon(connected=False, **REQUIRED) as running:
+        assert (await running.admin.get(STATUS)).status == 200
+        for number, (what, values) in enumerate(wrong_keys(running.admin.key).items()):
+            # Each from an address of its own, so that none is stopped for guessing.
+            source = f"127.0.1.{number + 1}"
+            answer = await exchange(running, "GET", STATUS, [("X-API-Key", v) for v in values], source=source)
+            assert (answer.status, answer.json["code"]) == (401, "UNAUTHORIZED"), what
+            hold("GET", STATUS, answer)
+
+
+async def test_a_key_counts_in_its_header_alone(world):
+    async with world.daemon(connected=False, **REQUIRED) as running:
+        key = running.admin.key
+        for path, header in (
+            (f"{STATUS}?api_key={key}", ()),
+            (f"{STATUS}?X-API-Key={key}", ()),
+            (STATUS, ("Authorization", f"Bearer {key}")),
+            (STATUS, ("Authorization", "Basic " + base64.b64encode(f"admin:{key}".encode()).decode())),
+            (STATUS, ("Api-Key", key)),
+            (STATUS, ("X_API_Key", key)),
+            (STATUS, ("Cookie", f"X-API-Key={key}")),
+            (STATUS, ("Cookie", f"piorch_session={key}")),
+        ):
+            answer = await exchange(running, "GET", path, [header] if header else [])
+            assert answer.status == 401, header or path
+
+
+async def test_a_key_that_the_configuration_gives_is_an_admin_and_the_only_one(world):
+    key = "configured-key-0123"
+    async with world.daemon(connected=False, auth={"api_key": key}) as running:
+        configured = Api(running.api.session, running.api.url, key)
+        assert (await configured.get(KEYS)).data == {"keys": [], "count": 0}
+        assert not (world.state_dir / "admin.key").exists()
+        assert (await configured.post(KEYS, json={"name": "another"})).status == 201
+        running.daemon.apply(world.settings(auth={"api_key": "another-key-4567"}))
+        assert (await configured.get(KEYS)).status == 401, "a reload takes it away"
+        replaced = Api(running.api.session, running.api.url, "another-key-4567")
+        assert (await replaced.get(KEYS)).status == 200
+    assert key.encode() not in everything_in(world.state_dir)
+
+
+def everything_in(folder):
+    """The bytes of every file, with what the database has not yet moved out of its write-ahead log."""
+    return b"\n".join(file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())
+
+
+async def test_the_first_start_makes_an_admin_key_in_a_file_that_only_its_owner_reads(world):
+    async with world.daemon(connected=False) as running:
+        file = world.state_dir / "admin.key"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(world.state_dir.stat().st_mode) == 0o700
+        assert re.fullmatch(r"piorch_[0-9a-f]{8}_[\w-]{43}\n", file.read_text())
+        (key,) = (await running.admin.get(KEYS)).data["keys"]
+        assert (key["name"], key["scope"]) == ("admin", "admin")
+
+
+async def test_a_later_start_makes_no_second_admin_key(world):
+    async with world.daemon(connected=False):
+        made = (world.state_dir / "admin.key").read_text(), (world.state_dir / "admin.key").stat().st_mtime_ns
+    async with world.daemon(connected=False) as running:
+        assert ((world.state_dir / "admin.key").read_text(), (world.state_dir / "admin.key").stat().st_mtime_ns) == made
+        assert (await running.admin.get(KEYS)).data["count"] == 1
+    (world.state_dir / "admin.key").unlink()  # as the installer's text advises, once it is in a safe place
+    async with world.daemon(connected=False):
+        assert not (world.state_dir / "admin.key").exists()
+
+
+async def test_no_key_is_ever_in_the_log_and_the_place_of_the_first_one_is(world):
+    with production_log() as log:
+        for _ in "first", "second":
+            async with world.daemon(connected=False) as running:
+                made = await make_key(running, f"key {_}", "read")
+                for secret in (running.admin.key, made.key):
+                    await running.api.get(KEYS, headers={"X-API-Key": secret + "x"})
+                    await running.api.get(f"/api/nothing?api_key={secret}")
+                    await exchange(running, "GET", f"/api/{'x' * 9000}?api_key={secret}")
+                    await exchange(running, "GET", STATUS, [("X-API-Key", secret + "\x00")])
+                    await exchange(running, "GET", STATUS, [("X-API-Key", secret), ("Content-Length", "x")])
+                    assert (await running.admin.get(KEYS)).status == 200
+                    assert secret not in log.getvalue()
+                    assert secret.split("_", 2)[2] not in log.getvalue()
+                assert cookie_of(await made.get(STATUS)).split("=")[1] not in log.getvalue()
+    assert log.getvalue().count(str(world.state_dir / "admin.key")) == 1
+    assert log.getvalue().count("an admin key was made") == 1
+
+
+async def test_a_new_key_is_shown_once_and_stored_only_as_a_digest(world):
+    async with world.daemon(connected=False) as running:
+        answer = await running.admin.post(
+            KEYS, json={"name": "dashboard", "scope": "read"}, headers={"Idempotency-Key": "once"}
+        )
+        secret = answer.data["secret"]
+        assert set(answer.data) == {"key", "secret"}
+        assert answer.data["key"]["name"] == "dashboard"
+        assert (await Api(running.api.session, running.api.url, secret).get(STATUS)).status == 200
+
+        listed = await running.admin.get(KEYS)
+        assert [key["name"] for key in listed.data["keys"]] == ["admin", "dashboard"]
+        assert all(set(key) == {"id", "name", "scope", "created_at"} for key in listed.data["keys"])
+        assert_absent(secret, listed.body, everything_in(world.state_dir))
+        digest = hashlib.sha256(secret.encode()).digest()
+        assert world.rows("SELECT digest FROM api_keys WHERE name = 'dashboard'") == [(digest,)]
+    assert_absent(secret, everything_in(world.state_dir))
+
+
+def assert_absent(secret, *places):
+    random = secret.split("_", 2)[2]
+    raw = base64.urlsafe_b64decode(random + "=")
+    for what in (secret.encode(), random.encode(), raw, raw.hex().encode(), base64.b64encode(secret.encode())):
+        for place in places:
+            assert what not in place
+
+
+async def test_keys_outlive_a_restart(world):
+    async with world.daemon(connected=False) as running:
+        key = (await make_key(running, "dashboard", "operate")).key
+    async with world.daemon(connected=False, **REQUIRED) as running:
+        for client in (running.admin, Api(running.api.session, running.api.url, key)):
+            assert (await client.get(STATUS)).status == 200
+
+
+async def test_a_name_is_taken_once(daemon):
+    assert (await daemon.admin.post(KEYS, json={"name": "dashboard"})).status == 201
+    answer = await daemon.admin.post(KEYS, json={"name": "dashboard"})
+    assert (answer.status, answer.json["code"]) == (409, "CONFLICT")
+    assert (await daemon.admin.get(KEYS)).data["count"] == 2
+
+
+@pytest.mark.parametrize("by", ["id", "name"])
+async def test_a_revoked_key_stops_working_at_once_and_for_good(world, by):
+    async with world.daemon(connected=False, **REQUIRED) as running:
+        made = await make_key(running, "dash board", "admin")
+        first = await made.get(KEYS)
+        cookie = cookie_of(first)
+        key = next(key for key in first.data["keys"] if key["name"] == "dash board")
+        for _ in "once", "again":
+            answer = await running.admin.delete(f"{KEYS}/{key[by].replace(' ', '%20')}")
+            assert (answer.status, answer.body) == (204, b"")
+            assert (await made.get(KEYS)).status == 401
+            assert (await running.api.get(KEYS, headers={"Cookie": cookie})).status == 401
+        assert (await running.admin.get(KEYS)).data["count"] == 1
+    async with world.daemon(connected=False, **REQUIRED) as running:
+        assert (await running.api.get(KEYS, headers={"X-API-Key": made.key})).status == 401
+
+
+async def test_a_key_may_revoke_itself(daemon):
+    made = await make_key(daemon, "short-lived", "admin")
+    assert (await made.delete(f"{KEYS}/short-lived")).status == 204
+    assert (await made.get(KEYS)).status == 401
+
+
+# Scopes.
+
+
+@pytest.mark.parametrize("mode", ["provisioning", "required"])
+async def test_a_key_opens_what_its_scope_covers_and_nothing_else(world, mode):
+    async with world.daemon(auth={"mode": mode}) as running, world.fleet(1):
+        await camera_is_registered(running)
+        for scope in Scope:
+            client = await make_key(running, f"{mode} {scope}", scope)
+            for route in ROUTES:
+                more = {"json": {"name": f"by {scope}"}} if route.model("body") else {}
+                answer = await ask(client, route, **more)
+                if route.scope is None or scope.covers(route.scope):
+                    assert answer.status == route.status, f"{scope} {route.method} {route.path}: {answer.body}"
+                else:
+                    assert (answer.status, answer.json["code"]) == (403, "FORBIDDEN"), f"{scope} {route.path}"
+                    assert str(route.scope) in answer.json["error"]["message"]
+
+
+def test_what_a_read_key_opens_changes_nothing_and_what_changes_something_needs_more():
+    for route in PROTECTED:
+        if route.writes:
+            assert route.scope in (Scope.OPERATE, Scope.ADMIN), route.path
+        assert (route.scope is Scope.ADMIN) is route.keyed, route.path
+
+
+async def test_a_new_key_is_an_operators_unless_more_is_asked_for(daemon):
+    assert (await daemon.admin.post(KEYS, json={"name": "plain"})).data["key"]["scope"] == "operate"
+
+
+# Guessing.
+
+
+@pytest.fixture
+async def guarded(world, clock):
+    async with world.daemon(connected=False, clock=clock, **REQUIRED) as running:
+        yield running
+
+
+async def try_key(running, key, source):
+    answer = await exchange(running, "GET", STATUS, [("X-API-Key", key)], source=source)
+    hold("GET", STATUS, answer)
+    return answer
+
+
+ATTACKER, RIGHTFUL = "127.0.0.66", "127.0.0.7"
+
+
+async def test_guessing_is_stopped_per_address_after_a_few(guarded, clock):
+    answers = [await try_key(guarded, f"guess {number}", ATTACKER) for number in range(15)]
+    assert [answer.status for answer in answers] == [401] * 10 + [429] * 5
+    assert {answer.json["code"] for answer in answers[10:]} == {"RATE_LIMITED"}
+    assert all(answer.headers["Retry-After"] == "30" for answer in answers[10:])
+    assert (await try_key(guarded, "one guess", "127.0.0.67")).status == 401, "another address has its own guesses"
+    await clock.advance(30)
+    assert (await try_key(guarded, "a guess", ATTACKER)).status == 401, "after the wait it may try again"
+
+
+async def test_who_has_guessed_too_often_does_not_learn_that_a_guess_was_right(guarded, clock):
+    for number in range(10):
+        await try_key(guarded, f"guess {number}", ATTACKER)
+    right = await try_key(guarded, guarded.admin.key, ATTACKER)
+    wrong = await try_key(guarded, "wrong", ATTACKER)
+    assert right.status == wrong.status == 429
+    assert right.json["error"] == wrong.json["error"]
+    assert "Set-Cookie" not in right.headers
+    await clock.advance(30)
+    assert (await try_key(guarded, guarded.admin.key, ATTACKER)).status == 200
+
+
+async def test_the_rightful_is_never_locked_out_by_others_guesses(guarded):
+    assert (await try_key(guarded, guarded.admin.key, RIGHTFUL)).status == 200
+    for number in range(200):
+        await try_key(guarded, "guess", f"127.1.{number}.1")
+        await try_key(guarded, "guess", RIGHTFUL)  # and not even by those who share the address with him
+    assert (await try_key(guarded, "guess", RIGHTFUL)).status == 429
+    assert (await try_key(guarded, guarded.admin.key, RIGHTFUL)).status == 200
+    assert (await try_key(guarded, guarded.admin.key, "127.0.0.8")).status == 200
+
+
+async def test_an_open_route_is_no_way_to_guess_either(world, clock):
+    async with world.daemon(connected=False, clock=clock) as running:  # provisioning: the status needs no key
+        for number in range(30):
+            answer = await try_key(running, f"guess {number}", ATTACKER)
+            assert (answer.status, "Set-Cookie" in answer.headers) == (200, False)
+        right = await try_key(running, running.admin.key, ATTACKER)
+        assert (right.status, "Set-Cookie" in right.headers) == (200, False), "a right guess looks like a wrong one"
+        assert "Set-Cookie" in (await try_key(running, running.admin.key, RIGHTFUL)).headers
+
+
+async def test_asking_without_a_key_is_no_guess(guarded):
+    for _ in range(30):
+        assert (await exchange(guarded, "GET", STATUS, source=ATTACKER)).status == 401
+    assert (await try_key(guarded, guarded.admin.key, ATTACKER)).status == 200
+
+
+# The cookie.
+
+
+async def test_a_keyed_request_sets_a_cookie_that_scripts_and_other_sites_cannot_use(daemon):
+    for path in (STATUS, KEYS):
+        answer = await daemon.admin.get(path)
+        (header,) = answer.headers.getall("Set-Cookie")
+        value, *attributes = header.split("; ")
+        assert set(attributes) == {"HttpOnly", "Max-Age=43200", "Path=/", "SameSite=Strict"}
+        assert daemon.admin.key.split("_", 2)[2] not in value
+    for answer in (await daemon.api.get(STATUS), await daemon.api.get(KEYS), await daemon.api.get("/health")):
+        assert "Set-Cookie" not in answer.headers
+
+
+async def test_a_refused_request_sets_no_cookie(daemon):
+    reader = await make_key(daemon, "reader", "read")
+    for answer in (await reader.get(KEYS), await daemon.api.get(KEYS, headers={"X-API-Key": "wrong"})):
+        assert answer.status in (401, 403)
+        assert "Set-Cookie" not in answer.headers
+
+
+async def test_a_browser_that_has_a_good_cookie_gets_no_second_one_and_with_a_bad_one_it_does(daemon):
+    cookie = cookie_of(await daemon.admin.get(STATUS))
+    assert "Set-Cookie" not in (await daemon.admin.get(STATUS, headers={"Cookie": cookie})).headers
+    renewed = await daemon.admin.get(STATUS, headers={"Cookie": "piorch_session=of.another.life"})
+    assert (await daemon.api.get(KEYS, headers={"Cookie": cookie_of(renewed)})).status == 200
+
+
+async def test_the_cookie_is_good_for_reads_and_for_nothing_else(world):
+    async with world.daemon(**REQUIRED) as running, world.fleet(1):
+        await camera_is_registered(running)
+        cookie = {"Cookie": cookie_of(await running.admin.get(STATUS))}
+        for route in PROTECTED:
+            answer = await ask(running.api, route, headers=cookie)
+            assert answer.status == (401 if route.writes else 200), f"{route.method} {route.path}"
+        assert (await running.api.call("HEAD", KEYS, headers=cookie)).status == 200
+
+
+async def test_the_cookie_has_the_scope_of_its_key(daemon):
+    reader = await make_key(daemon, "reader", "read")
+    cookie = cookie_of(await reader.get(STATUS))
+    assert (await daemon.api.get(KEYS, headers={"Cookie": cookie})).status == 403
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Origin": "OWN"}, 200),
+        ({"Sec-Fetch-Site": "same-site"}, 401),
+        ({"Sec-Fetch-Site": "cross-site"}, 401),
+        ({"Sec-Fetch-Site": ""}, 401),
+        ({"Origin": "http://evil.example"}, 401),
+        ({"Origin": "null"}, 401),
+        ({"Origin": "http://["}, 401),
+        ({"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"}, 401),
+    ],
+    ids=str,
+)
+async def test_the_cookie_is_good_from_our_own_pages_only(daemon, headers, status):
+    cookie = cookie_of(await daemon.admin.get(KEYS))
+    own = {name: daemon.api.url if value == "OWN" else value for name, value in headers.items()}
+    assert (await daemon.api.get(KEYS, headers={"Cookie": cookie} | own)).status == status
+
+
+async def test_a_cookie_that_was_changed_is_worth_nothing(daemon):
+    value = cookie_of(await daemon.admin.get(STATUS)).split("=", 1)[1]
+    key_id, until, signature = value.split(".")
+    assert (await daemon.api.get(KEYS, headers={"Cookie": f"piorch_session={value}"})).status == 200
+    for forged in (
+        "",
+        ".",
+        "..",
+        "...",
+        f"{key_id}.{int(until) + 1}.{signature}",
+        f"configured.{until}.{signature}",
+        f"{key_id}.{until}.{signature[:-1]}{'0' if signature[-1] != '0' else '1'}",
+        f"{key_id}.{until}.{signature.upper()}",
+        f"{key_id}.{until}.",
+        f"{key_id}.{until}",
+        f"{key_id}.x.{signature}",
+        f".{until}.{signature}",
+        f"{value}.{value}",
+        f"{value}x",
+        "\xff.\xff.\xff",
+        "a.99999999999999999999." + "0" * 64,
+    ):
+        answer = await exchange(daemon, "GET", KEYS, [("Cookie", f"piorch_session={forged}")])
+        assert answer.status == 401, forged
+
+
+async def test_the_cookie_ends_after_twelve_hours_of_real_time_whatever_the_wall_clock_does(world, clock):
+    async with world.daemon(connected=False, clock=clock, **REQUIRED) as running:
+        cookie = {"Cookie": cookie_of(await running.admin.get(STATUS))}
+        for years in (3, -5, 40):
+            clock.jump_wall(timedelta(days=365 * years))
+            assert (await running.api.get(STATUS, headers=cookie)).status == 200
+        clock._move_to(clock.monotonic() + 12 * HOURS - 1)
+        assert (await running.api.get(STATUS, headers=cookie)).status == 200
+        clock._move_to(clock.monotonic() + 2)
+        assert (await running.api.get(STATUS, headers=cookie)).status == 401
+        clock.jump_wall(timedelta(days=-2))
+        assert (await running.api.get(STATUS, headers=cookie)).status == 401, "no clock brings it back"
+
+
+async def test_the_cookie_outlives_a_restart_of_the_daemon_and_ends_with_the_boot(world, clock):
+    async with world.daemon(connected=False, clock=clock, **REQUIRED) as running:
+        cookie = {"Cookie": cookie_of(await running.admin.get(STATUS))}
+    async with world.daemon(connected=False, clock=clock, **REQUIRED) as running:
+        assert (await running.api.get(STATUS, headers=cookie)).status == 200
+    rebooted = FakeClock(boot_id="boot-2", monotonic=20.0)
+    async with world.daemon(connected=False, clock=rebooted, **REQUIRED) as running:
+        assert (await running.api.get(STATUS, headers=cookie)).status == 401
+
+
+async def test_a_cookie_of_another_installation_is_worth_nothing(world, clock, tmp_path):
+    async with world.daemon(connected=False, clock=clock) as running:
+        cookie = {"Cookie": cookie_of(await running.admin.get(STATUS))}
+    world.state_dir = tmp_path / "another"
+    async with world.daemon(connected=False, clock=clock, **REQUIRED) as running:
+        assert (await running.api.get(STATUS, headers=cookie)).status == 401
+
+
+async def test_the_cookie_of_a_configured_key_ends_with_that_key(world):
+    async with world.daemon(connected=False, auth={"api_key": "configured-key-0123"}) as running:
+        configured = Api(running.api.session, running.api.url, "configured-key-0123")
+        cookie = {"Cookie": cookie_of(await configured.get(STATUS))}
+        assert (await running.api.get(KEYS, headers=cookie)).status == 200
+        running.daemon.apply(world.settings())
+        assert (await running.api.get(KEYS, headers=cookie)).status == 401

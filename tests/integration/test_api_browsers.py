@@ -1,0 +1,223 @@
+"""What a browser can be made to send: foreign names for this host, and requests that other pages began."""
+
+import socket
+
+import pytest
+
+from pi_orchestrator.api.routes import ROUTES
+from tests.integration.test_api_conformance import ask, connection, exchange, hold, target, watch
+
+DISABLE = "/api/v1/onboarding/auto/disable"
+STATUS = "/api/v1/onboarding/auto/status"
+
+
+@pytest.fixture(autouse=True)
+def every_answer_is_as_documented(monkeypatch):
+    watch(monkeypatch)
+
+
+@pytest.fixture
+async def daemon(world):
+    async with world.daemon(connected=False, http={"trusted_hosts": ["dashboard.example"]}) as running:
+        yield running
+
+
+async def status_of(running, method, path, *headers):
+    answer = await exchange(running, method, path, headers)
+    hold(method, path, answer)
+    if answer.status == 403:
+        assert answer.json["code"] == "FORBIDDEN"
+    return answer.status
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.0.0.1:8081",
+        "192.168.10.1",
+        "192.168.10.1:8082",
+        "[::1]",
+        "[::1]:8081",
+        "[fe80::1]:8081",
+        "localhost",
+        "localhost:5173",
+        "LOCALHOST",
+        "raspberrypi.local",
+        "RaspberryPi.Local:8081",
+        "a.b.local",
+        socket.gethostname(),
+        socket.gethostname().upper() + ":8081",
+        "dashboard.example",
+        "Dashboard.Example:443",
+    ],
+)
+async def test_the_daemon_answers_to_addresses_and_to_its_own_names(daemon, host):
+    for path in ("/health", STATUS):
+        assert await status_of(daemon, "GET", path, ("Host", host)) == 200
+    assert await status_of(daemon, "POST", DISABLE, ("Host", host)) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8081",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "local",
+        ".evil",
+        "evillocal",
+        "raspberrypi.local.evil.example",
+        "dashboard.example.evil.example",
+        "notdashboard.example",
+        "2130706433",
+        "0x7f.1",
+        "127.1",
+        "127.0.0.1@evil.example",
+        "evil.example#.local",
+        "evil.example/.local",
+        "evil.example?.local",
+        "evil.example\\.local",
+        "[::1",
+        "[::1]evil.example",
+        "[evil]",
+        ":8081",
+        "",
+        " ",
+        "\xe9.example",
+    ],
+)
+async def test_any_other_name_is_refused_for_reads_and_writes_alike(daemon, host):
+    for method, path in (("GET", "/health"), ("GET", STATUS), ("POST", DISABLE), ("GET", "/api/nothing")):
+        assert await status_of(daemon, method, path, ("Host", host)) == 403
+    assert (await daemon.status())["enabled"] is True
+
+
+async def test_a_name_that_was_refused_once_stays_refused_and_a_good_one_good(daemon):
+    for _ in range(3):
+        assert await status_of(daemon, "GET", STATUS, ("Host", "evil.example")) == 403
+        assert await status_of(daemon, "GET", STATUS, ("Host", "raspberrypi.local")) == 200
+
+
+async def test_thousands_of_good_names_are_answered_and_not_remembered(daemon):
+    for number in range(200):
+        answer = await daemon.api.get("/health", headers={"Host": f"host-{number}.local"})
+        assert answer.status == 200
+    assert len(daemon.daemon._guard._known_good) <= 64
+
+
+async def test_a_request_with_no_host_or_with_two_reaches_nothing(daemon):
+    for headers in ("", "Host: 127.0.0.1\r\nHost: evil.example\r\n"):
+        async with connection(daemon) as sock:
+            await sock.send(f"POST {DISABLE} HTTP/1.1\r\n{headers}Content-Length: 0\r\n\r\n".encode())
+            assert (await sock.answer()).status in (400, 403)
+    assert (await daemon.status())["enabled"] is True
+
+
+# Who began a write.
+
+
+def own_origin(running):
+    return f"http://127.0.0.1:{running.daemon.listen[0].port}"
+
+
+async def test_a_write_that_our_own_page_began_is_served(daemon):
+    port = daemon.daemon.listen[0].port
+    host = f"127.0.0.1:{port}"
+    for headers in (
+        [],
+        [("Origin", own_origin(daemon))],
+        [("Origin", own_origin(daemon)), ("Sec-Fetch-Site", "same-origin")],
+        [("Sec-Fetch-Site", "same-origin")],
+        [("Sec-Fetch-Site", "none")],
+        [("Origin", f"http://{host}".upper().replace("HTTP", "http"))],
+        [("Origin", "https://dashboard.example")],
+        [("Origin", "http://dashboard.example:8443")],
+    ):
+        assert await status_of(daemon, "POST", DISABLE, ("Host", host), *headers) == 200, headers
+
+
+async def test_a_page_behind_a_proxy_under_one_name_for_both_is_our_own(daemon):
+    headers = [("Host", "raspberrypi.local:5173"), ("Origin", "http://raspberrypi.local:5173")]
+    assert await status_of(daemon, "POST", DISABLE, *headers) == 200
+
+
+FOREIGN = [
+    [("Origin", "http://evil.example")],
+    [("Origin", "https://evil.example:8081")],
+    [("Origin", "null")],
+    [("Origin", "")],
+    [("Origin", "file://")],
+    [("Origin", "http://")],
+    [("Origin", "http://[")],
+    [("Origin", "http://[::1")],
+    [("Origin", "http://127.0.0.1:notaport")],
+    [("Origin", "http://127.0.0.1:99999999")],
+    [("Origin", "http://127.0.0.1")],
+    [("Origin", "http://127.0.0.1:3000")],
+    [("Origin", "http://localhost")],
+    [("Origin", "http://192.168.10.1:8081")],
+    [("Origin", "http://127.0.0.1.evil.example")],
+    [("Origin", "http://evil.example/127.0.0.1")],
+    [("Origin", "http://127.0.0.1@evil.example")],
+    [("Origin", "http://dashboard.example.evil.example")],
+    [("Origin", "chrome-extension://abcdef")],
+    [("Origin", "\xff")],
+    [("Sec-Fetch-Site", "cross-site")],
+    [("Sec-Fetch-Site", "same-site")],
+    [("Sec-Fetch-Site", "")],
+    [("Sec-Fetch-Site", "nonsense")],
+    [("Origin", "http://evil.example"), ("Sec-Fetch-Site", "same-origin")],
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+async def test_a_write_that_another_page_began_is_refused_key_or_no_key(daemon, headers):
+    for more in ([], [("X-API-Key", daemon.admin.key)]):
+        host = ("Host", own_origin(daemon).removeprefix("http://"))
+        assert await status_of(daemon, "POST", DISABLE, host, *more, *headers) == 403
+    assert (await daemon.status())["enabled"] is True
+
+
+async def test_every_write_route_is_guarded(daemon):
+    for route in [route for route in ROUTES if route.writes]:
+        for headers in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+            answer = await ask(daemon.admin, route, headers=headers)
+            assert (answer.status, answer.json["code"]) == (403, "FORBIDDEN"), route.path
+    assert world_is_untouched(daemon)
+
+
+def world_is_untouched(running):
+    return running.services.onboarding.enabled and [key.name for key in running.services.keyring.listed()] == ["admin"]
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=b", "text/plain"]
+)
+async def test_a_form_that_another_page_posts_does_nothing(daemon, content_type):
+    """These three a page may send anywhere without asking first."""
+    body = b'{"name":"evil","scope":"admin"}'
+    for origin in ("http://evil.example", "null"):
+        headers = {"Origin": origin, "Content-Type": content_type, "Sec-Fetch-Site": "cross-site"}
+        for path in (DISABLE, "/api/v1/keys"):
+            answer = await daemon.admin.post(path, data=body, headers=headers)
+            assert answer.status == 403
+    assert world_is_untouched(daemon)
+
+
+async def test_reads_from_other_pages_are_answered_but_not_shared_with_them(daemon):
+    """The browser keeps an answer from a foreign page unless we allow it, and we never do."""
+    for headers in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        answer = await daemon.api.get(STATUS, headers=headers)
+        assert answer.status == 200
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+
+
+async def test_no_preflight_is_ever_granted(daemon):
+    headers = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    for path in {target(route) for route in ROUTES}:
+        answer = await daemon.api.call("OPTIONS", path, headers=headers)
+        assert answer.status == 405
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]

@@ -1,0 +1,101 @@
+"""Time: text that sorts, a clock that no NTP moves, and whether the wall can be trusted."""
+
+import asyncio
+import ctypes
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pi_orchestrator import clock as module
+from pi_orchestrator.clock import Clock, parse_rfc3339, rfc3339
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MOMENTS = st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=366 * 8000)).map(EPOCH.__add__)
+
+
+def test_a_time_is_written_with_microseconds_and_z():
+    assert rfc3339(datetime(2026, 1, 22, 15, tzinfo=UTC)) == "2026-01-22T15:00:00.000000Z"
+    assert rfc3339(datetime(2026, 1, 22, 15, 0, 0, 7, tzinfo=UTC)) == "2026-01-22T15:00:00.000007Z"
+
+
+def test_another_zone_is_written_as_utc():
+    berlin = timezone(timedelta(hours=1))
+    assert rfc3339(datetime(2026, 1, 22, 0, 30, tzinfo=berlin)) == "2026-01-21T23:30:00.000000Z"
+
+
+@given(MOMENTS, MOMENTS)
+def test_text_order_is_time_order(one, other):
+    assert (rfc3339(one) < rfc3339(other)) is (one < other)
+    assert len(rfc3339(one)) == 27
+
+
+@given(MOMENTS)
+def test_a_stored_time_comes_back_as_it_was(moment):
+    assert parse_rfc3339(rfc3339(moment)) == moment
+    assert parse_rfc3339(rfc3339(moment)).tzinfo is not None
+
+
+def test_a_stamp_carries_every_clock():
+    clock = Clock()
+    stamp = clock.stamp()
+    assert stamp.at.tzinfo is UTC
+    assert stamp.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert stamp.monotonic == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=5)
+    assert stamp.trusted is False, "nobody has looked yet"
+
+
+def test_monotonic_time_only_goes_on():
+    clock = Clock()
+    readings = [clock.monotonic() for _ in range(1000)]
+    assert readings == sorted(readings)
+
+
+async def test_waiting_says_whether_the_event_came():
+    clock, event = Clock(), asyncio.Event()
+    assert await clock.wait(event, 0.001) is False
+    asyncio.get_running_loop().call_soon(event.set)
+    assert await clock.wait(event, 10) is True
+
+
+class Kernel:
+    """libc, as far as the clock asks it: `adjtimex` with no modes only reads."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def adjtimex(self, buffer):
+        assert ctypes.sizeof(buffer) >= 208
+        assert not any(buffer.raw[:4]), "modes 0: nothing is set"
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "marked, kernel, wall, trusted",
+    [
+        (True, 5, datetime(1970, 1, 1, tzinfo=UTC), True),
+        (False, 0, datetime(2026, 6, 1, tzinfo=UTC), True),
+        (False, 5, datetime(2026, 6, 1, tzinfo=UTC), False),
+        (False, -1, datetime(2026, 6, 1, tzinfo=UTC), True),
+        (False, -1, datetime(1970, 1, 1, tzinfo=UTC), False),
+    ],
+)
+def test_the_wall_is_trusted_once_the_network_has_set_it(monkeypatch, tmp_path, marked, kernel, wall, trusted):
+    mark = tmp_path / "synchronized"
+    if marked:
+        mark.touch()
+    monkeypatch.setattr(module, "_SYNCHRONISED", mark)
+    monkeypatch.setattr(module, "_LIBC", Kernel(kernel))
+    monkeypatch.setattr(Clock, "wall", lambda self: wall)
+    clock = Clock()
+    clock.look()
+    assert clock.trusted() is trusted
+
+
+def test_the_real_kernel_can_be_asked():
+    clock = Clock()
+    clock.look()
+    assert clock.trusted() in (True, False)
