@@ -307,7 +307,7 @@ async def _ensure_admin_key(keyring: Keyring, state_dir: StateDir) -> None:
     key_id, text = new_key()
     # The file comes first: a crash in between leaves a file that the next start replaces, not a key nobody has.
     file = await asyncio.to_thread(state_dir.write_private, ADMIN_KEY, text.encode() + b"\n")
-    actor = Actor(key_name="first start", peer="-", correlation_id="-")
+    actor = Actor(key_name="first start", peer="-", correlation_id="-", action="api_key.create")
     await keyring.add(key_id, text, name="admin", scope=Scope.ADMIN, actor=actor)
     log.warning("an admin key was made", file=str(file))
 

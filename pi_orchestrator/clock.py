@@ -17,6 +17,7 @@ _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 _TIME_ERROR = 5
 _RELEASED = datetime(2026, 1, 1, tzinfo=UTC)
+_UNREADABLE = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,16 @@ class Clock:
 
 def rfc3339(moment: datetime) -> str:
     """`2026-01-22T15:00:00.123456Z`; text order is time order."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """A stored time back as an aware datetime."""
-    return datetime.fromisoformat(text)
+    """A stored time back as an aware datetime; 1970 where its text is damaged, which must not stop a start."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return _UNREADABLE
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _clock_is_set(wall: datetime) -> bool:

@@ -10,7 +10,8 @@ import logging
 import os
 import re
 import sys
-from typing import TextIO
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
@@ -52,7 +53,7 @@ def configure(*, level: str, style: str, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, redact, renderer, *rank],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Outlet(out))),
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -65,12 +66,32 @@ def configure(*, level: str, style: str, stream: TextIO | None = None) -> None:
             *rank,
         ],
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(_Outlet(out))
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries speak at their own volume: what they call information is detail to the person who runs this.
     root.setLevel(max(LEVELS[level], logging.WARNING) if level != "debug" else logging.INFO)
+
+
+class _Outlet:
+    """The stream behind the log: that its reader has gone, or its disk is full, is not the fault of who speaks."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            try:
+                self._stream.flush()
+            except BrokenPipeError:
+                # Nobody will read it any more; left as it is, the rest in the buffer would spoil the exit code.
+                with open(os.devnull, "w", encoding="ascii") as nothing:  # noqa: PTH123
+                    os.dup2(nothing.fileno(), self._stream.fileno())
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

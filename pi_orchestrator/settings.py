@@ -297,7 +297,8 @@ def _file_layer(path: Path | None, environ: Mapping[str, str], problems: list[st
             problems.append(f"{target}: there is no such file")
         return
     except OSError as error:
-        problems.append(f"{target}: cannot be read: {error.strerror}")
+        remedy = "; try with sudo" if isinstance(error, PermissionError) else ""
+        problems.append(f"{target}: cannot be read: {error.strerror}{remedy}")
         return
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         problems.append(f"{target}: this is not TOML: {error}")

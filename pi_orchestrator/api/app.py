@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
@@ -44,7 +44,18 @@ def build_app(*, routes: Sequence[Route], services: Services, gate: Gate, guard:
             app.router.add_get(route.path, serve)  # HEAD comes with it
         else:
             app.router.add_route(route.method, route.path, serve)
+    for path in {route.path for route in routes if "{" not in route.path}:
+        # A fixed path is nobody's value: what it does not serve must not fall to a template that fits it too.
+        methods = {route.method for route in routes if route.path == path}
+        app.router.add_route("*", path, _only(methods | {"HEAD"} if "GET" in methods else methods))
     return app
+
+
+def _only(methods: Collection[str]) -> Handler:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, methods)
+
+    return refuse
 
 
 @asynccontextmanager
@@ -93,7 +104,8 @@ def _cannot_listen(where: Listen, error: OSError) -> StartupError:
         errno.EACCES: "ports below 1024 need a privilege; choose a higher one in http.listen",
     }
     return StartupError(
-        f"cannot listen on {where}: {os.strerror(error.errno or 0)}", remedy=remedies.get(error.errno or 0, "change http.listen")
+        f"cannot listen on {where}: {os.strerror(error.errno or 0)}",
+        remedy=remedies.get(error.errno or 0, "change http.listen"),
     )
 
 

@@ -93,7 +93,7 @@ class Keyring:
 
         async def job(tx: Tx) -> ApiKey:
             key = await keys.insert(tx, key_id=key_id, name=name, scope=scope, digest=_digest(text))
-            await actions.record(tx, actor, action="api_key.create", target=name)
+            await actions.record(tx, actor, target=name)
             tx.after_commit(lambda: self._stored.__setitem__(key.id, key))
             return key
 
@@ -104,9 +104,7 @@ class Keyring:
         key = next((key for key in self._stored.values() if name in (key.id, key.name)), None)
 
         async def job(tx: Tx) -> None:
-            await actions.record(
-                tx, actor, action="api_key.revoke", target=name[:64], outcome="ok" if key else "was not there"
-            )
+            await actions.record(tx, actor, target=name[:64], outcome="ok" if key else "was not there")
             if key is not None:
                 await keys.delete(tx, key.id)
                 tx.after_commit(lambda: self._forget(key.id))

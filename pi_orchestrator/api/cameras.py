@@ -105,6 +105,7 @@ class CameraPath(BaseModel):
 class _Encoded:
     """A camera's JSON, and what it was made from."""
 
+    device: Device | None
     revision: int
     camera: Registered | None
     onboarding: bool
@@ -119,6 +120,7 @@ class CameraViews:
         self._presence = presence
         self._onboarding = onboarding
         self._encoded: dict[Mac, _Encoded] = {}
+        self._list: tuple[object, bytes] = (None, b"")
 
     def live(self) -> list[Mac]:
         """Who has been heard: registered cameras in the order of registration, then strangers who are here."""
@@ -140,18 +142,28 @@ class CameraViews:
             raise NotFoundError(f"there is no camera {name!r}", code="CAMERA_NOT_FOUND")
         return mac
 
+    def encoded_list(self) -> bytes:
+        """The live cameras as JSON, put together anew when one of them has changed."""
+        devices = [(device, device.revision) for device in self._presence.devices()]
+        made_from = (devices, self._roster.revision, self._onboarding.under_way)
+        if self._list[0] != made_from:
+            bodies = [self.encoded(mac) for mac in self.live()]
+            self._list = (made_from, b'{"cameras":[%b],"count":%d}' % (b",".join(bodies), len(bodies)))
+        return self._list[1]
+
     def encoded(self, mac: Mac) -> bytes:
         """A camera as JSON."""
         device, camera = self._presence.get(mac), self._roster.get(mac)
         revision = device.revision if device else -1
         onboarding = self._onboarding.is_onboarding(mac)
         known = self._encoded.get(mac)
-        if known and known.revision == revision and known.camera is camera and known.onboarding is onboarding:
+        made_from = (device, revision, camera, onboarding)
+        if known and (known.device, known.revision, known.camera, known.onboarding) == made_from:
             return known.body
         body = self.camera(mac).model_dump_json(exclude_none=True).encode()
         if len(self._encoded) > 2 * (len(self._roster) + 64):
             self._encoded.clear()
-        self._encoded[mac] = _Encoded(revision, camera, onboarding, body)
+        self._encoded[mac] = _Encoded(*made_from, body)
         return body
 
     def camera(self, mac: Mac) -> Camera:
@@ -242,9 +254,7 @@ _PAIRED_WORDS = {
 
 async def list_live(services: Services) -> Reply[CameraList]:
     """Live cameras: those that have sent MQTT status."""
-    views = services.views
-    bodies = [views.encoded(mac) for mac in views.live()]
-    return Reply(encoded=b'{"cameras":[%b],"count":%d}' % (b",".join(bodies), len(bodies)))
+    return Reply(encoded=services.views.encoded_list())
 
 
 async def show(services: Services, path: CameraPath) -> Reply[Camera]:

@@ -24,9 +24,10 @@ from pi_orchestrator.errors import (
     FieldError,
     InvalidRequestError,
     OrchestratorError,
+    StorageError,
     ValidationFailedError,
 )
-from pi_orchestrator.storage import idempotency
+from pi_orchestrator.storage import actions, idempotency
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.database import Tx
 from pi_orchestrator.storage.idempotency import StoredAnswer
@@ -69,7 +70,7 @@ class Endpoint:
         arguments = self._arguments(request, raw, identity)
         key = request.headers.get("Idempotency-Key") if route.writes else None
         if key is None:
-            data, status = route.encode(await route.handler(**arguments))
+            data, status = await self._run(arguments)
         else:
             data, status = await self._once(key, request, raw, arguments)
         response = envelope.success(data, shape=route.shape, status=status, correlation=request[CORRELATION])
@@ -98,6 +99,7 @@ class Endpoint:
                 key_name=identity.name if identity else NOBODY,
                 peer=request.remote or NOBODY,
                 correlation_id=request[CORRELATION],
+                action=route.action,
             )
         for name, read in (("path", _path), ("query", _query)):
             if model := route.model(name):
@@ -107,6 +109,18 @@ class Endpoint:
         if faults:
             raise ValidationFailedError("Validation failed", details="; ".join(faults))
         return arguments
+
+    async def _run(self, arguments: dict[str, Any]) -> tuple[bytes, int]:
+        """Call the handler; an operator's action that it refuses is recorded like one that it does."""
+        try:
+            return self._route.encode(await self._route.handler(**arguments))
+        except StorageError:
+            raise  # what could not be written cannot be recorded either
+        except OrchestratorError as error:
+            actor, outcome = arguments.get("actor"), error.code
+            if actor is not None:
+                await self._services.database.write(lambda tx: actions.record(tx, actor, outcome=outcome))
+            raise
 
     async def _once(self, key: str, request: web.Request, raw: bytes, arguments: dict[str, Any]) -> tuple[bytes, int]:
         """Run the handler unless this key has been answered; repeats that overlap wait for the first."""
@@ -122,7 +136,7 @@ class Endpoint:
                 if stored.request_hash != request_hash:
                     raise ConflictError("this Idempotency-Key was used for another request")
                 return stored.body, stored.status
-            data, status = self._route.encode(await self._route.handler(**arguments))
+            data, status = await self._run(arguments)
             if not self._route.secret:
                 answer = StoredAnswer(request_hash, status, data)
 

@@ -257,7 +257,7 @@ async def clean_events(services: Services, query: CleanupQuery, actor: Actor) ->
 
     async def job(tx: Tx) -> int:
         deleted = await onboarding.clean_audit(tx, days=query.days)
-        await actions.record(tx, actor, action="onboarding.events_cleanup", target=f"{query.days} days")
+        await actions.record(tx, actor, target=f"{query.days} days")
         return deleted
 
     deleted = await services.database.write(job)

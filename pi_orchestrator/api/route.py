@@ -44,7 +44,8 @@ class Route:
     """One line of the route table.
 
     `scope` None is open to everyone in every mode. Otherwise it is what a key must cover where a key is needed:
-    always when `keyed`, and in `required` mode for the rest. A `secret` answer is never kept for a repeat.
+    always when `keyed`, and in `required` mode for the rest. A `secret` answer is never kept for a repeat. `action`
+    is what a write is called in the record of operator actions.
     """
 
     method: str
@@ -53,6 +54,7 @@ class Route:
     tag: str
     summary: str
     scope: Scope | None
+    action: str = ""
     keyed: bool = False
     shape: Shape = Shape.ENVELOPE
     status: int = 200

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from pi_orchestrator.cli.options import load_settings
-from pi_orchestrator.errors import OrchestratorError, UnauthorizedError
+from pi_orchestrator.errors import OrchestratorError, SettingsError, UnauthorizedError
 
 TIMEOUT_S = 35.0
 
@@ -28,6 +28,12 @@ class Client:
     def __init__(self, *, url: str, key: str | None) -> None:
         self._url = urlsplit(url)
         self._key = key
+        try:
+            is_url = self._url.scheme in ("http", "https") and self._url.hostname and self._url.port != 0
+        except ValueError:  # the port is no number
+            is_url = False
+        if not is_url:
+            raise SettingsError([f"--url: {url!r} is not http://ADDRESS:PORT"])
 
     def get(self, path: str, **query: Any) -> Any:
         """The data of a GET."""
@@ -55,9 +61,10 @@ class Client:
             response = connection.getresponse()
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UnreachableError(
-                f"no daemon answers at {self._url.geturl()}: {error}",
-                details="is it running? try: systemctl status pi-orchestrator, or name another with --url",
+                f"no daemon answers at {self._url.geturl()}: {why}",
+                details="is it running? see: systemctl status pi-orchestrator, or name it with --url",
             ) from error
         finally:
             connection.close()

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pi_orchestrator.cli.sandbox import camera_count
+
 if TYPE_CHECKING:
     from pi_orchestrator.app import Daemon
     from pi_orchestrator.cli.options import Subparsers
     from pi_orchestrator.settings import Settings
 
 NETWORK = "127.77.0.0/16"
-CAMERA_PORT = 18080
 REFRESH_S = 1.0
 
 
@@ -25,7 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Run the daemon with an embedded broker and simulated cameras, and show them being onboarded. "
         "Needs no Pi, no broker and no cloud; listens on this machine only. Ctrl-C ends it.",
     )
-    parser.add_argument("--count", type=int, default=12, metavar="N", help="how many cameras (%(default)s)")
+    parser.add_argument("--count", type=camera_count, default=12, metavar="N", help="how many cameras (%(default)s)")
     parser.add_argument("--port", type=int, default=8081, help="of the API (%(default)s); 0 chooses a free one")
     parser.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="keep the state here (default: a temporary folder)"
@@ -40,16 +41,20 @@ def demo(args: argparse.Namespace) -> int:
     import asyncio
     import tempfile
 
+    from pi_orchestrator.errors import FieldError, SettingsError
     from pi_orchestrator.logs import configure
 
     configure(level="error", style="auto")
-    if args.state_dir:
-        return asyncio.run(_demo(args, args.state_dir))
-    with tempfile.TemporaryDirectory(prefix="pi-orchestrator-demo-") as folder:
-        return asyncio.run(_demo(args, Path(folder)))
+    try:
+        if args.state_dir:
+            return asyncio.run(_demo(args, args.state_dir))
+        with tempfile.TemporaryDirectory(prefix="pi-orchestrator-demo-") as folder:
+            return asyncio.run(_demo(args, Path(folder)))
+    except FieldError as error:
+        raise SettingsError([str(error)]) from None
 
 
-def demo_settings(state_dir: Path, *, port: int) -> Settings:
+def demo_settings(state_dir: Path, *, port: int, camera_port: int) -> Settings:
     """Settings for a world that is this machine alone."""
     from pi_orchestrator.settings import load
 
@@ -57,7 +62,7 @@ def demo_settings(state_dir: Path, *, port: int) -> Settings:
         "http": {"listen": [f"127.0.0.1:{port}"]},
         "ap": {"interface": "lo", "subnet": NETWORK},
         "mqtt": {"embedded": True, "host": "127.0.0.1", "port": 0},
-        "cameras": {"http_port": CAMERA_PORT},
+        "cameras": {"http_port": camera_port},
         "auto_onboard": {
             "enabled": True,
             "mode": "dev",
@@ -77,26 +82,28 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
     import signal
 
     from pi_orchestrator.app import running
+    from pi_orchestrator.net.broker import free_port
     from pi_orchestrator.sandbox.camera import CameraOptions
     from pi_orchestrator.sandbox.fleet import Fleet
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(demo_settings(state_dir, port=args.port)) as daemon:
+    # A free port, so that one demo does not get into another's way.
+    camera_port = await asyncio.to_thread(free_port, "127.77.0.10")
+    async with running(demo_settings(state_dir, port=args.port, camera_port=camera_port)) as daemon:
         options = CameraOptions(
-            broker_host="127.0.0.1", broker_port=daemon.mqtt_port, http_port=CAMERA_PORT, interval=5.0
+            broker_host="127.0.0.1", broker_port=daemon.mqtt_port, http_port=camera_port, interval=5.0
         )
         _introduce(daemon, args.count, state_dir)
-        async with Fleet(count=args.count, options=options, network=NETWORK, faults=args.fault):
-            show = asyncio.create_task(_show(daemon))
-            try:
-                async with asyncio.timeout(args.duration):
-                    await stop.wait()
-            except TimeoutError:
-                pass
-            finally:
-                show.cancel()
+        async with Fleet(count=args.count, options=options, network=NETWORK, faults=args.fault) as fleet:
+            ends = [asyncio.ensure_future(end) for end in (stop.wait(), fleet.failed(), _show(daemon))]
+            done, _ = await asyncio.wait(ends, timeout=args.duration, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+            for end in done:
+                end.result()  # cameras that cannot go on, or a reader who has gone, are told by their error
         print("\nStopping.")
     return 0
 

@@ -49,10 +49,16 @@ def doctor(args: argparse.Namespace) -> int:
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            print(f"{finding.result.upper():4}  {finding.check:11} {finding.what}")
+            print(_wrapped(f"{finding.result.upper():4}  {finding.check:11} ", finding.what))
             if finding.remedy:
-                print(f"{'':18}→ {finding.remedy}")
+                print(_wrapped(f"{'':18}→ ", finding.remedy))
     return 1 if any(finding.result == "fail" for finding in findings) else 0
+
+
+def _wrapped(head: str, text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, 80, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -100,9 +106,14 @@ def _capability(_settings: Settings) -> Finding:
 
 def _broker(settings: Settings) -> Finding:
     import socket
+    from importlib.util import find_spec
 
     where = f"{settings.mqtt.host}:{settings.mqtt.port}"
     if settings.mqtt.embedded:
+        if find_spec("amqtt") is None:
+            return Finding(
+                "broker", "fail", "mqtt.embedded needs a package that is not here", "install pi-orchestrator[demo]"
+            )
         return Finding("broker", "ok", "embedded in the daemon")
     try:
         socket.create_connection((settings.mqtt.host, settings.mqtt.port), timeout=3).close()

@@ -16,6 +16,18 @@ EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong configuration or arguments, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run one command, and turn its failure into a message and an exit code."""
+    try:
+        try:
+            return _main(argv)
+        finally:
+            print(end="", flush=True)  # a reader that has gone (head, less) is met here, not at the very end
+    except BrokenPipeError:
+        # It has seen enough; nothing more may be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     try:
         return int(args.func(args))
@@ -31,10 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3 if error.code == "UNREACHABLE" else 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; nothing more may be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def build_parser() -> argparse.ArgumentParser:

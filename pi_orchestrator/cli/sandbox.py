@@ -32,7 +32,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     cameras.set_defaults(func=run_cameras)
     add = cameras.add_argument
-    add("--count", type=_count, default=5, metavar="N", help="how many cameras (%(default)s)")
+    add("--count", type=camera_count, default=5, metavar="N", help="how many cameras (%(default)s)")
     add(
         "--broker",
         type=_host_port,
@@ -44,9 +44,10 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     add("--http-port", type=_port, default=8080, metavar="PORT", help="of every camera (%(default)s)")
     add("--interval", type=_seconds, default=10.0, metavar="S", help="between status messages (%(default)s)")
     add("--fault", action="append", default=[], metavar="NAME:COUNT", help="may be repeated; see below")
-    add("--mac-style", choices=MAC_STYLES, default="colon", help="spelling of MACs (%(default)s)")
-    add("--id-style", choices=ID_STYLES, default="mac", help="the id in camera/... topics (%(default)s)")
-    add("--topic-style", choices=TOPIC_STYLES, default="camera", help="topics of old or new firmware")
+    # The choices are in the help texts: in the usage they would make a line too long.
+    add("--mac-style", choices=MAC_STYLES, default="colon", metavar="STYLE", help=f"spelling: {', '.join(MAC_STYLES)}")
+    add("--id-style", choices=ID_STYLES, default="mac", metavar="STYLE", help="id in camera/... topics: mac, device-id")
+    add("--topic-style", choices=TOPIC_STYLES, default="camera", metavar="STYLE", help="camera, or delicasa (newer)")
     add("--retain", action="store_true", help="retain status and last will, as much real firmware does")
     add("--storm", action="store_true", help="start all at once instead of one after the other")
     add("--seed", type=int, default=1, help="another seed, other MACs (%(default)s)")
@@ -193,7 +194,8 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _count(text: str) -> int:
+def camera_count(text: str) -> int:
+    """An argument that is a number of cameras."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 5000):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of cameras from 1 to 5000")
     return int(text)

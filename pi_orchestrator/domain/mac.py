@@ -18,13 +18,20 @@ _SPELLINGS = re.compile(
     r"|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4})",
     re.ASCII,
 )
+_SEPARATORS = str.maketrans("", "", ":-_ .")
+# The same for those who read a schema (ECMA 262), with what no device can have left out.
+_PATTERN = (
+    r"^(?![0:._ -]+$)[0-9A-Fa-f][02468ACEace]"
+    r"([0-9A-Fa-f]{10}|(:[0-9A-Fa-f]{2}){5}|(-[0-9A-Fa-f]{2}){5}|(_[0-9A-Fa-f]{2}){5}|( [0-9A-Fa-f]{2}){5}"
+    r"|[0-9A-Fa-f]{2}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4})$"
+)
 
 
 def parse_mac(text: object) -> Mac:
     """Any usual spelling → canonical; FieldError for anything else, and for multicast, broadcast and zero."""
     if not isinstance(text, str) or not _SPELLINGS.fullmatch(text):
         raise FieldError(f"{_shown(text)} is not a MAC address such as AA:BB:CC:DD:EE:FF")
-    digits = re.sub(r"[^0-9A-Fa-f]", "", text).upper()
+    digits = text.translate(_SEPARATORS).upper()
     if digits == "0" * 12:
         raise FieldError("the all-zero MAC address names no device")
     if int(digits[:2], 16) & 1:
@@ -66,6 +73,7 @@ MacField = Annotated[
         {
             "type": "string",
             "description": "MAC address of a device in any usual spelling (no multicast, broadcast or zero)",
+            "pattern": _PATTERN,
             "examples": ["AA:BB:CC:DD:EE:F0"],
         },
         mode="validation",

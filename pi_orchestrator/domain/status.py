@@ -110,7 +110,10 @@ def _uptime(fields: dict[str, Any]) -> float | None:
 
 
 def _first(fields: dict[str, Any], *names: str) -> Any:
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
+    for name in names:
+        if (value := fields.get(name)) is not None:
+            return value
+    return None
 
 
 def _whole(value: object, low: int, high: int) -> int | None:

@@ -24,7 +24,7 @@ async def embedded_broker(host: str, port: int) -> AsyncIterator[int]:
     # The library's own voice is for those who develop brokers.
     logging.getLogger("amqtt").setLevel(logging.CRITICAL)
     logging.getLogger("transitions").setLevel(logging.CRITICAL)
-    chosen = port or _free_port(host)
+    chosen = port or free_port(host)
     broker = Broker(
         {
             "listeners": {"default": {"type": "tcp", "bind": f"{host}:{chosen}"}},
@@ -45,7 +45,8 @@ async def embedded_broker(host: str, port: int) -> AsyncIterator[int]:
         await broker.shutdown()
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """A TCP port of this address that nobody listens on."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]

@@ -102,9 +102,10 @@ class MqttLink:
             self.connections += 1
             self._health.set(NAME, State.OK, f"{self._settings.host}:{self._port}")
             log.info("mqtt connected", host=self._settings.host, port=self._port)
-            async for message in client.messages:
-                self.received += 1
-                self._dispatch(message.topic.value, message.payload, message.retain)
+            async for first in client.messages:
+                for message in (first, *client.queued()):
+                    self.received += 1
+                    self._dispatch(message.topic.value, message.payload, message.retain)
         finally:
             self._client = None
             # An orderly goodbye: the broker sends a will only for those who vanish.

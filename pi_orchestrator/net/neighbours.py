@@ -8,7 +8,9 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from pi_orchestrator.clock import Clock
+from pi_orchestrator.domain.address import parse_ipv4
 from pi_orchestrator.domain.mac import Mac, try_mac
+from pi_orchestrator.errors import FieldError
 from pi_orchestrator.logs import get_logger
 
 OWN_ADDRESSES_FOR_S = 10.0
@@ -47,23 +49,33 @@ class Neighbours:
 
     async def at(self, address: str) -> Neighbour | None:
         """Who the kernel knows at an address; None where it does not know."""
+        try:
+            destination = str(parse_ipv4(address))
+        except FieldError:
+            return None
         netlink = await self._open()
         if netlink is None:
             return None
-        found: Neighbour | None = None
-        async for entry in await netlink.get_neighbours(family=_AF_INET):
-            mac = try_mac(entry.get("NDA_LLADDR"))
-            if mac and entry.get("NDA_DST") == address and entry["state"] & _NUD_KNOWN:
-                found = Neighbour(mac, fresh=bool(entry["state"] & _NUD_REACHABLE))
-        return found
+        from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415  # loaded by now
+
+        try:
+            # Only this one entry: to decode the table of a full network would hold up the loop for milliseconds.
+            for route in await netlink.route("get", dst=destination):
+                for entry in await netlink.neigh("get", dst=destination, ifindex=route.get("RTA_OIF")):
+                    mac = try_mac(entry.get("NDA_LLADDR"))
+                    if mac and entry["state"] & _NUD_KNOWN:
+                        return Neighbour(mac, fresh=bool(entry["state"] & _NUD_REACHABLE))
+        except NetlinkError:
+            return None  # no way there, or nobody known there
+        return None
 
     async def own_addresses(self) -> frozenset[IPv4Address]:
         """This machine's IPv4 addresses, looked up at most once in 10 s."""
         now = self._clock.monotonic()
         if now - self._own_at >= OWN_ADDRESSES_FOR_S and (netlink := await self._open()):
-            self._own = frozenset(
-                [IPv4Address(entry.get("IFA_ADDRESS")) async for entry in await netlink.get_addr(family=_AF_INET)]
-            )
+            entries = [entry async for entry in await netlink.get_addr(family=_AF_INET)]
+            # Where there is a peer, IFA_ADDRESS is the peer's, and only IFA_LOCAL is ours.
+            self._own = frozenset(IPv4Address(entry.get("IFA_LOCAL") or entry.get("IFA_ADDRESS")) for entry in entries)
             self._own_at = now
         return self._own
 

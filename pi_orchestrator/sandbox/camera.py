@@ -12,6 +12,7 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import os
 import random
 import re
@@ -34,6 +35,9 @@ from pi_orchestrator.sandbox.faults import Fault, bend_status, raw_server
 FIRMWARE: Final = "2.4.1"
 RECONNECT_FIRST_S: Final = 0.2
 RECONNECT_MAX_S: Final = 5.0
+_LIBRARY = logging.getLogger("pi_orchestrator.sandbox.mqtt")
+_LIBRARY.propagate = False
+_LIBRARY.addHandler(logging.NullHandler())  # a camera whose plug is pulled mid-sentence has nothing to report
 _REQUEST_ID = re.compile(r"[A-Za-z0-9:._-]{1,64}", re.ASCII)
 
 
@@ -306,6 +310,7 @@ class SimulatedCamera:
             bind_address=str(self.address),
             timeout=5,
             will=self._will(),
+            logger=_LIBRARY,
         )
         async with self.dialling or contextlib.nullcontext():
             await link.open()

@@ -115,6 +115,8 @@ async def raw_server(
             await writer.wait_closed()
         except (OSError, EOFError, asyncio.LimitOverrunError):
             pass  # the other side has gone or talks nonsense: nothing to answer
+        except asyncio.CancelledError:
+            pass  # the server ends; a task of asyncio's streams that ends cancelled is logged as an error
         finally:
             open_tasks.discard(task)
             writer.transport.abort()

@@ -11,14 +11,15 @@ from pi_orchestrator.storage.database import Tx
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks: the key's name (`-` without one), the peer's address, and the request's correlation id."""
+    """Who asks (the key's name, `-` without one), from where, in which request, and for which action."""
 
     key_name: str
     peer: str
     correlation_id: str
+    action: str
 
 
-async def record(tx: Tx, actor: Actor, *, action: str, target: str | None = None, outcome: str = "ok") -> None:
+async def record(tx: Tx, actor: Actor, *, target: str | None = None, outcome: str = "ok") -> None:
     """Store an action in the transaction of what it changed."""
     await tx.run(
         "INSERT INTO operator_actions"
@@ -28,7 +29,7 @@ async def record(tx: Tx, actor: Actor, *, action: str, target: str | None = None
             actor.key_name,
             actor.peer,
             actor.correlation_id,
-            action,
+            actor.action,
             target,
             outcome,
             rfc3339(tx.stamp.at),

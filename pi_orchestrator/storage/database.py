@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -207,6 +208,8 @@ class Database:
 
 async def _configure(connection: aiosqlite.Connection) -> None:
     connection.row_factory = sqlite3.Row
+    # A damaged byte in one text must not keep every row from being read.
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")
     for pragma in (
         "busy_timeout=5000",
         "foreign_keys=ON",

@@ -177,7 +177,7 @@ def _entry(row: Row) -> AuditEntry:
         id=row["id"],
         mac=Mac(row["mac_address"]),
         stage=Stage(row["stage"]),
-        code=Code(row["error_code"]) if row["error_code"] else None,
+        code=next((code for code in Code if code == row["error_code"]), None),
         message=row["error_message"],
         device_id=row["device_id"],
         ip_address=row["ip_address"],

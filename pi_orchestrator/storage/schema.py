@@ -188,11 +188,13 @@ def _salvage(damaged: Path, path: Path) -> int:
         new.execute("BEGIN IMMEDIATE")
         for table in tables:
             saved += _salvage_table(old, new, table)
-        # A row whose counterpart was lost must not make the new file inconsistent.
-        for table, rowid, *_ in new.execute("PRAGMA foreign_key_check").fetchall():
-            if rowid is None:
-                new.execute(f"DELETE FROM {table} WHERE mac NOT IN (SELECT mac FROM cameras)")  # noqa: S608
-        new.execute("DELETE FROM assignments WHERE container_id NOT IN (SELECT id FROM containers)")
+        # What hangs on a lost camera goes: the camera will be onboarded anew. A lost container is made again.
+        for table in {row[0] for row in new.execute("PRAGMA foreign_key_check") if row[2] == "cameras"}:
+            saved -= new.execute(f"DELETE FROM {table} WHERE mac NOT IN (SELECT mac FROM cameras)").rowcount  # noqa: S608
+        new.execute(
+            "INSERT OR IGNORE INTO containers (id, created_at, updated_at)"
+            " SELECT container_id, min(assigned_at), min(assigned_at) FROM assignments GROUP BY container_id"
+        )
         new.execute("COMMIT")
     return saved
 

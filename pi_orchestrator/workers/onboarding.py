@@ -134,6 +134,11 @@ class OnboardingWorker:
         """How many attempts the limiter would allow right now."""
         return self._bucket.tokens(self._clock.monotonic())
 
+    @property
+    def under_way(self) -> frozenset[Mac]:
+        """The cameras that are being verified right now."""
+        return frozenset(self._line.in_flight)
+
     def is_onboarding(self, mac: Mac) -> bool:
         """Whether this camera is being verified right now."""
         return mac in self._line.in_flight
@@ -146,7 +151,7 @@ class OnboardingWorker:
 
             async def job(tx: Tx) -> None:
                 await onboarding.set_enabled(tx, enabled=True)
-                await actions.record(tx, actor, action="onboarding.enable")
+                await actions.record(tx, actor)
                 # Before the event, whose hearers announce every camera that is here.
                 tx.after_commit(self._enabled)
                 await event_log.append(tx, Logged("onboarding.enabled", {"by": actor.key_name}))
@@ -172,7 +177,7 @@ class OnboardingWorker:
                 ]
                 await onboarding.audit(tx, [*pending, *rows])
                 await onboarding.count(tx, **(counts + Counter(rejected_by_policy=len(rows))))
-                await actions.record(tx, actor, action="onboarding.disable")
+                await actions.record(tx, actor)
                 await event_log.append(tx, Logged("onboarding.disabled", {"by": actor.key_name}))
                 tx.after_commit(lambda: self._count(rejected_by_policy=len(rows)))
 
@@ -189,7 +194,7 @@ class OnboardingWorker:
 
         async def job(tx: Tx) -> None:
             await onboarding.reset_metrics(tx)
-            await actions.record(tx, actor, action="onboarding.metrics_reset")
+            await actions.record(tx, actor)
 
         await self._database.write(job)
         self.metrics = Metrics()
@@ -338,8 +343,8 @@ class OnboardingWorker:
             log.info("onboarding stopped by the kill switch", mac=candidate.mac)
         except Exception:
             # A fault of ours met by one camera's data must not take the others down with it.
-            log.exception("onboarding attempt broke", mac=candidate.mac)
             self._retries.failed(candidate.mac)
+            log.exception("onboarding attempt broke", mac=candidate.mac)
 
     async def _begin(self, candidate: Candidate) -> None:
         bucket = self._bucket.snapshot(now=self._clock.monotonic(), boot_id=self._clock.boot_id)

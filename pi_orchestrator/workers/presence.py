@@ -17,7 +17,7 @@ from ipaddress import IPv4Network
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.address import parse_ipv4
 from pi_orchestrator.domain.camera import Camera, CameraStatus, camera_status
-from pi_orchestrator.domain.mac import Mac
+from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.presence import Device, Presence, Windows
 from pi_orchestrator.domain.status import Announced, Status, parse_status
 from pi_orchestrator.errors import FieldError, StorageError
@@ -34,6 +34,7 @@ TICK_S = 1.0
 FLUSH_S = 60.0
 CONFIRM_S = 5.0
 MAX_UNRESOLVED = 256
+UNRESOLVED_FOR_S = 90.0
 MAX_NAMES = 4
 
 log = get_logger(__name__)
@@ -45,6 +46,7 @@ class _Unresolved:
 
     status: Status
     retained: bool
+    at: float
 
 
 class PresenceWorker:
@@ -122,6 +124,8 @@ class PresenceWorker:
             if boot_id == self._clock.boot_id and state in (Presence.ONLINE, Presence.IDLE):
                 device.state, device.heard_at = Presence.ONLINE, monotonic
                 device.settle(self._windows(), self._clock.monotonic())
+                if device.state is not Presence(state):
+                    self._note_change(device, Presence(state))
             self._devices[mac] = device
 
     async def run(self, beat: Beat) -> None:
@@ -164,11 +168,16 @@ class PresenceWorker:
                 self._devices.move_to_end(mac)
                 self._heard.add(mac)
                 appeared = before not in (Presence.ONLINE, Presence.IDLE)
-                if appeared or mac not in self._roster:
+                # One that says that it reboots is about to be away: it is announced when it is back.
+                if device.state is not Presence.REBOOTING and (appeared or mac not in self._roster):
                     self._announce(device, appeared=appeared)
         for name in (status.device_id, status.topic_id):
-            if name and name not in self._macs_by_id:
+            if not name:
+                continue
+            if name != mac and name not in self._macs_by_id and not try_mac(name):
                 self._learn_name(name, mac)
+            if not retained:
+                self._unresolved.pop(name, None)  # what waits under this name is older than what was just heard
         if changed:
             self._note_change(device, before)
 
@@ -214,7 +223,7 @@ class PresenceWorker:
             self._changed.setdefault(device.mac, before)
 
     def _postpone(self, status: Status, retained: bool) -> None:
-        self._unresolved[status.topic_id] = _Unresolved(status, retained)
+        self._unresolved[status.topic_id] = _Unresolved(status, retained, self._clock.monotonic())
         self._unresolved.move_to_end(status.topic_id)
         if len(self._unresolved) > MAX_UNRESOLVED:
             self._unresolved.popitem(last=False)
@@ -223,6 +232,9 @@ class PresenceWorker:
     async def _resolve(self) -> None:
         """Find the MAC of device ids by the address that they announce, where the kernel knows it."""
         for name, waiting in list(self._unresolved.items()):
+            if not waiting.retained and self._clock.monotonic() - waiting.at > UNRESOLVED_FOR_S:
+                self._unresolved.pop(name, None)  # by now the address may be another camera's
+                continue
             mac = self._macs_by_id.get(name)
             if mac is None and waiting.status.ip:
                 neighbour = await self._neighbours.at(waiting.status.ip)

@@ -1,13 +1,13 @@
-"""Load, from a process of its own: HTTP requests in a closed loop or at a pace, MQTT status messages at a pace.
+"""Load, from a process of its own: HTTP requests as fast as they go or at a pace, MQTT status messages at a pace.
 
 It speaks the wire formats itself: a client library would need more CPU than the server that it is to load.
 """
 
-import argparse
 import asyncio
 import itertools
 import json
 import socket
+import sys
 import time
 
 from tests.bench.report import quantile
@@ -86,9 +86,14 @@ class Connection(asyncio.Protocol):
         return self.answer
 
 
-async def ask_for(seconds, *, port, request, status, connections, rate, fresh):
-    """Ask and ask again; (answers, seconds, latencies). A `fresh` connection for each request, or kept ones."""
+async def ask_for(seconds, *, port, path, method="GET", status=200, connections=4, rate=0.0, declare=0):
+    """Ask and ask again: {per_s, p99_ms}. A `rate` of 0 is as fast as it is answered.
+
+    `declare` announces a body of so many bytes that never comes, and takes a new connection for each request.
+    """
     loop = asyncio.get_running_loop()
+    body = f"Content-Type: application/json\r\nContent-Length: {declare}\r\n" if declare else ""
+    request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{body}\r\n".encode()
     latencies = []
     began = time.perf_counter()
 
@@ -105,9 +110,9 @@ async def ask_for(seconds, *, port, request, status, connections, rate, fresh):
             got = await connection.ask(request)
             latencies.append(time.perf_counter() - started)
             if got != status:
-                raise RuntimeError(f"the answer was {got}, not {status}")
+                raise RuntimeError(f"{method} {path} was answered by {got}, not {status}")
             due += connections / rate if rate else 0.0
-            if fresh:
+            if declare:
                 connection.transport.close()
                 _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
         connection.transport.close()
@@ -115,58 +120,25 @@ async def ask_for(seconds, *, port, request, status, connections, rate, fresh):
     async with asyncio.TaskGroup() as clients:
         for number in range(connections):
             clients.create_task(client(number))
-    return len(latencies), time.perf_counter() - began, latencies
+    per_s = len(latencies) / (time.perf_counter() - began)
+    return {"per_s": per_s, "p99_ms": quantile(latencies, 0.99) * 1000}
 
 
-def http(args):
-    head = f"{args.method} {args.path} HTTP/1.1\r\nHost: 127.0.0.1:{args.port}\r\n"
-    if args.declare:
-        head += f"Content-Type: application/json\r\nContent-Length: {args.declare}\r\n"
-    asked = ask_for(
-        args.seconds,
-        port=args.port,
-        request=f"{head}\r\n".encode(),
-        status=args.status,
-        connections=args.connections,
-        rate=args.rate,
-        fresh=bool(args.declare),
-    )
-    count, seconds, latencies = asyncio.run(asked)
-    print(json.dumps({"per_s": count / seconds, "p99_ms": quantile(latencies, 0.99) * 1000}))
+def http():
+    """A line with the arguments of `ask_for` → a line with its result, until the input ends."""
+    for line in sys.stdin:
+        print(json.dumps(asyncio.run(ask_for(**json.loads(line)))), flush=True)
 
 
-def mqtt(args):
-    """Status messages of registered cameras, evenly spaced, until the process is ended."""
-    sock = publisher(args.port)
-    macs = args.macs.split(",")
+def messages(port, rate, macs):
+    """Status messages of these cameras, evenly spaced, until the process is ended."""
+    sock, cameras = publisher(int(port)), macs.split(",")
     began = time.perf_counter()
     for number in itertools.count():
-        packet = publish_packet(*status_message(macs[number % len(macs)], uptime_s=1000 + number))
-        time.sleep(max(0.0, began + number / args.rate - time.perf_counter()))
+        packet = publish_packet(*status_message(cameras[number % len(cameras)], uptime_s=1000 + number))
+        time.sleep(max(0.0, began + number / float(rate) - time.perf_counter()))
         sock.sendall(packet)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    kinds = parser.add_subparsers(required=True)
-    one = kinds.add_parser("http")
-    one.add_argument("--port", type=int, required=True)
-    one.add_argument("--path", required=True)
-    one.add_argument("--method", default="GET")
-    one.add_argument("--status", type=int, default=200)
-    one.add_argument("--seconds", type=float, default=1.0)
-    one.add_argument("--connections", type=int, default=4)
-    one.add_argument("--rate", type=float, default=0.0, help="requests a second; 0: as fast as they are answered")
-    one.add_argument("--declare", type=int, default=0, help="a Content-Length whose body is never sent")
-    one.set_defaults(run=http)
-    other = kinds.add_parser("mqtt")
-    other.add_argument("--port", type=int, required=True)
-    other.add_argument("--rate", type=float, required=True)
-    other.add_argument("--macs", required=True)
-    other.set_defaults(run=mqtt)
-    args = parser.parse_args()
-    args.run(args)
-
-
 if __name__ == "__main__":
-    main()
+    {"http": http, "messages": messages}[sys.argv[1]](*sys.argv[2:])

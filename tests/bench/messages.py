@@ -9,7 +9,7 @@ from tests.bench.report import Row, paired
 from tests.bench.stage import CAMERAS, api, connected, daemon, metric
 from tests.support.waiting import eventually
 
-ROUNDS = 7
+ROUNDS = 15
 BURST = 3000
 """Fewer than the daemon's queue holds: nothing may be dropped."""
 

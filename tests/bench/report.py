@@ -41,7 +41,7 @@ def table(rows):
     for row in rows:
         reference = "-" if row.reference is None else _shown(row.reference, row.unit)
         mark = f" [{notes.index(row.note) + 1}]" if row.note else ""
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        ratio = "" if row.ratio is None else f"{row.ratio:.{2 if row.ratio >= 0.1 else 3}f}"
         met = {True: "yes", False: "NO", None: "-"}[row.met]
         ours = _shown(row.ours, row.unit)
         lines.append(f"{row.id:<4}{row.measure:<32}{ours:>9}{reference + mark:>13}{ratio:>6}  {row.target:<9}{met}")

@@ -277,7 +277,9 @@ async def _compare_answers(load, process, disk):
 
     assert (await process.api.get(f"{AUTO}/status")).data["enabled"] == bool(disk["state"][0]["enabled"])
 
-    paired = {camera["mac_address"]: camera for camera in (await process.api.get("/api/v1/espcam/paired")).data["cameras"]}
+    paired = {
+        camera["mac_address"]: camera for camera in (await process.api.get("/api/v1/espcam/paired")).data["cameras"]
+    }
     for row in disk["assignments"]:
         camera = paired[row["mac"]]
         assert (camera["container_id"], camera["position"]) == (row["container_id"], row["position"])

@@ -205,7 +205,7 @@ def wrong_keys(key):
         "its digest": [digest],
         "with a NUL": [key + "%00"],
         "not ASCII": [key + "\xff"],
-        "not UTF-8": ["\xff\xfe"],
+        "not UTF-8": ["\udcff\udcfe"],
         "very long": [key * 50],
         "the admin's name": ["admin"],
         "SQL": ["' OR 1=1 --"],
@@ -262,7 +262,8 @@ def everything_in(folder):
 async def test_the_first_start_makes_an_admin_key_in_a_file_that_only_its_owner_reads(world):
     async with world.daemon(connected=False) as running:
         file = world.state_dir / "admin.key"
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        for name in ("admin.key", "session.secret", "orchestrator.db", "orchestrator.db-wal"):
+            assert stat.S_IMODE((world.state_dir / name).stat().st_mode) == 0o600, name
         assert stat.S_IMODE(world.state_dir.stat().st_mode) == 0o700
         assert re.fullmatch(r"piorch_[0-9a-f]{8}_[\w-]{43}\n", file.read_text())
         (key,) = (await running.admin.get(KEYS)).data["keys"]
@@ -546,7 +547,7 @@ async def test_a_cookie_that_was_changed_is_worth_nothing(daemon):
         f".{until}.{signature}",
         f"{value}.{value}",
         f"{value}x",
-        "\xff.\xff.\xff",
+        "\udcff.\udcff.\udcff",
         "a.99999999999999999999." + "0" * 64,
     ):
         answer = await exchange(daemon, "GET", KEYS, [("Cookie", f"piorch_session={forged}")])

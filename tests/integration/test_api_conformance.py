@@ -64,8 +64,8 @@ async def camera_is_registered(running):
 def route_of(method, path):
     """The route that a request is meant for; HEAD is answered by GET."""
     method = {"HEAD": "GET"}.get(method, method)
-    fixed = [route for route in ROUTES if (route.method, route.path) == (method, path)]
-    for route in [*fixed, *ROUTES]:
+    # A fixed path is its own; only where there is none, a template may fit.
+    for route in [route for route in ROUTES if route.path == path] or ROUTES:
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route.path))
         if route.method == method and re.fullmatch(pattern, path):
             return route
@@ -176,9 +176,10 @@ class Socket:
 
 
 @contextlib.asynccontextmanager
-async def connection(running, *, source="127.0.0.1"):
+async def connection(running, *, source="127.0.0.3", port=None):
+    # Not from 127.0.0.1: these come and go by the thousand, and would use up ports that a listener was promised.
     where = running.daemon.listen[0]
-    reader, writer = await asyncio.open_connection(where.host, where.port, local_addr=(source, 0))
+    reader, writer = await asyncio.open_connection(where.host, port or where.port, local_addr=(source, 0))
     try:
         yield Socket(reader, writer)
     finally:
@@ -187,14 +188,24 @@ async def connection(running, *, source="127.0.0.1"):
             await writer.wait_closed()
 
 
-async def exchange(running, method, path, headers=(), body=b"", *, source="127.0.0.1"):
+async def exchange(running, method, path, headers=(), body=b"", **how):
     """One request, sent as it is written here; `headers` are pairs, Host comes by itself unless it is among them."""
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     if "host" not in {name.lower() for name, _ in headers}:
         lines.append("Host: 127.0.0.1")
-    async with connection(running, source=source) as sock:
-        await sock.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+    async with connection(running, **how) as sock:
+        await sock.send("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body)
         return await sock.answer(has_body=method != "HEAD")
+
+
+@contextlib.contextmanager
+def case(*values):
+    """Name what was tried, when one of many fails; a daemon for each of them would cost too much time."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"in the case of {', '.join(map(repr, values))}")
+        raise
 
 
 @contextlib.contextmanager
@@ -203,7 +214,6 @@ def production_log():
     stream, root = io.StringIO(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     configure(level="debug", style="json", stream=stream)
-    root.setLevel(logging.DEBUG)
     try:
         yield stream
     finally:

@@ -80,7 +80,6 @@ async def test_an_idempotency_key_gets_the_first_answer_again(daemon, world, rou
 
 
 async def test_the_first_answer_is_told_even_when_the_world_has_moved_on(daemon, world):
-    await world.announce(1, ip=None)
     rows = "INSERT INTO onboarding_audit (mac_address, stage, at, boot_id, monotonic, clock_trusted) VALUES "
     world.execute(rows + ",".join(["('24:6F:28:00:00:10', 'failed', '2020-01-01T00:00:00.000000Z', 'b', 1, 1)"] * 3))
     for _ in range(3):
@@ -120,7 +119,7 @@ async def test_one_path_s_key_is_not_another_path_s(daemon):
 
 
 @each_write
-@pytest.mark.parametrize("key", ["", " ", "two words", "x" * 129, "\xe9", "tab\there"])
+@pytest.mark.parametrize("key", ["", " ", "two words", "x" * 129, "\xe9", "\udcff", "tab\there"])
 async def test_an_idempotency_key_is_1_to_128_visible_characters(daemon, world, route, key):
     before = world.tables()
     headers = [("X-API-Key", daemon.admin.key), ("Idempotency-Key", key), ("Content-Type", "application/json")]
@@ -318,3 +317,13 @@ async def test_an_action_is_on_record_before_it_is_answered(daemon, world):
         await daemon.api.post(f"{AUTO}/{path}")
         assert world.rows("SELECT enabled FROM onboarding_state") == [(number % 2,)]
         assert len(actions(world)) == number + 1
+
+
+async def test_a_write_that_is_refused_is_recorded_with_the_reason(world):
+    async with world.daemon(connected=False, auto_onboard={"enabled": False, "mode": "off"}) as running:
+        assert (await running.api.post(f"{AUTO}/enable")).status == 400
+        assert (await running.admin.post(KEYS, json={"name": "admin"})).status == 409
+    assert [(row[0], row[3], row[5]) for row in actions(world)] == [
+        ("-", "onboarding.enable", "ONBOARD_ENABLE_FAILED"),
+        ("admin", "api_key.create", "CONFLICT"),
+    ]

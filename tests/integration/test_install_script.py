@@ -92,9 +92,7 @@ def install(
     return done
 
 
-def install_below(
-    root: Path, checkout: Path, *options: str | Path, code: int = 0
-) -> subprocess.CompletedProcess[str]:
+def install_below(root: Path, checkout: Path, *options: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     return install(checkout, "--root", root, "--python", sys.executable, *options, code=code)
 
 

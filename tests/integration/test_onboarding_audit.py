@@ -14,7 +14,7 @@ START = datetime(2026, 1, 22, 15, tzinfo=UTC)
 async def refuse_many(world, running, count, *, first=100):
     async with world.broker.client() as client:
         for number in range(first, first + count):
-            await world.announce(number, ip="10.0.0.5", client=client)
+            await world.announce(number, ip="203.0.113.5", client=client)
     last = world.mac(first + count - 1)
 
     async def there():
@@ -94,7 +94,7 @@ async def test_a_row_holds_what_the_seed_document_names(world):
     async with world.camera(1) as camera, world.daemon(clock=clock) as running:
         await camera.say(firmware_version="2.3.0")
         await eventually(lambda: camera.mac in running.services.roster)
-        await world.announce(2, ip="10.0.0.5")
+        await world.announce(2, ip="203.0.113.5")
         await running.considered(world)
         discovered, verified, registered, paired, rejected, _ = await running.audit()
         common = {
@@ -117,7 +117,7 @@ async def test_a_row_holds_what_the_seed_document_names(world):
                 "stage": "rejected_by_policy",
                 "outcome": "failure",
                 "error_code": "SUBNET_NOT_ALLOWED",
-                "ip_address": "10.0.0.5",
+                "ip_address": "203.0.113.5",
             }.items()
         )
         assert not rejected.keys() & {"container_id", "duration_ms", "device_id", "firmware_version"}
@@ -218,7 +218,7 @@ async def test_the_counters_tell_what_happened_and_when(world):
         await clock.advance(30)
         await world.announce(2)  # nothing listens there
         await eventually(lambda: running.services.onboarding.metrics.failed == 1)
-        await world.announce(3, ip="10.0.0.5")
+        await world.announce(3, ip="203.0.113.5")
         await eventually(lambda: running.services.onboarding.metrics.rejected_by_policy == 1)
         await camera.say("OFFLINE")
         await camera.say()
@@ -261,10 +261,10 @@ async def test_a_flood_of_invented_cameras_is_counted_in_full_and_written_within
     async with world.daemon(clock=clock) as running:
         async with world.broker.client() as client:
             for number in range(count):
-                await world.announce(number, ip="10.0.0.5", client=client)
+                await world.announce(number, ip="203.0.113.5", client=client)
         await eventually(lambda: running.services.onboarding.metrics.rejected_by_policy == count)
         await clock.advance(61)
-        await world.announce(count, ip="10.0.0.5")
+        await world.announce(count, ip="203.0.113.5")
         await eventually(lambda: running.services.onboarding.metrics.rejected_by_policy == count + 1)
         await eventually(lambda: world.rows(f"SELECT 1 FROM onboarding_audit WHERE mac_address = '{world.mac(count)}'"))
         assert world.rows("SELECT count(*) FROM onboarding_audit") == [(1001,)]

@@ -70,17 +70,20 @@ async def test_disable_in_a_storm_leaves_every_camera_wholly_in_or_wholly_out(wo
 
 async def test_a_thrown_switch_empties_the_waiting_line(world):
     clock = FakeClock()
-    async with world.camera(1), world.camera(2) as second:
-        async with world.daemon(clock=clock, auto_onboard={"burst_size": 1, "max_per_minute": 6}) as running:
-            await world.announce(1)
-            await eventually(lambda: len(running.services.roster) == 1)
-            await second.say()
-            await eventually(lambda: running.services.onboarding.waiting == 1)
-            await running.api.post(f"{AUTO}/disable")
-            assert (await running.status())["waiting"] == 0
-            await clock.advance(120)
-            await running.considered(world)
-            assert (second.requests, len(running.services.roster)) == (0, 1)
+    async with (
+        world.camera(1),
+        world.camera(2) as second,
+        world.daemon(clock=clock, auto_onboard={"burst_size": 1, "max_per_minute": 6}) as running,
+    ):
+        await world.announce(1)
+        await eventually(lambda: len(running.services.roster) == 1)
+        await second.say()
+        await eventually(lambda: running.services.onboarding.waiting == 1)
+        await running.api.post(f"{AUTO}/disable")
+        assert (await running.status())["waiting"] == 0
+        await clock.advance(120)
+        await running.considered(world)
+        assert (second.requests, len(running.services.roster)) == (0, 1)
 
 
 async def test_a_thrown_switch_stays_thrown_after_a_restart_whatever_the_configuration_says(world):
@@ -109,34 +112,42 @@ async def test_a_switch_that_was_turned_on_stays_on_after_a_restart_too(world):
 
 async def test_enable_onboards_the_cameras_that_are_here_without_another_message(world):
     """They spoke while it was off, the last of them a moment ago; their next message may be a minute away."""
-    async with world.daemon(auto_onboard={"enabled": False}) as running:
-        async with world.camera(1) as one, world.camera(2) as two, world.camera(3) as three:
-            for camera in (one, two, three):
-                await camera.say()
-            await running.considered(world)
-            assert len(running.services.roster) == 0
-            await running.api.post(f"{AUTO}/enable")
-            await eventually(lambda: len(running.services.roster) == 3)
-            for camera in (one, two, three):
-                trail = [stage for stage, _ in await running.trail(camera.mac)]
-                assert trail == ["rejected_by_policy", "discovered", "verified", "registered", "paired"]
+    async with (
+        world.daemon(auto_onboard={"enabled": False}) as running,
+        world.camera(1) as one,
+        world.camera(2) as two,
+        world.camera(3) as three,
+    ):
+        for camera in (one, two, three):
+            await camera.say()
+        await running.considered(world)
+        assert len(running.services.roster) == 0
+        await running.api.post(f"{AUTO}/enable")
+        await eventually(lambda: len(running.services.roster) == 3)
+        for camera in (one, two, three):
+            trail = [stage for stage, _ in await running.trail(camera.mac)]
+            assert trail == ["rejected_by_policy", "discovered", "verified", "registered", "paired"]
 
 
 async def test_enable_does_not_call_cameras_that_have_gone_or_were_never_here(world):
     clock = FakeClock()
-    async with world.daemon(clock=clock, auto_onboard={"enabled": False}) as running:
-        async with world.camera(1) as gone, world.camera(2) as ghost, world.camera(3) as here:
-            await gone.say()
-            await ghost.say(retain=True)
-            await eventually(lambda: running.services.presence.get(ghost.mac))
-            # The daemon was connected when the ghost spoke, so to it that message was a live one.
-            await clock.advance(700)
-            await here.say()
-            await running.considered(world)
-            await running.api.post(f"{AUTO}/enable")
-            await eventually(lambda: here.mac in running.services.roster)
-            await running.considered(world)
-            assert (gone.requests, ghost.requests, len(running.services.roster)) == (0, 0, 1)
+    async with (
+        world.daemon(clock=clock, auto_onboard={"enabled": False}) as running,
+        world.camera(1) as gone,
+        world.camera(2) as ghost,
+        world.camera(3) as here,
+    ):
+        await gone.say()
+        await ghost.say(retain=True)
+        await eventually(lambda: running.services.presence.get(ghost.mac))
+        # The daemon was connected when the ghost spoke, so to it that message was a live one.
+        await clock.advance(700)
+        await here.say()
+        await running.considered(world)
+        await running.api.post(f"{AUTO}/enable")
+        await eventually(lambda: here.mac in running.services.roster)
+        await running.considered(world)
+        assert (gone.requests, ghost.requests, len(running.services.roster)) == (0, 0, 1)
 
 
 async def test_enable_with_mode_off_fails_and_changes_nothing(world):

@@ -55,7 +55,7 @@ async def test_a_position_that_became_free_is_given_again_before_a_further_conta
         await onboard(world, running, range(1, 6))
         world.execute(f"DELETE FROM assignments WHERE mac = '{world.mac(2)}'")
         await onboard(world, running, (6, 7))
-        found = dict((mac, place) for mac, *place in world.rows("SELECT mac, container_id, position FROM assignments"))
+        found = {mac: place for mac, *place in world.rows("SELECT mac, container_id, position FROM assignments")}
         assert found[world.mac(6)] == ["auto-onboard", 2]
         assert found[world.mac(7)] == ["auto-onboard-2", 2]
 

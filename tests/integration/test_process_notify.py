@@ -59,9 +59,9 @@ async def test_the_status_line_counts_cameras_and_names_what_is_in_trouble(world
 
 async def test_an_abstract_notify_socket_is_spoken_to_as_well(world, tmp_path):
     name = f"piorch-test-{os.getpid()}-{id(tmp_path)}"
-    async with NotifySocket(f"\0{name}") as systemd:
-        async with watched(world, tmp_path, systemd, env={"NOTIFY_SOCKET": f"@{name}"}):
-            await systemd.received("READY=1")
+    env = {"NOTIFY_SOCKET": f"@{name}"}
+    async with NotifySocket(f"\0{name}") as systemd, watched(world, tmp_path, systemd, env=env):
+        await systemd.received("READY=1")
 
 
 @pytest.mark.parametrize("extra", [{"WATCHDOG_USEC": "0"}, {"WATCHDOG_PID": "1"}], ids=["no watchdog", "another's"])

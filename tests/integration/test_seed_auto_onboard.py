@@ -9,7 +9,7 @@ import pytest
 from pi_orchestrator.app import running
 from pi_orchestrator.net.systemd import Notifier
 from pi_orchestrator.settings import load
-from tests.integration.test_api_conformance import watch
+from tests.integration.test_api_conformance import DOCUMENT, watch
 from tests.support.waiting import eventually
 from tests.support.world import Api
 
@@ -170,6 +170,15 @@ def test_the_shape_checker_can_say_no():
     assert list(misfits(good | {"enabled": 1, "mode": "on"}, STATUS)) == ["$.enabled is 1", "$.mode is 'on'"]
     assert list(misfits({"events": None}, EVENTS)) == ["$.events is None, not a list", "$.pagination is missing"]
     assert list(misfits({"total": True}, {"total": NUMBER})) == ["$.total is True"]
+
+
+def test_the_api_document_promises_the_same_words():
+    schemas = DOCUMENT["components"]["schemas"]
+    assert set(schemas["Status"]["properties"]["mode"]["enum"]) == STATUS["mode"]
+    assert set(schemas["Stage"]["enum"]) == ENTRY["stage"]
+    assert set(schemas["AuditEvent"]["properties"]["outcome"]["enum"]) == ENTRY["outcome"]
+    required = {name for name in ENTRY if not name.endswith("?")}
+    assert required <= set(schemas["AuditEvent"]["required"])
 
 
 # The testing checklist.

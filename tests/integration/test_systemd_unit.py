@@ -50,9 +50,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def verify(folder: Path) -> list[str]:
     """What systemd says against our files; units of the machine itself are not our business."""
     done = analyze("verify", "--man=no", "--recursive-errors=no", folder / UNIT)
-    said = [
-        line for line in done.stderr.splitlines() if "pi-orchestrator" in line or "no-capabilities" in line
-    ]
+    said = [line for line in done.stderr.splitlines() if "pi-orchestrator" in line or "no-capabilities" in line]
     return said or ([] if done.returncode == 0 else [done.stderr])
 
 

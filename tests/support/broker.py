@@ -38,9 +38,7 @@ class Broker:
 
     async def start(self):
         quiet = asyncio.subprocess.DEVNULL
-        self.process = await asyncio.create_subprocess_exec(
-            MOSQUITTO, "-c", str(self.conf), stdout=quiet, stderr=quiet
-        )
+        self.process = await asyncio.create_subprocess_exec(MOSQUITTO, "-c", str(self.conf), stdout=quiet, stderr=quiet)
         async with asyncio.timeout(10):
             while not await self._answers():
                 assert self.process.returncode is None, "mosquitto has ended"

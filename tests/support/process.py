@@ -137,7 +137,7 @@ class DaemonProcess:
         found = {}
         for entry in Path(f"/proc/{self.pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                found[int(entry.name)] = os.readlink(entry)
+                found[int(entry.name)] = str(entry.readlink())
         return found
 
     async def descriptors_at_rest(self):
@@ -163,9 +163,7 @@ class DaemonProcess:
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
 
-async def launch(
-    world, folder, *, config=None, command=COMMAND, prefix=(), args=(), env=None, stderr=None, **sections
-):
+async def launch(world, folder, *, config=None, command=COMMAND, prefix=(), args=(), env=None, stderr=None, **sections):
     """Start `run` and return at once; the configuration is the world's, with `sections` on top."""
     config = config or write_toml(folder / "config.toml", world.tree(**sections))
     # Each start has a log of its own: an old "ready" must not speak for a new process.

@@ -39,6 +39,15 @@ def test_a_stored_time_comes_back_as_it_was(moment):
     assert parse_rfc3339(rfc3339(moment)).tzinfo is not None
 
 
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-01-22T15:00:00.00\ufffd000Z", "2026-13-01T00:00:00.000000Z"])
+def test_a_damaged_time_is_1970_and_no_error(text):
+    assert parse_rfc3339(text) == EPOCH
+
+
+def test_a_time_that_lost_its_zone_is_utc():
+    assert parse_rfc3339("2026-01-22T15:00:00.000000") == datetime(2026, 1, 22, 15, tzinfo=UTC)
+
+
 def test_a_stamp_carries_every_clock():
     clock = Clock()
     stamp = clock.stamp()

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 
 import pytest
 
@@ -174,3 +175,14 @@ def test_lines_for_the_journal_begin_with_their_priority(logged, monkeypatch):
 
 def test_outside_a_terminal_auto_means_json(logged):
     assert json.loads(logged(lambda log: log.info("x"), style="auto"))["event"] == "x"
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_reader_that_has_gone_is_no_fault_of_who_speaks(style):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        configure(level="info", style=style, stream=stream)
+        os.close(reading)
+        for _ in range(3):
+            get_logger("pi_orchestrator.app").info("x")
+            logging.getLogger("library").warning("x")

@@ -1,5 +1,7 @@
 """MAC addresses: many spellings, one device."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,6 +102,18 @@ def test_a_pydantic_field_takes_any_spelling():
     assert field.validate_python("246f.28b0.f7f1") == CANONICAL
     with pytest.raises(ValidationError):
         field.validate_python("ff:ff:ff:ff:ff:ff")
+
+
+PATTERN = re.compile(TypeAdapter(MacField).json_schema(mode="validation")["pattern"].removesuffix("$") + r"\Z")
+BYTE = st.sampled_from(["00", "01", "02", "24", "6f", "FF", "b0", "3"])
+
+
+@given(st.lists(BYTE, min_size=5, max_size=7), st.sampled_from([":", "-", "_", " ", "", ".", "::"]), st.booleans())
+def test_the_pattern_in_the_schema_says_the_same_as_the_parser(parts, separator, dotted):
+    text = separator.join(parts)
+    if dotted and len(parts) == 6:
+        text = ".".join(parts[i] + parts[i + 1] for i in (0, 2, 4))
+    assert bool(PATTERN.match(text)) is (try_mac(text) is not None)
 
 
 @given(st.one_of(st.text(), st.binary(), st.integers(), st.none(), st.from_regex(r"[0-9A-Fa-f:.\-]{0,20}")))

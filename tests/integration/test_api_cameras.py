@@ -1,0 +1,450 @@
+"""Cameras as the dashboard reads them, and the pages for machines: two listeners, readiness, metrics."""
+
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pi_orchestrator import __version__
+from pi_orchestrator.api.routes import ROUTES
+from pi_orchestrator.errors import StartupError
+from pi_orchestrator.health import State
+from pi_orchestrator.storage.keys import Scope
+from tests.integration.test_api_conformance import ask, camera_is_registered, case, exchange, hold, watch
+from tests.support.waiting import eventually
+from tests.support.world import Api
+
+CAMERAS = "/api/v1/cameras"
+PAIRED = "/api/v1/espcam/paired"
+STATUSES = {"online", "idle", "offline", "error", "rebooting", "discovered", "pairing", "connecting"}
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
+QUIET = {"auto_onboard": {"enabled": False}}
+
+FIELDS = {"id", "device_id", "name", "status", "lastSeen", "last_seen", "ip_address", "mac_address", "health"}
+OPTIONAL = {"container_id", "position", "firmware_version"}
+HEALTH = {"wifi_rssi": int, "free_heap": int, "heap": int, "uptime": int, "uptime_seconds": int}
+OPTIONAL_HEALTH = {"resolution", "firmware_version", "last_capture", "last_error"}
+PAIRED_FIELDS = {
+    "mac_address": str,
+    "container_id": str,
+    "position": int,
+    "status": str,
+    "firmware_version": str,
+    "signal_strength": int,
+    "last_image": str,
+    "paired_at": str,
+    "last_seen": str,
+}
+
+
+@pytest.fixture(autouse=True)
+def every_answer_is_as_documented(monkeypatch):
+    watch(monkeypatch)
+
+
+@pytest.fixture
+async def one(world):
+    """A daemon with one registered camera that is online."""
+    async with world.daemon() as running, world.fleet(1) as fleet:
+        await camera_is_registered(running)
+        yield running, fleet.cameras[0]
+
+
+def check_camera(camera):
+    assert FIELDS <= set(camera) <= FIELDS | OPTIONAL
+    assert camera["id"] == camera["device_id"]
+    assert camera["lastSeen"] == camera["last_seen"]
+    assert re.fullmatch(TIME, camera["last_seen"])
+    assert camera["status"] in STATUSES
+    assert re.fullmatch(r"([0-9A-F]{2}:){5}[0-9A-F]{2}", camera["mac_address"])
+    assert set(HEALTH) <= set(camera["health"]) <= set(HEALTH) | OPTIONAL_HEALTH
+    for name, kind in HEALTH.items():
+        assert type(camera["health"][name]) is kind
+    assert camera["health"]["heap"] == camera["health"]["free_heap"]
+    assert camera["health"]["uptime"] == camera["health"]["uptime_seconds"]
+
+
+# The list.
+
+
+async def test_the_list_is_in_the_envelope_and_again_at_the_top_for_old_dashboards(one):
+    running, camera = one
+    body = (await running.api.get(CAMERAS)).json
+    assert body["success"] is True
+    assert body["data"] == {"cameras": body["cameras"], "count": body["count"]}
+    assert body["count"] == len(body["cameras"]) == 1
+    (shown,) = body["cameras"]
+    check_camera(shown)
+    assert shown["mac_address"] == camera.mac
+    assert (shown["container_id"], shown["position"]) == ("auto-onboard", 1)
+    assert shown["firmware_version"] == shown["health"]["firmware_version"] == "2.4.1"
+    assert shown["ip_address"] == str(camera.address)
+
+
+async def test_what_a_camera_says_of_itself_is_what_is_shown(world):
+    async with world.daemon(**QUIET) as running:
+        await world.announce(
+            1,
+            device_id="front-door",
+            rssi_dbm=-61,
+            free_heap_bytes=123456,
+            uptime_ms=65_400,
+            firmware_version="3.0.0-rc1",
+            resolution="SVGA",
+            last_error="camera init failed",
+        )
+        await running.considered(world)
+        shown = (await running.api.get(f"{CAMERAS}/{world.mac(1)}")).data
+    check_camera(shown)
+    assert (shown["id"], shown["name"], shown["status"]) == ("front-door", "front-door", "discovered")
+    assert "container_id" not in shown
+    assert "position" not in shown
+    assert shown["health"] == {
+        "wifi_rssi": -61,
+        "free_heap": 123456,
+        "heap": 123456,
+        "uptime": 65,
+        "uptime_seconds": 65,
+        "resolution": "SVGA",
+        "firmware_version": "3.0.0-rc1",
+        "last_error": "camera init failed",
+    }
+
+
+async def test_a_camera_that_says_next_to_nothing_is_shown_whole(world):
+    async with world.daemon(**QUIET) as running:
+        await world.announce(1, ip=None)
+        await running.considered(world)
+        shown = (await running.api.get(f"{CAMERAS}/{world.mac(1)}")).data
+    check_camera(shown)
+    assert shown["id"] == f"espcam-{world.mac(1).replace(':', '')[-6:].lower()}"
+    assert shown["ip_address"] == ""
+    assert shown["health"] == dict.fromkeys(HEALTH, 0)
+    assert "firmware_version" not in shown
+
+
+async def test_registered_cameras_come_first_and_the_order_stays(world):
+    async with world.daemon() as running, world.fleet(4):
+        await eventually(lambda: len(running.services.roster) == 4)
+        await running.api.post("/api/v1/onboarding/auto/disable")
+        for number in (7, 3, 5):
+            await world.announce(number)
+        await running.considered(world)
+        first = [camera["mac_address"] for camera in (await running.api.get(CAMERAS)).data["cameras"]]
+        registered = [camera["mac_address"] for camera in (await running.api.get(PAIRED)).data["cameras"]]
+        assert first[:4] == registered
+        for number in (5, 7):
+            await world.announce(number)
+        await running.considered(world)
+        again = [camera["mac_address"] for camera in (await running.api.get(CAMERAS)).data["cameras"]]
+        assert [mac for mac in again if mac in first] == first
+
+
+async def test_a_change_is_seen_in_the_next_answer(world):
+    async with world.daemon(**QUIET) as running:
+        for rssi in (-40, -80):
+            await world.announce(1, rssi_dbm=rssi)
+
+            async def is_shown(rssi=rssi):
+                camera = await running.camera(world.mac(1))
+                return camera and camera["health"]["wifi_rssi"] == rssi
+
+            await eventually(is_shown)
+
+
+# One camera.
+
+
+def spellings(mac):
+    bare = mac.replace(":", "")
+    return [
+        mac,
+        mac.lower(),
+        mac.replace(":", "-"),
+        bare,
+        bare.lower(),
+        f"{bare[:4]}.{bare[4:8]}.{bare[8:]}",
+        mac.replace(":", "%3A"),
+        mac.lower().replace(":", "%3a"),
+    ]
+
+
+async def test_a_camera_is_found_by_its_mac_in_any_spelling_and_by_its_device_id(one):
+    running, camera = one
+    whole = (await running.api.get(f"{CAMERAS}/{camera.mac}")).data
+    for name in [*spellings(camera.mac), camera.device_id]:
+        with case(name):
+            answer = await exchange(running, "GET", f"{CAMERAS}/{name}")
+            assert answer.status == 200
+            assert answer.data["mac_address"] == camera.mac
+            assert answer.data["id"] == whole["id"] == camera.device_id
+
+
+async def test_a_stranger_is_found_by_every_name_it_goes_by(world):
+    async with world.daemon(**QUIET) as running:
+        await world.announce(1, device_id="garden_cam-1")
+        await world.publish("camera/status/espcam-garden", {"mac": world.mac(1), "ip": world.address(1)})
+        await running.considered(world)
+        for name in [*spellings(world.mac(1)), "garden_cam-1", "espcam-garden"]:
+            with case(name):
+                answer = await exchange(running, "GET", f"{CAMERAS}/{name}")
+                assert (answer.status, answer.json.get("mac_address")) == (200, world.mac(1))
+
+
+async def test_one_camera_is_in_the_envelope_and_again_at_the_top(one):
+    running, camera = one
+    body = (await running.api.get(f"{CAMERAS}/{camera.device_id}")).json
+    check_camera(body["data"])
+    assert {**body, **body["data"]} == body
+    (listed,) = (await running.api.get(CAMERAS)).data["cameras"]
+    assert set(listed) == set(body["data"])
+
+
+async def test_a_camera_that_is_not_there_is_404_camera_not_found(one):
+    running, _ = one
+    for name in ("AA:BB:CC:DD:EE:F0", "espcam-000000", "nonsense", "%00", "..%2fkeys", "%C3%A9", "FF:FF:FF:FF:FF:FF"):
+        with case(name):
+            answer = await exchange(running, "GET", f"{CAMERAS}/{name}")
+            hold("GET", f"{CAMERAS}/{name}", answer)
+            assert (answer.status, answer.json["code"]) == (404, "CAMERA_NOT_FOUND")
+            assert answer.json["error"]["retryable"] is False
+    too_long = await running.api.get(f"{CAMERAS}/{'x' * 65}")
+    assert (too_long.status, too_long.json["code"]) == (400, "VALIDATION_FAILED")
+
+
+# Diagnostics.
+
+
+async def test_diagnostics_are_a_bare_array_of_cameras(one):
+    running, camera = one
+    body = (await running.api.get(f"{CAMERAS}/diagnostics")).json
+    assert isinstance(body, list)
+    (shown,) = body
+    diagnostics = shown.pop("diagnostics")
+    check_camera(shown)
+    assert shown["mac_address"] == camera.mac
+    assert set(diagnostics) == {"connection_quality", "error_count"}
+    assert diagnostics["error_count"] == 0
+
+
+async def test_connection_quality_goes_by_the_signal(world):
+    words = {-30: "excellent", -50: "excellent", -51: "good", -60: "good", -61: "fair", -70: "fair", -71: "poor"}
+    words |= {-120: "poor", None: "poor"}
+    async with world.daemon(**QUIET) as running:
+        for number, rssi in enumerate(words):
+            await world.announce(number, rssi_dbm=rssi)
+        await running.considered(world)
+        body = (await running.api.get(f"{CAMERAS}/diagnostics")).json
+        seen = {camera["mac_address"]: camera["diagnostics"]["connection_quality"] for camera in body}
+        for number, word in enumerate(words.values()):
+            assert seen[world.mac(number)] == word
+
+
+async def test_errors_are_counted_and_the_last_one_is_told(world):
+    async with world.daemon(**QUIET) as running:
+        for error in ("no frame", "no frame", "brownout", None):
+            await world.announce(1, last_error=error)
+        await running.considered(world)
+        shown = next(
+            camera
+            for camera in (await running.api.get(f"{CAMERAS}/diagnostics")).json
+            if camera["mac_address"] == world.mac(1)
+        )
+        assert shown["diagnostics"]["error_count"] == 2
+        assert shown["diagnostics"]["last_error"] == "brownout"
+
+
+# Paired.
+
+
+def check_paired(camera):
+    assert set(PAIRED_FIELDS) <= set(camera) <= set(PAIRED_FIELDS) | {"name", "error_message"}
+    for name, kind in PAIRED_FIELDS.items():
+        assert type(camera[name]) is kind, name
+    assert camera["position"] in (1, 2, 3, 4)
+    assert camera["status"] in ("online", "offline", "pairing", "error")
+    assert re.fullmatch(TIME, camera["paired_at"])
+
+
+async def test_every_field_of_a_paired_camera_is_there_online_or_not(world):
+    async with world.daemon() as running, world.fleet(5):
+        await eventually(lambda: len(running.services.roster) == 5)
+        data = (await running.api.get(PAIRED)).data
+        assert set(data) == {"cameras", "total", "online_count", "online"}
+        assert (data["total"], data["online_count"], data["online"]) == (5, 5, 5)
+        for camera in data["cameras"]:
+            check_paired(camera)
+            assert camera["firmware_version"] == "2.4.1"
+            assert camera["signal_strength"] < 0
+            assert camera["last_image"] == ""
+    async with world.daemon(cameras={"idle_after_s": 0.1, "offline_after_s": 0.2}) as running:
+
+        async def all_offline():
+            data = (await running.api.get(PAIRED)).data
+            return data if data["online"] == 0 else None
+
+        data = await eventually(all_offline)
+        assert (data["total"], data["online_count"]) == (5, 0)
+        for camera in data["cameras"]:
+            check_paired(camera)
+            assert camera["status"] == "offline"
+            assert camera["signal_strength"] == 0
+            assert re.fullmatch(TIME, camera["last_seen"])
+
+
+async def test_a_paired_camera_whose_lens_is_broken_says_so(world):
+    async with world.daemon() as running, world.camera(1) as camera:
+        await camera.say()
+        await eventually(lambda: camera.mac in running.services.roster)
+        await camera.say(camera_initialized=False, last_error="sensor not found")
+
+        async def broken():
+            (shown,) = (await running.api.get(PAIRED)).data["cameras"]
+            return shown if shown["status"] == "error" else None
+
+        shown = await eventually(broken)
+        check_paired(shown)
+        assert shown["error_message"] == "sensor not found"
+
+
+# Two listeners.
+
+
+async def test_two_listeners_serve_the_same(world):
+    listen = {"listen": ["127.0.0.1:0", "127.0.0.1:0"]}
+    async with world.daemon(http=listen) as running, world.fleet(1):
+        await camera_is_registered(running)
+        first, second = running.daemon.listen
+        assert first.port != second.port
+        other = Api(running.api.session, f"http://{second}", running.admin.key)
+        for route in ROUTES:
+            more = {"json": {"name": "on the other", "scope": "read"}} if route.model("body") else {}
+            here, there = await ask(running.admin, route), await ask(other, route, **more)
+            assert (there.status, there.headers["Content-Type"] if there.body else None) == (
+                here.status,
+                here.headers["Content-Type"] if here.body else None,
+            )
+        await other.post("/api/v1/onboarding/auto/disable")
+        assert (await running.status())["enabled"] is False, "they are one"
+
+        page = {"Origin": f"http://127.0.0.1:{second.port}"}
+        answer = await running.api.post("/api/v1/onboarding/auto/enable", headers=page)
+        assert answer.status == 200, "a page of the dashboard's port may use the API's"
+
+
+async def test_a_port_that_is_taken_is_named_with_the_remedy(world, tmp_path):
+    async with world.daemon() as running:
+        taken = str(running.daemon.listen[0])
+        world.state_dir = tmp_path / "another"
+        with pytest.raises(StartupError) as refused:
+            async with world.daemon(http={"listen": ["127.0.0.1:0", taken]}):
+                pass
+        assert taken in refused.value.message
+        assert taken.rsplit(":", 1)[1] in refused.value.remedy
+        assert (await running.api.get("/health")).status == 200
+
+
+# Health for machines.
+
+
+async def test_health_and_version_are_plain_and_need_nothing(world):
+    async with world.daemon(connected=False, auth={"mode": "required"}) as running:
+        for path in ("/health", "/api/health", "/api/v1/health"):
+            assert (await running.api.get(path)).json == {"status": "ok", "version": __version__}
+        assert (await running.api.get("/version")).json == {"version": __version__}
+        assert (await running.api.get("/healthz")).status == 200
+
+
+async def test_readiness_needs_the_database_and_tells_of_the_broker(world):
+    async with world.daemon() as running:
+        ready = await running.api.get("/readyz")
+        assert ready.status == 200
+        assert ready.json["ready"] is True
+        assert ready.json["errors"] == []
+        assert {"database", "mqtt", "presence", "onboarding"} <= set(ready.json["checks"])
+        assert set(ready.json["checks"].values()) == {True}
+
+        await world.broker.stop()
+
+        async def tells_of_it():
+            answer = await running.api.get("/readyz")
+            return answer if answer.json["checks"]["mqtt"] is False else None
+
+        answer = await eventually(tells_of_it)
+        assert (answer.status, answer.json["ready"]) == (200, True), "it works on without a broker"
+        assert any(error.startswith("mqtt: ") for error in answer.json["errors"])
+
+        # As the pulse says it when the writer does not answer.
+        running.services.health.set("database", State.FAILED, "the writer does not answer")
+        answer = await running.api.get("/readyz")
+        assert (answer.status, answer.json["ready"], answer.json["checks"]["database"]) == (503, False, False)
+        assert "database: the writer does not answer" in answer.json["errors"]
+        assert (await running.api.get("/healthz")).status == 200, "alive all the same"
+
+
+def families(answer):
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
+
+
+async def test_metrics_are_prometheus_text_with_our_prefix_and_described(one):
+    running, _ = one
+    found = families(await running.api.get("/metrics"))
+    assert found
+    for name, family in found.items():
+        with case(name):
+            assert name.startswith("piorch_")
+            assert family.documentation
+            assert family.type in ("counter", "gauge")
+            assert family.samples or family.type == "counter"
+            assert not re.search(r"_(ms|millis|minutes|hours|kb|mb|percent|fahrenheit)(_|$)", name), "base units"
+            for sample in family.samples:
+                assert sample.name.endswith("_total") == (family.type == "counter")
+    assert {"piorch_build_info", "piorch_cameras", "piorch_mqtt_connected", "piorch_http_responses"} <= set(found)
+    assert found["piorch_build_info"].samples[0].labels == {"version": __version__}
+
+
+async def test_metrics_have_no_address_name_time_or_free_text_in_their_labels(world):
+    """Labels that anybody on the network can invent would fill a Prometheus server."""
+    async with world.daemon() as running, world.fleet(3, faults=["http-500:1"]):
+        await eventually(lambda: len(running.services.roster) == 2)
+        for path in ("/api/v1/nothing", f"/api/{'x' * 50}", f"{CAMERAS}/invented", PAIRED):
+            await running.api.get(path, headers={"User-Agent": "free text", "Host": "invented.local"})
+        await exchange(running, "TEAPOT", "/health")
+        found = families(await running.api.get("/metrics"))
+    labels = [
+        (name, value) for family in found.values() for sample in family.samples for name, value in sample.labels.items()
+    ]
+    assert {name for name, _ in labels} == {"version", "status", "kind", "outcome", "component"}
+    for name, value in labels:
+        with case(name, value):
+            assert name == "version" or re.fullmatch(r"[a-z][a-z_]{0,31}|[1-5]\d\d", value)
+
+
+async def test_metrics_count_what_happens(one):
+    running, _ = one
+
+    def count(found, name, **labels):
+        samples = [sample for sample in found[name].samples if labels.items() <= sample.labels.items()]
+        return sum(sample.value for sample in samples)
+
+    before = families(await running.api.get("/metrics"))
+    for _ in range(3):
+        assert (await running.api.get("/api/nothing")).status == 404
+    await running.api.post("/api/v1/onboarding/auto/disable")
+    after = families(await running.api.get("/metrics"))
+    responses = "piorch_http_responses"
+    assert count(after, responses, status="404") == count(before, responses, status="404") + 3
+    assert count(after, responses, status="200") >= count(before, responses, status="200") + 2
+    assert count(after, "piorch_database_commits") > count(before, "piorch_database_commits")
+    assert count(after, "piorch_cameras", status="online") == 1
+    assert count(after, "piorch_onboarding", outcome="success") == 1
+    assert count(after, "piorch_status_messages", kind="live") >= 1
+    assert count(after, "piorch_mqtt_connected") == 1
+    assert count(after, "piorch_component_up", component="database") == 1
+
+
+def test_metrics_need_a_key_where_everything_does():
+    (route,) = [route for route in ROUTES if route.path == "/metrics"]
+    assert route.scope is Scope.READ

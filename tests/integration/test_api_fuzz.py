@@ -1,0 +1,70 @@
+"""Every route, fuzzed from its own document against a daemon that runs by itself."""
+
+import asyncio
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import daemon, environment
+from tests.support.waiting import eventually
+
+KEY = "fuzzing-key-0123456789"
+SECONDS = 90
+EXAMPLES = 120
+
+
+def schemathesis():
+    """The program that belongs to this Python."""
+    found = shutil.which("schemathesis", path=str(Path(sys.executable).parent)) or shutil.which("schemathesis")
+    assert found, "schemathesis is not installed: pip install -e '.[dev]'"
+    return found
+
+
+async def fuzz(url, folder, *more):
+    """Run it against a daemon; (exit code, what it says)."""
+    process = await asyncio.create_subprocess_exec(
+        schemathesis(),
+        "run",
+        f"{url}/openapi.json",
+        "--header",
+        f"X-API-Key:{KEY}",
+        "--checks=all",
+        "--generation-deterministic",
+        f"--max-examples={EXAMPLES}",
+        "--request-timeout=10",
+        "--no-color",
+        "--continue-on-failure",
+        *more,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=environment(HOME=str(folder)),
+        cwd=folder,
+    )
+    try:
+        async with asyncio.timeout(SECONDS):
+            out, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        pytest.fail(f"the fuzzer was not done after {SECONDS} s")
+    return process.returncode, out.decode()
+
+
+@pytest.mark.timeout(SECONDS + 30)
+async def test_no_route_breaks_and_every_answer_is_as_documented(world, tmp_path):
+    async with daemon(world, tmp_path, auth={"api_key": KEY}, logging={"format": "json"}) as process, world.fleet(3):
+
+        async def paired():
+            return (await process.api.get("/api/v1/espcam/paired")).data["total"] == 3
+
+        await eventually(paired)
+        code, said = await fuzz(process.api.url, tmp_path)
+        assert code == 0, said
+        print(said)
+        assert process.entries("request failed") == []
+        assert process.entries("worker failed") == []
+        assert "Traceback" not in process.text()
+        assert await process.stop() == 0

@@ -1,0 +1,349 @@
+"""The commands, run as a user runs them: exit codes, text that fits a terminal, JSON for scripts, remedies."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from tests.support.process import COMMAND, POWERLESS, command, daemon, environment, write_toml
+
+COMMANDS = [
+    [],
+    ["run"],
+    ["demo"],
+    ["check-config"],
+    ["show-config"],
+    ["cameras"],
+    ["onboarding"],
+    *(["onboarding", verb] for verb in ("status", "enable", "disable", "events", "explain")),
+    ["api-key"],
+    *(["api-key", verb] for verb in ("create", "list", "revoke")),
+    ["doctor"],
+    ["openapi"],
+    ["sandbox"],
+    ["sandbox", "cameras"],
+]
+WIDTH = 80
+MAC = "24:6F:28:00:01:00"
+
+
+def too_long(text):
+    return [line for line in text.splitlines() if len(line) > WIDTH]
+
+
+@pytest.fixture
+async def cli(world, tmp_path):
+    """`await cli("cameras", ...)` beside a daemon with three cameras paired; `cli.process` is the daemon."""
+    async with daemon(world, tmp_path) as process, world.fleet(3) as fleet:
+        await process.logged("camera onboarded", count=3)
+        config = write_toml(tmp_path / "config.toml", world.tree(http={"listen": [process.api.url[7:]]}))
+
+        async def run(*args, code=0, **how):
+            done = await command(*args, "--config", config, **how)
+            assert "Traceback" not in done.err
+            assert done.code == code, done
+            assert code or done.err == "", "what went well is told on stdout alone"
+            return done
+
+        run.process, run.fleet, run.config = process, fleet, config
+        yield run
+
+
+# Without a daemon.
+
+
+@pytest.mark.parametrize("args", COMMANDS, ids=" ".join)
+async def test_every_command_explains_itself_within_the_width_of_a_terminal(args):
+    done = await command(*args, "--help", env={"COLUMNS": str(WIDTH)})
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"usage: {' '.join(['pi-orchestrator', *args])}")
+    assert too_long(done.out) == []
+
+
+async def test_the_help_names_every_command_and_the_exit_codes():
+    text = (await command("--help")).out
+    listed = {line.split()[0] for line in text.splitlines() if line.startswith("    ")}
+    assert {args[0] for args in COMMANDS if args} <= listed
+    for meaning in ("0 done", "1 failed", "2 wrong configuration or arguments", "3 the daemon cannot be reached"):
+        assert meaning in " ".join(text.split())
+
+
+async def test_the_version_is_that_of_the_package():
+    from pi_orchestrator import __version__
+
+    assert (await command("--version")).out == f"pi-orchestrator {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["nonsense"],
+        ["onboarding"],
+        ["onboarding", "nonsense"],
+        ["cameras", "--nonsense"],
+        ["onboarding", "explain"],
+        ["onboarding", "events", "--limit", "many"],
+        ["api-key", "create"],
+        ["api-key", "create", "x", "--scope", "god"],
+        ["demo", "--count", "x"],
+        ["run", "--log-level", "loud"],
+        ["cameras", "--url", "nonsense"],
+        ["cameras", "--url", "http://127.0.0.1:port"],
+        ["cameras", "--url", "http://127.0.0.1:99999"],
+        ["cameras", "--config", "/nonexistent"],
+    ],
+    ids=" ".join,
+)
+async def test_wrong_arguments_end_with_code_2_and_say_which(args):
+    done = await command(*args)
+    assert (done.code, done.out) == (2, "")
+    assert done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["cameras"],
+        ["cameras", MAC],
+        ["onboarding", "status"],
+        ["onboarding", "enable"],
+        ["onboarding", "disable"],
+        ["onboarding", "events"],
+        ["onboarding", "explain", MAC],
+        ["api-key", "create", "x"],
+        ["api-key", "list"],
+        ["api-key", "revoke", "x"],
+    ],
+    ids=" ".join,
+)
+async def test_without_a_daemon_a_command_ends_with_code_3_and_the_remedy(args):
+    done = await command(*args, "--url", "http://127.0.0.1:1")
+    assert (done.code, done.out) == (3, "")
+    assert done.err == (
+        "error: no daemon answers at http://127.0.0.1:1: Connection refused\n"
+        "  is it running? see: systemctl status pi-orchestrator, or name it with --url\n"
+    )
+    assert too_long(done.err) == []
+
+
+async def test_something_else_on_that_port_is_not_taken_for_the_daemon(world):
+    done = await command("cameras", "--url", f"http://127.0.0.1:{world.broker.port}")
+    assert done.code == 3
+    assert "Traceback" not in done.err
+
+
+async def test_openapi_prints_the_document():
+    document = (await command("openapi")).json
+    assert document["openapi"] == "3.1.0"
+    assert "/api/v1/onboarding/auto/status" in document["paths"]
+
+
+@pytest.mark.parametrize("args", [["openapi"], ["show-config"], ["doctor"], ["--help"], ["--version"]], ids=" ".join)
+def test_a_reader_that_has_gone_is_no_error(args):
+    """`pi-orchestrator ... | head -1`, at its worst: the pipe is closed before the first word."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [*COMMAND, *args], stdout=writing, stderr=subprocess.PIPE, env=environment(), cwd="/", check=False
+        )
+    finally:
+        os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode in (0, 1)  # 1 where doctor has found something
+
+
+@pytest.mark.parametrize(
+    "args", [["openapi"], ["demo", "--count", "1", "--port", "0", "--duration", "1"]], ids=" ".join
+)
+def test_head_takes_the_first_line_and_nobody_complains(args):
+    shell = " ".join([*COMMAND, *args]) + " | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", shell], capture_output=True, env=environment(), cwd="/", check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout.splitlines()) == 1
+
+
+# Beside a running daemon.
+
+
+async def test_cameras_lists_who_is_there_and_shows_one(cli):
+    macs = {camera.mac for camera in cli.fleet.cameras}
+    listed = await cli("cameras")
+    head, *rows = listed.out.splitlines()
+    assert head.split() == ["MAC", "STATUS", "ADDRESS", "SIGNAL", "POS", "CONTAINER"]
+    assert {row.split()[0] for row in rows} == macs
+    assert all("online" in row and "auto-onboard" in row for row in rows)
+    assert too_long(listed.out) == []
+
+    assert {camera["mac_address"] for camera in (await cli("cameras", "--json")).json} == macs
+
+    camera = cli.fleet.cameras[0]
+    for name in (camera.mac, camera.mac.lower().replace(":", "-"), camera.mac.replace(":", ""), camera.device_id):
+        assert (await cli("cameras", name, "--json")).json["mac_address"] == camera.mac
+    card = await cli("cameras", camera.device_id)
+    assert camera.mac in card.out
+    assert too_long(card.out) == []
+
+    missing = await cli("cameras", "nobody", code=1)
+    assert missing.err == "error: there is no camera 'nobody'\n"
+
+
+async def test_cameras_says_what_to_wait_for_where_there_are_none(world, tmp_path):
+    async with daemon(world, tmp_path) as process:
+        config = tmp_path / "config.toml"
+        empty = await command("cameras", "--config", config, "--url", process.api.url)
+        assert empty.out == "No cameras yet. They appear when they publish on MQTT (camera/status/...).\n"
+        assert (await command("cameras", "--config", config, "--url", process.api.url, "--json")).json == []
+
+
+async def test_onboarding_status_and_the_toggle(cli):
+    status = await cli("onboarding", "status")
+    words = dict(line.rsplit("  ", 1) for line in status.out.splitlines()[1:])
+    told = {name.strip(): value.strip() for name, value in words.items()}
+    assert (told["enabled"], told["running"], told["mode"]) == ("yes", "yes", "dev")
+    assert (told["attempts"], told["success"]) == ("3", "3")
+    assert too_long(status.out) == []
+    assert (await cli("onboarding", "status", "--json")).json["metrics"]["success"] == 3
+
+    assert (await cli("onboarding", "disable")).out == "Auto-onboarding disabled\n"
+    assert (await cli("onboarding", "status", "--json")).json["enabled"] is False
+    assert (await cli("onboarding", "disable", "--json")).json["running"] is False, "again is no error"
+    assert (await cli("onboarding", "enable")).out == "Auto-onboarding enabled\n"
+    assert (await cli("onboarding", "enable", "--json")).json["enabled"] is True
+
+
+async def test_onboarding_enable_is_refused_with_the_reason_where_the_mode_is_off(world, tmp_path):
+    async with daemon(world, tmp_path, auto_onboard={"mode": "off"}) as process:
+        done = await command("onboarding", "enable", "--url", process.api.url)
+        assert (done.code, done.out) == (1, "")
+        assert done.err == "error: auto-onboard mode must be 'dev' to enable\n"
+
+
+async def test_onboarding_events_are_filtered_and_say_how_many_are_left(cli):
+    everything = await cli("onboarding", "events")
+    head, *rows = everything.out.splitlines()
+    assert head.split() == ["TIME", "(UTC)", "MAC", "STAGE", "WHY", "NOT"]
+    assert len(rows) == 12
+    assert too_long(everything.out) == []
+
+    mac = cli.fleet.cameras[1].mac
+    page = (await cli("onboarding", "events", "--mac", mac.lower(), "--json")).json
+    assert [event["stage"] for event in page["events"]] == ["paired", "registered", "verified", "discovered"]
+
+    some = await cli("onboarding", "events", "--stage", "paired", "--limit", "2")
+    assert len(some.out.splitlines()) == 4
+    assert some.out.splitlines()[-1] == "… and 1 older ones (--limit)."
+    assert (await cli("onboarding", "events", "--since", "2999-01-01T00:00:00Z")).out == "No events.\n"
+
+    wrong = await cli("onboarding", "events", "--mac", "zz", "--stage", "zz", "--limit", "0", "--since", "zz", code=1)
+    assert all(name in wrong.err for name in ("mac", "stage", "limit", "since")), "every fault is named"
+
+
+async def test_onboarding_explain_gives_each_rule_and_code_1_where_the_camera_would_not_be_let_in(cli, world):
+    inside = await cli("onboarding", "explain", MAC, "--ip", world.address(200))
+    assert [line.split()[0] for line in inside.out.splitlines()[1:]] == [
+        "enabled",
+        "mode",
+        "subnet",
+        "deny",
+        "already_onboarded",
+        "rate",
+    ]
+    assert {line.split()[1] for line in inside.out.splitlines()[1:]} == {"pass"}
+    outside = await cli("onboarding", "explain", MAC, "--ip", "10.1.2.3", code=1)
+    assert "fail" in outside.out
+    assert too_long(inside.out + outside.out) == []
+    answer = await cli("onboarding", "explain", cli.fleet.cameras[0].mac, "--json", code=1)
+    assert answer.json["allowed"] is False
+
+
+async def test_api_keys_are_made_listed_and_revoked(cli):
+    made = await cli("api-key", "create", "dashboard", "--scope", "read")
+    secret, advice = made.out.splitlines()
+    assert secret.startswith("piorch_")
+    assert advice == "Keep it now: it is not stored and cannot be shown again."
+    listed = await cli("api-key", "list")
+    assert [line.split()[1:3] for line in listed.out.splitlines()] == [
+        ["NAME", "SCOPE"],
+        ["admin", "admin"],
+        ["dashboard", "read"],
+    ]
+    assert secret not in listed.out
+    assert too_long(made.out + listed.out) == []
+
+    assert "already" in (await cli("api-key", "create", "dashboard", code=1)).err
+    # A key of too small a scope is refused by its name, not by a riddle.
+    refused = await cli("api-key", "list", code=1, env={"PIORCH_API_KEY": secret})
+    assert "'dashboard' has read" in refused.err
+
+    assert (await cli("api-key", "revoke", "dashboard")).out == "Revoked dashboard.\n"
+    gone = await cli("api-key", "revoke", "dashboard", code=1)
+    assert gone.err == "error: there is no key 'dashboard'\n  see: pi-orchestrator api-key list\n"
+    assert [key["name"] for key in (await cli("api-key", "list", "--json")).json] == ["admin"]
+    made = (await cli("api-key", "create", "script", "--json")).json
+    assert (await cli("api-key", "revoke", made["key"]["id"], "--json")).json == {"revoked": made["key"]["id"]}
+
+
+async def test_without_a_key_a_user_is_told_how_to_come_by_one(cli, world):
+    (world.state_dir / "admin.key").chmod(0o000)
+    done = await cli("api-key", "list", code=1, prefix=POWERLESS)
+    assert done.err == (
+        "error: this needs an API key\n"
+        "  set PIORCH_API_KEY, or run this as a user who may read admin.key in the state folder\n"
+    )
+    # What is open to the network is open to this user too.
+    await cli("cameras", prefix=POWERLESS)
+    wrong = await cli("api-key", "list", code=1, env={"PIORCH_API_KEY": "not-the-key"})
+    assert wrong.err.startswith("error: the API key is not valid\n  set PIORCH_API_KEY")
+
+
+async def test_a_configuration_that_a_user_may_not_read_is_told_with_the_remedy(tmp_path):
+    config = write_toml(tmp_path / "config.toml", {})
+    config.chmod(0o000)
+    done = await command("cameras", "--config", config, prefix=POWERLESS)
+    assert done.code == 2
+    assert done.err.splitlines()[1] == f"  {config}: cannot be read: Permission denied; try with sudo"
+
+
+async def test_the_daemon_is_found_by_flag_then_environment_then_configuration(cli):
+    url = cli.process.api.url
+    nowhere = "http://127.0.0.1:1"
+    await cli("cameras")
+    await cli("cameras", code=3, env={"PIORCH_URL": nowhere})
+    await cli("cameras", "--url", url, env={"PIORCH_URL": nowhere})
+
+
+async def test_what_a_camera_says_cannot_drive_the_terminal(cli, world):
+    async with world.camera(900, firmware_version="1\x1b[2J\x07evil") as camera:
+        await camera.say(firmware_version="1\x1b[2J\x07evil", device_id="espcam-\x1b]0;x\x07")
+        await cli.process.logged("camera onboarded", count=4)
+        shown = [await cli("cameras"), await cli("cameras", camera.mac), await cli("onboarding", "events")]
+    assert all(line.isprintable() for done in shown for line in done.out.splitlines())
+
+
+async def test_every_json_answer_is_one_document_on_stdout(cli):
+    for args in (
+        ["cameras"],
+        ["onboarding", "status"],
+        ["onboarding", "events"],
+        ["onboarding", "explain", MAC, "--ip", "10.0.0.1"],
+        ["api-key", "list"],
+        ["show-config"],
+        ["doctor"],
+    ):
+        done = await command(*args, "--json", "--config", cli.config)
+        assert isinstance(json.loads(done.out), dict | list)
+        assert done.err == ""
+
+
+async def test_a_daemon_that_has_stopped_is_told_from_one_that_runs(world, tmp_path):
+    async with daemon(world, tmp_path) as process:
+        url = process.api.url
+        assert (await command("cameras", "--url", url)).code == 0
+        assert await process.stop() == 0
+        assert (await command("cameras", "--url", url)).code == 3

@@ -1,0 +1,270 @@
+"""A damaged file: set aside and never deleted, what can be read is saved, and the start succeeds."""
+
+import random
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from pi_orchestrator.storage import schema
+from tests.unit.test_schema import OLD, content, rows, version
+
+PAGE = 4096
+CAMERAS = 400
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """The bytes of a file with 400 cameras, each placed, seen and audited."""
+    file = tmp_path_factory.mktemp("sound") / "orchestrator.db"
+    schema.prepare(file, backups=file.parent, backups_kept=1, closed_cleanly=True)
+    macs = [f"24:6F:28:00:{number // 256:02X}:{number % 256:02X}" for number in range(CAMERAS)]
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executemany(
+            "INSERT INTO cameras VALUES (?, ?, NULL, '192.168.10.9', '1.4.2', 'auto', '2026-01-22T15:00:00.000000Z')",
+            [(mac, f"espcam-{mac}") for mac in macs],
+        )
+        connection.executemany(
+            "INSERT INTO containers VALUES (?, NULL, NULL, '2026-01-22', '2026-01-22')",
+            [(f"box-{number}",) for number in range(CAMERAS // 4)],
+        )
+        connection.executemany(
+            "INSERT INTO assignments VALUES (?, ?, ?, '2026-01-22')",
+            [(mac, f"box-{number // 4}", number % 4 + 1) for number, mac in enumerate(macs)],
+        )
+        connection.executemany("INSERT INTO presence VALUES (?, 'online', '2026', 'boot', 1.0)", [(m,) for m in macs])
+        connection.executemany(
+            "INSERT INTO onboarding_audit (mac_address, stage, at, boot_id, monotonic, clock_trusted)"
+            " VALUES (?, 'paired', '2026-01-22', 'boot', 1.0, 1)",
+            [(mac,) for mac in macs],
+        )
+        connection.execute("INSERT INTO onboarding_state (id, enabled, success) VALUES (1, 0, 400)")
+        connection.execute("INSERT INTO api_keys VALUES ('k', 'admin', 'admin', x'00', '2026-01-22')")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return file.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def pages_of(sound, tmp_path_factory):
+    """Table → the root pages of its tree."""
+    file = tmp_path_factory.mktemp("pages") / "orchestrator.db"
+    file.write_bytes(sound)
+    return dict(rows(file, "SELECT name, rootpage FROM sqlite_schema WHERE type = 'table'"))
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "orchestrator.db"
+
+
+def prepare(file, *, closed_cleanly=False):
+    return schema.prepare(file, backups=file.parent / "backups", backups_kept=5, closed_cleanly=closed_cleanly)
+
+
+def counts(file):
+    return {table: len(found) for table, found in content(file).items() if not table.startswith("sqlite_")}
+
+
+def is_sound(file):
+    return rows(file, "PRAGMA integrity_check") == [("ok",)] and not rows(file, "PRAGMA foreign_key_check")
+
+
+def overwritten(data, at, damage):
+    return data[:at] + damage + data[at + len(damage) :]
+
+
+DAMAGES = {
+    "garbage in the header": lambda data: overwritten(data, 0, b"garbage" * 20),
+    "garbage in the first page": lambda data: overwritten(data, 100, b"\xa5" * 3000),
+    "random bytes": lambda data: random.Random(1).randbytes(len(data)),
+    "zeros": lambda data: bytes(len(data)),
+    "another kind of file": lambda data: b"<!doctype html><html></html>" * 100,
+    "cut in the header": lambda data: data[:60],
+    "cut after one page": lambda data: data[:PAGE],
+    "cut in half": lambda data: data[: len(data) // 2],
+    "cut by a page": lambda data: data[:-PAGE],
+    "a page of zeros in the middle": lambda data: overwritten(data, len(data) // 2 // PAGE * PAGE, bytes(PAGE)),
+    "pages of noise in the middle": lambda data: overwritten(
+        data, len(data) // 2 // PAGE * PAGE, random.Random(2).randbytes(3 * PAGE)
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_set_aside_and_the_start_succeeds(sound, file, damage):
+    damaged = DAMAGES[damage](sound)
+    file.write_bytes(damaged)
+    report = prepare(file)
+    assert report.set_aside.parent == file.parent
+    assert report.set_aside.name.startswith("orchestrator.db.damaged-")
+    assert report.set_aside.read_bytes() == damaged, "never deleted, never changed"
+    assert report.notes
+    assert version(file) == schema.migrations()[-1][0]
+    assert is_sound(file)
+    assert report.rows_saved == sum(counts(file).values())
+
+
+@pytest.mark.parametrize("damage", [name for name in DAMAGES if not name.startswith(("a page", "pages"))])
+def test_a_file_that_cannot_be_opened_is_found_out_even_after_a_clean_end(sound, file, damage):
+    file.write_bytes(DAMAGES[damage](sound))
+    assert prepare(file, closed_cleanly=True).set_aside
+    assert is_sound(file)
+
+
+@pytest.mark.parametrize("table", ["cameras", "onboarding_audit", "assignments", "containers", "presence"])
+def test_what_one_table_lost_costs_the_others_nothing(sound, file, pages_of, table):
+    file.write_bytes(overwritten(sound, (pages_of[table] - 1) * PAGE, random.Random(3).randbytes(PAGE)))
+    report = prepare(file)
+    assert report.set_aside
+    found = counts(file)
+    assert found[table] == (CAMERAS // 4 if table == "containers" else 0), "a container is made again for its cameras"
+    assert found["onboarding_state"] == found["api_keys"] == 1
+    assert rows(file, "SELECT enabled, success FROM onboarding_state") == [(0, 400)], "the kill switch stays thrown"
+    hang_on_cameras = {"assignments", "presence"}
+    for other in {"cameras", "onboarding_audit", "assignments", "containers", "presence"} - {table}:
+        lost = table == "cameras" and other in hang_on_cameras
+        assert found[other] == (0 if lost else CAMERAS // 4 if other == "containers" else CAMERAS), other
+    assert is_sound(file)
+
+
+def leaf_with(sound, text):
+    at = sound.rindex(text)
+    return at // PAGE * PAGE
+
+
+def test_rows_on_both_sides_of_the_damage_are_saved(sound, file):
+    """The audit is read from its beginning and from its end; one page of it is noise."""
+    in_the_middle = leaf_with(sound, b"24:6F:28:00:00:C8paired")
+    file.write_bytes(overwritten(sound, in_the_middle, random.Random(4).randbytes(PAGE)))
+    report = prepare(file)
+    assert report.set_aside
+    saved = [row[0] for row in rows(file, "SELECT id FROM onboarding_audit ORDER BY id")]
+    assert saved[0] == 1
+    assert saved[-1] == CAMERAS
+    assert CAMERAS - 100 < len(saved) < CAMERAS
+    assert counts(file)["cameras"] == CAMERAS
+    assert is_sound(file)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_no_random_damage_stops_the_start(sound, file, seed):
+    dice = random.Random(seed)
+    at = dice.randrange(len(sound) - 10)
+    size = dice.choice([1, 8, 100, PAGE, 5 * PAGE])
+    damaged = overwritten(sound, at, dice.randbytes(min(size, len(sound) - at)))
+    file.write_bytes(damaged)
+    report = prepare(file)
+    if report.set_aside:
+        assert is_sound(file)
+        assert report.set_aside.read_bytes() == damaged
+    assert version(file) == schema.migrations()[-1][0]
+    assert prepare(file).set_aside is None, "once is enough"
+
+
+def test_a_folder_in_its_place_is_set_aside_with_what_is_in_it(file):
+    file.mkdir()
+    (file / "precious").write_text("kept")
+    report = prepare(file)
+    assert (report.set_aside / "precious").read_text() == "kept"
+    assert report.rows_saved == 0
+    assert is_sound(file)
+
+
+def test_an_empty_file_is_a_fresh_start(file):
+    file.touch()
+    report = prepare(file)
+    assert report == schema.Report()
+    assert is_sound(file)
+
+
+def crashed(tmp_path, file):
+    """Copy a file and its log as a power cut leaves them, with a change that is only in the log."""
+    source = tmp_path / "source.db"
+    with closing(sqlite3.connect(source)) as connection:
+        connection.executescript(OLD.read_text(encoding="utf-8"))
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("UPDATE cameras SET name = 'from the log'")
+        connection.commit()
+        log = (tmp_path / "source.db-wal").read_bytes()
+        file.write_bytes(source.read_bytes())
+    file.with_name(file.name + "-wal").write_bytes(log)
+    return log
+
+
+def test_what_was_committed_to_the_log_alone_is_there_after_a_crash(tmp_path, file):
+    crashed(tmp_path, file)
+    assert prepare(file).set_aside is None
+    assert rows(file, "SELECT DISTINCT name FROM cameras") == [("from the log",)]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_log_whose_file_is_gone_or_empty_is_set_aside_and_not_deleted(tmp_path, file, gone):
+    log = crashed(tmp_path, file)
+    file.unlink() if gone else file.write_bytes(b"")
+    report = prepare(file)
+    assert report.set_aside.with_name(report.set_aside.name + "-wal").read_bytes() == log
+    assert is_sound(file)
+    assert counts(file)["cameras"] == 0
+
+
+def test_a_log_that_does_not_fit_is_no_harm(tmp_path, sound, file):
+    crashed(tmp_path, file)
+    file.with_name(file.name + "-wal").write_bytes(random.Random(5).randbytes(100_000))
+    report = prepare(file)
+    assert report.set_aside is None
+    assert counts(file)["cameras"] == 5
+
+
+def test_side_files_go_along_and_do_not_touch_the_new_file(file):
+    file.write_bytes(b"garbage" * 1000)
+    for suffix in schema.SIDE_FILES:
+        file.with_name(file.name + suffix).write_bytes(b"side " + suffix.encode())
+    report = prepare(file)
+    assert report.set_aside
+    assert is_sound(file)
+    assert counts(file)["cameras"] == 0
+    assert not file.with_name(file.name + "-journal").exists()
+
+
+def test_every_damaged_file_is_kept(sound, file):
+    kept = set()
+    for _ in range(3):
+        file.write_bytes(DAMAGES["cut in half"](sound))
+        kept.add(prepare(file).set_aside)
+    assert len(kept) == 3
+    assert all(aside.exists() for aside in kept)
+
+
+def test_rows_that_this_program_does_not_accept_are_left_behind(sound, tmp_path, file):
+    """What was changed by hand, or by another version, must not stop the others from being saved."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(
+            "CREATE TABLE cameras (mac TEXT PRIMARY KEY, device_id TEXT, registered_by TEXT, registered_at TEXT, odd);"
+            "INSERT INTO cameras VALUES ('24:6F:28:00:00:01', 'one', 'auto', '2026', 1);"
+            "INSERT INTO cameras VALUES ('24:6F:28:00:00:02', 'two', 'magic', '2026', 1);"
+            "INSERT INTO cameras VALUES ('24:6F:28:00:00:03', NULL, 'auto', '2026', 1);"
+            "INSERT INTO cameras VALUES ('24:6F:28:00:00:04', 'one', 'auto', '2026', 1);"
+            "INSERT INTO cameras VALUES ('24:6F:28:00:00:05', 'five', 'auto', '2026', 1);"
+            "CREATE TABLE strange (a); INSERT INTO strange VALUES (1);"
+            "CREATE TABLE filler (a); PRAGMA user_version=1;"
+        )
+        connection.executemany("INSERT INTO filler VALUES (?)", [(b"x" * 4000,) for _ in range(10)])
+        connection.commit()
+    data = file.read_bytes()
+    file.write_bytes(overwritten(data, len(data) - 6 * PAGE, b"\xff" * PAGE))
+    report = prepare(file)
+    assert report.set_aside
+    assert rows(file, "SELECT device_id FROM cameras ORDER BY mac") == [("one",), ("five",)]
+    assert report.rows_saved == 2
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "50% #1", "what?mode=memory", "ünter"])
+def test_the_folder_may_have_any_name(sound, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    file = folder / "orchestrator.db"
+    file.write_bytes(DAMAGES["pages of noise in the middle"](sound))
+    report = prepare(file)
+    assert report.set_aside.parent == folder
+    assert report.rows_saved > CAMERAS

@@ -1,0 +1,399 @@
+"""What is stored, table group by table group: cameras and places, onboarding, keys, actions, events, answers."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+
+from pi_orchestrator.domain.bucket import BucketState
+from pi_orchestrator.domain.mac import Mac
+from pi_orchestrator.domain.onboarding import AuditEntry, Code, Stage
+from pi_orchestrator.errors import ConflictError, StorageError
+from pi_orchestrator.events import Logged
+from pi_orchestrator.settings import StorageSettings
+from pi_orchestrator.storage import actions, cameras, containers, event_log, idempotency, keys, onboarding, schema
+from pi_orchestrator.storage.actions import Actor
+from pi_orchestrator.storage.cameras import Roster
+from pi_orchestrator.storage.database import Database
+from pi_orchestrator.storage.idempotency import StoredAnswer
+from pi_orchestrator.storage.keys import Scope
+from pi_orchestrator.workers.maintenance import EVENTS_KEPT, MaintenanceWorker
+from tests.support.clock import settle
+from tests.unit.test_schema import OLD
+
+MAC = Mac("24:6F:28:B0:F7:F1")
+OTHER = Mac("24:6F:29:B0:F7:F1")
+ACTOR = Actor(key_name="admin", peer="192.168.1.20", correlation_id="c-1", action="key.revoke")
+
+
+@pytest.fixture
+def write(database):
+    """Run statements of the storage modules in one transaction: `await write(lambda tx: ...)`."""
+    return database.write
+
+
+async def registered(write, mac=MAC, *, device_id=None, place=None):
+    async def job(tx):
+        camera = await cameras.register(tx, mac, device_id=device_id, ip="192.168.10.5", firmware="1.4.2", by="auto")
+        if place:
+            await containers.ensure(tx, place[0], label="Box")
+            await containers.assign(tx, mac, *place)
+        return camera
+
+    return await write(job)
+
+
+async def loaded(database):
+    roster = Roster()
+    await roster.load(database)
+    return roster
+
+
+# Cameras and places.
+
+
+async def test_a_registered_camera_is_on_the_roster_after_a_restart(database, write, clock):
+    camera = await registered(write, device_id="kitchen", place=("box", 3))
+    roster = await loaded(database)
+    found = roster.get(MAC)
+    assert (found.container_id, found.position, found.paired_at) == ("box", 3, clock.wall())
+    assert (found.mac, found.device_id, found.registered_at) == (camera.mac, "kitchen", clock.wall())
+    assert (found.ip_address, found.firmware_version) == ("192.168.10.5", "1.4.2")
+    assert found.last_seen_at is None
+    assert MAC in roster
+    assert OTHER not in roster
+    assert [one.mac for one in roster] == [MAC]
+    assert len(roster) == 1
+
+
+@pytest.mark.parametrize("name", ["kitchen", MAC, "24-6f-28-b0-f7-f1", "246f28b0f7f1"])
+async def test_a_camera_is_found_by_its_id_and_by_its_mac_in_any_spelling(database, write, name):
+    await registered(write, device_id="kitchen")
+    assert (await loaded(database)).find(name) == MAC
+
+
+@pytest.mark.parametrize("name", ["", "cellar", OTHER, "FF:FF:FF:FF:FF:FF", "KITCHEN"])
+async def test_nobody_else_is_found(database, write, name):
+    await registered(write, device_id="kitchen")
+    assert (await loaded(database)).find(name) is None
+
+
+async def test_two_cameras_that_claim_one_id_are_two_cameras(write):
+    first = await registered(write, MAC)
+    second = await registered(write, OTHER)
+    assert first.device_id == "espcam-b0f7f1"
+    assert second.device_id == "espcam-246f29b0f7f1"
+
+
+async def test_a_mac_is_registered_once(write):
+    await registered(write)
+    with pytest.raises(StorageError):
+        await registered(write, device_id="another")
+
+
+async def test_presence_is_stored_for_registered_cameras_alone_and_replaced(database, write, clock):
+    await registered(write)
+    seen = clock.wall()
+    rows = [(MAC, "online", seen, "boot-1", 5.0), (OTHER, "online", seen, "boot-1", 5.0)]
+    await write(lambda tx: cameras.save_presence(tx, rows))
+    later = seen + timedelta(seconds=9)
+    await write(lambda tx: cameras.save_presence(tx, [(MAC, "idle", later, "boot-2", 1.0)]))
+    assert await cameras.load_presence(database) == [(MAC, "idle", "boot-2", 1.0)]
+    assert (await loaded(database)).get(MAC).last_seen_at == later
+
+
+async def test_positions_are_given_in_order_and_holes_are_filled(write):
+    async def job(tx):
+        await containers.ensure(tx, "box", label="Box")
+        given = []
+        for number in range(5):
+            position = await containers.next_free(tx, "box")
+            given.append(position)
+            if position:
+                mac = Mac(f"24:6F:28:00:00:0{number + 1}")
+                await cameras.register(tx, mac, device_id=None, ip="", firmware=None, by="auto")
+                await containers.assign(tx, mac, "box", position)
+        await tx.run("DELETE FROM assignments WHERE position = 2")
+        return [*given, await containers.next_free(tx, "box")]
+
+    assert await write(job) == [1, 2, 3, 4, None, 2]
+
+
+async def test_further_containers_are_made_one_after_the_other(database, write):
+    async def job(tx):
+        await containers.ensure(tx, "box", label="Kitchen")
+        places = []
+        for number in range(9):
+            place = await containers.next_overflow(tx, "box", "Kitchen")
+            mac = Mac(f"24:6F:28:00:00:0{number + 1}")
+            await cameras.register(tx, mac, device_id=None, ip="", firmware=None, by="auto")
+            await containers.assign(tx, mac, *place)
+            places.append(place)
+        return places
+
+    places = await write(job)
+    assert places == [(f"box-{2 + number // 4}", number % 4 + 1) for number in range(9)]
+    labels = await database.read("SELECT label FROM containers ORDER BY id")
+    assert [row["label"] for row in labels] == ["Kitchen", "Kitchen (2)", "Kitchen (3)", "Kitchen (4)"]
+
+
+async def test_a_container_is_made_once_and_keeps_its_label(write):
+    async def job(tx):
+        made = [await containers.ensure(tx, "box", label="Kitchen"), await containers.ensure(tx, "box", label="Cellar")]
+        return made, await containers.label_of(tx, "box"), await containers.label_of(tx, "nowhere")
+
+    assert await write(job) == ([True, False], "Kitchen", None)
+
+
+# Onboarding.
+
+
+def audited(stage=Stage.PAIRED, mac=MAC, code=None):
+    return AuditEntry(mac=mac, stage=stage, code=code, ip_address="192.168.10.5", duration_ms=42)
+
+
+async def test_the_audit_is_paged_newest_first_and_counts_all(database, write):
+    await write(lambda tx: onboarding.audit(tx, [audited(stage) for stage in Stage]))
+    page = await onboarding.audit_page(database, limit=2, offset=1)
+    assert page.total == len(Stage)
+    assert [entry.stage for entry in page.entries] == [Stage.FAILED, Stage.PAIRED]
+    beyond = await onboarding.audit_page(database, limit=2, offset=100)
+    assert (beyond.entries, beyond.total) == ([], len(Stage))
+
+
+async def test_a_row_comes_back_as_it_was_written_with_its_id_and_time(database, write, clock):
+    entry = AuditEntry(
+        mac=MAC,
+        stage=Stage.FAILED,
+        code=Code.VERIFY_TIMEOUT,
+        message="no answer",
+        device_id="kitchen",
+        ip_address="192.168.10.5",
+        firmware_version="1.4.2",
+        container_id="box",
+        duration_ms=5000,
+    )
+    await write(lambda tx: onboarding.audit(tx, [entry]))
+    (found,) = (await onboarding.audit_page(database, limit=10, offset=0)).entries
+    assert (found.id, found.at) == (1, clock.wall())
+    for field in ("mac", "stage", "code", "message", "device_id", "ip_address", "firmware_version", "container_id"):
+        assert getattr(found, field) == getattr(entry, field)
+    assert found.duration_ms == 5000
+
+
+async def test_the_audit_is_filtered_by_camera_stage_and_time(database, write, clock):
+    await write(lambda tx: onboarding.audit(tx, [audited(Stage.DISCOVERED), audited(mac=OTHER)]))
+    await clock.advance(60)
+    since = clock.wall()
+    await write(lambda tx: onboarding.audit(tx, [audited(Stage.FAILED, code=Code.MAC_MISMATCH), audited()]))
+
+    async def total(**filters):
+        return (await onboarding.audit_page(database, limit=10, offset=0, **filters)).total
+
+    assert await total() == 4
+    assert await total(mac=MAC) == 3
+    assert await total(stage=Stage.PAIRED) == 2
+    assert await total(since=since) == 2
+    assert await total(since=since + timedelta(microseconds=1)) == 0
+    assert await total(mac=MAC, stage=Stage.PAIRED, since=since) == 1
+
+
+async def test_clean_up_takes_what_is_older_than_so_many_days_and_says_how_much(database, write, clock):
+    await write(lambda tx: onboarding.audit(tx, [audited(), audited()]))
+    clock.jump_wall(timedelta(days=10))
+    await write(lambda tx: onboarding.audit(tx, [audited()]))
+    assert await write(lambda tx: onboarding.clean_audit(tx, days=10)) == 0
+    assert await write(lambda tx: onboarding.clean_audit(tx, days=9)) == 2
+    assert (await onboarding.audit_page(database, limit=10, offset=0)).total == 1
+
+
+async def test_the_configuration_gives_the_toggle_its_first_value_only(database, write):
+    await write(lambda tx: onboarding.init_state(tx, enabled=True))
+    await write(lambda tx: onboarding.set_enabled(tx, enabled=False))
+    await write(lambda tx: onboarding.init_state(tx, enabled=True))
+    assert (await onboarding.load_state(database)).enabled is False
+    assert await write(onboarding.is_enabled) is False
+
+
+async def test_the_bucket_and_the_counters_survive(database, write, clock):
+    await write(lambda tx: onboarding.init_state(tx, enabled=True))
+    assert (await onboarding.load_state(database)).bucket is None
+    bucket = BucketState(tokens=2.5, at=1000.0, boot_id="boot-1")
+    await write(lambda tx: onboarding.save_bucket(tx, bucket))
+    await write(lambda tx: onboarding.count(tx, attempts=3, success=2))
+    await write(lambda tx: onboarding.count(tx, failed=1, rejected_by_policy=0))
+    state = await onboarding.load_state(database)
+    assert state.bucket == bucket
+    assert (state.metrics.attempts, state.metrics.success, state.metrics.failed) == (3, 2, 1)
+    assert state.metrics.last_success_at == state.metrics.last_failure_at == clock.wall()
+    await write(onboarding.reset_metrics)
+    assert (await onboarding.load_state(database)).metrics == onboarding.Metrics()
+    assert (await onboarding.load_state(database)).bucket == bucket, "a reset gives no tokens"
+
+
+# Keys, actions, events, answers.
+
+
+async def test_keys_are_stored_by_digest_and_listed_oldest_first(database, write, clock):
+    await write(lambda tx: keys.insert(tx, key_id="b", name="second", scope=Scope.READ, digest=b"2"))
+    await clock.advance(1)
+    await write(lambda tx: keys.insert(tx, key_id="a", name="third", scope=Scope.ADMIN, digest=b"3"))
+    assert [(key.id, key.scope, key.digest) for key in await keys.load(database)] == [
+        ("b", Scope.READ, b"2"),
+        ("a", Scope.ADMIN, b"3"),
+    ]
+    assert await write(lambda tx: keys.delete(tx, "b")) is True
+    assert await write(lambda tx: keys.delete(tx, "b")) is False
+    assert [key.name for key in await keys.load(database)] == ["third"]
+
+
+async def test_a_second_key_of_the_same_name_is_a_conflict(database, write):
+    await write(lambda tx: keys.insert(tx, key_id="a", name="admin", scope=Scope.ADMIN, digest=b"1"))
+    with pytest.raises(ConflictError, match="'admin'"):
+        await write(lambda tx: keys.insert(tx, key_id="b", name="admin", scope=Scope.READ, digest=b"2"))
+    assert len(await keys.load(database)) == 1
+
+
+@pytest.mark.parametrize(
+    "scope, covers",
+    [
+        (Scope.READ, {Scope.READ}),
+        (Scope.OPERATE, {Scope.READ, Scope.OPERATE}),
+        (Scope.ADMIN, {Scope.READ, Scope.OPERATE, Scope.ADMIN}),
+    ],
+)
+def test_each_scope_covers_those_below_it(scope, covers):
+    assert {wanted for wanted in Scope if scope.covers(wanted)} == covers
+
+
+async def test_an_operators_action_is_recorded_with_who_and_when(database, write, clock):
+    await write(lambda tx: actions.record(tx, ACTOR, target="kitchen", outcome="refused"))
+    (row,) = await database.read("SELECT * FROM operator_actions")
+    assert (row["actor"], row["peer"], row["correlation_id"]) == ("admin", "192.168.1.20", "c-1")
+    assert (row["action"], row["target"], row["outcome"]) == ("key.revoke", "kitchen", "refused")
+    assert (row["boot_id"], row["monotonic"], row["clock_trusted"]) == ("boot-1", clock.monotonic(), 1)
+
+
+async def test_an_event_gets_the_id_of_its_row_and_ids_are_never_used_again(database, write, hub):
+    with hub.subscribe(lambda event: True) as heard:
+        for number in (1, 2):
+            await write(lambda tx, number=number: event_log.append(tx, Logged("camera.seen", {"n": number}, mac=MAC)))
+        await write(lambda tx: event_log.trim(tx, keep=0))
+        await write(lambda tx: event_log.append(tx, Logged("camera.seen", {"n": 3})))
+        hub.close()
+        assert [(event.id, event.payload) async for event in heard] == [(1, {"n": 1}), (2, {"n": 2}), (3, {"n": 3})]
+    assert [row["payload"] for row in await database.read("SELECT payload FROM events")] == ['{"n":3}']
+
+
+async def test_the_newest_events_are_kept(database, write):
+    async def many(tx):
+        for _ in range(10):
+            await event_log.append(tx, Logged("camera.seen", {}))
+
+    await write(many)
+    await write(lambda tx: event_log.trim(tx, keep=3))
+    assert [row["id"] for row in await database.read("SELECT id FROM events")] == [8, 9, 10]
+
+
+async def test_an_answer_is_found_by_its_key_and_operation(database, write, clock):
+    answer = StoredAnswer(request_hash=b"hash", status=200, body=b"{}")
+    await write(lambda tx: idempotency.save(tx, key="once", operation="post_enable", answer=answer))
+    assert await idempotency.find(database, key="once", operation="post_enable") == answer
+    assert await idempotency.find(database, key="once", operation="post_disable") is None
+    clock.jump_wall(timedelta(hours=25))
+    await write(lambda tx: idempotency.clean(tx, hours=24))
+    assert await idempotency.find(database, key="once", operation="post_enable") is None
+
+
+# Maintenance.
+
+
+async def filled(write):
+    answer = StoredAnswer(request_hash=b"h", status=200, body=b"")
+
+    async def job(tx):
+        await onboarding.audit(tx, [audited()])
+        await actions.record(tx, ACTOR)
+        await idempotency.save(tx, key="k", operation="o", answer=answer)
+        await event_log.append(tx, Logged("camera.seen", {}))
+
+    await write(job)
+
+
+async def left(database):
+    tables = ("onboarding_audit", "operator_actions", "idempotency", "events")
+    return [(await database.read(f"SELECT count(*) AS n FROM {table}"))[0]["n"] for table in tables]
+
+
+async def test_maintenance_deletes_by_age_only_while_the_clock_can_be_trusted(database, write, clock):
+    worker = MaintenanceWorker(settings=StorageSettings(retention_days=30), clock=clock, database=database)
+    await filled(write)
+    clock.jump_wall(timedelta(days=40))
+    clock.is_trusted = False
+    await worker.clean()
+    assert await left(database) == [1, 1, 1, 1]
+    clock.is_trusted = True
+    await worker.clean()
+    assert await left(database) == [0, 0, 0, 1]
+
+
+async def test_maintenance_bounds_the_event_log_by_number(database, write, clock):
+    worker = MaintenanceWorker(settings=StorageSettings(), clock=clock, database=database)
+    await write(lambda tx: tx.run("INSERT INTO events VALUES (1, 'x', NULL, '{}', '2026', 'b', 1.0, 1)"))
+    await write(
+        lambda tx: tx.run("INSERT INTO events VALUES (?, 'x', NULL, '{}', '2026', 'b', 1.0, 1)", (EVENTS_KEPT,))
+    )
+    await worker.clean()
+    assert len(await database.read("SELECT id FROM events")) == 2
+    await filled(write)
+    await worker.clean()
+    assert [row["id"] for row in await database.read("SELECT id FROM events")] == [EVENTS_KEPT, EVENTS_KEPT + 1]
+
+
+async def test_maintenance_comes_a_minute_after_the_start_and_then_each_hour(database, clock):
+    worker = MaintenanceWorker(settings=StorageSettings(), clock=clock, database=database)
+    beats = []
+    running = asyncio.create_task(worker.run(lambda: beats.append(clock.monotonic() - 1000)))
+    await settle()
+    for wait_s in (60, 3600, 3600):
+        await clock.advance(wait_s)
+        await database.ping()
+        await settle()
+    assert beats == [60, 3660, 7260]
+    running.cancel()
+    await asyncio.wait([running])
+
+
+# Damage that no check of SQLite finds.
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (b"192.168.10.11", b"192.168\xff10.11"),
+        (b"2026-01-22T15:00:01.000000Z", b"2026-01-\xfe2T15:00:01.000000Z"),
+        (b"2026-01-22T15:00:01.000000Z", b"2026-01-22X15:00;01.000000Z"),
+        (b"2026-01-22T15:00:01.000000Z", b"2026-01-22T15:00:01.000000 "),
+        (b"espcam-000001", b"espcam\x80000001"),
+        (b"DENIED", b"DEN\x07ED"),
+    ],
+)
+async def test_a_damaged_byte_in_a_row_does_not_keep_the_others_from_being_read(tmp_path, clock, hub, before, after):
+    path = tmp_path / "orchestrator.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(OLD.read_text(encoding="utf-8"))
+    data = path.read_bytes()
+    assert before in data
+    path.write_bytes(data.replace(before, after))
+    await asyncio.to_thread(schema.prepare, path, backups=tmp_path, backups_kept=1, closed_cleanly=False)
+    async with Database(path=path, clock=clock, hub=hub).opened() as database:
+        assert len(await loaded(database)) == 5
+        assert len(await cameras.load_presence(database)) == 5
+        assert len(await keys.load(database)) == 1
+        state = await onboarding.load_state(database)
+        assert (state.enabled, state.metrics.attempts) == (False, 6)
+        page = await onboarding.audit_page(database, limit=100, offset=0)
+        assert len(page.entries) == page.total == 21
+        assert all(entry.at.tzinfo for entry in page.entries)

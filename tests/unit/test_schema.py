@@ -1,0 +1,301 @@
+"""The database file at start: made, checked, backed up, migrated, or refused with a remedy."""
+
+import re
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pi_orchestrator.errors import StartupError
+from pi_orchestrator.storage import schema
+
+OLD = Path(__file__).parents[1] / "data/schema-0001.sql"
+NEWEST = schema.migrations()[-1][0]
+ADDS_A_COLUMN = "ALTER TABLE cameras ADD COLUMN lens TEXT;\nUPDATE cameras SET lens = 'wide';"
+ADDS_A_TABLE = "CREATE TABLE lenses (name TEXT PRIMARY KEY) STRICT;"
+FAILS_HALFWAY = "CREATE TABLE half (a TEXT) STRICT;\nUPDATE cameras SET name = 'half';\nINSERT INTO nowhere VALUES (1);"
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """`schema.prepare` on this test's own file."""
+
+    def run(*, closed_cleanly=True, backups_kept=5):
+        return schema.prepare(
+            tmp_path / "orchestrator.db",
+            backups=tmp_path / "backups",
+            backups_kept=backups_kept,
+            closed_cleanly=closed_cleanly,
+        )
+
+    return run
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "orchestrator.db"
+
+
+@pytest.fixture
+def old(file):
+    """A file that the first version left behind, closed in order."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(OLD.read_text(encoding="utf-8"))
+        connection.execute("PRAGMA journal_mode=WAL")
+    return file
+
+
+@pytest.fixture
+def program_knows(monkeypatch):
+    """Give the program further migrations after the real ones."""
+    real = schema.migrations()
+
+    def know(*further):
+        steps = [*real, *enumerate(further, start=NEWEST + 1)]
+        monkeypatch.setattr(schema, "migrations", lambda: steps)
+        return steps[-1][0]
+
+    return know
+
+
+def rows(file, sql, *params):
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute(sql, params).fetchall()
+
+
+def version(file):
+    return rows(file, "PRAGMA user_version")[0][0]
+
+
+def content(file):
+    """Every row of every table."""
+    tables = [name for (name,) in rows(file, "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+    return {table: rows(file, f"SELECT * FROM {table}") for table in tables}
+
+
+def objects(connection):
+    return connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
+
+
+def test_a_fresh_file_has_the_newest_schema_and_nothing_to_report(prepare, file, tmp_path):
+    assert prepare() == schema.Report()
+    assert version(file) == NEWEST
+    assert rows(file, "PRAGMA journal_mode") == [("wal",)]
+    assert rows(file, "PRAGMA integrity_check") == [("ok",)]
+    assert not (tmp_path / "backups").exists()
+
+
+def test_nobody_else_may_read_the_record(prepare, file):
+    prepare()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_every_table_of_ours_is_strict(prepare, file):
+    prepare()
+    tables = rows(file, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
+    ours = {name: strict for name, strict in tables if not name.startswith("sqlite_")}
+    assert len(ours) >= 10
+    assert set(ours.values()) == {1}
+
+
+def test_migrations_are_numbered_without_a_gap():
+    assert [number for number, _ in schema.migrations()] == list(range(1, NEWEST + 1))
+
+
+def test_a_released_migration_never_changes():
+    """Files of schema 1 are out there: what makes one must go on making the same."""
+    with closing(sqlite3.connect(":memory:")) as made, closing(sqlite3.connect(":memory:")) as kept:
+        made.executescript(schema.migrations()[0][1])
+        kept.executescript(OLD.read_text(encoding="utf-8"))
+        assert objects(made) == objects(kept)
+
+
+CAMERA = "INSERT INTO cameras VALUES ('24:6F:28:00:00:{0}', 'cam-{0}', NULL, NULL, NULL, 'auto', '2026')"
+PLACE = "INSERT INTO assignments VALUES ('24:6F:28:00:00:{}', 'box', {}, '2026')"
+
+
+@pytest.mark.parametrize(
+    "statement, why",
+    [
+        (CAMERA.format("01"), "UNIQUE"),
+        (CAMERA.format("03").replace("cam-03", "cam-01"), "UNIQUE"),
+        (CAMERA.format("03").replace("auto", "magic"), "CHECK"),
+        (PLACE.format("02", 1), "UNIQUE"),
+        (PLACE.format("01", 2), "UNIQUE"),
+        (PLACE.format("02", 0), "CHECK"),
+        (PLACE.format("02", 5), "CHECK"),
+        (PLACE.format("02", "'two'"), "cannot store TEXT"),
+        (PLACE.format("99", 2), "FOREIGN KEY"),
+        (PLACE.format("02", 2).replace("'box'", "'nowhere'"), "FOREIGN KEY"),
+        ("DELETE FROM containers WHERE id = 'box'", "FOREIGN KEY"),
+        ("INSERT INTO presence VALUES ('24:6F:28:00:00:99', 'online', '2026', 'b', 1.0)", "FOREIGN KEY"),
+        ("INSERT INTO onboarding_state (id, enabled) VALUES (2, 1)", "CHECK"),
+        ("INSERT INTO api_keys VALUES ('k', 'n', 'root', x'00', '2026')", "CHECK"),
+    ],
+)
+def test_what_must_not_be_is_refused_by_the_database_itself(prepare, file, statement, why):
+    prepare()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("INSERT INTO containers VALUES ('box', NULL, NULL, '2026', '2026')")
+        connection.execute(CAMERA.format("01"))
+        connection.execute(CAMERA.format("02"))
+        connection.execute(PLACE.format("01", 1))
+        with pytest.raises(sqlite3.IntegrityError, match=why):
+            connection.execute(statement)
+
+
+def test_a_camera_that_goes_takes_its_place_and_presence_along(old):
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("DELETE FROM cameras WHERE mac = '24:6F:28:00:00:01'")
+    assert len(rows(old, "SELECT * FROM assignments")) == len(rows(old, "SELECT * FROM presence")) == 4
+
+
+def test_a_second_start_changes_nothing(prepare, old):
+    prepare()
+    before = content(old)
+    assert prepare() == schema.Report()
+    assert content(old) == before
+
+
+@pytest.mark.parametrize("closed_cleanly", [True, False])
+def test_the_file_is_checked_only_after_an_unclean_end(prepare, old, closed_cleanly):
+    report = prepare(closed_cleanly=closed_cleanly)
+    assert report.checked is not closed_cleanly
+    assert report.set_aside is None
+
+
+def test_an_old_file_is_brought_to_the_newest_schema_with_every_row(prepare, old, program_knows):
+    before = content(old)
+    newest = program_knows(ADDS_A_COLUMN, ADDS_A_TABLE)
+    report = prepare()
+    after = content(old)
+    assert version(old) == newest
+    assert (report.migrated_from, report.set_aside) == (1, None)
+    assert [row[:-1] for row in after["cameras"]] == before["cameras"]
+    assert {row[-1] for row in after["cameras"]} == {"wide"}
+    assert after.pop("lenses") == []
+    assert after | {"cameras": before["cameras"]} == before
+
+
+def test_a_backup_from_before_is_taken_whole(prepare, old, program_knows, tmp_path):
+    before = content(old)
+    program_knows(ADDS_A_COLUMN)
+    report = prepare()
+    assert [report.backup] == list((tmp_path / "backups").iterdir()), "and no part of another"
+    assert re.fullmatch(r"schema-0001-\d{8}T\d{12}\.db", report.backup.name)
+    assert version(report.backup) == 1
+    assert rows(report.backup, "PRAGMA integrity_check") == [("ok",)]
+    assert content(report.backup) == before
+    assert stat.S_IMODE(report.backup.parent.stat().st_mode) == 0o700
+
+
+def test_the_backup_holds_what_is_still_in_the_log(prepare, old, program_knows, tmp_path):
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("UPDATE cameras SET name = 'from the log'")
+        connection.commit()
+        copies = {name: old.with_name(name).read_bytes() for name in (old.name, old.name + "-wal")}
+    for name, data in copies.items():
+        (crashed / name).write_bytes(data)
+    program_knows(ADDS_A_COLUMN)
+    report = schema.prepare(crashed / old.name, backups=crashed / "backups", backups_kept=5, closed_cleanly=False)
+    for database in (crashed / old.name, report.backup):
+        assert rows(database, "SELECT DISTINCT name FROM cameras") == [("from the log",)]
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was_and_says_so(prepare, old, program_knows):
+    before = content(old)
+    program_knows(FAILS_HALFWAY)
+    with pytest.raises(StartupError, match="no such table: nowhere") as caught:
+        prepare()
+    assert version(old) == 1
+    assert content(old) == before
+    backup = next(old.parent.glob("backups/*.db"))
+    assert str(backup) in caught.value.remedy
+    assert content(backup) == before
+
+
+def test_steps_before_the_one_that_fails_stand_and_the_next_start_goes_on(prepare, old, program_knows):
+    program_knows(ADDS_A_COLUMN, FAILS_HALFWAY)
+    with pytest.raises(StartupError):
+        prepare()
+    assert version(old) == NEWEST + 1
+    assert "half" not in content(old)
+    newest = program_knows(ADDS_A_COLUMN, ADDS_A_TABLE)
+    assert prepare().migrated_from == NEWEST + 1
+    assert version(old) == newest
+
+
+def test_the_newest_backups_are_kept_and_older_ones_go(prepare, old, program_knows, tmp_path):
+    further, taken = [], []
+    for number in range(5):
+        further.append(f"CREATE TABLE extra_{number} (a TEXT) STRICT;")
+        program_knows(*further)
+        taken.append(prepare(backups_kept=3).backup)
+    assert sorted((tmp_path / "backups").iterdir()) == sorted(taken[-3:])
+
+
+def test_the_backup_just_taken_stays_when_the_clock_has_jumped_back(prepare, old, program_knows, tmp_path):
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    for year in (2097, 2098, 2099):
+        (folder / f"schema-0001-{year}0101T000000000000.db").touch()
+    program_knows(ADDS_A_COLUMN)
+    report = prepare(backups_kept=2)
+    assert {file.name for file in folder.iterdir()} == {report.backup.name, "schema-0001-20990101T000000000000.db"}
+
+
+def test_other_files_in_the_backup_folder_are_none_of_ours(prepare, old, program_knows, tmp_path):
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups/by-hand.db").touch()
+    program_knows(ADDS_A_COLUMN)
+    prepare(backups_kept=1)
+    assert (tmp_path / "backups/by-hand.db").exists()
+
+
+def test_what_a_backup_left_half_done_is_replaced(old, tmp_path):
+    target = tmp_path / "copy.db"
+    target.with_suffix(".partial").write_bytes(b"half a backup")
+    with closing(sqlite3.connect(old)) as connection:
+        schema.backup(connection, target)
+    assert content(target) == content(old)
+    assert not target.with_suffix(".partial").exists()
+
+
+def test_a_newer_file_is_refused_and_a_fitting_backup_is_named(prepare, old, program_knows, monkeypatch, tmp_path):
+    program_knows(ADDS_A_COLUMN)
+    first = prepare().backup
+    program_knows(ADDS_A_COLUMN, ADDS_A_TABLE)
+    second = prepare().backup
+    before = old.read_bytes()
+    program_knows()
+    with pytest.raises(StartupError) as caught:
+        prepare()
+    assert f"is of schema {NEWEST + 2}; this program knows up to {NEWEST}" in caught.value.message
+    assert "install the newer version again" in caught.value.remedy
+    assert str(first) in caught.value.remedy
+    assert str(second) not in caught.value.remedy
+    assert old.read_bytes() == before, "not a byte of it was touched"
+
+
+def test_without_a_fitting_backup_none_is_promised(prepare, old, program_knows):
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("PRAGMA user_version=99")
+    with pytest.raises(StartupError) as caught:
+        prepare()
+    assert caught.value.remedy == "install the newer version again"
+
+
+def test_a_file_that_cannot_be_written_stops_the_start_with_a_remedy(prepare, old, monkeypatch, program_knows):
+    with closing(sqlite3.connect(old, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        program_knows(ADDS_A_COLUMN)
+        real = sqlite3.connect
+        monkeypatch.setattr(sqlite3, "connect", lambda *given, **more: real(*given, **{"timeout": 0.05} | more))
+        with pytest.raises(StartupError, match="locked"):
+            prepare()
