@@ -1,7 +1,13 @@
+import io
+import logging
+import sys
+
 import pytest
+import structlog
 from blockbuster import blockbuster_ctx
 
 import pi_orchestrator
+from pi_orchestrator.logs import configure
 from tests.support.broker import Broker
 from tests.support.clock import FakeClock
 from tests.support.world import World
@@ -12,6 +18,26 @@ def no_blocking_calls():
     """A call of ours that blocks the event loop fails the test; what the tests themselves do is their business."""
     with blockbuster_ctx(scanned_modules=[pi_orchestrator]):
         yield
+
+
+class Stderr(io.TextIOBase):
+    """Whatever stderr is at the moment: pytest changes it with every test."""
+
+    def write(self, text):
+        return sys.stderr.write(text)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_in_the_daemon():
+    """Without this structlog draws its traces with source read from files, which blocks the loop."""
+    root = logging.getLogger()
+    handlers, level, before = root.handlers[:], root.level, structlog.get_config()
+    configure(level="debug", style="json", stream=Stderr())
+    root.handlers[:] = [*handlers, *root.handlers]
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**before)
 
 
 @pytest.fixture

@@ -165,7 +165,9 @@ class Database:
                     result = await job.run(tx)
                 except Exception as error:
                     if not writer.in_transaction:
-                        raise  # SQLite has rolled back everything (disk full, I/O): no job of the batch stands
+                        # SQLite has rolled back everything (disk full, I/O): no job of the batch stands.
+                        self._fail(job, error)
+                        raise _shared(error) from error
                     await writer.execute_fetchall("ROLLBACK TO job")
                     await writer.execute_fetchall("RELEASE job")
                     self._fail(job, error)
@@ -204,6 +206,13 @@ class Database:
             self.damaged = True
             return StorageError("the database file is damaged", details=REPAIR)
         return StorageError("the database refused this", details=str(error))
+
+
+def _shared(error: Exception) -> Exception:
+    """What the others of a batch are told when one job's fault undid them all."""
+    if isinstance(error, sqlite3.Error):
+        return error
+    return StorageError("the database gave up the transaction", details=str(error))
 
 
 async def _configure(connection: aiosqlite.Connection) -> None:

@@ -6,10 +6,7 @@ import gzip
 import io
 import json
 import os
-import shutil
-import socket
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -23,58 +20,9 @@ from pi_orchestrator.sandbox import faults
 from pi_orchestrator.sandbox.camera import CameraOptions, IdStyle, MacStyle, TopicStyle
 from pi_orchestrator.sandbox.faults import Fault
 from pi_orchestrator.sandbox.fleet import Fleet
+from tests.support.broker import Broker
 
-MOSQUITTO = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 NETWORK = f"127.{100 + os.getpid() % 100}.0.0/16"  # test processes beside this one have addresses of their own
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-@dataclass
-class Broker:
-    conf: str
-    port: int
-    host: str = "127.0.0.1"
-    process: asyncio.subprocess.Process | None = field(default=None)
-
-    async def start(self):
-        quiet = asyncio.subprocess.DEVNULL
-        self.process = await asyncio.create_subprocess_exec(MOSQUITTO, "-c", self.conf, stdout=quiet, stderr=quiet)
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection(self.host, self.port)
-                    writer.close()
-                    await writer.wait_closed()
-                    return
-                assert self.process.returncode is None, "mosquitto has ended"
-                await asyncio.sleep(0.01)
-
-    async def stop(self):
-        if self.process is not None and self.process.returncode is None:
-            self.process.terminate()
-            await self.process.wait()
-
-
-@pytest.fixture
-def broker_conf(tmp_path):
-    port = free_port()
-    conf = tmp_path / "mosquitto.conf"
-    conf.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
-    return str(conf), port
-
-
-@pytest.fixture
-async def broker(broker_conf):
-    conf, port = broker_conf
-    broker = Broker(conf, port)
-    await broker.start()
-    yield broker
-    await broker.stop()
 
 
 @pytest.fixture
@@ -280,8 +228,8 @@ async def test_the_fleet_returns_after_the_broker_did(broker):
                 await asyncio.gather(*(camera.connected.wait() for camera in fleet.cameras))
 
 
-async def test_a_fleet_without_a_broker_stops_at_once(broker_conf):
-    fleet = fleet_of(Broker(*broker_conf), count=20)
+async def test_a_fleet_without_a_broker_stops_at_once(tmp_path):
+    fleet = fleet_of(Broker(tmp_path), count=20)
     async with fleet:
         async with asyncio.timeout(5):
             while not all(camera._life for camera in fleet.cameras):
@@ -289,11 +237,11 @@ async def test_a_fleet_without_a_broker_stops_at_once(broker_conf):
     assert not any(camera.reported.is_set() for camera in fleet.cameras)
 
 
-async def test_a_fleet_on_a_broker_that_hangs_stops_at_once():
+async def test_a_fleet_on_a_broker_that_hangs_stops_at_once(tmp_path):
     held = []
     server = await asyncio.start_server(lambda *pair: held.append(pair), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with fleet_of(Broker("", port), count=20):
+    async with fleet_of(Broker(tmp_path, port), count=20):
         async with asyncio.timeout(5):
             while len(held) < 20:
                 await asyncio.sleep(0.01)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -14,11 +15,18 @@ import aiomqtt
 MOSQUITTO = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 
 
+# Below the range that the kernel gives to outgoing connections: a port found free stays free until it is used.
+# Test processes beside each other begin at different places.
+_PORTS = itertools.cycle(range(20000 + os.getpid() * 61 % 12000, 32500))
+
+
 def free_port():
     """A TCP port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    for port in _PORTS:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port is taken")
 
 
 @dataclass
