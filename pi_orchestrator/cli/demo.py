@@ -83,8 +83,8 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
 
     from pi_orchestrator.app import running
     from pi_orchestrator.net.broker import free_port
-    from pi_orchestrator.sandbox.camera import CameraOptions
     from pi_orchestrator.sandbox.fleet import Fleet
+    from pi_orchestrator.sandbox.options import CameraOptions
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pi_orchestrator.sandbox.camera import OnEvent, SimulatedCamera
     from pi_orchestrator.sandbox.fleet import Fleet
 
-# As the enums of sandbox/camera.py have them; a test compares. Importing those here would load aiohttp.
+# As the enums of sandbox/options.py have them; a test compares. Importing those here would load pydantic.
 MAC_STYLES = ("colon", "dash", "bare", "lower", "mixed")
 ID_STYLES = ("mac", "device-id")
 TOPIC_STYLES = ("camera", "delicasa")
@@ -91,8 +91,8 @@ async def _run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> Fleet:
-    from pi_orchestrator.sandbox.camera import CameraOptions, IdStyle, MacStyle, TopicStyle
     from pi_orchestrator.sandbox.fleet import Fleet
+    from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 
     host, port = args.broker
     options = CameraOptions(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import io
 import json
 import logging
 import os
@@ -18,9 +17,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Any, Final
 
@@ -31,6 +28,8 @@ from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.errors import StartupError
 from pi_orchestrator.net.mqtt_client import MqttClient
 from pi_orchestrator.sandbox.faults import Fault, bend_status, raw_server
+from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
+from pi_orchestrator.sandbox.picture import render_picture
 
 FIRMWARE: Final = "2.4.1"
 RECONNECT_FIRST_S: Final = 0.2
@@ -39,56 +38,6 @@ _LIBRARY = logging.getLogger("pi_orchestrator.sandbox.mqtt")
 _LIBRARY.propagate = False
 _LIBRARY.addHandler(logging.NullHandler())  # a camera whose plug is pulled mid-sentence has nothing to report
 _REQUEST_ID = re.compile(r"[A-Za-z0-9:._-]{1,64}", re.ASCII)
-
-
-class MacStyle(StrEnum):
-    """How a camera spells its MAC; `mixed` takes the next spelling with every message."""
-
-    COLON = "colon"
-    DASH = "dash"
-    BARE = "bare"
-    LOWER = "lower"
-    MIXED = "mixed"
-
-    def spell(self, mac: Mac, turn: int = 0) -> str:
-        """Write the MAC in this style; `turn` chooses among the four where the style is mixed."""
-        spellings = [mac, mac.replace(":", "-"), mac.replace(":", ""), mac.lower()]
-        order = [MacStyle.COLON, MacStyle.DASH, MacStyle.BARE, MacStyle.LOWER]
-        return spellings[turn % 4 if self is MacStyle.MIXED else order.index(self)]
-
-
-class IdStyle(StrEnum):
-    """What stands for the camera in its `camera/...` topics."""
-
-    MAC = "mac"
-    DEVICE_ID = "device-id"
-
-
-class TopicStyle(StrEnum):
-    """`camera/status/{id}`, or `delicasa/{container_id}/camera/{mac}/status` of newer firmware."""
-
-    CAMERA = "camera"
-    DELICASA = "delicasa"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CameraOptions:
-    """What the cameras of one fleet have in common; times in seconds."""
-
-    broker_host: str
-    broker_port: int = 1883
-    http_port: int = 8080
-    interval: float = 10.0
-    mac_style: MacStyle = MacStyle.COLON
-    id_style: IdStyle = IdStyle.MAC
-    topic_style: TopicStyle = TopicStyle.CAMERA
-    container_id: str = "sandbox"
-    ssid: str = "DeliCasa-AP"
-    retain: bool = False
-    """Whether birth, status and last will are retained, as much real firmware does."""
-    keepalive: int = 30
-    reboot_s: float = 3.0
-    flap_s: float = 4.0
 
 
 OnEvent = Callable[["SimulatedCamera", str, str], None]
@@ -407,22 +356,6 @@ class SimulatedCamera:
 
     def _free_heap(self) -> int:
         return 118_000 + self._random.randint(-4_000, 4_000)
-
-
-def render_picture(name: str, when: datetime) -> bytes:
-    """Draw a JPEG of 640 x 480 that shows name and time, in a colour of its own; blocks for some ms."""
-    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - an extra, and slow to import
-
-    hue = sum(name.encode()) * 37 % 360
-    image = Image.new("RGB", (640, 480), f"hsl({hue}, 45%, 30%)")
-    draw = ImageDraw.Draw(image)
-    for step in range(0, 640, 40):
-        draw.line((step, 0, 639 - step, 479), fill=f"hsl({hue}, 45%, {30 + step // 40}%)", width=3)
-    draw.text((40, 190), name, fill="white", font=ImageFont.load_default(48))
-    draw.text((40, 260), when.isoformat(timespec="seconds"), fill="white", font=ImageFont.load_default(28))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=80)
-    return out.getvalue()
 
 
 def _parse_command(payload: object) -> tuple[str, str] | None:

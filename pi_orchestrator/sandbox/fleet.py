@@ -12,8 +12,9 @@ from typing import Final, Self
 
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.errors import FieldError
-from pi_orchestrator.sandbox.camera import CameraOptions, OnEvent, SimulatedCamera
+from pi_orchestrator.sandbox.camera import OnEvent, SimulatedCamera
 from pi_orchestrator.sandbox.faults import Fault, parse_faults
+from pi_orchestrator.sandbox.options import CameraOptions
 
 DEFAULT_NETWORK: Final = "127.77.0.0/16"
 ESPRESSIF: Final = "246F28"

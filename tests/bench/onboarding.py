@@ -7,8 +7,8 @@ import time
 
 import aiomqtt
 
-from pi_orchestrator.sandbox.camera import CameraOptions
 from pi_orchestrator.sandbox.fleet import Fleet
+from pi_orchestrator.sandbox.options import CameraOptions
 from tests.bench.process import child
 from tests.bench.report import Row, quantile
 from tests.bench.stage import api, connected, daemon, fleet
@@ -62,7 +62,7 @@ async def _one(world, running, get, bare, *, seed):
         await camera.reported.wait()
         # Looked for in the database, the daemon does not notice that it is waited for; then the API must show it too.
         while not running.rows("SELECT 1 FROM assignments WHERE mac = ?", camera.mac):
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0)
         while "container_id" not in (await get(f"/api/v1/cameras/{camera.mac}"))["data"]:
             pass
         took = (time.perf_counter() - said[0]) * 1000

@@ -17,9 +17,9 @@ from PIL import Image
 from pi_orchestrator.domain.mac import parse_mac
 from pi_orchestrator.errors import StartupError
 from pi_orchestrator.sandbox import faults
-from pi_orchestrator.sandbox.camera import CameraOptions, IdStyle, MacStyle, TopicStyle
 from pi_orchestrator.sandbox.faults import Fault
 from pi_orchestrator.sandbox.fleet import Fleet
+from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 from tests.support.broker import Broker
 
 NETWORK = f"127.{100 + os.getpid() % 100}.0.0/16"  # test processes beside this one have addresses of their own

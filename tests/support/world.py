@@ -18,8 +18,8 @@ from aiohttp import web
 from pi_orchestrator.app import running
 from pi_orchestrator.logs import configure
 from pi_orchestrator.net.systemd import Notifier
-from pi_orchestrator.sandbox.camera import CameraOptions
 from pi_orchestrator.sandbox.fleet import Fleet
+from pi_orchestrator.sandbox.options import CameraOptions
 from pi_orchestrator.settings import load
 from tests.support.broker import Broker, free_port
 

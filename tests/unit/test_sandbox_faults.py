@@ -10,9 +10,10 @@ import pytest
 from pi_orchestrator.cli import sandbox as command
 from pi_orchestrator.domain.mac import Mac, is_near, parse_mac
 from pi_orchestrator.errors import FieldError
-from pi_orchestrator.sandbox.camera import CameraOptions, IdStyle, MacStyle, SimulatedCamera, TopicStyle
+from pi_orchestrator.sandbox.camera import SimulatedCamera
 from pi_orchestrator.sandbox.faults import Fault, bend_status, other_mac, parse_faults
 from pi_orchestrator.sandbox.fleet import make_addresses, make_macs
+from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 
 MAC = Mac("24:6F:28:B0:F7:F1")
 
