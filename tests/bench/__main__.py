@@ -71,7 +71,7 @@ def _machine():
 def main():
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measure the daemon beside its references, in about four minutes. Nothing else should run.",
+        description="Measure the daemon beside its references, in three to four minutes. Nothing else should run.",
         epilog="Exit codes: 0 measured, whatever the figures; 1 something broke; 2 bad arguments.",
     )
     parser.add_argument("--only", metavar="P4,P5", default=",".join(KNOWN), help="these measures alone")
@@ -81,7 +81,10 @@ def main():
     if not wanted <= set(KNOWN):
         parser.error(f"known measures: {', '.join(KNOWN)}")
     machine = _machine()
-    rows = asyncio.run(measure(wanted))
+    try:
+        rows = asyncio.run(measure(wanted))
+    except KeyboardInterrupt:
+        sys.exit(130)
     print(as_json(rows) if args.json else f"{machine}\n\n{table(rows)}")
 
 

@@ -62,7 +62,7 @@ async def _one(world, running, get, bare, *, seed):
         await camera.reported.wait()
         # Looked for in the database, the daemon does not notice that it is waited for; then the API must show it too.
         while not running.rows("SELECT 1 FROM assignments WHERE mac = ?", camera.mac):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.0005)
         while "container_id" not in (await get(f"/api/v1/cameras/{camera.mac}"))["data"]:
             pass
         took = (time.perf_counter() - said[0]) * 1000

@@ -113,7 +113,7 @@ async def test_an_unexpected_fault_in_one_attempt_stays_its_own(world):
     """The database refuses to register one camera: the others are paired, the worker is not restarted."""
     clock = FakeClock()
     async with world.daemon(clock=clock) as running:
-        world.execute(
+        await world.sabotage(
             f"CREATE TRIGGER blow BEFORE INSERT ON cameras WHEN NEW.mac = '{world.mac(3)}'"
             " BEGIN SELECT RAISE(ABORT, 'struck by the test'); END"
         )
@@ -129,7 +129,7 @@ async def test_an_unexpected_fault_in_one_attempt_stays_its_own(world):
             assert three.requests == 1, "it has to wait like any other that failed"
             assert await running.metric('piorch_component_restarts_total{component="onboarding"}') == 0
             assert await running.metric('piorch_component_up{component="onboarding"}') == 1
-            world.execute("DROP TRIGGER blow")
+            await world.sabotage("DROP TRIGGER blow")
             await clock.advance(60)
             await three.say()
             await eventually(lambda: three.mac in running.services.roster)

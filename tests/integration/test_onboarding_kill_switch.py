@@ -158,9 +158,11 @@ async def test_enable_with_mode_off_fails_and_changes_nothing(world):
         assert answer.json["error"]["message"] == "auto-onboard mode must be 'dev' to enable"
         assert answer.json["error"]["retryable"] is False
         assert (await running.status())["enabled"] is False
-        tables = world.tables()
-        for table in before.keys() - {"operator_actions"}:
-            assert tables[table] == before[table]
+        now = world.tables()
+        for table in before.keys() - {"operator_actions", "sqlite_sequence"}:
+            assert now[table] == before[table]
+        refused = world.rows("SELECT action, outcome FROM operator_actions ORDER BY id DESC LIMIT 1")
+        assert refused == [("onboarding.enable", "ONBOARD_ENABLE_FAILED")]
 
 
 async def test_the_switch_can_be_thrown_again_and_again(world):

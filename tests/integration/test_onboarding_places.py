@@ -45,7 +45,7 @@ async def test_positions_are_given_in_order_and_further_containers_are_made_for_
 
 async def test_a_further_container_is_named_after_what_the_target_is_called(world):
     async with world.daemon() as running:
-        world.execute("UPDATE containers SET label = 'North hall'")
+        await world.sabotage("UPDATE containers SET label = 'North hall'")
         await onboard(world, running, range(1, 6))
         assert ("auto-onboard-2", "North hall (2)") in world.rows("SELECT id, label FROM containers")
 
@@ -53,7 +53,7 @@ async def test_a_further_container_is_named_after_what_the_target_is_called(worl
 async def test_a_position_that_became_free_is_given_again_before_a_further_container(world):
     async with world.daemon() as running:
         await onboard(world, running, range(1, 6))
-        world.execute(f"DELETE FROM assignments WHERE mac = '{world.mac(2)}'")
+        await world.sabotage(f"DELETE FROM assignments WHERE mac = '{world.mac(2)}'")
         await onboard(world, running, (6, 7))
         found = {mac: place for mac, *place in world.rows("SELECT mac, container_id, position FROM assignments")}
         assert found[world.mac(6)] == ["auto-onboard", 2]
@@ -90,7 +90,7 @@ async def test_with_overflow_reject_the_fifth_camera_fails_with_container_full(w
             assert world.rows("SELECT id FROM containers") == [("auto-onboard",)]
             assert fifth.mac not in {mac for (mac,) in world.rows("SELECT mac FROM cameras")}
 
-            world.execute(f"DELETE FROM assignments WHERE mac = '{world.mac(3)}'")
+            await world.sabotage(f"DELETE FROM assignments WHERE mac = '{world.mac(3)}'")
             await clock.advance(60)
             await fifth.say()
             await eventually(lambda: fifth.mac in running.services.roster)
@@ -100,13 +100,13 @@ async def test_with_overflow_reject_the_fifth_camera_fails_with_container_full(w
 async def test_a_target_that_was_deleted_is_container_unknown_until_it_is_back(world):
     clock = FakeClock()
     async with world.daemon(clock=clock) as running, world.camera(1) as camera:
-        world.execute("DELETE FROM containers")
+        await world.sabotage("DELETE FROM containers")
         await camera.say()
         await eventually(lambda: running.services.onboarding.metrics.failed == 1)
         assert await running.trail(camera.mac) == [("discovered", None), ("failed", "CONTAINER_UNKNOWN")]
         assert world.rows("SELECT * FROM containers") == world.rows("SELECT * FROM cameras") == []
 
-        world.execute("INSERT INTO containers (id, created_at, updated_at) VALUES ('auto-onboard', '', '')")
+        await world.sabotage("INSERT INTO containers (id, created_at, updated_at) VALUES ('auto-onboard', '', '')")
         await clock.advance(60)
         await camera.say()
         await eventually(lambda: camera.mac in running.services.roster)
@@ -114,7 +114,7 @@ async def test_a_target_that_was_deleted_is_container_unknown_until_it_is_back(w
 
 async def test_a_target_that_was_deleted_is_made_again_at_the_next_start(world):
     async with world.daemon() as running:
-        world.execute("DELETE FROM containers")
+        await world.sabotage("DELETE FROM containers")
     async with world.daemon() as running:
         await onboard(world, running, (1,))
 
@@ -136,7 +136,7 @@ async def test_registering_pairing_and_their_rows_are_one_transaction(world, blo
     clock = FakeClock()
     async with world.daemon(clock=clock) as running, world.camera(1) as camera, world.camera(2) as other:
         condition, when = (blow.split(" WHEN ") + ["1"])[:2]
-        world.execute(
+        await world.sabotage(
             f"CREATE TRIGGER blow BEFORE {condition} WHEN {when} AND (SELECT count(*) FROM onboarding_audit WHERE"
             f" mac_address = '{camera.mac}') > 0 BEGIN SELECT RAISE(ABORT, 'struck by the test'); END"
         )
@@ -150,7 +150,7 @@ async def test_registering_pairing_and_their_rows_are_one_transaction(world, blo
         assert (await running.status())["metrics"]["success"] == 0
         assert camera.mac not in running.services.roster
 
-        world.execute("DROP TRIGGER blow")
+        await world.sabotage("DROP TRIGGER blow")
         await other.say()
         await eventually(lambda: other.mac in running.services.roster)
         await clock.advance(60)

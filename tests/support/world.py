@@ -4,19 +4,15 @@ import asyncio
 import contextlib
 import itertools
 import json
-import logging
 import os
 import sqlite3
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-import structlog
 from aiohttp import web
 
 from pi_orchestrator.app import running
-from pi_orchestrator.logs import configure
 from pi_orchestrator.net.systemd import Notifier
 from pi_orchestrator.sandbox.fleet import Fleet
 from pi_orchestrator.sandbox.options import CameraOptions
@@ -31,23 +27,6 @@ def fresh_network():
     """A /20 of the loopback network that no other test in this run uses."""
     number = next(_BLOCKS) % 16
     return f"127.{100 + os.getpid() % 100}.{number * 16}.0/20"
-
-
-@contextlib.contextmanager
-def logging_as_the_program_does():
-    """structlog's own defaults would draw a picture of each error, and read files in the loop for it."""
-    if structlog.is_configured():
-        yield
-        return
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    configure(level="info", style="json", stream=sys.stdout)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    try:
-        yield
-    finally:
-        structlog.reset_defaults()
 
 
 @dataclass
@@ -127,12 +106,6 @@ class World:
     @contextlib.asynccontextmanager
     async def daemon(self, *, clock=None, connected=True, **sections):
         """Run a daemon; yields it with `.api` (no key) and `.admin` (the admin key) beside it."""
-        with logging_as_the_program_does():
-            async with self._daemon(clock=clock, connected=connected, **sections) as running:
-                yield running
-
-    @contextlib.asynccontextmanager
-    async def _daemon(self, *, clock, connected, **sections):
         async with (
             running(self.settings(**sections), clock=clock, notifier=Notifier({})) as daemon,
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
@@ -189,6 +162,10 @@ class World:
     def rows(self, sql, *params):
         with self.connect() as db:
             return db.execute(sql, params).fetchall()
+
+    async def sabotage(self, sql):
+        """Change the file under a running daemon, in a thread: its transaction may need the loop to end first."""
+        await asyncio.to_thread(self.execute, sql)
 
     def execute(self, sql):
         with self.connect(isolation_level=None) as db:

@@ -11,7 +11,7 @@ from pi_orchestrator.api.services import Services
 from pi_orchestrator.errors import OrchestratorError
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.keys import Scope
-from tests.integration.test_api_conformance import ask, exchange, target, watch, with_routes
+from tests.support.api import ask, exchange, target, with_routes
 
 AUTO = "/api/v1/onboarding/auto"
 KEYS = "/api/v1/keys"
@@ -21,17 +21,6 @@ LOGS = {"operator_actions", "events", "idempotency", "sqlite_sequence"}  # they 
 
 each_write = pytest.mark.parametrize("route", WRITES, ids=lambda route: f"{route.method} {route.path}")
 each_replayed = pytest.mark.parametrize("route", REPLAYED, ids=lambda route: f"{route.method} {route.path}")
-
-
-@pytest.fixture(autouse=True)
-def every_answer_is_as_documented(monkeypatch):
-    watch(monkeypatch)
-
-
-@pytest.fixture
-async def daemon(world):
-    async with world.daemon(connected=False) as running:
-        yield running
 
 
 def state(world):

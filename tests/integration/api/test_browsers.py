@@ -5,15 +5,10 @@ import socket
 import pytest
 
 from pi_orchestrator.api.routes import ROUTES
-from tests.integration.test_api_conformance import ask, case, connection, exchange, hold, target, watch
+from tests.support.api import ask, case, connection, exchange, hold, target
 
 DISABLE = "/api/v1/onboarding/auto/disable"
 STATUS = "/api/v1/onboarding/auto/status"
-
-
-@pytest.fixture(autouse=True)
-def every_answer_is_as_documented(monkeypatch):
-    watch(monkeypatch)
 
 
 @pytest.fixture

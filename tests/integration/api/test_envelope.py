@@ -5,8 +5,6 @@ import re
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, unquote
 
-import pytest
-
 from pi_orchestrator.api.envelope import HTTP_STATUS, Shape
 from pi_orchestrator.api.onboarding import Message
 from pi_orchestrator.api.route import Route
@@ -14,7 +12,7 @@ from pi_orchestrator.api.routes import ROUTES
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.errors import OrchestratorError
 from pi_orchestrator.storage.keys import Scope
-from tests.integration.test_api_conformance import (
+from tests.support.api import (
     CAMERA,
     DOCUMENT,
     ask,
@@ -22,9 +20,7 @@ from tests.integration.test_api_conformance import (
     case,
     exchange,
     hold,
-    production_log,
     target,
-    watch,
     with_routes,
 )
 from tests.support.waiting import eventually
@@ -71,23 +67,6 @@ def retry_after(code):
     if code == "DATABASE_ERROR" or STATUS_OF[code] < 429:
         return None
     return 30 if STATUS_OF[code] == 429 else 5
-
-
-@pytest.fixture(autouse=True)
-def every_answer_is_as_documented(monkeypatch):
-    watch(monkeypatch)
-
-
-@pytest.fixture
-async def daemon(world):
-    async with world.daemon(connected=False) as running:
-        yield running
-
-
-@pytest.fixture
-def log():
-    with production_log() as log:
-        yield log
 
 
 def check_headers(answer):

@@ -11,7 +11,7 @@ import pytest
 from pi_orchestrator.api.routes import ROUTES
 from pi_orchestrator.errors import SettingsError
 from pi_orchestrator.storage.keys import Scope
-from tests.integration.test_api_conformance import (
+from tests.support.api import (
     ask,
     camera_is_registered,
     exchange,
@@ -19,7 +19,6 @@ from tests.integration.test_api_conformance import (
     production_log,
     route_of,
     target,
-    watch,
 )
 from tests.support.clock import FakeClock
 from tests.support.world import Api
@@ -32,17 +31,6 @@ HOURS = 3600
 REQUIRED = {"auth": {"mode": "required"}}
 
 PROTECTED = [route for route in ROUTES if route.path not in OPEN]
-
-
-@pytest.fixture(autouse=True)
-def every_answer_is_as_documented(monkeypatch):
-    watch(monkeypatch)
-
-
-@pytest.fixture
-async def daemon(world):
-    async with world.daemon(connected=False) as running:
-        yield running
 
 
 async def make_key(running, name, scope):

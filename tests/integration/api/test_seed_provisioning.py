@@ -2,11 +2,8 @@
 
 import re
 
-import pytest
-
 from pi_orchestrator import __version__
 from pi_orchestrator.api.envelope import HTTP_STATUS
-from tests.integration.test_api_conformance import watch
 
 # Code → status.
 CODES = {
@@ -18,17 +15,6 @@ CODES = {
     "CIRCUIT_OPEN": 503,
     "INTERNAL_ERROR": 500,
 }
-
-
-@pytest.fixture(autouse=True)
-def every_answer_is_as_documented(monkeypatch):
-    watch(monkeypatch)
-
-
-@pytest.fixture
-async def daemon(world):
-    async with world.daemon(connected=False) as running:
-        yield running
 
 
 async def test_the_health_check_is_200_with_status_and_version_and_nothing_around_it(daemon):

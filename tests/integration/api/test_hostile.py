@@ -17,7 +17,7 @@ from pi_orchestrator.api.onboarding import Message
 from pi_orchestrator.api.route import Route
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.storage.keys import Scope
-from tests.integration.test_api_conformance import connection, exchange, production_log, watch, with_routes
+from tests.support.api import connection, exchange, with_routes
 from tests.support.waiting import eventually
 
 KEYS = "/api/v1/keys"
@@ -25,17 +25,6 @@ STATUS = "/api/v1/onboarding/auto/status"
 DISABLE = "/api/v1/onboarding/auto/disable"
 MIB = 1024 * 1024
 CROWD = 1000
-
-
-@pytest.fixture(autouse=True)
-def every_answer_is_as_documented(monkeypatch):
-    watch(monkeypatch)
-
-
-@pytest.fixture
-def log():
-    with production_log() as log:
-        yield log
 
 
 @pytest.fixture

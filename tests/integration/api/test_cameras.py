@@ -10,7 +10,7 @@ from pi_orchestrator.api.routes import ROUTES
 from pi_orchestrator.errors import StartupError
 from pi_orchestrator.health import State
 from pi_orchestrator.storage.keys import Scope
-from tests.integration.test_api_conformance import ask, camera_is_registered, case, exchange, hold, watch
+from tests.support.api import ask, camera_is_registered, case, exchange, hold
 from tests.support.waiting import eventually
 from tests.support.world import Api
 
@@ -35,11 +35,6 @@ PAIRED_FIELDS = {
     "paired_at": str,
     "last_seen": str,
 }
-
-
-@pytest.fixture(autouse=True)
-def every_answer_is_as_documented(monkeypatch):
-    watch(monkeypatch)
 
 
 @pytest.fixture

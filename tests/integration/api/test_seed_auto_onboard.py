@@ -9,7 +9,7 @@ import pytest
 from pi_orchestrator.app import running
 from pi_orchestrator.net.systemd import Notifier
 from pi_orchestrator.settings import load
-from tests.integration.test_api_conformance import DOCUMENT, watch
+from tests.support.api import DOCUMENT
 from tests.support.waiting import eventually
 from tests.support.world import Api
 
@@ -149,11 +149,6 @@ class AutoOnboardApi:
 
     async def disable(self):
         await self._json(await self.api.post(f"{BASE}/disable"), "Failed to disable")
-
-
-@pytest.fixture(autouse=True)
-def every_answer_is_as_documented(monkeypatch):
-    watch(monkeypatch)
 
 
 @pytest.fixture

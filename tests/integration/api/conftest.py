@@ -1,0 +1,22 @@
+import pytest
+
+from tests.support.api import production_log, watch
+
+
+@pytest.fixture(autouse=True)
+def every_answer_is_as_documented(monkeypatch):
+    watch(monkeypatch)
+
+
+@pytest.fixture
+async def daemon(world):
+    """A daemon with no camera and, most of the time, no broker."""
+    async with world.daemon(connected=False) as running:
+        yield running
+
+
+@pytest.fixture
+def log():
+    """What the daemon writes, as it writes it in production."""
+    with production_log() as log:
+        yield log
