@@ -14,6 +14,7 @@ from pi_orchestrator.api.route import Route
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.bucket import TokenBucket
 from pi_orchestrator.errors import ForbiddenError, RateLimitedError, UnauthorizedError
+from pi_orchestrator.logs import MASK
 from pi_orchestrator.storage import actions, keys
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.database import Database, Tx
@@ -102,9 +103,11 @@ class Keyring:
     async def revoke(self, name: str, *, actor: Actor) -> None:
         """Remove a key by id or name; that it is gone already is fine."""
         key = next((key for key in self._stored.values() if name in (key.id, key.name)), None)
+        # Somebody who pastes the key itself must not have it kept in the record.
+        target = MASK if self.identify(name) else name
 
         async def job(tx: Tx) -> None:
-            await actions.record(tx, actor, target=name[:64], outcome="ok" if key else "was not there")
+            await actions.record(tx, actor, target=target, outcome="ok" if key else "was not there")
             if key is not None:
                 await keys.delete(tx, key.id)
                 tx.after_commit(lambda: self._forget(key.id))

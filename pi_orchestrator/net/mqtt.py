@@ -27,6 +27,8 @@ STATUS_TOPIC = "piorch/status"
 QUEUE_LIMIT = 4096
 CONNECT_TIMEOUT_S = 3.0
 RETRY_CAP_S = 2.0
+STABLE_AFTER_S = 5.0
+KICKS_TOLD = 5
 
 Handler = Callable[[str, bytes, bool], None]
 """Takes topic, payload, and whether the broker had retained it."""
@@ -45,6 +47,7 @@ class MqttLink:
         self._routes: list[tuple[str, list[str], Handler]] = []
         self._client: MqttClient | None = None
         self._discards = _DiscardCounter()
+        self._connected_at = 0.0
         self.received = 0
         self.connections = 0
 
@@ -73,26 +76,32 @@ class MqttLink:
 
     async def run(self, beat: Beat) -> None:
         """Keep the connection up until cancelled."""
-        attempt, first = 0, True
+        attempt = kicks = 0
+        told = refused = False
         while True:
             beat()
             before = self.connections
             try:
-                await self._session(await to_thread(self._tls_context))
+                await self._session(await to_thread(self._tls_context), quiet=kicks > KICKS_TOLD)
                 reason = "the broker closed the connection"
             except (aiomqtt.MqttError, OSError) as error:
                 reason = str(error) or type(error).__name__
             finally:
                 self._client = None
             if self.connections > before:
-                attempt, first = 0, True
+                # Kicked at once, again and again (another daemon of this name?): that must neither storm the
+                # broker nor fill the log. A broker that was away in between is just a broker that comes and goes.
+                short = self._clock.monotonic() - self._connected_at < STABLE_AFTER_S
+                attempt = kicks = kicks + 1 if short and not refused else 0
+                told = kicks > KICKS_TOLD
+                refused = False
             else:
-                attempt += 1
-            self._tell_lost(reason, first=first)  # once for each outage
-            first = False
+                attempt, refused = attempt + 1, True
+            self._tell_lost(reason, first=not told)  # once for each outage
+            told = True
             await self._clock.sleep(full_jitter(attempt, base_s=0.25, cap_s=RETRY_CAP_S))
 
-    async def _session(self, tls: ssl.SSLContext | None) -> None:
+    async def _session(self, tls: ssl.SSLContext | None, *, quiet: bool) -> None:
         client = self._new_client(tls)
         await client.open()
         try:
@@ -100,8 +109,9 @@ class MqttLink:
             await client.publish(STATUS_TOPIC, "online", qos=1, retain=True)
             self._client = client
             self.connections += 1
+            self._connected_at = self._clock.monotonic()
             self._health.set(NAME, State.OK, f"{self._settings.host}:{self._port}")
-            log.info("mqtt connected", host=self._settings.host, port=self._port)
+            (log.debug if quiet else log.info)("mqtt connected", host=self._settings.host, port=self._port)
             async for first in client.messages:
                 for message in (first, *client.queued()):
                     self.received += 1

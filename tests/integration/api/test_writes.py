@@ -316,3 +316,9 @@ async def test_a_write_that_is_refused_is_recorded_with_the_reason(world):
         ("-", "onboarding.enable", "ONBOARD_ENABLE_FAILED"),
         ("admin", "api_key.create", "CONFLICT"),
     ]
+
+
+async def test_a_key_that_is_pasted_as_a_name_is_not_kept(daemon, world):
+    assert (await daemon.admin.delete(f"{KEYS}/{daemon.admin.key}")).status == 204
+    assert [row[3:] for row in actions(world)] == [("api_key.revoke", "***", "was not there")]
+    assert (await daemon.admin.get(KEYS)).status == 200
