@@ -54,11 +54,12 @@ class Status:
 
 def topic_id(topic: str) -> str:
     """The `{id}` or `{mac}` of a status topic; FieldError outside `[A-Za-z0-9:_-]{1,64}`."""
-    parts = topic.split("/")
-    found = parts[3] if parts[0] == "delicasa" and len(parts) == 5 else parts[2] if len(parts) == 3 else ""
-    if not _ID.fullmatch(found):
-        raise FieldError("the topic holds no camera id of [A-Za-z0-9:_-]{1,64}")
-    return found
+    match topic.split("/"):
+        case ["delicasa", container, "camera", found, "status"] if _ID.fullmatch(container) and _ID.fullmatch(found):
+            return found
+        case ["camera", "status", found] if _ID.fullmatch(found):
+            return found
+    raise FieldError("the topic holds no camera id of [A-Za-z0-9:_-]{1,64}")
 
 
 def parse_status(topic: str, payload: bytes) -> Status:

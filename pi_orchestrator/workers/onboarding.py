@@ -264,7 +264,7 @@ class OnboardingWorker:
         """One pass for one camera: refuse it, or put it in line."""
         mac = seen.mac
         if mac in self._roster:
-            if seen.appeared:
+            if seen.appeared and self.enabled and self.settings.mode is Mode.DEV:
                 self._refusals.count_already_onboarded()
                 self._count(already_onboarded=1)
             return

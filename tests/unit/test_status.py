@@ -168,6 +168,7 @@ def test_the_topic_names_the_camera(topic, expected):
         "camera/status/' OR 1=1",
         "delicasa/box/camera/",
         "delicasa/box/camera//status",
+        "delicasa/a b/camera/AA:BB:CC:DD:EE:F0/status",
         "delicasa/box/camera/a b/status",
         "delicasa/box/camera/a/b/status",
     ],

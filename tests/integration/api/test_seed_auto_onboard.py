@@ -401,7 +401,7 @@ async def test_metrics_reset_sets_every_counter_to_zero(onboarded):
 
 async def test_cleanup_removes_what_is_older_than_the_days(onboarded, world):
     running, fleet = onboarded
-    world.execute("UPDATE onboarding_audit SET at = '2020-01-01T00:00:00.000000Z' WHERE stage = 'discovered'")
+    await world.sabotage("UPDATE onboarding_audit SET at = '2020-01-01T00:00:00.000000Z' WHERE stage = 'discovered'")
     answer = await running.admin.post(f"{BASE}/events/cleanup")
     assert (answer.status, set(answer.data), answer.data["deleted_count"]) == (200, {"deleted_count", "message"}, 3)
     assert (await running.admin.post(f"{BASE}/events/cleanup", params={"days": 365})).data["deleted_count"] == 0

@@ -57,7 +57,7 @@ async def test_an_idempotency_key_gets_the_first_answer_again(daemon, world, rou
     first = await ask(daemon.admin, route, headers=headers)
     seen = actions(world)
     assert first.status == route.status
-    world.execute("UPDATE onboarding_state SET attempts = 7")  # what a second run would change
+    await world.sabotage("UPDATE onboarding_state SET attempts = 7")  # what a second run would change
     for _ in "second", "third":
         again = await ask(daemon.admin, route, headers=headers)
         assert (again.status, again.headers.get("Content-Type")) == (first.status, first.headers.get("Content-Type"))
@@ -70,7 +70,9 @@ async def test_an_idempotency_key_gets_the_first_answer_again(daemon, world, rou
 
 async def test_the_first_answer_is_told_even_when_the_world_has_moved_on(daemon, world):
     rows = "INSERT INTO onboarding_audit (mac_address, stage, at, boot_id, monotonic, clock_trusted) VALUES "
-    world.execute(rows + ",".join(["('24:6F:28:00:00:10', 'failed', '2020-01-01T00:00:00.000000Z', 'b', 1, 1)"] * 3))
+    await world.sabotage(
+        rows + ",".join(["('24:6F:28:00:00:10', 'failed', '2020-01-01T00:00:00.000000Z', 'b', 1, 1)"] * 3)
+    )
     for _ in range(3):
         answer = await daemon.admin.post(f"{AUTO}/events/cleanup", headers={"Idempotency-Key": "spring-clean"})
         assert answer.data["deleted_count"] == 3
