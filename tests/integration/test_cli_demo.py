@@ -83,10 +83,10 @@ async def test_it_ends_by_itself_after_its_duration_and_two_run_side_by_side(tmp
     for folder in folders:
         folder.mkdir()
     async with contextlib.AsyncExitStack() as stack:
-        args = ("--count", "2", "--port", "0", "--duration", "3")
+        args = ("--count", "2", "--port", "0", "--duration", "8")
         processes = [await stack.enter_async_context(demo(folder, *args)) for folder in folders]
         for process in processes:
-            assert await ended(process, within=20) == (0, "")
+            assert await ended(process, within=30) == (0, "")
     for folder in folders:
         assert len(_online(said(folder))) == 2
         assert said(folder).splitlines()[-1] == "Stopping."
@@ -166,6 +166,6 @@ async def test_faults_can_be_watched(tmp_path):
             answer = await Api(session, url).get("/api/v1/onboarding/auto/events", params={"stage": "failed"})
             return [event["error_code"] for event in json.loads(answer.body)["data"]["events"]]
 
-        assert await eventually(refused) == ["MAC_MISMATCH"]
+        assert set(await eventually(refused)) == {"MAC_MISMATCH"}  # it tries again after a while
         process.send_signal(signal.SIGINT)
         assert (await ended(process))[0] == 0
