@@ -101,6 +101,9 @@ class Daemon:
     def apply(self, settings: Settings) -> list[str]:
         """Take what can change while running; returns the keys that need a restart."""
         changed = changed_paths(self.settings, settings)
+        if settings.auth.mode == "off" and not all(where.is_loopback for where in self.listen):
+            # The new listeners may be loopback only; those in use are not, until a restart.
+            raise SettingsError(["auth.mode: 'off' is refused while the daemon listens on the network; restart it"])
         self.settings = settings
         self._guard.trust(settings.http.trusted_hosts)
         self._gate.mode = settings.auth.mode
@@ -208,7 +211,7 @@ async def running(
         stack.callback(hub.close)
         stack.push_async_callback(supervisor.stop, grace_s=STOP_GRACE_S)
         # The connection's own keep-alive proves that it lives: a quiet night is no hang.
-        supervisor.start(Worker(mqtt.NAME, link.run, stale_after_s=None))
+        supervisor.start(Worker(mqtt.NAME, link.run, stale_after_s=None, reports_itself=True))
         supervisor.start(Worker("presence", presence.run))
         supervisor.start(Worker("onboarding", onboarding.run))
         maintenance = MaintenanceWorker(settings=settings.storage, clock=clock, database=database)
@@ -291,8 +294,12 @@ async def _open_database(
     database = Database(path=state_dir.database, clock=clock, hub=hub)
 
     async def leave_marker() -> None:
-        if not database.damaged:  # what was found damaged must be checked at the next start
+        if database.damaged:
+            return  # what was found damaged must be checked at the next start
+        try:
             await asyncio.to_thread(state_dir.leave_clean_marker)
+        except OSError as error:
+            log.warning("no clean-shutdown marker: the next start checks the database", reason=error.strerror)
 
     stack.push_async_callback(leave_marker)
     await stack.enter_async_context(database.opened())
@@ -302,13 +309,14 @@ async def _open_database(
 
 async def _ensure_admin_key(keyring: Keyring, state_dir: StateDir) -> None:
     """A first key, so that somebody can make others: told by its place, never by itself."""
-    if not keyring.is_empty:
+    if not keyring.lacks_admin:
         return
     key_id, text = new_key()
     # The file comes first: a crash in between leaves a file that the next start replaces, not a key nobody has.
     file = await asyncio.to_thread(state_dir.write_private, ADMIN_KEY, text.encode() + b"\n")
     actor = Actor(key_name="first start", peer="-", correlation_id="-", action="api_key.create")
-    await keyring.add(key_id, text, name="admin", scope=Scope.ADMIN, actor=actor)
+    name = f"admin-{key_id}" if keyring.listed() else "admin"
+    await keyring.add(key_id, text, name=name, scope=Scope.ADMIN, actor=actor)
     log.warning("an admin key was made", file=str(file))
 
 

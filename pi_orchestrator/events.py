@@ -27,6 +27,14 @@ class CameraSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class CameraContradicted:
+    """A message in the name of `mac` that names another MAC too; for the audit, not stored by itself."""
+
+    mac: Mac
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Logged:
     """A stored event: `type` is a stable word, `payload` plain JSON data, `id` its row (0 until stored)."""
 
@@ -36,7 +44,7 @@ class Logged:
     id: int = 0
 
 
-Event = CameraSeen | Logged
+Event = CameraSeen | CameraContradicted | Logged
 
 
 class Subscription:

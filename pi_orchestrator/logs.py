@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import TextIO, cast
 
 import structlog
@@ -26,6 +27,9 @@ _USER_IN_URL = re.compile(r"(://)[^/\s@]+@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_TRACE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 MASK = "***"
+CORRELATION_ID: ContextVar[str] = ContextVar("correlation_id")
+"""The request that is being answered: on every line that is logged meanwhile."""
+
 _PRIORITIES = {"critical": 2, "exception": 3, "error": 3, "warning": 4, "info": 6, "debug": 7}
 
 
@@ -46,7 +50,7 @@ def configure(*, level: str, style: str, stream: TextIO | None = None) -> None:
     )
     rank: list[Processor] = [_rank] if not console and os.environ.get("JOURNAL_STREAM") else []
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_correlation,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -122,6 +126,12 @@ def _safe(key: str, value: object) -> object:
 def _rank(_logger: WrappedLogger, method: str, line: EventDict) -> str:
     """The rendered line with the priority that journald reads from its front: `journalctl -p warning` works."""
     return f"<{_PRIORITIES.get(method, 6)}>{line}"
+
+
+def _add_correlation(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if correlation := CORRELATION_ID.get(None):
+        event.setdefault("correlation_id", correlation)
+    return event
 
 
 def _name_component(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

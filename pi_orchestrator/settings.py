@@ -307,6 +307,7 @@ def _file_layer(path: Path | None, environ: Mapping[str, str], problems: list[st
         yield leaf, value, f"file {target}"
 
 
+_LAYERS = ("file", "credential", "environment", "flag")
 _CREDENTIALS = {"api_key": ("auth", "api_key"), "mqtt_password": ("mqtt", "password")}
 
 
@@ -335,7 +336,9 @@ _LEGACY = {
     "LOCAL_API_PORT": "http.listen",
     "LOG_LEVEL": "logging.level",
 }
-_AUTH_ENABLED = {"true": "provisioning", "1": "provisioning", "false": "off", "0": "off"}
+_AUTH_ENABLED = dict.fromkeys(("true", "1", "yes", "on"), "provisioning") | dict.fromkeys(
+    ("false", "0", "no", "off"), "off"
+)
 
 
 def _legacy_layer(environ: Mapping[str, str]) -> Layer:
@@ -365,10 +368,13 @@ def _environment_layer(environ: Mapping[str, str], problems: list[str]) -> Layer
 
 
 def _validate(merged: Tree, problems: list[str], origins: Mapping[str, str]) -> Settings:
-    settings = None
+    faulty: set[str] = set()
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
+        faulty = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
+        # The other sections may contradict each other all the same.
+        settings = Settings.model_validate({name: tree for name, tree in merged.items() if name not in faulty})
         for fault in error.errors(include_url=False):
             path = ".".join(str(part) for part in fault["loc"][:2])
             origin = next((o for leaf, o in origins.items() if leaf == path or leaf.startswith(f"{path}.")), None)
@@ -380,32 +386,37 @@ def _validate(merged: Tree, problems: list[str], origins: Mapping[str, str]) -> 
             else:
                 text = fault["msg"].removeprefix("Value error, ")
                 problems.append(f"{path}: {text}{where}" if path else text)
-    if settings is not None:
-        problems += _conflicts(settings)
-    if settings is None or problems:
+    problems += [text for sections, text in _conflicts(settings) if not sections & faulty]
+    if problems:
         raise SettingsError(problems)
     return settings
 
 
-def _conflicts(settings: Settings) -> Iterator[str]:
-    """What each key allows, but not all keys together."""
+def _conflicts(settings: Settings) -> Iterator[tuple[set[str], str]]:
+    """What each key allows, but not all keys together: the sections concerned, and what is wrong."""
     outside = [str(listen) for listen in settings.http.listen if not listen.is_loopback]
     if settings.auth.mode == "off" and outside:
-        yield f"auth.mode: 'off' is refused while http.listen reaches the network ({outside[0]})"
+        yield {"auth", "http"}, f"auth.mode: 'off' is refused while http.listen reaches the network ({outside[0]})"
     if settings.auto_onboard.allow_loopback and outside:
-        yield f"auto_onboard.allow_loopback: refused while http.listen reaches the network ({outside[0]})"
+        text = f"auto_onboard.allow_loopback: refused while http.listen reaches the network ({outside[0]})"
+        yield {"auto_onboard", "http"}, text
     if not settings.mqtt.port and not settings.mqtt.embedded:
-        yield "mqtt.port: 0 is for the embedded broker only"
+        yield {"mqtt"}, "mqtt.port: 0 is for the embedded broker only"
+    if settings.mqtt.tls and settings.mqtt.ca_file and not settings.mqtt.ca_file.is_file():
+        yield {"mqtt"}, f"mqtt.ca_file: there is no file {settings.mqtt.ca_file}"
     fixed = [listen for listen in settings.http.listen if listen.port]
     if len(set(fixed)) != len(fixed):
-        yield "http.listen: names the same address twice"
+        yield {"http"}, "http.listen: names the same address twice"
 
 
 def _read_secret_files(merged: Tree, origins: dict[str, str], problems: list[str]) -> None:
-    """Put the contents of `*_file` keys in place of the keys that they stand for, where those are not given."""
+    """Put the contents of `*_file` keys in place of the keys that they stand for, unless a higher layer gives those."""
     for section, key in _CREDENTIALS.values():
         branch = merged.get(section)
-        if not isinstance(branch, dict) or branch.get(key):
+        if not isinstance(branch, dict):
+            continue
+        given, pointed = (_layer_of(origins, f"{section}.{name}") for name in (key, f"{key}_file"))
+        if branch.get(key) and given >= pointed:
             continue
         file = branch.get(f"{key}_file")
         if not file or not isinstance(file, str | Path):
@@ -414,6 +425,10 @@ def _read_secret_files(merged: Tree, origins: dict[str, str], problems: list[str
         if secret:
             branch[key] = secret
             origins[f"{section}.{key}"] = f"file {file}"
+
+
+def _layer_of(origins: Mapping[str, str], path: str) -> int:
+    return _LAYERS.index(origins.get(path, "file").split()[0])
 
 
 def _secret_in(file: Path, where: str, problems: list[str]) -> str | None:

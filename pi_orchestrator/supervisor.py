@@ -27,11 +27,15 @@ Beat = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A name, what to run, and how old its heartbeat may become before it counts as hung (None: never)."""
+    """A name, what to run, and how old its heartbeat may become before it counts as hung (None: never).
+
+    One that `reports_itself` says in health when it works; of the others, running is enough.
+    """
 
     name: str
     run: Callable[[Beat], Awaitable[None]]
     stale_after_s: float | None = 60.0
+    reports_itself: bool = False
 
 
 def full_jitter(attempt: int, *, base_s: float, cap_s: float) -> float:
@@ -77,7 +81,10 @@ class Supervisor:
         unstable_since = self._clock.monotonic()
         while True:
             started = self._clock.monotonic()
-            self._health.set(worker.name, State.OK)
+            if worker.reports_itself:
+                self._health.beat(worker.name)
+            else:
+                self._health.set(worker.name, State.OK)
             try:
                 await worker.run(lambda: self._health.beat(worker.name))
                 error: BaseException = RuntimeError("the worker ended by itself")

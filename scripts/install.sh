@@ -360,7 +360,7 @@ install_all() {
     switch_release
     start_service
     if [[ -z $dry ]]; then
-        echo "Done. Next: $NAME doctor"
+        echo "Done. Next: sudo $NAME doctor"
     else
         echo "Nothing was changed."
     fi

@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
-import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
@@ -26,7 +25,7 @@ from pi_orchestrator.api.guard import Guard
 from pi_orchestrator.api.route import Route
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.errors import InvalidRequestError, NotFoundError, OrchestratorError, StartupError
-from pi_orchestrator.logs import get_logger
+from pi_orchestrator.logs import CORRELATION_ID, get_logger
 from pi_orchestrator.settings import Listen
 
 KEEPALIVE_S = 10.0
@@ -116,8 +115,7 @@ def _around_everything(services: Services, guard: Guard) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         correlation = envelope.correlation_id(request.headers)
         request[CORRELATION] = correlation
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(correlation_id=correlation)
+        CORRELATION_ID.set(correlation)
         response: web.StreamResponse
         try:
             guard.check(request)

@@ -13,7 +13,7 @@ from aiohttp import web
 from pi_orchestrator.api.route import Route
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.bucket import TokenBucket
-from pi_orchestrator.errors import ForbiddenError, RateLimitedError, UnauthorizedError
+from pi_orchestrator.errors import ConflictError, ForbiddenError, RateLimitedError, UnauthorizedError
 from pi_orchestrator.logs import MASK
 from pi_orchestrator.storage import actions, keys
 from pi_orchestrator.storage.actions import Actor
@@ -65,9 +65,14 @@ class Keyring:
         self._configured = _digest(configured) if configured else None
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nobody could authenticate at all."""
-        return not self._stored and self._configured is None
+    def lacks_admin(self) -> bool:
+        """Whether nobody could make keys."""
+        return self._configured is None and not any(key.scope is Scope.ADMIN for key in self._stored.values())
+
+    @property
+    def _configured_id(self) -> str | None:
+        """What stands for the configured key in a cookie: another key, another id."""
+        return f"{CONFIGURED.key_id}-{self._configured.hex()[:16]}" if self._configured else None
 
     def listed(self) -> list[ApiKey]:
         """The stored keys, oldest first."""
@@ -103,6 +108,9 @@ class Keyring:
     async def revoke(self, name: str, *, actor: Actor) -> None:
         """Remove a key by id or name; that it is gone already is fine."""
         key = next((key for key in self._stored.values() if name in (key.id, key.name)), None)
+        admins = [other for other in self._stored.values() if other.scope is Scope.ADMIN]
+        if key in admins and len(admins) == 1 and self._configured is None:
+            raise ConflictError("this is the last admin key", details="make another one first")
         # Somebody who pastes the key itself must not have it kept in the record.
         target = MASK if self.identify(name) else name
 
@@ -120,7 +128,8 @@ class Keyring:
     def cookie_for(self, identity: Identity) -> str:
         """A cookie that stands for a key until it is revoked, 12 h pass, or the machine reboots."""
         # Expiry is on monotonic time: a clock that jumps must not revive or end a session.
-        text = f"{identity.key_id}.{int(self._clock.monotonic()) + COOKIE_S}"
+        key_id = self._configured_id if identity is CONFIGURED else identity.key_id
+        text = f"{key_id}.{int(self._clock.monotonic()) + COOKIE_S}"
         return f"{text}.{self._sign(text)}"
 
     def of_cookie(self, cookie: str) -> Identity | None:
@@ -131,8 +140,8 @@ class Keyring:
         key_id, _, until = text.partition(".")
         if self._clock.monotonic() > int(until):
             return None
-        if key_id == CONFIGURED.key_id:
-            return CONFIGURED if self._configured is not None else None
+        if key_id == self._configured_id:
+            return CONFIGURED
         key = self._stored.get(key_id)
         return Identity(key.id, key.name, key.scope) if key else None
 

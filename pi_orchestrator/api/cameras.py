@@ -144,8 +144,7 @@ class CameraViews:
 
     def encoded_list(self) -> bytes:
         """The live cameras as JSON, put together anew when one of them has changed."""
-        devices = [(device, device.revision) for device in self._presence.devices()]
-        made_from = (devices, self._roster.revision, self._onboarding.under_way)
+        made_from = (self._presence.revision, self._roster.revision, self._onboarding.under_way)
         if self._list[0] != made_from:
             bodies = [self.encoded(mac) for mac in self.live()]
             self._list = (made_from, b'{"cameras":[%b],"count":%d}' % (b",".join(bodies), len(bodies)))
@@ -161,8 +160,8 @@ class CameraViews:
         if known and (known.device, known.revision, known.camera, known.onboarding) == made_from:
             return known.body
         body = self.camera(mac).model_dump_json(exclude_none=True).encode()
-        if len(self._encoded) > 2 * (len(self._roster) + 64):
-            self._encoded.clear()
+        if len(self._encoded) > 2 * (self._presence.size + 64):
+            self._encoded.clear()  # most of them are long gone
         self._encoded[mac] = _Encoded(*made_from, body)
         return body
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import OrderedDict
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -35,6 +36,8 @@ from pi_orchestrator.storage.idempotency import StoredAnswer
 MAX_BODY_BYTES = 1024 * 1024
 MAX_JSON_DEPTH = 16
 BODY_TIMEOUT_S = 10.0
+SECRET_ANSWERS = 64
+SECRET_ANSWERS_S = 300.0
 CORRELATION: web.RequestKey[str] = web.RequestKey("correlation", str)
 
 
@@ -58,6 +61,7 @@ class Endpoint:
         self._services = services
         self._gate = gate
         # Weak: a lock is there for as long as somebody holds it or waits for it.
+        self._secrets = _SecretAnswers()
         self._under_way: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def serve(self, request: web.Request) -> web.Response:
@@ -117,9 +121,13 @@ class Endpoint:
         except StorageError:
             raise  # what could not be written cannot be recorded either
         except OrchestratorError as error:
-            actor, outcome = arguments.get("actor"), error.code
-            if actor is not None:
-                await self._services.database.write(lambda tx: actions.record(tx, actor, outcome=outcome))
+            if actor := arguments.get("actor"):
+                target, outcome = _target(arguments), error.code
+
+                async def job(tx: Tx) -> None:
+                    await actions.record(tx, actor, target=target, outcome=outcome)
+
+                await self._services.database.write(job)
             raise
 
     async def _once(self, key: str, request: web.Request, raw: bytes, arguments: dict[str, Any]) -> tuple[bytes, int]:
@@ -131,20 +139,51 @@ class Endpoint:
         request_hash = hashlib.sha256(path + b"\n" + raw).digest()
         lock = self._under_way.setdefault((key, operation), asyncio.Lock())
         async with lock:
-            stored = await idempotency.find(self._services.database, key=key, operation=operation)
+            stored = await self._answered(key, operation)
             if stored is not None:
                 if stored.request_hash != request_hash:
                     raise ConflictError("this Idempotency-Key was used for another request")
                 return stored.body, stored.status
             data, status = await self._run(arguments)
-            if not self._route.secret:
-                answer = StoredAnswer(request_hash, status, data)
+            answer = StoredAnswer(request_hash, status, data)
+            if self._route.secret:
+                self._secrets.keep(key, answer, now=self._services.clock.monotonic())
+            else:
 
                 async def job(tx: Tx) -> None:
                     await idempotency.save(tx, key=key, operation=operation, answer=answer)
 
                 await self._services.database.write(job)
             return data, status
+
+    async def _answered(self, key: str, operation: str) -> StoredAnswer | None:
+        if self._route.secret:
+            return self._secrets.find(key, now=self._services.clock.monotonic())
+        return await idempotency.find(self._services.database, key=key, operation=operation)
+
+
+class _SecretAnswers:
+    """Answers that must not touch the disk, for as long as a client may repeat a request whose answer was lost."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[float, StoredAnswer]] = OrderedDict()
+
+    def keep(self, key: str, answer: StoredAnswer, *, now: float) -> None:
+        self._kept[key] = (now + SECRET_ANSWERS_S, answer)
+        while len(self._kept) > SECRET_ANSWERS:
+            self._kept.popitem(last=False)
+
+    def find(self, key: str, *, now: float) -> StoredAnswer | None:
+        for stale in [name for name, (until, _) in self._kept.items() if until <= now]:
+            del self._kept[stale]
+        return self._kept[key][1] if key in self._kept else None
+
+
+def _target(arguments: dict[str, Any]) -> str | None:
+    """What a write is about, in a word: what its path names, or the name in its body."""
+    path, body = arguments.get("path"), arguments.get("body")
+    named = [*dict(path).values()] if path is not None else [getattr(body, "name", None)]
+    return str(named[0]) if named and named[0] is not None else None
 
 
 async def _read(request: web.Request) -> bytes:

@@ -44,8 +44,9 @@ class Route:
     """One line of the route table.
 
     `scope` None is open to everyone in every mode. Otherwise it is what a key must cover where a key is needed:
-    always when `keyed`, and in `required` mode for the rest. A `secret` answer is never kept for a repeat. `action`
-    is what a write is called in the record of operator actions.
+    always when `keyed`, and in `required` mode for the rest.
+    A `secret` answer is kept for a repeat in memory only. `action` is what a write is called in the record of
+    operator actions.
     """
 
     method: str

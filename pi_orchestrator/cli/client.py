@@ -72,17 +72,38 @@ class Client:
 
 
 def connect(args: argparse.Namespace) -> Client:
-    """A client for the daemon that the arguments or the configuration name, with a key if one is at hand."""
+    """A client for the daemon that the arguments or the configuration name, with a key if one is at hand.
+
+    The keys of this machine go to this machine only; for another, PIORCH_API_KEY has to name one.
+    """
     url = args.url or os.environ.get("PIORCH_URL")
-    settings = load_settings(args).settings
+    key = os.environ.get("PIORCH_API_KEY")
+    if url and not _is_here(url):
+        return Client(url=url, key=key)
+    try:
+        settings = load_settings(args).settings
+    except SettingsError:
+        if not url:
+            raise
+        # Whoever names the daemon need not be allowed to read its configuration.
+        return Client(url=url, key=key)
     if not url:
         first = settings.http.listen[0]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first.host, first.host)
         url = f"http://[{host}]:{first.port}" if ":" in host else f"http://{host}:{first.port}"
-    key = os.environ.get("PIORCH_API_KEY")
     if not key and settings.auth.api_key:
         key = settings.auth.api_key.get_secret_value()
     return Client(url=url, key=key or _admin_key(settings.storage.state_dir))
+
+
+def _is_here(url: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _admin_key(state_dir: Path) -> str | None:

@@ -32,7 +32,7 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         return int(args.func(args))
     except SettingsError as error:
-        print("The configuration is not valid:", file=sys.stderr)
+        print("The configuration cannot be used:", file=sys.stderr)
         for problem in error.problems:
             print(f"  {problem}", file=sys.stderr)
         return 2

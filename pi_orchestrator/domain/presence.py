@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pi_orchestrator.domain.mac import Mac
-from pi_orchestrator.domain.status import Announced, Status
+from pi_orchestrator.domain.status import Announced, Status, with_what_lasts
 
 STALE_WILL_WINDOW_S = 90.0
 """How long a broker may take to notice a dead session: 1.5 times the usual 60 s keep-alive."""
@@ -54,7 +54,9 @@ class Device:
         """Apply a live message; True when the state changed. Stale last wills change nothing."""
         if status.state is Announced.OFFLINE:
             return not self._will_is_stale(now) and self._become(Presence.OFFLINE)
-        if self._starts_session(status):
+        if not self._starts_session(status):
+            status = with_what_lasts(status, self.claims)
+        else:
             self.replaced_live_session = self.state in (Presence.ONLINE, Presence.IDLE, Presence.REBOOTING)
             self.session_since = now
         if status.last_error and status.last_error != self.last_error:

@@ -8,7 +8,7 @@ message meaningless raises.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -20,6 +20,14 @@ MAX_STATUS_BYTES = 16 * 1024
 STATUS_TOPICS = ("camera/status/+", "delicasa/+/camera/+/status")
 
 _ID = re.compile(r"[A-Za-z0-9:_-]{1,64}", re.ASCII)
+
+
+class MacContradictionError(FieldError):
+    """A message that names two MACs; `spoken_for` is the one in its topic, if there is one."""
+
+    def __init__(self, macs: list[Mac], *, spoken_for: Mac | None) -> None:
+        super().__init__(f"names two MAC addresses, {' and '.join(macs)}")
+        self.spoken_for = spoken_for
 
 
 class Announced(StrEnum):
@@ -52,6 +60,22 @@ class Status:
     reason: str | None = None
 
 
+# What a camera that leaves a field out has not taken back.
+_LASTING = ("ip", "rssi_dbm", "free_heap_bytes", "firmware_version", "camera_initialized", "ssid", "resolution")
+
+
+def with_what_lasts(status: Status, before: Status | None) -> Status:
+    """The status, filled up with what an earlier one of the same session said."""
+    if before is None:
+        return status
+    kept = {
+        name: value
+        for name in _LASTING
+        if getattr(status, name) is None and (value := getattr(before, name)) is not None
+    }
+    return replace(status, **kept) if kept else status
+
+
 def topic_id(topic: str) -> str:
     """The `{id}` or `{mac}` of a status topic; FieldError outside `[A-Za-z0-9:_-]{1,64}`."""
     match topic.split("/"):
@@ -62,6 +86,14 @@ def topic_id(topic: str) -> str:
     raise FieldError("the topic holds no camera id of [A-Za-z0-9:_-]{1,64}")
 
 
+def parse_device_id(value: object, mac: Mac | None) -> str | None:
+    """A device id as firmwares form it; None for anything else, and for the MAC of another camera than `mac`."""
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        return None
+    spelt = try_mac(value) if mac else None
+    return value if spelt in (None, mac) else None
+
+
 def parse_status(topic: str, payload: bytes) -> Status:
     """Topic + JSON payload → Status; FieldError names the limit or the contradiction."""
     name = topic_id(topic)
@@ -70,14 +102,14 @@ def parse_status(topic: str, payload: bytes) -> Status:
     return Status(
         topic_id=name,
         mac=_one_mac(name, _first(fields, "mac", "mac_address"), device_id),
-        device_id=device_id if isinstance(device_id, str) and _ID.fullmatch(device_id) else None,
+        device_id=parse_device_id(device_id, None),
         state=_state(_first(fields, "state", "status")),
-        ip=clean_text(_first(fields, "ip", "ip_address"), max_chars=45),
+        ip=_text(fields, 45, "ip", "ip_address"),
         timestamp=clean_text(fields.get("timestamp"), max_chars=40),
-        rssi_dbm=_whole(_first(fields, "rssi_dbm", "wifi_rssi", "rssi"), -127, 0),
-        free_heap_bytes=_whole(_first(fields, "free_heap_bytes", "free_heap", "heap"), 0, 2**32),
+        rssi_dbm=_whole(fields, -127, 0, "rssi_dbm", "wifi_rssi", "rssi"),
+        free_heap_bytes=_whole(fields, 0, 2**32, "free_heap_bytes", "free_heap", "heap"),
         uptime_s=_uptime(fields),
-        firmware_version=clean_text(_first(fields, "firmware_version", "firmware", "version"), max_chars=64),
+        firmware_version=_text(fields, 64, "firmware_version", "firmware", "version"),
         camera_initialized=_flag(fields.get("camera_initialized")),
         container_id=clean_text(fields.get("container_id"), max_chars=64),
         ssid=clean_text(fields.get("ssid"), max_chars=32),
@@ -91,7 +123,7 @@ def _one_mac(name: str, claimed: object, device_id: object) -> Mac | None:
     """The MAC that topic, `mac` field and device id agree on; FieldError where they contradict each other."""
     found = {mac for mac in (try_mac(name), try_mac(claimed), try_mac(device_id)) if mac}
     if len(found) > 1:
-        raise FieldError(f"names two MAC addresses, {' and '.join(sorted(found))}")
+        raise MacContradictionError(sorted(found), spoken_for=try_mac(name))
     return found.pop() if found else None
 
 
@@ -107,7 +139,8 @@ def _uptime(fields: dict[str, Any]) -> float | None:
     milliseconds = clean_number(fields.get("uptime_ms"), low=0, high=1e14)
     if milliseconds is not None:
         return milliseconds / 1000
-    return clean_number(_first(fields, "uptime", "uptime_seconds"), low=0, high=1e11)
+    seconds = clean_number(fields.get("uptime"), low=0, high=1e11)
+    return seconds if seconds is not None else clean_number(fields.get("uptime_seconds"), low=0, high=1e11)
 
 
 def _first(fields: dict[str, Any], *names: str) -> Any:
@@ -117,9 +150,19 @@ def _first(fields: dict[str, Any], *names: str) -> Any:
     return None
 
 
-def _whole(value: object, low: int, high: int) -> int | None:
-    number = clean_number(value, low=low, high=high)
-    return None if number is None else int(number)
+def _whole(fields: dict[str, Any], low: int, high: int, *names: str) -> int | None:
+    """The first of these fields that holds a number within its range: a bad one does not hide its alias."""
+    for name in names:
+        if name in fields and (number := clean_number(fields[name], low=low, high=high)) is not None:
+            return int(number)
+    return None
+
+
+def _text(fields: dict[str, Any], max_chars: int, *names: str) -> str | None:
+    for name in names:
+        if name in fields and (text := clean_text(fields[name], max_chars=max_chars)) is not None:
+            return text
+    return None
 
 
 def _flag(value: object) -> bool | None:

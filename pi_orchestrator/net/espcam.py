@@ -10,6 +10,7 @@ import aiohttp
 
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.onboarding import Code
+from pi_orchestrator.domain.status import parse_device_id
 from pi_orchestrator.domain.strict_json import clean_text, parse_object
 from pi_orchestrator.errors import FieldError, OnboardingError
 
@@ -93,7 +94,7 @@ def _parse(body: bytes) -> CameraAnswer:
         raise _failure(Code.VERIFY_BAD_BODY, "the answer's mac is no MAC address")
     return CameraAnswer(
         mac=mac,
-        device_id=clean_text(fields.get("device_id"), max_chars=64),
+        device_id=parse_device_id(fields.get("device_id"), mac),
         firmware_version=clean_text(fields.get("firmware_version"), max_chars=64),
     )
 

@@ -84,7 +84,7 @@ class MqttLink:
             try:
                 await self._session(await to_thread(self._tls_context), quiet=kicks > KICKS_TOLD)
                 reason = "the broker closed the connection"
-            except (aiomqtt.MqttError, OSError) as error:
+            except (aiomqtt.MqttError, OSError, UnicodeError) as error:
                 reason = str(error) or type(error).__name__
             finally:
                 self._client = None

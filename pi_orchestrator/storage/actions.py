@@ -41,5 +41,11 @@ async def record(tx: Tx, actor: Actor, *, target: str | None = None, outcome: st
 
 
 async def clean(tx: Tx, *, days: int) -> None:
-    """Delete actions older than this many days."""
-    await tx.run("DELETE FROM operator_actions WHERE at < ?", (rfc3339(tx.stamp.at - timedelta(days=days)),))
+    """Delete actions that are surely older than this many days."""
+    before = rfc3339(tx.stamp.at - timedelta(days=days))
+    await tx.run("DELETE FROM operator_actions WHERE at < ? AND clock_trusted", (before,))
+
+
+async def trim(tx: Tx, *, keep: int) -> None:
+    """Drop all but the newest `keep` actions."""
+    await tx.run("DELETE FROM operator_actions WHERE id <= (SELECT max(id) FROM operator_actions) - ?", (keep,))

@@ -42,11 +42,9 @@ class Roster:
 
     def find(self, name: str) -> Mac | None:
         """The MAC that a device id or any spelling of a MAC stands for."""
-        mac = self._by_device_id.get(name)
-        if mac is None:
-            candidate = try_mac(name)
-            mac = candidate if candidate in self._by_mac else None
-        return mac
+        # A MAC is proven, a device id only claimed: nobody is found under the MAC of another.
+        mac = try_mac(name)
+        return mac if mac in self._by_mac else self._by_device_id.get(name)
 
     def __contains__(self, mac: object) -> bool:
         return mac in self._by_mac
@@ -64,10 +62,11 @@ async def is_registered(tx: Tx, mac: Mac) -> bool:
 
 
 async def register(tx: Tx, mac: Mac, *, device_id: str | None, ip: str, firmware: str | None, by: str) -> Camera:
-    """Insert a camera; a device id that another camera has already is replaced by one made of the whole MAC."""
+    """Insert a camera; a device id that another camera has already, or another's MAC, gives way to the own MAC."""
     chosen = device_id_for(mac, device_id)
-    if await tx.run("SELECT 1 FROM cameras WHERE device_id = ?", (chosen,)):
-        chosen = f"espcam-{mac.replace(':', '').lower()}"
+    foreign = try_mac(chosen) not in (None, mac)
+    if foreign or await tx.run("SELECT 1 FROM cameras WHERE device_id = ?", (chosen,)):
+        chosen = mac
     await tx.run(
         "INSERT INTO cameras (mac, device_id, ip_address, firmware_version, registered_by, registered_at)"
         " VALUES (?, ?, ?, ?, ?, ?)",

@@ -34,6 +34,13 @@ async def save(tx: Tx, *, key: str, operation: str, answer: StoredAnswer) -> Non
     )
 
 
+async def trim(tx: Tx, *, keep: int) -> None:
+    """Drop all but the newest `keep` answers."""
+    await tx.run(
+        "DELETE FROM idempotency WHERE at < (SELECT at FROM idempotency ORDER BY at DESC LIMIT 1 OFFSET ?)", (keep,)
+    )
+
+
 async def clean(tx: Tx, *, hours: int) -> None:
     """Forget answers older than this many hours."""
     await tx.run("DELETE FROM idempotency WHERE at < ?", (rfc3339(tx.stamp.at - timedelta(hours=hours)),))

@@ -27,6 +27,15 @@ class Metrics:
     last_success_at: datetime | None = None
     last_failure_at: datetime | None = None
 
+    def add(self, now: datetime, **more: int) -> None:
+        """Count in memory what `count` counts on disk."""
+        for name, number in more.items():
+            setattr(self, name, getattr(self, name) + number)
+        if more.get("success"):
+            self.last_success_at = now
+        if more.get("failed"):
+            self.last_failure_at = now
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -166,10 +175,18 @@ async def audit_page(
     return AuditPage([], counted[0]["total"])
 
 
-async def clean_audit(tx: Tx, *, days: int) -> int:
-    """Delete audit rows older than this many days; returns how many."""
+async def clean_audit(tx: Tx, *, days: int, trusted_only: bool = False) -> int:
+    """Delete audit rows older than this many days, if asked only those whose time is sure; returns how many."""
     before = rfc3339(tx.stamp.at - timedelta(days=days))
-    return len(await tx.run("DELETE FROM onboarding_audit WHERE at < ? RETURNING id", (before,)))
+    deleted = await tx.run(
+        "DELETE FROM onboarding_audit WHERE at < ? AND clock_trusted >= ? RETURNING id", (before, trusted_only)
+    )
+    return len(deleted)
+
+
+async def trim_audit(tx: Tx, *, keep: int) -> None:
+    """Drop all but the newest `keep` rows."""
+    await tx.run("DELETE FROM onboarding_audit WHERE id <= (SELECT max(id) FROM onboarding_audit) - ?", (keep,))
 
 
 def _entry(row: Row) -> AuditEntry:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from pi_orchestrator.errors import StartupError
@@ -43,30 +45,37 @@ def migrations() -> list[tuple[int, str]]:
 def prepare(path: Path, *, backups: Path, backups_kept: int, closed_cleanly: bool) -> Report:
     """Leave a sound file of the current schema at `path`; StartupError where a person must act."""
     report = Report()
-    damaged: Path | None = None
-    if path.is_dir():
-        damaged = report.set_aside = _set_aside(path)
+    rebuilding = path.with_name(f"{path.name}.rebuilding")
+    damaged = report.set_aside = _interrupted_repair(path, rebuilding)
+    if damaged is not None:
+        report.notes.append("an earlier repair was interrupted: it is done again")
+    elif path.is_dir():
+        damaged = report.set_aside = _set_aside(path, rebuilding)
         report.notes.append("a folder stood in the database's place")
     elif path.exists() and path.stat().st_size:
         report.checked = not closed_cleanly
         fault = _fault(path, check=report.checked)
         if fault:
-            damaged = report.set_aside = _set_aside(path)
+            damaged = report.set_aside = _set_aside(path, rebuilding)
             report.notes.append(fault)
     elif _has_log(path):
         # SQLite would delete a log without its file: what was committed there is kept for those who can read it.
-        damaged = report.set_aside = _set_aside(path)
+        damaged = report.set_aside = _set_aside(path, rebuilding)
         report.notes.append("the file was empty or gone, but its write-ahead log was not")
     try:
-        _migrate(path, backups=backups, backups_kept=backups_kept, report=report)
+        if damaged is None:
+            _migrate(path, backups=backups, backups_kept=backups_kept, report=report)
+        else:
+            _migrate(rebuilding, backups=backups, backups_kept=backups_kept, report=report)
+            if damaged.is_file() and damaged.stat().st_size:
+                report.rows_saved = _salvage(damaged, rebuilding)
+            _put_in_place(rebuilding, path)
     except (sqlite3.Error, OSError) as error:
         before = f", or go back to the backup {report.backup} and the version that wrote it" if report.backup else ""
         raise StartupError(
             f"cannot bring the database {path} to this program's schema: {error}",
             remedy=f"look for a full disk or missing permissions{before}; the step that failed left no trace",
         ) from error
-    if damaged is not None and damaged.is_file() and damaged.stat().st_size:
-        report.rows_saved = _salvage(damaged, path)
     return report
 
 
@@ -115,7 +124,34 @@ def _has_log(path: Path) -> bool:
     return log.is_file() and log.stat().st_size > 0
 
 
-def _set_aside(path: Path) -> Path:
+def _interrupted_repair(path: Path, rebuilding: Path) -> Path | None:
+    """The damaged file whose repair a crash cut short, if there is one; what had been rebuilt of it is dropped."""
+    if not rebuilding.exists():
+        return None
+    for leftover in (rebuilding, *(rebuilding.with_name(rebuilding.name + suffix) for suffix in SIDE_FILES)):
+        leftover.unlink(missing_ok=True)
+    aside = sorted(path.parent.glob(f"{path.name}.damaged-*"), key=lambda file: file.name)
+    found = [file for file in aside if not file.name.endswith(SIDE_FILES)]
+    if path.exists() or not found:
+        return None
+    rebuilding.touch(mode=0o600)
+    return found[-1]
+
+
+def _put_in_place(rebuilding: Path, path: Path) -> None:
+    """Make the rebuilt file the database: whole, or not at all."""
+    with closing(sqlite3.connect(rebuilding, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with rebuilding.open("rb") as file:
+        os.fsync(file.fileno())
+    rebuilding.replace(path)
+    fsync_folder(path.parent)
+
+
+def _set_aside(path: Path, rebuilding: Path) -> Path:
+    # The file in which the new one will be built says that a repair is under way, from before its first step.
+    rebuilding.touch(mode=0o600)
+    fsync_folder(path.parent)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     aside = path.with_name(f"{path.name}.damaged-{stamp}")
     for suffix in SIDE_FILES:
@@ -213,10 +249,22 @@ def _salvage_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str)
         return 0
     names, marks = ", ".join(shared), ", ".join("?" for _ in shared)
     for direction in ("ASC", "DESC"):
-        try:
-            for row in old.execute(f"SELECT {names} FROM {table} ORDER BY {primary} {direction}"):  # noqa: S608
-                saved += new.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", row).rowcount  # noqa: S608
-        except (sqlite3.DatabaseError, UnicodeDecodeError):
-            continue
-        break
+        for row in _readable(old, f"SELECT {names} FROM {table} ORDER BY {primary} {direction}"):  # noqa: S608
+            saved += new.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", row).rowcount  # noqa: S608
     return saved
+
+
+def _readable(damaged: sqlite3.Connection, sql: str) -> Iterator[tuple[Any, ...]]:
+    """Rows up to the damage. Faults of the file that is written to are no concern of this."""
+    try:
+        cursor = damaged.execute(sql)
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
+        return
+    while True:
+        try:
+            row = cursor.fetchone()
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
+            return
+        if row is None:
+            return
+        yield row

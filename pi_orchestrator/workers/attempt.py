@@ -18,13 +18,14 @@ from pi_orchestrator.storage.database import Tx
 
 @dataclass(slots=True)
 class Candidate:
-    """A camera on its way; `limited` once the audit says that it waits for a token."""
+    """A camera on its way; `limited` once the audit says that it waits for a token, `settled` once how it ended."""
 
     mac: Mac
     ip: str | None
     device_id: str | None
     firmware_version: str | None
     limited: bool = False
+    settled: bool = False
 
     def entry(self, stage: Stage, **more: object) -> AuditEntry:
         """An audit row about this camera."""
@@ -67,11 +68,23 @@ class Verifier:
 
 
 async def pair(
-    tx: Tx, candidate: Candidate, *, target: str, overflow: Overflow, verified_ms: int, total_ms: int
+    tx: Tx,
+    candidate: Candidate,
+    answer: CameraAnswer,
+    *,
+    target: str,
+    overflow: Overflow,
+    verified_ms: int,
+    total_ms: int,
 ) -> Camera | None:
     """Register and place a verified camera with its audit rows; None when it is registered already."""
     if await cameras.is_registered(tx, candidate.mac):
         return None
+    candidate = replace(
+        candidate,
+        device_id=candidate.device_id or answer.device_id,
+        firmware_version=answer.firmware_version or candidate.firmware_version,
+    )
     container_id, position = await _place(tx, target, overflow)
     camera = await cameras.register(
         tx,

@@ -11,11 +11,14 @@ from pi_orchestrator.supervisor import Beat
 INTERVAL_S = 3600.0
 FIRST_AFTER_S = 60.0
 EVENTS_KEPT = 10_000
+AUDIT_KEPT = 200_000
+ACTIONS_KEPT = 50_000
+ANSWERS_KEPT = 10_000
 IDEMPOTENCY_HOURS = 24
 
 
 class MaintenanceWorker:
-    """Deletes what is over its age or number; by age only while the clock can be trusted."""
+    """Deletes what is over its number, and what is over its age where both the clock and the row's time are sure."""
 
     def __init__(self, *, settings: StorageSettings, clock: Clock, database: Database) -> None:
         self._settings = settings
@@ -36,8 +39,11 @@ class MaintenanceWorker:
 
         async def job(tx: Tx) -> None:
             await event_log.trim(tx, keep=EVENTS_KEPT)
+            await onboarding.trim_audit(tx, keep=AUDIT_KEPT)
+            await actions.trim(tx, keep=ACTIONS_KEPT)
+            await idempotency.trim(tx, keep=ANSWERS_KEPT)
             if tx.stamp.trusted:
-                await onboarding.clean_audit(tx, days=days)
+                await onboarding.clean_audit(tx, days=days, trusted_only=True)
                 await actions.clean(tx, days=days)
                 await idempotency.clean(tx, hours=IDEMPOTENCY_HOURS)
 

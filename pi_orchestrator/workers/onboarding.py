@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from pi_orchestrator.domain.bucket import TokenBucket
 from pi_orchestrator.domain.camera import Camera
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.onboarding import (
+    AuditEntry,
     Code,
     Facts,
     Mode,
@@ -32,7 +33,7 @@ from pi_orchestrator.domain.onboarding import (
     judge,
 )
 from pi_orchestrator.errors import OnboardEnableError, OnboardingError, StorageError
-from pi_orchestrator.events import CameraSeen, Hub, Logged
+from pi_orchestrator.events import CameraContradicted, CameraSeen, Event, Hub, Logged
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.espcam import CameraAnswer, EspCamClient
 from pi_orchestrator.net.neighbours import Neighbours
@@ -51,6 +52,7 @@ TARGET_LABEL = "Auto-onboarded"
 IDLE_S = 10.0
 INBOX_LIMIT = 8192
 REFUSALS_RETRY_S = 5.0
+COUNTS_FLUSH_S = 60.0
 
 T = TypeVar("T")
 
@@ -173,7 +175,7 @@ class OnboardingWorker:
                 rows = [
                     attempt.candidate.entry(Stage.REJECTED, code=Code.NOT_ENABLED, message="stopped by the kill switch")
                     for attempt in stopped
-                    if not await cameras.is_registered(tx, attempt.candidate.mac)
+                    if not attempt.candidate.settled and not await cameras.is_registered(tx, attempt.candidate.mac)
                 ]
                 await onboarding.audit(tx, [*pending, *rows])
                 await onboarding.count(tx, **(counts + Counter(rejected_by_policy=len(rows))))
@@ -183,6 +185,11 @@ class OnboardingWorker:
 
             try:
                 await self._database.write(job)
+            except StorageError:
+                # Off in memory, which is the safe side; but whoever threw the switch must know that it did not hold.
+                self._refusals.give_back(pending, dict(counts))
+                log.error("the kill switch is thrown but not stored: it would not survive a restart")
+                raise
             finally:
                 await asyncio.gather(*(attempt.task for attempt in stopped), return_exceptions=True)
             for attempt in stopped:
@@ -195,9 +202,9 @@ class OnboardingWorker:
         async def job(tx: Tx) -> None:
             await onboarding.reset_metrics(tx)
             await actions.record(tx, actor)
+            tx.after_commit(self._reset)
 
         await self._database.write(job)
-        self.metrics = Metrics()
 
     async def explain(self, mac: Mac, ip: str | None) -> list[Verdict]:
         """Every rule's verdict for a camera, without doing anything."""
@@ -207,10 +214,17 @@ class OnboardingWorker:
     def reconfigure(self, settings: AutoOnboardSettings) -> None:
         """Take new settings; what the limiter has spent stays spent."""
         self.settings = settings
+        for attempt in self._line.in_flight.values():
+            candidate = attempt.candidate
+            if first_refusal(self._policy(), self._facts(candidate.mac, candidate.ip, tokens=1)):
+                attempt.task.cancel()  # judged anew, and refused, at its next message
         self._bucket.resize(
             capacity=settings.burst_size, rate=settings.max_per_minute / 60, now=self._clock.monotonic()
         )
         self._wake.set()
+
+    def _reset(self) -> None:
+        self.metrics = Metrics()
 
     def _enabled(self) -> None:
         self.enabled = True
@@ -252,11 +266,14 @@ class OnboardingWorker:
 
     async def _listen(self) -> None:
         while True:
-            with self._hub.subscribe(lambda event: isinstance(event, CameraSeen), maxsize=INBOX_LIMIT) as seen:
+            with self._hub.subscribe(_is_for_us, maxsize=INBOX_LIMIT) as seen:
                 async for event in seen:
                     if isinstance(event, CameraSeen):
                         await self._look_around()
                         self.consider(event)
+                    elif isinstance(event, CameraContradicted) and self.running:
+                        self._count(failed=1)
+                        self._refusals.add(AuditEntry(event.mac, Stage.FAILED, Code.MAC_MISMATCH, event.message))
             log.warning("more cameras than can be looked at; they will be seen again at their next message")
             await self._clock.sleep(1.0)
 
@@ -344,6 +361,8 @@ class OnboardingWorker:
         except Exception:
             # A fault of ours met by one camera's data must not take the others down with it.
             self._retries.failed(candidate.mac)
+            self._count(failed=1)
+            self._refusals.add(candidate.entry(Stage.FAILED, message="a fault of the daemon; its log has the details"))
             log.exception("onboarding attempt broke", mac=candidate.mac)
 
     async def _begin(self, candidate: Candidate) -> None:
@@ -360,16 +379,12 @@ class OnboardingWorker:
     async def _pair(self, candidate: Candidate, answer: CameraAnswer, started: float) -> None:
         verified_ms = self._elapsed_ms(started)
         settings = self.settings
-        known = replace(
-            candidate,
-            device_id=candidate.device_id or answer.device_id,
-            firmware_version=answer.firmware_version or candidate.firmware_version,
-        )
 
         async def job(tx: Tx) -> Camera | None:
             camera = await pair(
                 tx,
-                known,
+                candidate,
+                answer,
                 target=settings.target_container,
                 overflow=settings.overflow,
                 verified_ms=verified_ms,
@@ -410,6 +425,7 @@ class OnboardingWorker:
             tx.after_commit(lambda: self._count(failed=1))
 
         self._retries.failed(candidate.mac)
+        candidate.settled = True  # its row is on the way: the kill switch must not write a second one
         await self._write_if_enabled(job)
         log.warning("onboarding failed", mac=candidate.mac, code=error.code, reason=error.message)
 
@@ -432,7 +448,7 @@ class OnboardingWorker:
 
     async def _write_refusals(self) -> None:
         while True:
-            await self._refusals.wait()
+            await self._refusals.wait(COUNTS_FLUSH_S)
             try:
                 await self._flush_refusals()
             except StorageError as error:
@@ -457,13 +473,7 @@ class OnboardingWorker:
     # Small things.
 
     def _count(self, **more: int) -> None:
-        for name, number in more.items():
-            setattr(self.metrics, name, getattr(self.metrics, name) + number)
-        now = self._clock.wall()
-        if more.get("success"):
-            self.metrics.last_success_at = now
-        if more.get("failed"):
-            self.metrics.last_failure_at = now
+        self.metrics.add(self._clock.wall(), **more)
 
     async def _look_around(self) -> None:
         self._own = await self._neighbours.own_addresses()
@@ -484,3 +494,7 @@ class OnboardingWorker:
 
     def _elapsed_ms(self, started: float) -> int:
         return round((self._clock.monotonic() - started) * 1000)
+
+
+def _is_for_us(event: Event) -> bool:
+    return isinstance(event, CameraSeen | CameraContradicted)

@@ -19,9 +19,9 @@ from pi_orchestrator.domain.address import parse_ipv4
 from pi_orchestrator.domain.camera import Camera, CameraStatus, camera_status
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.presence import Device, Presence, Windows
-from pi_orchestrator.domain.status import Announced, Status, parse_status
+from pi_orchestrator.domain.status import Announced, MacContradictionError, Status, parse_status
 from pi_orchestrator.errors import FieldError, StorageError
-from pi_orchestrator.events import CameraSeen, Event, Hub, Logged
+from pi_orchestrator.events import CameraContradicted, CameraSeen, Event, Hub, Logged
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.neighbours import Neighbours
 from pi_orchestrator.settings import CameraSettings
@@ -79,6 +79,7 @@ class PresenceWorker:
         self._confirmed_at = float("-inf")
         self._flushed_at = clock.monotonic()
         self.messages: Counter[str] = Counter()
+        self.revision = 0
 
     def reconfigure(self, settings: CameraSettings) -> None:
         """Take new windows and limits."""
@@ -87,6 +88,11 @@ class PresenceWorker:
     def devices(self) -> Iterator[Device]:
         """Every device in memory, the longest unheard first."""
         return iter(tuple(self._devices.values()))
+
+    @property
+    def size(self) -> int:
+        """How many devices are in memory."""
+        return len(self._devices)
 
     def get(self, mac: Mac) -> Device | None:
         """The device of a MAC."""
@@ -103,11 +109,14 @@ class PresenceWorker:
         return self._clock.wall() - timedelta(seconds=self._clock.monotonic() - device.heard_at)
 
     def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
-        """Take one MQTT status message; a broken one is counted by reason and dropped."""
+        """Take one MQTT status message; a broken one is counted and dropped."""
         try:
             status = parse_status(topic, payload)
         except FieldError as error:
-            self.messages["invalid"] += 1
+            contradicts = isinstance(error, MacContradictionError)
+            self.messages["contradiction" if contradicts else "invalid"] += 1
+            if isinstance(error, MacContradictionError) and error.spoken_for:
+                self._hub.publish(CameraContradicted(error.spoken_for, str(error)))
             log.debug("status message dropped", topic=topic[:80], reason=str(error))
             return
         self.messages["retained" if retained else "live"] += 1
@@ -147,6 +156,7 @@ class PresenceWorker:
         for device in self.devices():
             before = device.state
             if device.settle(windows, now):
+                self.revision += 1
                 self._note_change(device, before)
         if now - self._confirmed_at >= CONFIRM_S:
             self._confirmed_at = now
@@ -158,6 +168,7 @@ class PresenceWorker:
         return Windows(self._settings.idle_after_s, self._settings.offline_after_s)
 
     def _apply(self, mac: Mac, status: Status, retained: bool) -> None:
+        self.revision += 1
         device = self._devices.get(mac) or self._admit(mac)
         before = device.state
         if retained:
@@ -239,7 +250,7 @@ class PresenceWorker:
             if mac is None and waiting.status.ip:
                 neighbour = await self._neighbours.at(waiting.status.ip)
                 mac = neighbour.mac if neighbour else None
-            if mac:
+            if mac and self._unresolved.get(name) is waiting:  # nothing newer came while the kernel was asked
                 self._unresolved.pop(name, None)
                 self._apply(mac, waiting.status, waiting.retained)
 
@@ -250,7 +261,8 @@ class PresenceWorker:
             if device.state is not Presence.CLAIMED or claims is None or claims.ip is None:
                 continue
             neighbour = await self._neighbours.at(claims.ip)
-            if neighbour and neighbour.fresh and neighbour.mac == device.mac:
+            unchanged = device.claims is claims and device.state is Presence.CLAIMED  # while the kernel was asked
+            if unchanged and neighbour and neighbour.fresh and neighbour.mac == device.mac:
                 self._apply(device.mac, claims, retained=False)
 
     async def _answer_roll_calls(self) -> None:

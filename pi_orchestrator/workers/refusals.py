@@ -68,9 +68,9 @@ class Refusals:
         """A registered camera appeared again."""
         self._counts["already_onboarded"] += 1
 
-    async def wait(self) -> None:
-        """Until there is a row to write."""
-        await self._some.wait()
+    async def wait(self, timeout_s: float) -> None:
+        """Until there is a row to write, or so long: repeats are only counts, which can wait."""
+        await self._clock.wait(self._some, timeout_s)
 
     def take(self) -> list[AuditEntry]:
         """The rows to write; they are the caller's now."""

@@ -139,7 +139,7 @@ async def test_an_embedded_broker_whose_port_is_taken(world, tmp_path):
 )
 async def test_a_wrong_value_is_named_by_its_key(world, tmp_path, section, key, value, says):
     said = await refused(world, tmp_path, code=2, tree=world.tree(**{section: {key: value}}))
-    assert said[0] == "The configuration is not valid:"
+    assert said[0] == "The configuration cannot be used:"
     assert len(said) == 2, said
     assert said[1].startswith(f"  {says}")
     assert not world.state_dir.exists(), "nothing is touched before the configuration is right"
@@ -168,7 +168,7 @@ async def test_a_configuration_file_that_cannot_be_read(world, tmp_path, kind):
     done = await command("run", "--config", config, prefix=POWERLESS)
     assert done.code == 2
     said = done.err.splitlines()
-    assert said[0] == "The configuration is not valid:"
+    assert said[0] == "The configuration cannot be used:"
     assert len(said) == 2
     assert str(config) in said[1]
     assert "Errno" not in done.err

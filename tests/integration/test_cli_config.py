@@ -23,7 +23,7 @@ async def test_check_config_says_that_all_is_well_or_everything_that_is_not(tmp_
     bad = await command("check-config", "--config", config, env={"PIORCH_NO__SUCH": "x"})
     assert (bad.code, bad.out) == (2, "")
     lines = bad.err.splitlines()
-    assert lines[0] == "The configuration is not valid:"
+    assert lines[0] == "The configuration cannot be used:"
     assert len(lines) == 5
     assert f"  mqtt.prt: unknown key; did you mean mqtt.port? (from file {config})" in lines
 

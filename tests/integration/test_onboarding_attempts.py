@@ -161,3 +161,37 @@ async def test_a_camera_whose_verification_was_cut_off_by_a_restart_is_onboarded
             await eventually(lambda: camera.mac in running.services.roster)
             assert [stage for stage, _ in await running.trail(camera.mac)] == ["discovered", *PAIRED]
             assert (await running.status())["metrics"]["attempts"] == 2
+
+
+async def test_nobody_gets_the_name_of_another_by_what_it_says_over_http(world):
+    async with world.camera(1) as victim, world.camera(2) as thief, world.daemon() as running:
+        await victim.say()
+        await eventually(lambda: victim.mac in running.services.roster)
+        thief.body["device_id"] = victim.mac
+        await thief.say(topic=f"camera/status/{thief.mac}", device_id=None)
+        await eventually(lambda: thief.mac in running.services.roster)
+        assert running.services.roster.get(thief.mac).device_id != victim.mac
+        assert (await running.api.get(f"/api/v1/cameras/{victim.mac}")).data["mac_address"] == victim.mac
+
+
+async def test_a_message_that_names_two_cameras_is_audited_for_the_one_in_whose_name_it_speaks(world):
+    async with world.daemon() as running:
+        await world.broker.publish("camera/status/246F28000001", '{"mac": "24:6F:28:00:00:02"}')
+
+        async def told():
+            return await running.trail("24:6F:28:00:00:01")
+
+        assert await eventually(told) == [("failed", "MAC_MISMATCH")]
+        assert await running.trail("24:6F:28:00:00:02") == []
+
+
+async def test_a_reload_that_forbids_a_camera_stops_its_verification(world):
+    async with world.camera(1) as camera, world.daemon() as running:
+        camera.answer_now.clear()
+        await camera.say()
+        await eventually(lambda: running.services.onboarding.is_onboarding(camera.mac))
+        running.daemon.apply(world.settings(auto_onboard={"deny": [camera.mac]}))
+        await eventually(lambda: not running.services.onboarding.is_onboarding(camera.mac))
+        camera.answer_now.set()
+        await running.considered(world)
+        assert camera.mac not in running.services.roster

@@ -143,7 +143,11 @@ async def test_registering_pairing_and_their_rows_are_one_transaction(world, blo
         await camera.say()
         await eventually(lambda: camera.answered == 1)
         await eventually(lambda: not running.services.onboarding.is_onboarding(camera.mac))
-        assert [stage for stage, _ in await running.trail(camera.mac)] == ["discovered"]
+
+        async def told():
+            return [stage for stage, _ in await running.trail(camera.mac)] == ["discovered", "failed"]
+
+        await eventually(told)
         for table in ("cameras", "assignments"):
             assert world.rows(f"SELECT * FROM {table}") == []
         assert world.rows("SELECT * FROM events WHERE type = 'camera.onboarded'") == []

@@ -10,6 +10,7 @@ from tests.support.waiting import eventually
 
 MAC = "24:6F:28:B0:F7:F0"
 INVALID = 'piorch_status_messages_total{kind="invalid"}'
+CONTRADICTION = 'piorch_status_messages_total{kind="contradiction"}'
 KIB = 1024
 
 
@@ -61,12 +62,16 @@ BAD_TOPICS = [
 ]
 
 
+def counted(messages):
+    return messages["invalid"] + messages["contradiction"] == 1
+
+
 @pytest.mark.parametrize("name", BROKEN)
 async def test_a_broken_payload_is_counted_dropped_and_forgotten(world, name):
     async with world.camera(1, mac=MAC) as camera, world.daemon() as running:
         await world.broker.publish(f"camera/status/{MAC}", BROKEN[name])
-        await eventually(lambda: running.services.presence.messages["invalid"] == 1)
-        assert await running.metric(INVALID) == 1
+        await eventually(lambda: counted(running.services.presence.messages))
+        assert await running.metric(INVALID) + await running.metric(CONTRADICTION) == 1
         assert running.services.presence.get(MAC) is None
         assert await running.camera(MAC) is None
         await camera.say()
@@ -242,7 +247,7 @@ async def test_two_cameras_that_claim_one_device_id_stay_two(world):
         await eventually(lambda: two.mac in running.services.roster)
         assert (await running.camera("kitchen"))["mac_address"] == one.mac
         ids = dict(world.rows("SELECT mac, device_id FROM cameras"))
-        assert ids == {one.mac: "kitchen", two.mac: f"espcam-{two.mac.replace(':', '').lower()}"}
+        assert ids == {one.mac: "kitchen", two.mac: two.mac}
         assert (await running.camera(ids[two.mac]))["mac_address"] == two.mac
 
 

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import pytest
 
+from pi_orchestrator.errors import StartupError
 from pi_orchestrator.storage import schema
 from tests.unit.test_schema import OLD, content, rows, version
 
@@ -268,3 +269,34 @@ def test_the_folder_may_have_any_name(sound, tmp_path, name):
     report = prepare(file)
     assert report.set_aside.parent == folder
     assert report.rows_saved > CAMERAS
+
+
+@pytest.mark.parametrize("step", ["_migrate", "_salvage_table", "_put_in_place"])
+def test_a_repair_that_a_power_cut_ended_is_done_again(sound, file, pages_of, monkeypatch, step):
+    def cut(*_args, **_more):
+        raise KeyboardInterrupt
+
+    file.write_bytes(overwritten(sound, (pages_of["events"] - 1) * PAGE, b"\xa5" * PAGE))
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, step, cut)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(file)
+    report = prepare(file)
+    assert "interrupted" in report.notes[0]
+    assert report.set_aside.exists()
+    assert counts(file)["cameras"] == counts(file)["assignments"] == CAMERAS
+    assert is_sound(file)
+    assert prepare(file).set_aside is None
+
+
+def test_a_disk_that_fills_up_during_a_repair_costs_nothing(sound, file, pages_of, monkeypatch):
+    def full(*_args, **_more):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    file.write_bytes(overwritten(sound, (pages_of["events"] - 1) * PAGE, b"\xa5" * PAGE))
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_salvage_table", full)
+        with pytest.raises(StartupError, match="full"):
+            prepare(file)
+    prepare(file)
+    assert counts(file)["cameras"] == CAMERAS

@@ -239,3 +239,11 @@ def test_a_cameras_status_is_one_word_of_the_contract(state, registered, onboard
     if state:
         device = Device(mac=MAC, state=state, claims=says(camera_initialized=initialized))
     assert camera_status(device=device, registered=registered, onboarding=onboarding) == word
+
+
+def test_what_a_later_message_leaves_out_has_not_been_taken_back():
+    device = online(ip="192.168.10.5", rssi_dbm=-50, firmware_version="2.1", uptime_s=10.0)
+    device.hear(says(uptime_s=20.0), 10.0)
+    assert (device.claims.ip, device.claims.rssi_dbm, device.claims.firmware_version) == ("192.168.10.5", -50, "2.1")
+    device.hear(says(uptime_s=1.0), 20.0)
+    assert device.claims.ip is None, "a new session starts with nothing"

@@ -135,14 +135,14 @@ async def test_what_is_given_back_again_and_again_stays_bounded(refusals):
 
 
 async def test_waiting_ends_when_there_is_a_row(refusals):
-    waiting = asyncio.create_task(refusals.wait())
+    waiting = asyncio.create_task(refusals.wait(60))
     refusals.count_already_onboarded()
     await asyncio.sleep(0)
     assert not waiting.done()
     refusals.add(refused())
     await waiting
     refusals.take()
-    again = asyncio.create_task(refusals.wait())
+    again = asyncio.create_task(refusals.wait(60))
     await asyncio.sleep(0)
     assert not again.done()
     again.cancel()

@@ -523,3 +523,17 @@ def test_settings_cannot_be_changed_by_accident():
     with pytest.raises(ValueError, match="frozen"):
         settings.mqtt.port = 1
     assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_a_file_named_in_a_higher_layer_wins_over_a_secret_in_a_lower_one(tmp_path):
+    (tmp_path / "key").write_text("the-rotated-key")
+    config = tmp_path / "config.toml"
+    config.write_text('[auth]\napi_key = "the-old-key"\n')
+    loaded = load(path=config, environ={"PIORCH_AUTH__API_KEY_FILE": str(tmp_path / "key")})
+    assert loaded.settings.auth.api_key.get_secret_value() == "the-rotated-key"
+
+
+def test_sections_that_contradict_each_other_are_told_beside_a_fault_elsewhere():
+    with pytest.raises(SettingsError) as caught:
+        load(environ={}, flags={"auth": {"mode": "off"}, "mqtt": {"port": "x"}})
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["mqtt.port", "auth.mode"]

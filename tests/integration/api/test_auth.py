@@ -581,3 +581,27 @@ async def test_the_cookie_of_a_configured_key_ends_with_that_key(world):
         assert (await running.api.get(KEYS, headers=cookie)).status == 200
         running.daemon.apply(world.settings())
         assert (await running.api.get(KEYS, headers=cookie)).status == 401
+
+
+async def test_a_cookie_dies_with_the_configured_key_that_it_stood_for(world):
+    async with world.daemon(connected=False, auth={"mode": "required", "api_key": "the-first-key-01"}) as running:
+        answer = await running.api.get(f"{KEYS}", headers={"X-API-Key": "the-first-key-01"})
+        cookie = answer.headers["Set-Cookie"].split(";")[0]
+        assert (await running.api.get(KEYS, headers={"Cookie": cookie})).status == 200
+        running.daemon.apply(world.settings(auth={"mode": "required", "api_key": "the-second-key-2"}))
+        assert (await running.api.get(KEYS, headers={"Cookie": cookie})).status == 401
+
+
+async def test_the_last_admin_key_cannot_be_revoked(daemon, world):
+    answer = await daemon.admin.delete(f"{KEYS}/admin")
+    assert (answer.status, answer.json["code"]) == (409, "CONFLICT")
+    await daemon.admin.post(KEYS, json={"name": "another", "scope": "admin"})
+    assert (await daemon.admin.delete(f"{KEYS}/admin")).status == 204
+
+
+async def test_a_reload_never_takes_the_lock_off_a_door_to_the_network(world):
+    open_door = {"auto_onboard": {"allow_loopback": False}, "http": {"listen": ["0.0.0.0:0"]}}
+    async with world.daemon(connected=False, **open_door) as running:
+        with pytest.raises(SettingsError, match="not valid"):
+            running.daemon.apply(world.settings(auth={"mode": "off"}))
+        assert (await running.api.get(KEYS)).status == 401

@@ -203,12 +203,14 @@ async def test_a_kept_answer_is_only_for_those_who_may_ask(daemon, world):
     assert (await daemon.api.post(f"{AUTO}/events/cleanup", headers=headers)).status == 401
 
 
-async def test_secrets_are_not_kept_for_repeats(daemon, world):
+async def test_secrets_are_kept_for_repeats_but_never_on_disk(daemon, world):
     headers = {"Idempotency-Key": "secret-please"}
     first = await daemon.admin.post(KEYS, json={"name": "dashboard"}, headers=headers)
     assert first.status == 201
     again = await daemon.admin.post(KEYS, json={"name": "dashboard"}, headers=headers)
-    assert (again.status, again.json["code"]) == (409, "CONFLICT")
+    assert (again.status, again.data) == (201, first.data)
+    other = await daemon.admin.post(KEYS, json={"name": "another"}, headers=headers)
+    assert (other.status, other.json["code"]) == (409, "CONFLICT")
     assert world.rows("SELECT count(*) FROM idempotency") == [(0,)]
     assert (await daemon.admin.get(KEYS)).data["count"] == 2
 
