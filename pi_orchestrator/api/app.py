@@ -40,9 +40,9 @@ def build_app(*, routes: Sequence[Route], services: Services, gate: Gate, guard:
     for route in routes:
         serve = Endpoint(route, services=services, gate=gate).serve
         if route.method == "GET":
-            app.router.add_get(route.path, serve)  # HEAD comes with it
+            app.router.add_get(route.path, serve, expect_handler=_expect)  # HEAD comes with it
         else:
-            app.router.add_route(route.method, route.path, serve)
+            app.router.add_route(route.method, route.path, serve, expect_handler=_expect)
     for path in {route.path for route in routes if "{" not in route.path}:
         # A fixed path is nobody's value: what it does not serve must not fall to a template that fits it too.
         methods = {route.method for route in routes if route.path == path}
@@ -82,6 +82,12 @@ async def served(app: web.Application, listen: Sequence[Listen]) -> AsyncIterato
         yield bound
     finally:
         await runner.cleanup()
+
+
+async def _expect(request: web.Request) -> None:
+    """Ask for the body where the client waits to be asked; an expectation that we do not know is passed over."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _server_log() -> logging.Logger:

@@ -565,3 +565,18 @@ async def test_the_same_camera_answers_to_mac_and_id(world):
     async with world.daemon() as running, world.fleet(1):
         await camera_is_registered(running)
         assert (await running.api.get(f"/api/v1/cameras/{CAMERA}")).status == 200
+
+
+async def test_an_expectation_that_nobody_knows_is_passed_over(daemon):
+    answer = await exchange(daemon, "GET", "/api/v1/cameras", [("Expect", "miracles"), ("X-Request-Id", "mine")])
+    assert (answer.status, answer.headers["X-Request-Id"]) == (200, "mine")
+
+
+async def test_a_well_formed_id_is_kept_beside_a_malformed_one(daemon):
+    headers = {"X-Request-Id": "two words", "X-Correlation-Id": "good-one"}
+    assert (await daemon.api.get("/api/v1/cameras", headers=headers)).headers["X-Request-Id"] == "good-one"
+
+
+async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(daemon):
+    answer = await daemon.admin.post("/api/v1/keys", json={"name": "waiting"}, expect100=True)
+    assert answer.status == 201
