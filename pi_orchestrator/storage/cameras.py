@@ -90,12 +90,20 @@ async def save_presence(tx: Tx, rows: list[tuple[Mac, str, datetime, str, float]
         " SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM cameras WHERE mac = ?1)"
         " ON CONFLICT (mac) DO UPDATE SET state = excluded.state, seen_at = excluded.seen_at,"
         " boot_id = excluded.boot_id, seen_monotonic = excluded.seen_monotonic",
-        [(mac, state, rfc3339(at), boot_id, monotonic) for mac, state, at, boot_id, monotonic in rows],
+        [
+            (mac, state, at.strftime("%Y-%m-%dT%H:%M:%SZ"), short_boot(boot_id), monotonic)
+            for mac, state, at, boot_id, monotonic in rows
+        ],
     )
 
 
+def short_boot(boot_id: str) -> str:
+    """The start of a boot id: enough to tell boots apart, and fifty cameras fit on one page of the card."""
+    return boot_id[:8]
+
+
 async def load_presence(database: Database) -> list[tuple[Mac, str, str, float]]:
-    """(mac, state, boot id, monotonic s) as last stored."""
+    """(mac, state, short boot id, monotonic s) as last stored."""
     rows = await database.read("SELECT mac, state, boot_id, seen_monotonic FROM presence")
     return [(Mac(row["mac"]), row["state"], row["boot_id"], row["seen_monotonic"]) for row in rows]
 

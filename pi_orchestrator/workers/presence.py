@@ -130,7 +130,7 @@ class PresenceWorker:
         """Go on from what was stored: times of this boot still count, older ones only as last seen."""
         for mac, state, boot_id, monotonic in await cameras.load_presence(self._database):
             device = Device(mac=mac)
-            if boot_id == self._clock.boot_id and state in (Presence.ONLINE, Presence.IDLE):
+            if boot_id == cameras.short_boot(self._clock.boot_id) and state in (Presence.ONLINE, Presence.IDLE):
                 device.state, device.heard_at = Presence.ONLINE, monotonic
                 device.settle(self._windows(), self._clock.monotonic())
                 if device.state is not Presence(state):

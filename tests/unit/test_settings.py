@@ -537,3 +537,9 @@ def test_sections_that_contradict_each_other_are_told_beside_a_fault_elsewhere()
     with pytest.raises(SettingsError) as caught:
         load(environ={}, flags={"auth": {"mode": "off"}, "mqtt": {"port": "x"}})
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["mqtt.port", "auth.mode"]
+
+
+def test_a_certificate_file_that_is_not_there_is_told_before_the_start(tmp_path):
+    with pytest.raises(SettingsError) as caught:
+        load(environ={}, flags={"mqtt": {"tls": True, "ca_file": str(tmp_path / "ca.pem")}})
+    assert caught.value.problems == [f"mqtt.ca_file: there is no file {tmp_path / 'ca.pem'}"]
