@@ -109,10 +109,3 @@ class StorageError(OrchestratorError):
 
 class OnboardingError(OrchestratorError):
     """One camera's onboarding failed; `code` is an audit code of the contract."""
-
-
-class MqttUnavailableError(OrchestratorError):
-    """No connection to the broker just now."""
-
-    code = "MQTT_UNAVAILABLE"
-    retryable = True

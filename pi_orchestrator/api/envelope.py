@@ -19,7 +19,6 @@ from pi_orchestrator.errors import OrchestratorError
 HTTP_STATUS: Mapping[str, int] = {
     "VALIDATION_FAILED": 400,
     "INVALID_REQUEST": 400,
-    "MISSING_PARAMETER": 400,
     "ONBOARD_ENABLE_FAILED": 400,
     "UNAUTHORIZED": 401,
     "FORBIDDEN": 403,
@@ -29,11 +28,10 @@ HTTP_STATUS: Mapping[str, int] = {
     "RATE_LIMITED": 429,
     "INTERNAL_ERROR": 500,
     "DATABASE_ERROR": 500,
-    "MQTT_UNAVAILABLE": 503,
 }
 
 # A code's class says whether a repeat can help; an internal error always may have been bad luck.
-_RETRYABLE = frozenset({"RATE_LIMITED", "INTERNAL_ERROR", "MQTT_UNAVAILABLE"})
+_RETRYABLE = frozenset({"RATE_LIMITED", "INTERNAL_ERROR"})
 _DEFAULT_RETRY_S = {"RATE_LIMITED": 30.0}
 WELL_FORMED_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 

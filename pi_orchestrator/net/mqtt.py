@@ -15,7 +15,6 @@ from collections.abc import Callable
 import aiomqtt
 
 from pi_orchestrator.clock import Clock
-from pi_orchestrator.errors import MqttUnavailableError
 from pi_orchestrator.health import Health, State
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.mqtt_client import MqttClient
@@ -64,15 +63,6 @@ class MqttLink:
     def discarded(self) -> int:
         """Messages dropped because the queue was full."""
         return self._discards.count
-
-    async def publish(self, topic: str, payload: str, *, qos: int = 1, retain: bool = False) -> None:
-        """Send a message; MqttUnavailableError when there is no broker."""
-        if self._client is None:
-            raise MqttUnavailableError("no connection to the MQTT broker", retry_after_s=5)
-        try:
-            await self._client.publish(topic, payload, qos=qos, retain=retain, timeout=5)
-        except aiomqtt.MqttError as error:
-            raise MqttUnavailableError(f"the MQTT broker did not take it: {error}", retry_after_s=5) from error
 
     async def run(self, beat: Beat) -> None:
         """Keep the connection up until cancelled."""
