@@ -1,8 +1,9 @@
 """Getting the database file into shape before it is opened for work: check, set aside, back up, migrate.
 
 Runs once at start, in a thread, on plain sqlite3. Order matters: a file that was not closed cleanly is checked
-first, a damaged one is moved aside (never deleted) and what can be read of it is carried over, then pending
-migrations run in one transaction each after a backup, and a file of a newer program is refused.
+first. A damaged one is moved aside (never deleted), a new one is built beside it from what can be read, and put in
+place whole; a repair that a crash cut short is done again. Otherwise pending migrations run in one transaction each
+after a backup, and a file of a newer program is refused.
 """
 
 from __future__ import annotations
