@@ -14,10 +14,10 @@ from pi_orchestrator.settings import (
     changed_paths,
     known_paths,
     load,
-    parse_listen,
     shown,
     value_at,
 )
+from pi_orchestrator.settings.model import parse_listen
 
 CANARY = "canary-7f3a9c1e"
 
@@ -102,6 +102,16 @@ OTHER_VALUES = {
     "auth.mode": ("required", "required"),
     "ap.interface": ("uap0", "uap0"),
     "ap.subnet": ("10.3.0.0/16", IPv4Network("10.3.0.0/16")),
+    "ap.ssid": ("Cameras", "Cameras"),
+    "discovery.engine": ("neighbour", "neighbour"),
+    "discovery.interval_s": ("30", 30),
+    "discovery.rounds": ("3", 3),
+    "discovery.allow_large_subnet": ("true", True),
+    "discovery.stations": ("no", False),
+    "discovery.leases": ("no", False),
+    "discovery.lease_files": ("/run/a.leases,/run/b.leases", (Path("/run/a.leases"), Path("/run/b.leases"))),
+    "discovery.mdns": ("no", False),
+    "discovery.probe": ("no", False),
     "mqtt.host": ("broker.local", "broker.local"),
     "mqtt.port": ("8883", 8883),
     "mqtt.username": ("pi", "pi"),
@@ -117,6 +127,7 @@ OTHER_VALUES = {
     "auto_onboard.enabled": ("1", True),
     "auto_onboard.mode": ("dev", Mode.DEV),
     "auto_onboard.target_container": ("box-1", "box-1"),
+    "auto_onboard.triggers": ("mqtt,scan", ("mqtt", "scan")),
     "auto_onboard.max_per_minute": ("60", 60),
     "auto_onboard.burst_size": ("7", 7),
     "auto_onboard.subnet_allowlist": (
