@@ -22,6 +22,8 @@ from pi_orchestrator.api.metrics import MetricsPage
 from pi_orchestrator.api.routes import ROUTES
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import Clock
+from pi_orchestrator.domain.presence import Windows
+from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.status import STATUS_TOPICS
 from pi_orchestrator.errors import SettingsError
 from pi_orchestrator.events import Hub
@@ -108,7 +110,8 @@ class Daemon:
         self._guard.trust(settings.http.trusted_hosts)
         self._gate.mode = settings.auth.mode
         self._keyring.configure(_configured_key(settings))
-        self.services.presence.reconfigure(settings.cameras)
+        self.services.registry.windows = _windows(settings)
+        self.services.registry.max_devices = settings.cameras.max_devices
         # The target container is made at start, and loopback is for the sandbox: neither changes under way.
         fixed = self.services.onboarding.settings
         self.services.onboarding.reconfigure(
@@ -146,14 +149,19 @@ async def running(
             mqtt_port = await stack.enter_async_context(embedded_broker(settings.mqtt.host, mqtt_port))
 
         roster = Roster()
+        registry = Registry(
+            registered=roster,
+            max_devices=settings.cameras.max_devices,
+            windows=_windows(settings),
+        )
         link = MqttLink(settings=settings.mqtt, port=mqtt_port, clock=clock, health=health)
         presence = PresenceWorker(
-            settings=settings.cameras,
             ap_subnet=settings.ap.subnet,
             clock=clock,
             hub=hub,
             database=database,
             roster=roster,
+            registry=registry,
             neighbours=neighbours,
         )
         onboarding = OnboardingWorker(
@@ -188,14 +196,16 @@ async def running(
             health=health,
             database=database,
             roster=roster,
+            registry=registry,
             presence=presence,
             onboarding=onboarding,
             mqtt=link,
             keyring=keyring,
-            views=CameraViews(roster=roster, presence=presence, onboarding=onboarding),
+            views=CameraViews(roster=roster, registry=registry, presence=presence, onboarding=onboarding),
             metrics=MetricsPage(
                 health=health,
                 roster=roster,
+                registry=registry,
                 presence=presence,
                 onboarding=onboarding,
                 mqtt=link,
@@ -339,6 +349,11 @@ async def _first_of(*events: asyncio.Event) -> None:
     finally:
         for task in waiting:
             task.cancel()
+
+
+def _windows(settings: Settings) -> Windows:
+    cameras = settings.cameras
+    return Windows(cameras.idle_after_s, cameras.offline_after_s, settings.discovery.interval_s)
 
 
 def _configured_key(settings: Settings) -> str | None:

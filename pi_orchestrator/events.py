@@ -10,20 +10,24 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pi_orchestrator.domain.mac import Mac
 
 
 @dataclass(frozen=True, slots=True)
 class CameraSeen:
-    """A live message of a camera; sent to the workers only, not stored. `appeared` at its first after silence."""
+    """A camera is here, by its own message or by a scan and its answer; sent to the workers only, not stored.
+
+    `appeared` at its first sign of life after silence.
+    """
 
     mac: Mac
     ip: str | None
     device_id: str | None
     firmware_version: str | None
     appeared: bool
+    trigger: Literal["mqtt", "scan"] = "mqtt"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from pi_orchestrator.clock import rfc3339
 from pi_orchestrator.domain.camera import Camera as Registered
 from pi_orchestrator.domain.camera import CameraStatus, camera_status, connection_quality, device_id_for
 from pi_orchestrator.domain.mac import Mac, try_mac
-from pi_orchestrator.domain.presence import Device, Presence
+from pi_orchestrator.domain.presence import HERE, Device
+from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import NotFoundError
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.workers.onboarding import OnboardingWorker
@@ -115,8 +116,11 @@ class _Encoded:
 class CameraViews:
     """Cameras as JSON, each encoded once per change: a list of them is put together from what is there."""
 
-    def __init__(self, *, roster: Roster, presence: PresenceWorker, onboarding: OnboardingWorker) -> None:
+    def __init__(
+        self, *, roster: Roster, registry: Registry, presence: PresenceWorker, onboarding: OnboardingWorker
+    ) -> None:
         self._roster = roster
+        self._registry = registry
         self._presence = presence
         self._onboarding = onboarding
         self._encoded: dict[Mac, _Encoded] = {}
@@ -127,24 +131,25 @@ class CameraViews:
         heard = [
             camera.mac
             for camera in self._roster
-            if (device := self._presence.get(camera.mac)) and device.heard_at is not None
+            if (device := self._registry.get(camera.mac)) and device.alive_at is not None
         ]
-        here = (Presence.ONLINE, Presence.IDLE, Presence.REBOOTING)
         strangers = [
-            device.mac for device in self._presence.devices() if device.mac not in self._roster and device.state in here
+            device.mac
+            for device in self._registry
+            if device.is_camera and device.shown in HERE and device.mac not in self._roster
         ]
         return heard + sorted(strangers)
 
     def find(self, name: str) -> Mac:
         """The MAC that an id stands for; NotFoundError when there is no such camera."""
-        mac = self._roster.find(name) or self._presence.find(name) or try_mac(name)
-        if mac is None or (mac not in self._roster and self._presence.get(mac) is None):
+        mac = self._roster.find(name) or self._registry.find(name) or try_mac(name)
+        if mac is None or (mac not in self._roster and self._registry.get(mac) is None):
             raise NotFoundError(f"there is no camera {name!r}", code="CAMERA_NOT_FOUND")
         return mac
 
     def encoded_list(self) -> bytes:
         """The live cameras as JSON, put together anew when one of them has changed."""
-        made_from = (self._presence.revision, self._roster.revision, self._onboarding.under_way)
+        made_from = (self._registry.revision, self._roster.revision, self._onboarding.under_way)
         if self._list[0] != made_from:
             bodies = [self.encoded(mac) for mac in self.live()]
             self._list = (made_from, b'{"cameras":[%b],"count":%d}' % (b",".join(bodies), len(bodies)))
@@ -152,7 +157,7 @@ class CameraViews:
 
     def encoded(self, mac: Mac) -> bytes:
         """A camera as JSON."""
-        device, camera = self._presence.get(mac), self._roster.get(mac)
+        device, camera = self._registry.get(mac), self._roster.get(mac)
         revision = device.revision if device else -1
         onboarding = self._onboarding.is_onboarding(mac)
         known = self._encoded.get(mac)
@@ -160,14 +165,14 @@ class CameraViews:
         if known and (known.device, known.revision, known.camera, known.onboarding) == made_from:
             return known.body
         body = self.camera(mac).model_dump_json(exclude_none=True).encode()
-        if len(self._encoded) > 2 * (self._presence.size + 64):
+        if len(self._encoded) > 2 * (len(self._registry) + 64):
             self._encoded.clear()  # most of them are long gone
         self._encoded[mac] = _Encoded(*made_from, body)
         return body
 
     def camera(self, mac: Mac) -> Camera:
         """A camera from all that is known of it."""
-        device, camera = self._presence.get(mac), self._roster.get(mac)
+        device, camera = self._registry.get(mac), self._roster.get(mac)
         claims = device.claims if device else None
         device_id = camera.device_id if camera else device_id_for(mac, device.device_id if device else None)
         seen = self._last_seen(device, camera)
@@ -181,7 +186,7 @@ class CameraViews:
             status=self.status(mac),
             lastSeen=seen,
             last_seen=seen,
-            ip_address=(claims.ip if claims else None) or (camera.ip_address if camera else None) or "",
+            ip_address=self._address(mac, device, camera),
             mac_address=mac,
             container_id=camera.container_id if camera else None,
             position=camera.position if camera else None,
@@ -194,28 +199,28 @@ class CameraViews:
                 uptime_seconds=uptime,
                 resolution=claims.resolution if claims else None,
                 firmware_version=firmware,
-                last_error=device.last_error if device else None,
+                last_error=_trouble(device),
             ),
         )
 
     def status(self, mac: Mac) -> CameraStatus:
         """A camera's state in one word."""
         return camera_status(
-            device=self._presence.get(mac),
+            device=self._registry.get(mac),
             registered=mac in self._roster,
             onboarding=self._onboarding.is_onboarding(mac),
         )
 
     def diagnosed(self, mac: Mac) -> DiagnosedCamera:
         """A camera and how well it is reached."""
-        device = self._presence.get(mac)
+        device = self._registry.get(mac)
         rssi = device.claims.rssi_dbm if device and device.claims else None
         return DiagnosedCamera(
             **dict(self.camera(mac)),
             diagnostics=Diagnostics(
                 connection_quality=connection_quality(rssi),
                 error_count=device.error_count if device else 0,
-                last_error=device.last_error if device else None,
+                last_error=_trouble(device),
             ),
         )
 
@@ -236,10 +241,25 @@ class CameraViews:
             error_message=view.health.last_error if view.status is CameraStatus.ERROR else None,
         )
 
+    def _address(self, mac: Mac, device: Device | None, camera: Registered | None) -> str:
+        """Where it answers; else where it says that it is, else where it was."""
+        proven = self._registry.address_of(mac)
+        claimed = device.claims.ip if device and device.claims else None
+        return str(proven) if proven else claimed or (camera.ip_address if camera else None) or ""
+
     def _last_seen(self, device: Device | None, camera: Registered | None) -> str | None:
         seen = self._presence.last_seen(device) if device else None
         seen = seen or (camera.last_seen_at if camera else None)
         return rfc3339(seen) if seen else None
+
+
+def _trouble(device: Device | None) -> str | None:
+    """What is wrong with a camera, in words."""
+    if device is None:
+        return None
+    if device.unstable:
+        return f"unstable: it went away {len(device.drops)} times in the last minutes"
+    return device.last_error
 
 
 # The pairing answer knows four words: a silent camera that was not given up yet still counts as there.

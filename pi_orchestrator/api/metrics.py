@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from pi_orchestrator import __version__
 from pi_orchestrator.domain.camera import camera_status
+from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.health import Health, State
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.storage.cameras import Roster
@@ -28,6 +29,7 @@ class MetricsPage(Collector):
         *,
         health: Health,
         roster: Roster,
+        registry: Registry,
         presence: PresenceWorker,
         onboarding: OnboardingWorker,
         mqtt: MqttLink,
@@ -35,6 +37,7 @@ class MetricsPage(Collector):
     ) -> None:
         self._health = health
         self._roster = roster
+        self._devices = registry
         self._presence = presence
         self._onboarding = onboarding
         self._mqtt = mqtt
@@ -78,7 +81,7 @@ class MetricsPage(Collector):
     def _cameras(self) -> Metric:
         registered = GaugeMetricFamily("piorch_cameras", "Registered cameras by state.", labels=["status"])
         states = Counter(
-            camera_status(device=self._presence.get(camera.mac), registered=True, onboarding=False)
+            camera_status(device=self._devices.get(camera.mac), registered=True, onboarding=False)
             for camera in self._roster
         )
         for status, number in sorted(states.items()):
@@ -91,7 +94,8 @@ class MetricsPage(Collector):
         kinds = CounterMetricFamily(
             "piorch_status_messages", "Status messages by what became of them.", labels=["kind"]
         )
-        for kind, number in sorted({**self._presence.messages, "discarded": self._mqtt.discarded}.items()):
+        elsewhere = {"discarded": self._mqtt.discarded, "evicted": self._devices.evicted}
+        for kind, number in sorted({**self._presence.messages, **elsewhere}.items()):
             kinds.add_metric([kind], number)
         yield kinds
 

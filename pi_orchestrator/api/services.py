@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pi_orchestrator.clock import Clock
+from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.health import Health
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.storage.cameras import Roster
@@ -27,6 +28,7 @@ class Services:
     health: Health
     database: Database
     roster: Roster
+    registry: Registry
     presence: PresenceWorker
     onboarding: OnboardingWorker
     mqtt: MqttLink

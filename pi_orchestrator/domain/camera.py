@@ -48,7 +48,11 @@ def device_id_for(mac: Mac, claimed: str | None) -> str:
 
 def camera_status(*, device: Device | None, registered: bool, onboarding: bool) -> CameraStatus:
     """One word for a camera, from its traffic and from what is being done with it."""
-    if device is None or device.state is Presence.OFFLINE:
+    if device is None:
+        return CameraStatus.OFFLINE
+    if device.unstable:
+        return CameraStatus.ERROR
+    if device.state is Presence.OFFLINE:
         return CameraStatus.OFFLINE
     if device.state is Presence.CLAIMED:
         return CameraStatus.CONNECTING

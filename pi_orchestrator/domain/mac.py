@@ -53,6 +53,18 @@ def is_near(one: Mac, other: Mac) -> bool:
     return 0 < distance <= 3
 
 
+def is_local(mac: Mac) -> bool:
+    """Whether the MAC was made up by the device or its owner (random, virtual), not given by a manufacturer."""
+    return bool(int(mac[:2], 16) & 2)
+
+
+def near_macs(mac: Mac) -> list[Mac]:
+    """The MACs that may belong to the same ESP32 as this one."""
+    number = int(mac.replace(":", ""), 16)
+    digits = (f"{number + offset:012X}" for offset in (-3, -2, -1, 1, 2, 3) if 0 < number + offset < 1 << 48)
+    return [Mac(":".join(d[i : i + 2] for i in range(0, 12, 2))) for d in digits]
+
+
 def _shown(text: object) -> str:
     return repr(str(text)[:40])
 

@@ -1,63 +1,143 @@
-"""Is this camera here? One device's presence as a pure state machine over its messages and silences.
+"""Is this device here? One device's presence as a pure state machine over its evidence and its silences.
 
-Time is monotonic seconds, passed in. Three rules of the field shape it: a retained message is a claim about the
-past and proves nothing; a last will may be that of a session which a newer one has already replaced; silence is
-measured, never assumed from one missed message.
+Time is monotonic seconds, passed in. The rules of the field that shape it: a retained message is a claim about the
+past and proves nothing; a last will may be that of a session which a newer one has already replaced; any
+trustworthy source proves a device alive, and none proves it gone, because a camera that sleeps does not answer;
+silence is measured, never assumed from one miss; and one that comes and goes all the time is told as just that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Address
 
 from pi_orchestrator.domain.mac import Mac
+from pi_orchestrator.domain.sighting import TRUSTED, Sighting, Source
 from pi_orchestrator.domain.status import Announced, Status, with_what_lasts
 
 STALE_WILL_WINDOW_S = 90.0
 """How long a broker may take to notice a dead session: 1.5 times the usual 60 s keep-alive."""
+REBOOT_S = 10.0
+"""What a camera still sends after it has said that it reboots does not show that it is back."""
+FLAPS = 4
+FLAPS_WITHIN_S = 600.0
+SETTLED_AFTER_S = 300.0
+NEVER = float("-inf")
 
 
 class Presence(StrEnum):
-    """The states in which a device can be, by its own traffic alone."""
+    """The states in which a device can be, by the evidence alone."""
 
     CLAIMED = "claimed"
     ONLINE = "online"
     IDLE = "idle"
     REBOOTING = "rebooting"
+    FLAPPING = "flapping"
     OFFLINE = "offline"
+
+
+HERE = frozenset({Presence.ONLINE, Presence.IDLE, Presence.REBOOTING, Presence.FLAPPING})
+"""The states of a device that is not given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Seconds of silence after which a device counts as idle, then as offline."""
+    """Seconds of silence after which a device counts as idle, then as offline.
+
+    A source that only speaks when a scan asks it gets several scans' time, so that one miss never decides.
+    """
 
     idle_after_s: float
     offline_after_s: float
+    scan_interval_s: float = 0.0
+
+    def idle(self, source: Source) -> float:
+        """The silence of this source that makes a device idle."""
+        return self.idle_after_s if source in _SPONTANEOUS else max(self.idle_after_s, 2.5 * self.scan_interval_s)
+
+    def offline(self, source: Source) -> float:
+        """The silence of this source after which it says nothing any more."""
+        return self.offline_after_s if source in _SPONTANEOUS else max(self.offline_after_s, 4 * self.scan_interval_s)
+
+
+_SPONTANEOUS = frozenset({Source.MQTT, Source.RECORD})
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What one source has said of a device: when first and last, when it last proved life, and the latest details."""
+
+    source: Source
+    first_at: float
+    last_at: float
+    alive_at: float = NEVER
+    ip: IPv4Address | None = None
+    host_name: str | None = None
+    rssi_dbm: int | None = None
+    detail: str = ""
+
+    def update(self, seen: Sighting) -> None:
+        """Take what a sighting adds; sightings may come late, and an older one takes nothing back."""
+        if seen.alive and seen.source in TRUSTED:
+            self.alive_at = max(self.alive_at, seen.at)
+        if seen.at < self.last_at:
+            return
+        self.last_at = seen.at
+        self.ip = seen.ip or self.ip
+        self.host_name = seen.host_name or self.host_name
+        self.rssi_dbm = seen.rssi_dbm if seen.rssi_dbm is not None else self.rssi_dbm
+        self.detail = seen.detail or self.detail
 
 
 @dataclass(slots=True, eq=False)
 class Device:
-    """What is known of one MAC; `claims` is its latest live status, `heard_at` when that came."""
+    """What is known of one MAC; `claims` is its latest status message, `heard_at` when it last spoke on MQTT itself.
+
+    `address` is the one that it answers for, `addresses` all of them with the time of the last answer.
+    """
 
     mac: Mac
     state: Presence = Presence.OFFLINE
     claims: Status | None = None
     device_id: str | None = None
     heard_at: float | None = None
-    session_since: float = field(default=float("-inf"))
+    evidence: dict[Source, Evidence] = field(default_factory=dict)
+    address: IPv4Address | None = None
+    addresses: dict[IPv4Address, float] = field(default_factory=dict)
+    is_camera: bool = False
+    session_since: float = NEVER
     replaced_live_session: bool = False
     error_count: int = 0
     last_error: str | None = None
     revision: int = 0
+    silenced_at: float = NEVER
+    rebooting_since: float = NEVER
+    unstable: bool = False
+    drops: list[float] = field(default_factory=list)
+
+    @property
+    def shown(self) -> Presence:
+        """The state as it is told: one that comes and goes is flapping, whichever it is just now."""
+        return Presence.FLAPPING if self.unstable else self.state
+
+    @property
+    def alive_at(self) -> float | None:
+        """When a trustworthy source last proved it alive."""
+        latest = max((one.alive_at for one in self.evidence.values()), default=NEVER)
+        return None if latest == NEVER else latest
 
     def hear(self, status: Status, now: float) -> bool:
         """Apply a live message; True when the state changed. Stale last wills change nothing."""
         if status.state is Announced.OFFLINE:
-            return not self._will_is_stale(now) and self._become(Presence.OFFLINE)
+            if self._will_is_stale(now):
+                return False
+            self.silenced_at = now
+            return self._become(Presence.OFFLINE, now)
         if not self._starts_session(status):
             status = with_what_lasts(status, self.claims)
         else:
-            self.replaced_live_session = self.state in (Presence.ONLINE, Presence.IDLE, Presence.REBOOTING)
+            self.replaced_live_session = self._in_session and self.state is not Presence.OFFLINE
             self.session_since = now
         if status.last_error and status.last_error != self.last_error:
             self.error_count += 1
@@ -65,32 +145,75 @@ class Device:
         self.claims = status
         self.device_id = status.device_id or self.device_id
         self.heard_at = now
+        self.is_camera = True
+        known = self.evidence.get(Source.MQTT)
+        if known is None:
+            known = self.evidence[Source.MQTT] = Evidence(Source.MQTT, first_at=now, last_at=now)
+        known.last_at = known.alive_at = now
+        known.rssi_dbm = status.rssi_dbm
         self.revision += 1
-        rebooting = status.state is Announced.REBOOTING
-        return self._become(Presence.REBOOTING if rebooting else Presence.ONLINE)
+        if status.state is Announced.REBOOTING:
+            self.rebooting_since = now
+            return self._become(Presence.REBOOTING, now)
+        return self._become(Presence.ONLINE, now)
 
     def claim(self, status: Status) -> bool:
         """Apply a retained message: it fills in what is unknown, and never brings a device online."""
-        if self.heard_at is not None or status.state is Announced.OFFLINE:
+        if self.heard_at is not None or Source.RECORD in self.evidence or status.state is Announced.OFFLINE:
             return False
         self.claims = status
         self.device_id = self.device_id or status.device_id
+        self.is_camera = True
         self.revision += 1
-        return self._become(Presence.CLAIMED)
+        return self.state is Presence.OFFLINE and self._become(Presence.CLAIMED, NEVER)
+
+    def see(self, seen: Sighting) -> None:
+        """Add another source's evidence; `settle` draws the conclusions."""
+        known = self.evidence.get(seen.source)
+        if known is None:
+            known = self.evidence[seen.source] = Evidence(seen.source, first_at=seen.at, last_at=seen.at)
+        known.update(seen)
+        self.revision += 1
 
     def settle(self, windows: Windows, now: float) -> bool:
-        """Let silence speak; True when the state changed."""
-        if self.heard_at is None or self.state in (Presence.OFFLINE, Presence.CLAIMED):
-            return False
-        silence = now - self.heard_at
-        if silence >= windows.offline_after_s:
-            return self._become(Presence.OFFLINE)
-        if silence >= windows.idle_after_s and self.state is Presence.ONLINE:
-            return self._become(Presence.IDLE)
-        return False
+        """Weigh evidence against silence; True when the shown state changed."""
+        before = self.shown
+        if self.unstable and now - self.drops[-1] >= SETTLED_AFTER_S:
+            self.unstable = False
+            self.drops.clear()
+            self.revision += 1
+        state = self._by_evidence(windows, now)
+        if state is not None:
+            self._become(state, now)
+        return self.shown is not before
+
+    def _by_evidence(self, windows: Windows, now: float) -> Presence | None:
+        """The state that the evidence speaks for; None where it changes nothing."""
+        here = idle = False
+        for one in self.evidence.values():
+            if one.alive_at <= self.silenced_at:
+                continue
+            age = now - one.alive_at
+            if age < windows.idle(one.source):
+                # One that reboots is back when it says so on MQTT, or is seen well after it went.
+                back = self.state is not Presence.REBOOTING or one.alive_at > self.rebooting_since + REBOOT_S
+                here, idle = here or back, idle or not back
+            elif age < windows.offline(one.source):
+                idle = True
+        if here:
+            return Presence.ONLINE
+        if idle:
+            # Old evidence keeps a device, it does not bring one back.
+            return Presence.IDLE if self.state is Presence.ONLINE else None
+        return None if self.state is Presence.CLAIMED else Presence.OFFLINE
+
+    @property
+    def _in_session(self) -> bool:
+        """Whether it speaks on MQTT; being seen otherwise is no session."""
+        return self.heard_at is not None and self.heard_at > self.silenced_at
 
     def _starts_session(self, status: Status) -> bool:
-        if self.state not in (Presence.ONLINE, Presence.IDLE):
+        if not self._in_session or self.state not in (Presence.ONLINE, Presence.IDLE):
             return True
         before = self.claims.uptime_s if self.claims else None
         return before is not None and status.uptime_s is not None and status.uptime_s < before
@@ -101,9 +224,15 @@ class Device:
         self.replaced_live_session = False if stale else self.replaced_live_session
         return stale
 
-    def _become(self, state: Presence) -> bool:
-        changed = state is not self.state
-        if changed:
+    def _become(self, state: Presence, now: float) -> bool:
+        before = self.shown
+        if state is not self.state:
+            if state is Presence.OFFLINE and self.state is not Presence.CLAIMED:
+                self._drop(now)
             self.state = state
             self.revision += 1
-        return changed
+        return self.shown is not before
+
+    def _drop(self, now: float) -> None:
+        self.drops = [*(at for at in self.drops[-FLAPS:] if now - at < FLAPS_WITHIN_S), now]
+        self.unstable = self.unstable or len(self.drops) >= FLAPS

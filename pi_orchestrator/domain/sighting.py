@@ -10,7 +10,7 @@ from pi_orchestrator.domain.mac import Mac
 
 
 class Source(StrEnum):
-    """Where evidence comes from."""
+    """Where evidence comes from; `record` is what was stored before a restart."""
 
     ARP = "arp"
     NEIGHBOUR = "neighbour"
@@ -19,6 +19,11 @@ class Source(StrEnum):
     MDNS = "mdns"
     MQTT = "mqtt"
     PROBE = "probe"
+    RECORD = "record"
+
+
+TRUSTED = frozenset({Source.ARP, Source.NEIGHBOUR, Source.STATION, Source.MQTT, Source.PROBE, Source.RECORD})
+"""Sources whose sign of life counts; a lease or a name says that a device was here once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ async def test_a_registered_camera_is_known_after_a_restart(world):
             await camera.say()
             await eventually(lambda: camera.mac in running.services.roster)
             await camera.say("OFFLINE")
-            await eventually(lambda: running.services.presence.get(camera.mac).state == "offline")
+            await eventually(lambda: running.services.registry.get(camera.mac).state == "offline")
         async with world.daemon() as running:
             await camera.say()
             await eventually(lambda: running.services.onboarding.metrics.already_onboarded == 1)

@@ -39,8 +39,11 @@ async def test_disable_in_the_middle_of_a_verification_answers_quickly_and_nothi
         assert (await running.status())["enabled"] is False
         metrics = (await running.status())["metrics"]
         assert (metrics["attempts"], metrics["success"], metrics["rejected_by_policy"]) == (1, 0, 1)
-    for table in ("cameras", "assignments", "containers", "onboarding_audit", "events"):
-        assert world.tables()[table] == at_the_answer[table]
+    afterwards = world.tables()
+    for table in ("cameras", "assignments", "containers", "onboarding_audit"):
+        assert afterwards[table] == at_the_answer[table]
+    # That a stranger was found is told whether anyone is onboarded or not.
+    assert [row for row in afterwards["events"] if row[1] != "device.found"] == at_the_answer["events"]
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 11, 23])
@@ -48,7 +51,7 @@ async def test_disable_in_a_storm_leaves_every_camera_wholly_in_or_wholly_out(wo
     """Thrown when some are paired, some are asked and some wait: none follows, and none is half there."""
     async with world.daemon(auto_onboard={"concurrency": 4}) as running, world.fleet(30) as fleet:
         await eventually(
-            lambda: len(running.services.roster) >= after and running.services.presence.get(fleet.cameras[0].mac)
+            lambda: len(running.services.roster) >= after and running.services.registry.get(fleet.cameras[0].mac)
         )
         assert (await running.api.post(f"{AUTO}/disable")).status == 200
         at_the_answer = world.tables()
@@ -139,7 +142,7 @@ async def test_enable_does_not_call_cameras_that_have_gone_or_were_never_here(wo
     ):
         await gone.say()
         await ghost.say(retain=True)
-        await eventually(lambda: running.services.presence.get(ghost.mac))
+        await eventually(lambda: running.services.registry.get(ghost.mac))
         # The daemon was connected when the ghost spoke, so to it that message was a live one.
         await clock.advance(700)
         await here.say()

@@ -301,7 +301,7 @@ async def test_explain_gives_every_rules_verdict_and_does_nothing(world, section
         assert answer.data["allowed"] is (not failing)
         assert (world.tables(), await running.status()) == (before, metrics)
         assert camera.requests == 0
-        assert running.services.presence.get(camera.mac) is None
+        assert running.services.registry.get(camera.mac) is None
 
 
 async def test_explain_refuses_what_is_no_mac(world):

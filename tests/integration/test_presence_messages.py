@@ -72,7 +72,7 @@ async def test_a_broken_payload_is_counted_dropped_and_forgotten(world, name):
         await world.broker.publish(f"camera/status/{MAC}", BROKEN[name])
         await eventually(lambda: counted(running.services.presence.messages))
         assert await running.metric(INVALID) + await running.metric(CONTRADICTION) == 1
-        assert running.services.presence.get(MAC) is None
+        assert running.services.registry.get(MAC) is None
         assert await running.camera(MAC) is None
         await camera.say()
         await eventually(lambda: MAC in running.services.roster)
@@ -98,7 +98,7 @@ async def test_topics_with_bad_ids_are_counted_and_dropped(world):
             await world.publish(topic, {"mac": MAC, "ip": world.address(1)})
         await running.considered(world)
         assert running.services.presence.messages["invalid"] == len(BAD_TOPICS)
-        assert running.services.presence.get(MAC) is None
+        assert running.services.registry.get(MAC) is None
 
 
 async def test_ten_thousand_pieces_of_noise_do_not_keep_a_camera_out(world):
@@ -200,7 +200,7 @@ async def test_a_device_id_first_without_its_mac_and_then_with_it_is_one_camera(
         await eventually(lambda: MAC in running.services.roster)
         assert (await running.camera("espcam-b0f7f0"))["mac_address"] == MAC
         await camera.say("OFFLINE", topic="camera/status/espcam-b0f7f0", mac=None)
-        await eventually(lambda: running.services.presence.get(MAC).state == "offline")
+        await eventually(lambda: running.services.registry.get(MAC).state == "offline")
         assert world.rows("SELECT mac FROM cameras") == [(MAC,)]
 
 
@@ -224,7 +224,7 @@ async def test_a_device_id_is_known_after_a_restart(world):
         async with world.daemon(clock=FakeClock(boot_id="boot-2")) as running:
             assert (await running.camera(MAC))["status"] == "offline"
             await camera.say(topic="camera/status/espcam-b0f7f0", mac=None)
-            await eventually(lambda: running.services.presence.get(MAC).state == "online")
+            await eventually(lambda: running.services.registry.get(MAC).state == "online")
             assert (await running.camera("espcam-b0f7f0"))["status"] == "online"
 
 

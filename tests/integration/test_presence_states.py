@@ -7,6 +7,7 @@ from datetime import timedelta
 import aiomqtt
 import pytest
 
+from pi_orchestrator.domain.presence import FLAPS
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
@@ -61,7 +62,7 @@ async def test_a_retained_ghost_is_neither_online_nor_onboarded_however_long_one
     async with world.camera(1) as ghost, world.camera(2) as living:
         await ghost.say(retain=True)
         async with world.daemon(clock=clock) as running:
-            await eventually(lambda: running.services.presence.get(ghost.mac))
+            await eventually(lambda: running.services.registry.get(ghost.mac))
             await living.say()
             await eventually(lambda: living.mac in running.services.roster)
             assert await status(running, ghost) == "connecting"
@@ -80,7 +81,7 @@ async def test_a_retained_claim_comes_true_with_the_first_live_message(world):
     async with world.camera(1) as camera:
         await camera.say(retain=True, firmware_version="1.0")
         async with world.daemon() as running:
-            await eventually(lambda: running.services.presence.get(camera.mac))
+            await eventually(lambda: running.services.registry.get(camera.mac))
             assert camera.requests == 0
             await camera.say(retain=True, firmware_version="1.1")  # to a subscriber who is there it comes live
             await eventually(lambda: camera.mac in running.services.roster)
@@ -194,9 +195,9 @@ async def test_as_many_wills_are_ignored_as_sessions_were_replaced_and_no_more(w
         for _ in range(wills_ignored):
             await camera.say("OFFLINE")
         await heard(running, len(births) + wills_ignored)
-        assert running.services.presence.get(camera.mac).state == "online"
+        assert running.services.registry.get(camera.mac).state == "online"
         await camera.say("OFFLINE")
-        await eventually(lambda: running.services.presence.get(camera.mac).state == "offline")
+        await eventually(lambda: running.services.registry.get(camera.mac).state == "offline")
 
 
 async def test_a_will_that_comes_long_after_a_new_birth_is_the_new_sessions_own(world):
@@ -334,23 +335,31 @@ async def test_a_camera_that_comes_back_after_a_reboot_is_online_and_counted_as_
 # Flapping, floods, and what it costs.
 
 
-async def test_a_flapping_camera_changes_state_as_often_as_it_does_and_nothing_else(world):
+async def test_a_camera_that_comes_and_goes_is_told_as_just_that_and_nothing_else_happens(world):
     async with world.daemon() as running, world.fleet(2, interval=30) as fleet:
         flapping, steady = fleet.cameras
         await eventually(lambda: len(running.services.roster) == 2)
+        device = running.services.registry.get(flapping.mac)
         rows = {table: world.rows(f"SELECT * FROM {table}") for table in ("cameras", "assignments", "onboarding_audit")}
-        for _ in range(6):
+        for number in range(1, 8):
             await flapping.die()
-            await is_status(running, flapping, "offline")
+            await eventually(lambda: device.state == "offline")
+            await is_status(running, flapping, "offline" if number < FLAPS else "error")
             flapping.revive()
-            await is_status(running, flapping, "online")
-        await eventually(lambda: running.services.onboarding.metrics.already_onboarded == 6)
+            await eventually(lambda: device.state == "online")
+            await is_status(running, flapping, "online" if number < FLAPS else "error")
+        assert "unstable" in (await running.camera(flapping.mac))["health"]["last_error"]
+        await eventually(lambda: running.services.onboarding.metrics.already_onboarded == 7)
         assert await status(running, steady) == "online"
         metrics = (await running.status())["metrics"]
         assert (metrics["attempts"], metrics["success"], metrics["rejected_by_policy"]) == (2, 2, 0)
     for table, before in rows.items():
         assert world.rows(f"SELECT * FROM {table}") == before
     assert changes(world, steady) == []
+    words = [word for _, word in changes(world, flapping)]
+    assert words.count("error") == 1
+    assert words[-1] == "error"  # what came after was damped
+    assert world.rows("SELECT count(*) FROM events WHERE type = 'device.flapping'") == [(1,)]
 
 
 async def test_the_sandboxes_flapping_camera_is_onboarded_once(world):
@@ -412,7 +421,7 @@ async def test_invented_macs_push_out_each_other_and_never_a_registered_camera(w
             for number in range(1000, 4000):
                 await world.announce(number, client=client, ip="203.0.113.5", device_id=f"invented-{number}")
         await eventually(lambda: running.services.presence.messages["live"] == 3002)
-        assert len(list(running.services.presence.devices())) == 64
+        assert len(list(running.services.registry)) == 64
         assert await running.metric('piorch_status_messages_total{kind="evicted"}') == 3002 - 64
         for camera in (one, two):
             assert await status(running, camera) == "online"
