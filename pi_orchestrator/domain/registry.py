@@ -50,10 +50,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something happened to a device; which fields are set follows from the kind."""
+    """Something happened to a device, `registered` or not by then; which fields are set follows from the kind."""
 
     kind: Kind
     mac: Mac
+    registered: bool = False
     before: Presence | None = None
     after: Presence | None = None
     ip: IPv4Address | None = None
@@ -251,7 +252,8 @@ class Registry:
             self._note_state(device, before)
 
     def _note_state(self, device: Device, before: Presence) -> None:
-        self._note(Change(Kind.STATE, device.mac, before=before, after=device.shown))
+        registered = device.mac in self._registered
+        self._note(Change(Kind.STATE, device.mac, before=before, after=device.shown, registered=registered))
 
     def _note_found(self, device: Device) -> None:
         if device.mac not in self._registered:

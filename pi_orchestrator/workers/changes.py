@@ -37,7 +37,7 @@ class Changes:
             if change.kind is not Kind.STATE or change.before is None:
                 self._take_other(change)
                 continue
-            if change.mac in self._roster:
+            if change.registered:
                 self._states.setdefault(change.mac, change.before)
             if change.before is Presence.CLAIMED and change.after is Presence.ONLINE:
                 confirmed.append(change.mac)
