@@ -95,6 +95,13 @@ class RateLimitedError(OrchestratorError):
     retryable = True
 
 
+class NetworkError(OrchestratorError):
+    """The camera network cannot be reached from here just now."""
+
+    code = "NETWORK_ERROR"
+    retryable = True
+
+
 class OnboardEnableError(OrchestratorError):
     """Auto-onboarding may not be enabled as things are configured."""
 

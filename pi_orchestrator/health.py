@@ -40,8 +40,12 @@ class Health:
         self._components: dict[str, Component] = {}
 
     def add(self, name: str, *, essential: bool = False, stale_after_s: float | None = None) -> None:
-        """Register a part; an essential one decides readiness."""
+        """Register a part; an essential one decides readiness. One that has said how it is stays so."""
         now = self._clock.monotonic()
+        known = self._components.get(name)
+        if known:
+            known.essential, known.stale_after_s, known.beat_at = essential, stale_after_s, now
+            return
         self._components[name] = Component(
             name, essential, State.STARTING, "", now, stale_after_s=stale_after_s, beat_at=now
         )

@@ -78,6 +78,9 @@ class Endpoint:
         else:
             data, status = await self._once(key, request, raw, arguments)
         response = envelope.success(data, shape=route.shape, status=status, correlation=request[CORRELATION])
+        if route.successor:
+            response.headers["Deprecation"] = "true"
+            response.headers["Link"] = f'<{route.successor}>; rel="successor-version"'
         if identity is not None and not self._has_cookie(request):
             response.set_cookie(
                 COOKIE,

@@ -24,14 +24,16 @@ HTTP_STATUS: Mapping[str, int] = {
     "FORBIDDEN": 403,
     "NOT_FOUND": 404,
     "CAMERA_NOT_FOUND": 404,
+    "DEVICE_NOT_FOUND": 404,
     "CONFLICT": 409,
     "RATE_LIMITED": 429,
     "INTERNAL_ERROR": 500,
     "DATABASE_ERROR": 500,
+    "NETWORK_ERROR": 503,
 }
 
 # A code's class says whether a repeat can help; an internal error always may have been bad luck.
-_RETRYABLE = frozenset({"RATE_LIMITED", "INTERNAL_ERROR"})
+_RETRYABLE = frozenset({"RATE_LIMITED", "INTERNAL_ERROR", "NETWORK_ERROR"})
 _DEFAULT_RETRY_S = {"RATE_LIMITED": 30.0}
 WELL_FORMED_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 

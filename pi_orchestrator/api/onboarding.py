@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 
+from pi_orchestrator.api.paging import MacPath, Pagination, Paging
 from pi_orchestrator.api.route import Time, Wire
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import rfc3339
@@ -118,15 +119,6 @@ class AuditEvent(Wire):
     timestamp: Time
 
 
-class Pagination(Wire):
-    """Where a page stands in the whole."""
-
-    total: int
-    limit: int
-    offset: int
-    has_more: bool
-
-
 class AuditPage(Wire):
     """A page of the audit trail, newest first."""
 
@@ -152,13 +144,6 @@ class Explanation(Wire):
     rules: list[Rule]
 
 
-class Paging(BaseModel):
-    """Which page."""
-
-    limit: int = Field(50, ge=1, le=100, description="rows at most")
-    offset: int = Field(0, ge=0, le=2**31, description="rows to pass over")
-
-
 class AuditQuery(Paging):
     """Which rows of the audit trail."""
 
@@ -172,12 +157,6 @@ class MacAuditQuery(Paging):
 
     stage: Stage | None = None
     since: Moment | None = Field(None, description="only rows at or after this time")
-
-
-class MacPath(BaseModel):
-    """A camera by its MAC."""
-
-    mac: MacField
 
 
 class CleanupQuery(BaseModel):
@@ -289,12 +268,7 @@ async def _page(services: Services, query: AuditQuery | MacAuditQuery, mac: MacF
     )
     return AuditPage(
         events=[_event(entry) for entry in page.entries],
-        pagination=Pagination(
-            total=page.total,
-            limit=query.limit,
-            offset=query.offset,
-            has_more=query.offset + len(page.entries) < page.total,
-        ),
+        pagination=Pagination.of(query, rows=len(page.entries), total=page.total),
     )
 
 

@@ -23,6 +23,7 @@ _TAGS = {
     "health": "Is it there, and how does it do",
     "onboarding": "Auto-onboarding: toggle, limits, audit trail",
     "cameras": "Cameras, live and registered",
+    "discovery": "Who is on the camera network, and why that is believed",
     "keys": "Who may do what",
 }
 _ERROR: Json = {
@@ -115,6 +116,7 @@ def _operation(route: Route) -> Json:
         "parameters": _parameters(route),
         "responses": {**_successes(route), **_failures(route)},
         "security": _security(route),
+        **({"deprecated": True} if route.successor else {}),
     }
     if body := route.model("body"):
         operation["requestBody"] = {

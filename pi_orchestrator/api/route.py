@@ -45,6 +45,7 @@ class Route:
 
     `scope` None is open to everyone in every mode. Otherwise it is what a key must cover where a key is needed:
     always when `keyed`, and in `required` mode for the rest.
+    One with a `successor` is there for old dashboards, and says so in its headers.
     A `secret` answer is kept for a repeat in memory only. `action` is what a write is called in the record of
     operator actions.
     """
@@ -63,6 +64,7 @@ class Route:
     errors: tuple[str, ...] = ()
     example: Any = None
     secret: bool = False
+    successor: str = ""
     inputs: Mapping[str, Any] = field(init=False)
     answer: Any = field(init=False)
     adapter: TypeAdapter[Any] = field(init=False)

@@ -9,10 +9,14 @@ from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.health import Health
 from pi_orchestrator.net.mqtt import MqttLink
+from pi_orchestrator.net.vendors import Vendors
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
+from pi_orchestrator.workers.discovery import DiscoveryWorker
 from pi_orchestrator.workers.onboarding import OnboardingWorker
 from pi_orchestrator.workers.presence import PresenceWorker
+from pi_orchestrator.workers.scanner import Scanner
+from pi_orchestrator.workers.sources import SourcesWorker
 
 if TYPE_CHECKING:
     from pi_orchestrator.api.auth import Keyring
@@ -31,6 +35,10 @@ class Services:
     registry: Registry
     presence: PresenceWorker
     onboarding: OnboardingWorker
+    scanner: Scanner
+    discovery: DiscoveryWorker
+    sources: SourcesWorker
+    vendors: Vendors
     mqtt: MqttLink
     keyring: Keyring
     views: CameraViews

@@ -61,6 +61,8 @@ def demo_settings(state_dir: Path, *, port: int, camera_port: int) -> Settings:
     tree: dict[str, Any] = {
         "http": {"listen": [f"127.0.0.1:{port}"]},
         "ap": {"interface": "lo", "subnet": NETWORK},
+        # Nobody can be asked on loopback.
+        "discovery": {"engine": "off", "stations": False, "leases": False, "mdns": False, "probe": False},
         "mqtt": {"embedded": True, "host": "127.0.0.1", "port": 0},
         "cameras": {"http_port": camera_port},
         "auto_onboard": {

@@ -18,7 +18,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from pi_orchestrator.domain.mac import Mac, near_macs
-from pi_orchestrator.domain.presence import Device, Evidence, Presence, Windows
+from pi_orchestrator.domain.presence import NEVER, Device, Evidence, Presence, Windows
 from pi_orchestrator.domain.sighting import Sighting, Source
 from pi_orchestrator.domain.status import Status
 
@@ -113,12 +113,12 @@ class Registry:
 
     # Who answers for an address.
 
-    def claimants(self, address: IPv4Address) -> frozenset[Mac]:
-        """Everyone who is known to answer for an address; more than one while it is contested."""
+    def claimants(self, address: IPv4Address, *, since: float = NEVER) -> frozenset[Mac]:
+        """Everyone who has answered for an address since then; more than one while it is contested."""
         known = self._claimants.get(address)
         if known is None:
             return frozenset()
-        return known.contested or frozenset(known.answered)
+        return known.contested or frozenset(mac for mac, at in known.answered.items() if at >= since)
 
     def holder(self, address: IPv4Address) -> tuple[Mac, float] | None:
         """The one device that answers for an address, and when it last did; None where nobody or several do."""
@@ -148,7 +148,7 @@ class Registry:
         if device.hear(status, now):
             self._note_state(device, before)
             if device.address and device.state is Presence.OFFLINE:
-                self._doubt(device.address)  # its session ended; whether the device is still there can be asked
+                self.doubt(device.address)  # its session ended; whether the device is still there can be asked
         if not known and device.evidence:
             self._note_found(device)
         self._touch(mac, strong=True)
@@ -171,7 +171,7 @@ class Registry:
             if seen.source is Source.ARP and not seen.binds:
                 # Anyone can send a frame in any name: a stranger has to answer a question first.
                 if seen.ip:
-                    self._doubt(seen.ip)
+                    self.doubt(seen.ip)
                 return None
             device = self._admit(seen.mac, strong=seen.source in _STRONG)
         known = device.alive_at is not None
@@ -179,7 +179,7 @@ class Registry:
         if seen.ip and seen.binds:
             self._bind(device, seen.ip, seen.at)
         elif seen.ip and seen.alive and seen.ip not in device.addresses:
-            self._doubt(seen.ip)
+            self.doubt(seen.ip)
         self._settle(device, now)
         if not known and device.alive_at is not None:
             self._note_found(device)
@@ -205,6 +205,11 @@ class Registry:
         if name not in self._macs_by_id and len(names) < MAX_NAMES:
             names.append(name)
             self._macs_by_id[name] = mac
+
+    def doubt(self, address: IPv4Address) -> None:
+        """Somebody should ask who has this address."""
+        if len(self.doubts) < MAX_DOUBTS:
+            self.doubts[address] = None
 
     def verdict(self, address: IPv4Address, answered: frozenset[Mac], now: float) -> None:
         """An address was asked just now, and these devices, whose answers were sighted, answered for it."""
@@ -263,10 +268,6 @@ class Registry:
         self.counts[change.kind] += 1
         self._changes.append(change)
 
-    def _doubt(self, address: IPv4Address) -> None:
-        if len(self.doubts) < MAX_DOUBTS:
-            self.doubts[address] = None
-
     def _bind(self, device: Device, address: IPv4Address, at: float) -> None:
         """The device has answered for this address."""
         if address not in device.addresses:
@@ -276,10 +277,10 @@ class Registry:
                     self._note(Change(Kind.PROXY, device.mac, ip=address, ips=tuple(device.addresses)))
                 return
             for other in device.addresses:
-                self._doubt(other)
+                self.doubt(other)
         known = self._claimants.setdefault(address, _Claimants())
         if any(mac != device.mac for mac in known.answered):
-            self._doubt(address)
+            self.doubt(address)
         device.addresses[address] = max(at, device.addresses.get(address, at))
         known.answered[device.mac] = device.addresses[address]
         if device.address is None:

@@ -11,19 +11,26 @@ import aiohttp
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.onboarding import Code
 from pi_orchestrator.domain.status import parse_device_id
-from pi_orchestrator.domain.strict_json import clean_text, parse_object
+from pi_orchestrator.domain.strict_json import clean_number, clean_text, parse_object
 from pi_orchestrator.errors import FieldError, OnboardingError
 
 MAX_BODY_BYTES = 64 * 1024
+_CAMERA_FIELDS = frozenset({"camera_initialized", "framesize"})
+"""Of DeliCasa's firmware, and of the stock camera server."""
 
 
 @dataclass(frozen=True, slots=True)
 class CameraAnswer:
-    """What `GET /status` said; `mac` is None where the firmware does not tell."""
+    """What `GET /status` said; `mac` is None where the firmware does not tell.
+
+    `is_camera` where it holds what only a camera's answer holds: other devices serve a `/status` too.
+    """
 
     mac: Mac | None
     device_id: str | None
     firmware_version: str | None
+    is_camera: bool
+    rssi_dbm: int | None = None
 
 
 def new_session() -> aiohttp.ClientSession:
@@ -96,6 +103,8 @@ def _parse(body: bytes) -> CameraAnswer:
         mac=mac,
         device_id=parse_device_id(fields.get("device_id"), mac),
         firmware_version=clean_text(fields.get("firmware_version"), max_chars=64),
+        is_camera=not _CAMERA_FIELDS.isdisjoint(fields),
+        rssi_dbm=int(rssi) if (rssi := clean_number(fields.get("rssi"), low=-127, high=-1)) else None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from pi_orchestrator.domain.mac import Mac
 
@@ -18,3 +18,11 @@ class Link:
     up: bool
     asks: bool
     addresses: tuple[IPv4Interface, ...]
+
+    def own(self) -> frozenset[IPv4Address]:
+        """The addresses without their networks."""
+        return frozenset(address.ip for address in self.addresses)
+
+    def address_in(self, subnet: IPv4Network) -> IPv4Address | None:
+        """The address from which hosts of a subnet are asked; None where it has none there."""
+        return next((address.ip for address in self.addresses if address.ip in subnet), None)

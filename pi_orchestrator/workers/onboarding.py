@@ -32,6 +32,7 @@ from pi_orchestrator.domain.onboarding import (
     first_refusal,
     judge,
 )
+from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import OnboardEnableError, OnboardingError, StorageError
 from pi_orchestrator.events import CameraContradicted, CameraSeen, Event, Hub, Logged
 from pi_orchestrator.logs import get_logger
@@ -44,15 +45,13 @@ from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.storage.onboarding import Metrics
 from pi_orchestrator.supervisor import Beat
-from pi_orchestrator.workers.attempt import Candidate, Verifier, pair
+from pi_orchestrator.workers.attempt import Ask, Candidate, Verifier, pair
 from pi_orchestrator.workers.refusals import Refusals
 from pi_orchestrator.workers.retries import Retries
 
 TARGET_LABEL = "Auto-onboarded"
 IDLE_S = 10.0
 INBOX_LIMIT = 8192
-REFUSALS_RETRY_S = 5.0
-COUNTS_FLUSH_S = 60.0
 
 T = TypeVar("T")
 
@@ -92,6 +91,8 @@ class OnboardingWorker:
         roster: Roster,
         neighbours: Neighbours,
         espcam: EspCamClient,
+        registry: Registry,
+        ask: Ask,
     ) -> None:
         self.settings = settings
         self._ap_subnet = ap_subnet
@@ -100,7 +101,7 @@ class OnboardingWorker:
         self._database = database
         self._roster = roster
         self._neighbours = neighbours
-        self._verifier = Verifier(neighbours=neighbours, espcam=espcam)
+        self._verifier = Verifier(clock=clock, neighbours=neighbours, espcam=espcam, registry=registry, ask=ask)
         self._bucket = TokenBucket(
             capacity=settings.burst_size, rate=settings.max_per_minute / 60, now=clock.monotonic()
         )
@@ -254,7 +255,7 @@ class OnboardingWorker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen(), name="onboarding-listen")
-                tasks.create_task(self._write_refusals(), name="onboarding-refusals")
+                tasks.create_task(self._refusals.run(self._database), name="onboarding-refusals")
                 await self._serve_line(beat)
         finally:
             self._up = False
@@ -262,7 +263,7 @@ class OnboardingWorker:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            await self._flush_refusals()
+            await self._refusals.store(self._database)
 
     async def _listen(self) -> None:
         while True:
@@ -279,6 +280,8 @@ class OnboardingWorker:
 
     def consider(self, seen: CameraSeen) -> None:
         """One pass for one camera: refuse it, or put it in line."""
+        if seen.trigger not in self.settings.triggers:
+            return
         mac = seen.mac
         if mac in self._roster:
             if seen.appeared and self.enabled and self.settings.mode is Mode.DEV:
@@ -445,30 +448,6 @@ class OnboardingWorker:
         stage = Stage.FAILED if code is Code.NO_ADDRESS else Stage.REJECTED
         self._count(**{"failed" if stage is Stage.FAILED else "rejected_by_policy": 1})
         self._refusals.add(candidate.entry(stage, code=code, message=verdict.why))
-
-    async def _write_refusals(self) -> None:
-        while True:
-            await self._refusals.wait(COUNTS_FLUSH_S)
-            try:
-                await self._flush_refusals()
-            except StorageError as error:
-                log.warning("refusals not stored yet", reason=error.message, details=error.details)
-                await self._clock.sleep(REFUSALS_RETRY_S)
-
-    async def _flush_refusals(self) -> None:
-        entries, counts = self._refusals.take(), self._refusals.take_counts()
-        if not entries and not counts:
-            return
-
-        async def job(tx: Tx) -> None:
-            await onboarding.audit(tx, entries)
-            await onboarding.count(tx, **counts)
-
-        try:
-            await self._database.write(job)
-        except StorageError:
-            self._refusals.give_back(entries, counts)
-            raise
 
     # Small things.
 

@@ -10,12 +10,20 @@ from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.bucket import TokenBucket
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.onboarding import AuditEntry, Code, Stage
+from pi_orchestrator.errors import StorageError
+from pi_orchestrator.logs import get_logger
+from pi_orchestrator.storage import onboarding
+from pi_orchestrator.storage.database import Database, Tx
 
 FIRST_WINDOW_S = 60.0
 LONGEST_WINDOW_S = 3600.0
 REMEMBERED = 4096
 FLOOD_BURST = 1000
 FLOOD_PER_S = 1.0
+RETRY_S = 5.0
+COUNTS_FLUSH_S = 60.0
+
+log = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -88,6 +96,32 @@ class Refusals:
         self._entries = [*entries, *self._entries][:FLOOD_BURST]
         self._counts.update(counts)
         self._some.set()
+
+    async def run(self, database: Database) -> None:
+        """Store what is collected as it comes, until cancelled."""
+        while True:
+            await self.wait(COUNTS_FLUSH_S)
+            try:
+                await self.store(database)
+            except StorageError as error:
+                log.warning("refusals not stored yet", reason=error.message, details=error.details)
+                await self._clock.sleep(RETRY_S)
+
+    async def store(self, database: Database) -> None:
+        """Store what is collected, in one transaction; StorageError leaves it for the next time."""
+        entries, counts = self.take(), self.take_counts()
+        if not entries and not counts:
+            return
+
+        async def job(tx: Tx) -> None:
+            await onboarding.audit(tx, entries)
+            await onboarding.count(tx, **counts)
+
+        try:
+            await database.write(job)
+        except StorageError:
+            self.give_back(entries, counts)
+            raise
 
     def _keep(self, mac: Mac, code: Code | None, last: _Last) -> None:
         self._last[mac, code] = last

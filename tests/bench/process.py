@@ -32,11 +32,10 @@ class Child:
 
 
 @contextlib.asynccontextmanager
-async def child(module, *args):
-    """`python -m module args` for the length of the block."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *map(str, args), cwd=CHECKOUT, env=clean_env(), stdin=PIPE, stdout=PIPE
-    )
+async def child(module, *args, prefix=()):
+    """`python -m module args` for the length of the block; `prefix` puts it in a namespace."""
+    words = (*prefix, sys.executable, "-m", module, *map(str, args))
+    process = await asyncio.create_subprocess_exec(*words, cwd=CHECKOUT, env=clean_env(), stdin=PIPE, stdout=PIPE)
     try:
         yield Child(process)
     finally:

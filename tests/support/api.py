@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import re
+from ipaddress import IPv4Network
 from urllib.parse import quote
 
 import pytest
@@ -21,14 +22,20 @@ from pi_orchestrator.api.app import build_app, served
 from pi_orchestrator.api.envelope import HTTP_STATUS, Shape
 from pi_orchestrator.api.openapi import build
 from pi_orchestrator.api.routes import ROUTES
+from pi_orchestrator.domain.scan import Scan, ScanState
 from pi_orchestrator.logs import configure
+from pi_orchestrator.net.links import Link
 from pi_orchestrator.settings import Listen
+from pi_orchestrator.storage import scans
+from pi_orchestrator.workers.discovery import DiscoveryWorker
+from pi_orchestrator.workers.scanner import Scanner
 from tests.support.waiting import eventually
 from tests.support.world import Answer, Api
 
 DOCUMENT = build(ROUTES)
 CAMERA = "24:6F:28:44:CB:60"  # the first of a fleet
-LAST_ID = {"keys": "nobody-of-this-name"}
+SCAN = "6f1f4f6e-8f0a-4c70-9b57-0b4d1d0a5a11"  # one that has ended; see `with_scans`
+LAST_ID = {"keys": "nobody-of-this-name", "discovery": SCAN}
 JSON = "application/json"
 ROUTE_IDS = [f"{route.method} {route.path}" for route in ROUTES]
 
@@ -37,6 +44,42 @@ QUERIES = {"/api/v1/onboarding/auto/policy/explain": {"mac": CAMERA, "ip": "192.
 BODIES = {"/api/v1/keys": {"name": "a new key", "scope": "read"}}
 
 each_route = pytest.mark.parametrize("route", ROUTES, ids=ROUTE_IDS)
+
+
+class NobodyAnswers:
+    """A scan engine for where there is no network; its sweep goes on until it is cancelled."""
+
+    name = "arp"
+
+    async def open(self, link, subnet):
+        pass
+
+    def close(self):
+        pass
+
+    async def sweep(self, targets, *, expected, progress):
+        await asyncio.Event().wait()
+
+    async def ask(self, address, *, timeout_s):
+        return frozenset()
+
+
+def with_scans(monkeypatch):
+    """Scans can be asked for, and `SCAN` has ended; how networks are scanned is tested on networks."""
+    load = DiscoveryWorker.load
+
+    async def look(self):
+        self.network, self.link = IPv4Network("192.168.10.0/24"), Link("ap0", 7, None, True, True, ())
+        self._engine = NobodyAnswers()
+
+    async def load_with_one(self):
+        await load(self)
+        stamp = self._clock.stamp()
+        scan = Scan(SCAN, "periodic", "arp", "ap0", "192.168.10.0/24", stamp.at, ScanState.DONE, 100, duration_ms=640)
+        await self._database.write(lambda tx: scans.save(tx, scan, started=stamp))
+
+    monkeypatch.setattr(Scanner, "look", look)
+    monkeypatch.setattr(DiscoveryWorker, "load", load_with_one)
 
 
 def target(route):

@@ -83,6 +83,8 @@ class World:
         tree = {
             "http": {"listen": ["127.0.0.1:0"]},
             "ap": {"interface": "lo", "subnet": self.network},
+            # Nobody can be asked on loopback; what finds devices on a network is tested on networks.
+            "discovery": {"engine": "off", "stations": False, "leases": False, "mdns": False, "probe": False},
             "mqtt": {"host": self.broker.host, "port": self.broker.port},
             "cameras": {"http_port": self.camera_port},
             "auto_onboard": {

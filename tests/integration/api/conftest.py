@@ -1,11 +1,12 @@
 import pytest
 
-from tests.support.api import production_log, watch
+from tests.support.api import production_log, watch, with_scans
 
 
 @pytest.fixture(autouse=True)
 def every_answer_is_as_documented(monkeypatch):
     watch(monkeypatch)
+    with_scans(monkeypatch)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Writes: done once however often they are sent, and told in the record of operator actions."""
 
 import asyncio
+from unittest.mock import ANY
 
 import pytest
 
@@ -11,7 +12,7 @@ from pi_orchestrator.api.services import Services
 from pi_orchestrator.errors import OrchestratorError
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.keys import Scope
-from tests.support.api import ask, exchange, target, with_routes
+from tests.support.api import SCAN, ask, exchange, target, with_routes
 
 AUTO = "/api/v1/onboarding/auto"
 KEYS = "/api/v1/keys"
@@ -231,6 +232,8 @@ ACTIONS = {
     ("POST", f"{AUTO}/events/cleanup"): ("onboarding.events_cleanup", "90 days"),
     ("POST", KEYS): ("api_key.create", "a new key"),
     ("DELETE", f"{KEYS}/{{id}}"): ("api_key.revoke", "nobody-of-this-name"),
+    ("POST", "/api/v1/espcam/scan"): ("scan.start", ANY),
+    ("DELETE", "/api/v1/espcam/scan/{id}"): ("scan.cancel", SCAN),
 }
 
 
@@ -256,7 +259,7 @@ async def test_a_write_is_recorded_once_with_who_and_from_where(daemon, world, r
     )
     assert answer.status == route.status
     action, what = ACTIONS[route.method, route.path]
-    outcome = "was not there" if route.method == "DELETE" else "ok"
+    outcome = {"api_key.revoke": "was not there", "scan.cancel": "had ended"}.get(action, "ok")
     assert actions(world) == [("admin", "127.0.0.9", "my-correlation-id", action, what, outcome)]
     ((at, boot_id, monotonic),) = world.rows(
         "SELECT at, boot_id, monotonic FROM operator_actions WHERE actor = 'admin'"

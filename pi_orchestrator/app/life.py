@@ -9,121 +9,44 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 from pi_orchestrator import __version__
 from pi_orchestrator.api.app import build_app, served
 from pi_orchestrator.api.auth import Gate, Keyring, new_key
-from pi_orchestrator.api.cameras import CameraViews
 from pi_orchestrator.api.guard import Guard
-from pi_orchestrator.api.metrics import MetricsPage
 from pi_orchestrator.api.routes import ROUTES
 from pi_orchestrator.api.services import Services
+from pi_orchestrator.app.daemon import Daemon
+from pi_orchestrator.app.parts import Ground, assemble
 from pi_orchestrator.clock import Clock
-from pi_orchestrator.domain.presence import Windows
-from pi_orchestrator.domain.registry import Registry
-from pi_orchestrator.domain.status import STATUS_TOPICS
 from pi_orchestrator.errors import SettingsError
 from pi_orchestrator.events import Hub
 from pi_orchestrator.health import Health, State
 from pi_orchestrator.logs import configure, get_logger
 from pi_orchestrator.net import mqtt
 from pi_orchestrator.net.broker import embedded_broker
-from pi_orchestrator.net.espcam import EspCamClient, new_session
-from pi_orchestrator.net.mqtt import MqttLink
-from pi_orchestrator.net.neighbours import Neighbours
+from pi_orchestrator.net.espcam import new_session
+from pi_orchestrator.net.netlink import Netlink
 from pi_orchestrator.net.systemd import Notifier
-from pi_orchestrator.settings import Listen, Loaded, Settings, changed_paths
+from pi_orchestrator.settings import Loaded, Settings
 from pi_orchestrator.storage import schema
 from pi_orchestrator.storage.actions import Actor
-from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
 from pi_orchestrator.storage.keys import Scope
 from pi_orchestrator.storage.state_dir import ADMIN_KEY, StateDir
 from pi_orchestrator.supervisor import Supervisor, Worker
+from pi_orchestrator.workers import scanner
 from pi_orchestrator.workers.maintenance import INTERVAL_S as MAINTENANCE_S
 from pi_orchestrator.workers.maintenance import MaintenanceWorker
-from pi_orchestrator.workers.onboarding import OnboardingWorker
-from pi_orchestrator.workers.presence import PresenceWorker
+from pi_orchestrator.workers.probe import ProbeWorker
 from pi_orchestrator.workers.pulse import DATABASE, PulseWorker
 
 STOP_GRACE_S = 2.0
 RECOVERY = "recovery"
 
-RELOADABLE = frozenset(
-    {
-        "http.trusted_hosts",
-        "auth.mode",
-        "auth.api_key",
-        "auth.api_key_file",
-        "cameras.idle_after_s",
-        "cameras.offline_after_s",
-        "cameras.max_devices",
-        "logging.level",
-        "auto_onboard.mode",
-        "auto_onboard.max_per_minute",
-        "auto_onboard.burst_size",
-        "auto_onboard.subnet_allowlist",
-        "auto_onboard.verification_timeout_sec",
-        "auto_onboard.deny",
-        "auto_onboard.overflow",
-        "auto_onboard.concurrency",
-        "auto_onboard.queue_limit",
-    }
-)
-"""What SIGHUP can change; every other key needs a restart."""
-
 log = get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Daemon:
-    """A running daemon: where it listens, and its parts for those who embed it."""
-
-    settings: Settings
-    started_with: Settings
-    listen: list[Listen]
-    mqtt_port: int
-    services: Services
-    health: Health
-    failed: asyncio.Event
-    _gate: Gate
-    _guard: Guard
-    _keyring: Keyring
-
-    @property
-    def url(self) -> str:
-        """The first listener, as a URL that works on this machine."""
-        first = self.listen[0]
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(first.host, first.host)
-        return f"http://{host}:{first.port}"
-
-    def apply(self, settings: Settings) -> list[str]:
-        """Take what can change while running; returns the keys that need a restart."""
-        changed = changed_paths(self.settings, settings)
-        if settings.auth.mode == "off" and not all(where.is_loopback for where in self.listen):
-            # The new listeners may be loopback only; those in use are not, until a restart.
-            raise SettingsError(["auth.mode: 'off' is refused while the daemon listens on the network; restart it"])
-        self.settings = settings
-        self._guard.trust(settings.http.trusted_hosts)
-        self._gate.mode = settings.auth.mode
-        self._keyring.configure(_configured_key(settings))
-        self.services.registry.windows = _windows(settings)
-        self.services.registry.max_devices = settings.cameras.max_devices
-        # The target container is made at start, and loopback is for the sandbox: neither changes under way.
-        fixed = self.services.onboarding.settings
-        self.services.onboarding.reconfigure(
-            settings.auto_onboard.model_copy(
-                update={"target_container": fixed.target_container, "allow_loopback": fixed.allow_loopback}
-            )
-        )
-        if "logging.level" in changed:
-            configure(level=settings.logging.level, style=settings.logging.format)
-        restart_needed = sorted(set(changed_paths(self.started_with, settings)) - RELOADABLE)
-        log.info("configuration reloaded", changed=changed, restart_needed=restart_needed)
-        return restart_needed
 
 
 @asynccontextmanager
@@ -141,96 +64,47 @@ async def running(
         await asyncio.to_thread(state_dir.claim)
         stack.callback(state_dir.release)
         database = await _open_database(stack, settings, state_dir, clock=clock, hub=hub, health=health)
-        neighbours = Neighbours(clock=clock)
-        stack.callback(neighbours.close)
+        netlink = Netlink()
+        stack.callback(netlink.close)
         session = await stack.enter_async_context(new_session())
         mqtt_port = settings.mqtt.port
         if settings.mqtt.embedded:
             mqtt_port = await stack.enter_async_context(embedded_broker(settings.mqtt.host, mqtt_port))
 
-        roster = Roster()
-        registry = Registry(
-            registered=roster,
-            max_devices=settings.cameras.max_devices,
-            windows=_windows(settings),
-        )
-        link = MqttLink(settings=settings.mqtt, port=mqtt_port, clock=clock, health=health)
-        presence = PresenceWorker(
-            ap_subnet=settings.ap.subnet,
-            clock=clock,
-            hub=hub,
-            database=database,
-            roster=roster,
-            registry=registry,
-            neighbours=neighbours,
-        )
-        onboarding = OnboardingWorker(
-            settings=settings.auto_onboard,
-            ap_subnet=settings.ap.subnet,
-            clock=clock,
-            hub=hub,
-            database=database,
-            roster=roster,
-            neighbours=neighbours,
-            espcam=EspCamClient(session=session, port=settings.cameras.http_port),
-        )
-        keyring = Keyring(
-            database=database,
-            configured=_configured_key(settings),
-            session_secret=await asyncio.to_thread(state_dir.session_secret),
-            clock=clock,
-        )
-        for topic in STATUS_TOPICS:
-            link.route(topic, presence.on_message)
-
-        await roster.load(database)
-        await presence.load()
-        await onboarding.load()
-        await keyring.load()
-        await _ensure_admin_key(keyring, state_dir)
-
-        gate = Gate(keyring=keyring, mode=settings.auth.mode, clock=clock)
-        guard = Guard(trusted_hosts=settings.http.trusted_hosts, ports=[listen.port for listen in settings.http.listen])
-        services = Services(
+        ground = Ground(
             clock=clock,
             health=health,
+            hub=hub,
             database=database,
-            roster=roster,
-            registry=registry,
-            presence=presence,
-            onboarding=onboarding,
-            mqtt=link,
-            keyring=keyring,
-            views=CameraViews(roster=roster, registry=registry, presence=presence, onboarding=onboarding),
-            metrics=MetricsPage(
-                health=health,
-                roster=roster,
-                registry=registry,
-                presence=presence,
-                onboarding=onboarding,
-                mqtt=link,
-                database=database,
-            ),
+            netlink=netlink,
+            session=session,
+            mqtt_port=mqtt_port,
+            session_secret=await asyncio.to_thread(state_dir.session_secret),
         )
+        services, probe = assemble(settings, ground)
+        stack.callback(services.scanner.close)
+        await services.roster.load(database)
+        await services.presence.load()
+        await services.onboarding.load()
+        await services.discovery.load()
+        await services.keyring.load()
+        await _ensure_admin_key(services.keyring, state_dir)
+
+        gate = Gate(keyring=services.keyring, mode=settings.auth.mode, clock=clock)
+        guard = Guard(trusted_hosts=settings.http.trusted_hosts, ports=[listen.port for listen in settings.http.listen])
         app = build_app(routes=ROUTES, services=services, gate=gate, guard=guard)
         listen = await stack.enter_async_context(served(app, settings.http.listen))
         guard.serve_on(where.port for where in listen)
 
         supervisor = Supervisor(clock=clock, health=health)
-        pulse = PulseWorker(clock=clock, health=health, database=database, roster=roster, notifier=notifier)
         stack.callback(hub.close)
         stack.push_async_callback(supervisor.stop, grace_s=STOP_GRACE_S)
-        # The connection's own keep-alive proves that it lives: a quiet night is no hang.
-        supervisor.start(Worker(mqtt.NAME, link.run, stale_after_s=None, reports_itself=True))
-        supervisor.start(Worker("presence", presence.run))
-        supervisor.start(Worker("onboarding", onboarding.run))
-        maintenance = MaintenanceWorker(settings=settings.storage, clock=clock, database=database)
-        supervisor.start(Worker("maintenance", maintenance.run, stale_after_s=2 * MAINTENANCE_S))
-        supervisor.start(Worker("pulse", pulse.run))
+        for worker in _workers(settings, services, probe, notifier):
+            supervisor.start(worker)
 
         notifier.ready()
         stack.callback(notifier.stopping)
-        log.info("ready", version=__version__, listen=[str(where) for where in listen], cameras=len(roster))
+        log.info("ready", version=__version__, listen=[str(where) for where in listen], cameras=len(services.roster))
         yield Daemon(
             settings=settings,
             started_with=settings,
@@ -241,7 +115,7 @@ async def running(
             failed=supervisor.failed,
             _gate=gate,
             _guard=guard,
-            _keyring=keyring,
+            _keyring=services.keyring,
         )
         log.info("stopping")
 
@@ -275,6 +149,26 @@ async def run(load: Callable[[], Loaded]) -> int:
         if not stop.is_set():
             raise
         return 0
+
+
+def _workers(settings: Settings, services: Services, probe: ProbeWorker, notifier: Notifier) -> Iterator[Worker]:
+    """What goes on by itself, in the order of its start."""
+    clock, database = services.clock, services.database
+    # The connection's own keep-alive proves that it lives: a quiet night is no hang.
+    yield Worker(mqtt.NAME, services.mqtt.run, stale_after_s=None, reports_itself=True)
+    yield Worker("presence", services.presence.run)
+    yield Worker("onboarding", services.onboarding.run)
+    yield Worker(scanner.NAME, services.scanner.run, reports_itself=True)
+    yield Worker("discovery", services.discovery.run)
+    yield Worker("sources", services.sources.run)
+    if settings.discovery.probe:
+        yield Worker("probe", probe.run)
+    maintenance = MaintenanceWorker(settings=settings.storage, clock=clock, database=database)
+    yield Worker("maintenance", maintenance.run, stale_after_s=2 * MAINTENANCE_S)
+    pulse = PulseWorker(
+        clock=clock, health=services.health, database=database, roster=services.roster, notifier=notifier
+    )
+    yield Worker("pulse", pulse.run)
 
 
 async def _open_database(
@@ -349,12 +243,3 @@ async def _first_of(*events: asyncio.Event) -> None:
     finally:
         for task in waiting:
             task.cancel()
-
-
-def _windows(settings: Settings) -> Windows:
-    cameras = settings.cameras
-    return Windows(cameras.idle_after_s, cameras.offline_after_s, settings.discovery.interval_s)
-
-
-def _configured_key(settings: Settings) -> str | None:
-    return settings.auth.api_key.get_secret_value() if settings.auth.api_key else None

@@ -1,0 +1,227 @@
+"""Every part, built once and handed what it needs by keyword; nothing here acts yet."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import aiohttp
+
+from pi_orchestrator import __version__
+from pi_orchestrator.api.auth import Keyring
+from pi_orchestrator.api.cameras import CameraViews
+from pi_orchestrator.api.metrics import MetricsPage
+from pi_orchestrator.api.services import Services
+from pi_orchestrator.clock import Clock
+from pi_orchestrator.domain.presence import Windows
+from pi_orchestrator.domain.registry import Registry
+from pi_orchestrator.domain.status import STATUS_TOPICS
+from pi_orchestrator.events import Hub
+from pi_orchestrator.health import Health, State
+from pi_orchestrator.net.arp import ArpEngine
+from pi_orchestrator.net.engine import Engine, OnSighting
+from pi_orchestrator.net.espcam import EspCamClient
+from pi_orchestrator.net.leases import LeaseFiles
+from pi_orchestrator.net.mdns import Advert, Mdns
+from pi_orchestrator.net.mqtt import MqttLink
+from pi_orchestrator.net.neighbours import NeighbourEngine, Neighbours
+from pi_orchestrator.net.netlink import Netlink
+from pi_orchestrator.net.ssid import SsidReader
+from pi_orchestrator.net.stations import Stations
+from pi_orchestrator.net.vendors import Vendors
+from pi_orchestrator.settings import Settings
+from pi_orchestrator.storage.cameras import Roster
+from pi_orchestrator.storage.database import Database
+from pi_orchestrator.workers import scanner as scanner_part
+from pi_orchestrator.workers.discovery import DiscoveryWorker
+from pi_orchestrator.workers.onboarding import OnboardingWorker
+from pi_orchestrator.workers.presence import PresenceWorker
+from pi_orchestrator.workers.probe import ProbeWorker
+from pi_orchestrator.workers.scanner import Scanner
+from pi_orchestrator.workers.sources import SourcesWorker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What is open already when the parts are built."""
+
+    clock: Clock
+    health: Health
+    hub: Hub
+    database: Database
+    netlink: Netlink
+    session: aiohttp.ClientSession
+    mqtt_port: int
+    session_secret: bytes
+
+
+def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]:
+    """Every part."""
+    neighbours = Neighbours(clock=ground.clock, netlink=ground.netlink)
+    roster = Roster()
+    registry = Registry(
+        registered=roster,
+        max_devices=settings.cameras.max_devices,
+        windows=windows_of(settings),
+    )
+    link = MqttLink(settings=settings.mqtt, port=ground.mqtt_port, clock=ground.clock, health=ground.health)
+    presence = PresenceWorker(
+        ap_subnet=settings.ap.subnet,
+        clock=ground.clock,
+        hub=ground.hub,
+        database=ground.database,
+        roster=roster,
+        registry=registry,
+        neighbours=neighbours,
+    )
+    ground.health.add(scanner_part.NAME)
+    if settings.discovery.engine == "off":
+        ground.health.set(scanner_part.NAME, State.OFF, "switched off (discovery.engine)")
+    scanner = build_scanner(
+        settings, clock=ground.clock, registry=registry, netlink=ground.netlink, health=ground.health
+    )
+    discovery = DiscoveryWorker(
+        settings=settings.discovery, scanner=scanner, registry=registry, clock=ground.clock, database=ground.database
+    )
+    espcam = EspCamClient(session=ground.session, port=settings.cameras.http_port)
+    vendors = Vendors()
+    sources = _build_sources(
+        settings,
+        scanner=scanner,
+        vendors=vendors,
+        registry=registry,
+        clock=ground.clock,
+        health=ground.health,
+        database=ground.database,
+        daemon_id=hashlib.sha256(b"daemon id " + ground.session_secret).hexdigest()[:8],
+    )
+    probe = ProbeWorker(
+        ap_subnet=settings.ap.subnet,
+        clock=ground.clock,
+        hub=ground.hub,
+        registry=registry,
+        roster=roster,
+        neighbours=neighbours,
+        espcam=espcam,
+        is_espressif=vendors.is_espressif,
+    )
+    onboarding = OnboardingWorker(
+        settings=settings.auto_onboard,
+        ap_subnet=settings.ap.subnet,
+        clock=ground.clock,
+        hub=ground.hub,
+        database=ground.database,
+        roster=roster,
+        neighbours=neighbours,
+        espcam=espcam,
+        registry=registry,
+        ask=scanner.ask,
+    )
+    keyring = Keyring(
+        database=ground.database,
+        configured=configured_key(settings),
+        session_secret=ground.session_secret,
+        clock=ground.clock,
+    )
+    for topic in STATUS_TOPICS:
+        link.route(topic, presence.on_message)
+    services = Services(
+        clock=ground.clock,
+        health=ground.health,
+        database=ground.database,
+        roster=roster,
+        registry=registry,
+        presence=presence,
+        onboarding=onboarding,
+        scanner=scanner,
+        discovery=discovery,
+        sources=sources,
+        vendors=vendors,
+        mqtt=link,
+        keyring=keyring,
+        views=CameraViews(roster=roster, registry=registry, presence=presence, onboarding=onboarding),
+        metrics=MetricsPage(
+            health=ground.health,
+            roster=roster,
+            registry=registry,
+            presence=presence,
+            onboarding=onboarding,
+            mqtt=link,
+            database=ground.database,
+        ),
+    )
+    return services, probe
+
+
+def build_scanner(
+    settings: Settings, *, clock: Clock, registry: Registry, netlink: Netlink, health: Health | None = None
+) -> Scanner:
+    """A scanner with both engines; the command line scans with it too, without a daemon."""
+
+    def engines(on_sighting: OnSighting) -> dict[str, Engine]:
+        return {
+            "arp": ArpEngine(clock=clock, on_sighting=on_sighting, rounds=settings.discovery.rounds),
+            "neighbour": NeighbourEngine(clock=clock, on_sighting=on_sighting),
+        }
+
+    return Scanner(
+        settings=settings.discovery,
+        ap=settings.ap,
+        clock=clock,
+        registry=registry,
+        netlink=netlink,
+        engines=engines,
+        health=health,
+    )
+
+
+def _build_sources(
+    settings: Settings,
+    *,
+    scanner: Scanner,
+    vendors: Vendors,
+    registry: Registry,
+    clock: Clock,
+    health: Health,
+    database: Database,
+    daemon_id: str,
+) -> SourcesWorker:
+    discovery, interface = settings.discovery, settings.ap.interface
+    for part in ("leases", "stations", "mdns"):
+        health.add(part)
+        if not getattr(discovery, part):
+            health.set(part, State.OFF, f"switched off (discovery.{part})")
+    advert = Advert(
+        name="Pi Orchestrator",
+        host=f"piorch-{daemon_id}",
+        port=settings.http.listen[0].port,
+        id=daemon_id,
+        version=__version__,
+        api="v1",
+    )
+    return SourcesWorker(
+        interface=interface,
+        leases=LeaseFiles(interface=interface, configured=discovery.lease_files, clock=clock)
+        if discovery.leases
+        else None,
+        stations=Stations(clock=clock) if discovery.stations else None,
+        mdns=(lambda on_service: Mdns(clock=clock, advert=advert, on_service=on_service)) if discovery.mdns else None,
+        ssid=SsidReader(interface=interface, configured=settings.ap.ssid),
+        vendors=vendors,
+        scanner=scanner,
+        registry=registry,
+        clock=clock,
+        health=health,
+        database=database,
+    )
+
+
+def windows_of(settings: Settings) -> Windows:
+    """How long silence may last, as the settings have it."""
+    cameras = settings.cameras
+    return Windows(cameras.idle_after_s, cameras.offline_after_s, settings.discovery.interval_s)
+
+
+def configured_key(settings: Settings) -> str | None:
+    """The key of the configuration, if there is one."""
+    return settings.auth.api_key.get_secret_value() if settings.auth.api_key else None

@@ -1,0 +1,242 @@
+"""Discovery runs: periodic and on demand, one at a time, each with an id, progress, an outcome and a place in history.
+
+A run on demand is stored when it is asked for and when it has ended. Of the periodic ones, those in which nothing
+happened are stored many at a time, because one a minute would be most of what the card ever has to bear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass, field, replace
+
+from pi_orchestrator.clock import Clock, Stamp
+from pi_orchestrator.domain.mac import Mac
+from pi_orchestrator.domain.presence import HERE
+from pi_orchestrator.domain.registry import Kind, Registry
+from pi_orchestrator.domain.scan import Scan, ScanState
+from pi_orchestrator.domain.sighting import Source
+from pi_orchestrator.errors import NetworkError, NotFoundError, StorageError
+from pi_orchestrator.events import Logged
+from pi_orchestrator.logs import get_logger
+from pi_orchestrator.settings import DiscoverySettings
+from pi_orchestrator.storage import actions, event_log, scans
+from pi_orchestrator.storage.actions import Actor
+from pi_orchestrator.storage.database import Database, Tx
+from pi_orchestrator.storage.scans import ScanPage
+from pi_orchestrator.supervisor import Beat
+from pi_orchestrator.workers.scanner import Scanner
+
+PERIODIC = "periodic"
+BEAT_S = 10.0
+RETRY_S = 1.0
+QUIET_KEPT = 15
+_ASKED = (Source.ARP, Source.NEIGHBOUR)
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run under way; `scan` is what is known of it so far."""
+
+    scan: Scan
+    started: Stamp
+    moved_before: int
+    progress: float = 0.0
+    task: asyncio.Task[None] | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class DiscoveryWorker:
+    """`start`, `cancel`, `get` and `history` are for operators; `run` scans periodically."""
+
+    def __init__(
+        self, *, settings: DiscoverySettings, scanner: Scanner, registry: Registry, clock: Clock, database: Database
+    ) -> None:
+        self._settings = settings
+        self._scanner = scanner
+        self._registry = registry
+        self._clock = clock
+        self._database = database
+        self._now: _Run | None = None
+        self._last: _Run | None = None
+        self._quiet: list[tuple[Scan, Stamp]] = []
+        self._here: frozenset[Mac] = frozenset()
+        self._starting = asyncio.Lock()
+
+    @property
+    def current(self) -> Scan | None:
+        """The run under way, with its progress."""
+        return _with_progress(self._now) if self._now else None
+
+    @property
+    def last(self) -> Scan | None:
+        """The run that ended last."""
+        return self._last.scan if self._last else None
+
+    async def load(self) -> None:
+        """Say of runs that the last end of the daemon cut off that it did."""
+        await self._database.write(scans.interrupt)
+
+    async def start(self, actor: Actor) -> Scan:
+        """Begin a run, or join the one under way; NetworkError when nobody can be asked."""
+        async with self._starting:
+            if joined := self._now:
+                await self._database.write(
+                    lambda tx: actions.record(tx, actor, target=joined.scan.id, outcome="joined")
+                )
+                return _with_progress(joined)
+            await self._scanner.look()
+            run = self._begin(requested_by=actor.key_name if actor.key_name != "-" else "operator")
+
+            async def job(tx: Tx) -> None:
+                await scans.save(tx, run.scan, started=run.started)
+                await actions.record(tx, actor, target=run.scan.id)
+                await event_log.append(tx, Logged("scan.started", {"id": run.scan.id, "by": run.scan.requested_by}))
+
+            try:
+                await self._database.write(job)
+            except BaseException:
+                self._now = None
+                run.ended.set()
+                raise
+            run.task = asyncio.create_task(self._carry_out(run), name="scan")
+            return _with_progress(run)
+
+    async def cancel(self, scan_id: str, actor: Actor) -> Scan:
+        """End a run early; what it has found stays found. One that has ended is left as it is."""
+        run, outcome = self._now, "had ended"
+        if run and run.scan.id == scan_id and run.task:
+            run.task.cancel()
+            await run.ended.wait()
+            outcome = "ok"
+        scan = await self.get(scan_id)
+        await self._database.write(lambda tx: actions.record(tx, actor, target=scan_id, outcome=outcome))
+        return scan
+
+    async def get(self, scan_id: str) -> Scan:
+        """A run of now or of the past; NotFoundError."""
+        for run in (self._now, self._last):
+            if run and run.scan.id == scan_id:
+                return _with_progress(run)
+        quiet = next((scan for scan, _ in self._quiet if scan.id == scan_id), None)
+        found = quiet or await scans.load(self._database, scan_id)
+        if found is None:
+            raise NotFoundError(f"there is no scan {scan_id!r}")
+        return found
+
+    async def history(self, *, limit: int, offset: int) -> ScanPage:
+        """Ended runs, newest first."""
+        await self._store_quiet()
+        return await scans.page(self._database, limit=limit, offset=offset)
+
+    async def run(self, beat: Beat) -> None:
+        """Scan every interval until cancelled."""
+        due = self._clock.monotonic()
+        try:
+            while True:
+                beat()
+                if not self._scanner.off and self._clock.monotonic() >= due:
+                    async with self._starting:
+                        if self._now is None and self._scanner.engine:
+                            self._scan_periodically()
+                            due = self._clock.monotonic() + self._settings.interval_s
+                wait_s = BEAT_S if self._scanner.off else max(0.05, due - self._clock.monotonic())
+                await self._clock.sleep(min(wait_s if self._scanner.engine else RETRY_S, BEAT_S))
+        finally:
+            if (run := self._now) and run.task:
+                run.task.cancel()
+                await asyncio.gather(run.task, return_exceptions=True)
+            await self._store_quiet()
+
+    def _scan_periodically(self) -> None:
+        run = self._begin(requested_by=PERIODIC)
+        run.task = asyncio.create_task(self._carry_out(run), name="scan")
+
+    def _begin(self, *, requested_by: str) -> _Run:
+        engine, network = self._scanner.engine, self._scanner.network
+        if engine is None or network is None or self._scanner.link is None:
+            raise NetworkError(f"nobody can be asked: {self._scanner.reason}", retry_after_s=RETRY_S)
+        scan = Scan(
+            id=str(uuid.uuid4()),
+            requested_by=requested_by,
+            engine=engine,
+            interface=self._scanner.link.name,
+            subnet=str(network),
+            started_at=self._clock.wall(),
+        )
+        self._now = _Run(scan, self._clock.stamp(), moved_before=self._registry.counts[Kind.MOVED])
+        return self._now
+
+    async def _carry_out(self, run: _Run) -> None:
+        def progress(share: float) -> None:
+            run.progress = share
+
+        state, message = ScanState.DONE, None
+        try:
+            await self._scanner.sweep(progress)
+        except asyncio.CancelledError:
+            state, message = ScanState.CANCELLED, "cancelled"
+        except NetworkError as error:
+            state, message = ScanState.FAILED, error.message
+            log.warning("scan failed", reason=error.message)
+        except Exception as error:  # one run's fault is told and ends with it: the next may do better
+            state, message = ScanState.FAILED, "an unexpected fault; see the log"
+            log.error("scan failed unexpectedly", exc_info=error)
+        self._end(run, state, message)
+        await self._store(run)
+
+    def _end(self, run: _Run, state: ScanState, message: str | None) -> None:
+        here = frozenset(device.mac for device in self._registry if device.shown in HERE)
+        began = run.started.monotonic
+        asked = [
+            device
+            for device in self._registry
+            if any((one := device.evidence.get(source)) and one.alive_at >= began for source in _ASKED)
+        ]
+        run.scan = replace(
+            run.scan,
+            state=state,
+            message=message,
+            found=len(asked),
+            new=sum(min(one.first_at for one in device.evidence.values()) >= began for device in asked),
+            moved=self._registry.counts[Kind.MOVED] - run.moved_before,
+            gone=len(self._here - here),
+            duration_ms=round((self._clock.monotonic() - began) * 1000),
+        )
+        self._here = here
+        self._now, self._last = None, run
+        run.ended.set()
+
+    async def _store(self, run: _Run) -> None:
+        scan = run.scan
+        uneventful = scan.state is ScanState.DONE and not (scan.new or scan.moved or scan.gone)
+        self._quiet.append((scan, run.started))
+        if scan.requested_by == PERIODIC and uneventful and len(self._quiet) < QUIET_KEPT:
+            return
+        log.info("scan ended", state=scan.state, found=scan.found, new=scan.new, moved=scan.moved, gone=scan.gone)
+        await self._store_quiet(None if scan.requested_by == PERIODIC and uneventful else scan)
+
+    async def _store_quiet(self, told: Scan | None = None) -> None:
+        quiet, self._quiet = self._quiet, []
+        if not quiet:
+            return
+
+        async def job(tx: Tx) -> None:
+            for scan, started in quiet:
+                await scans.save(tx, scan, started=started)
+            if told:
+                numbers = {"found": told.found, "new": told.new, "moved": told.moved, "gone": told.gone}
+                await event_log.append(tx, Logged("scan.ended", {"id": told.id, "state": told.state, **numbers}))
+
+        try:
+            await self._database.write(job)
+        except StorageError as error:
+            log.warning("scans not stored yet", reason=error.message, details=error.details)
+            self._quiet = (quiet + self._quiet)[-QUIET_KEPT:]
+
+
+def _with_progress(run: _Run) -> Scan:
+    ended = run.scan.state is ScanState.DONE
+    return replace(run.scan, progress=100 if ended else min(99, round(100 * run.progress)))

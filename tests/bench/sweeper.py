@@ -1,0 +1,109 @@
+"""One engine in a process of its own: a line on stdin is a sweep, a line of JSON on stdout what it cost.
+
+`sweeper ENGINE INTERFACE SUBNET MAC,…`; ENGINE is `arp`, `neighbour`, or `bare`: a packet socket and nothing else.
+"""
+
+import asyncio
+import json
+import socket
+import sys
+import time
+from ipaddress import IPv4Network
+from pathlib import Path
+
+WAIT_S = 5.0
+ETH_P_ARP = 0x0806
+
+
+class Sightings:
+    """Which of these MACs have been seen in this sweep, and when the last of them was."""
+
+    def __init__(self, macs):
+        self.macs = macs
+        self.begin()
+
+    def begin(self):
+        self.began = time.perf_counter()
+        self.found, self.all_known = set(), None
+
+    def add(self, mac):
+        if mac in self.macs:
+            self.found.add(mac)
+        if len(self.found) == len(self.macs) and self.all_known is None:
+            self.all_known = time.perf_counter() - self.began
+
+
+class Bare:
+    """The least that finds everybody: send every request, read until all have answered."""
+
+    def __init__(self, sightings, interface, subnet):
+        self.sightings = sightings
+        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self.sock.bind((interface, ETH_P_ARP))
+        self.sock.settimeout(WAIT_S)
+        mac = self.sock.getsockname()[4]
+        mine = subnet[1].packed
+        head = b"\xff" * 6 + mac + ETH_P_ARP.to_bytes(2) + bytes.fromhex("0001080006040001") + mac + mine + bytes(6)
+        self.frames = [head + address.packed for address in subnet.hosts()]
+
+    async def sweep(self):
+        for data in self.frames:
+            self.sock.send(data)
+        while self.sightings.all_known is None:
+            data = self.sock.recv(128)
+            if data[20:22] == b"\0\2":
+                self.sightings.add(data[22:28].hex(":").upper())
+
+
+async def engine(name, sightings, interface, subnet):
+    """`sweep()` → one sweep of our own engine, as the daemon makes it."""
+    from pi_orchestrator.clock import Clock
+    from pi_orchestrator.net.netlink import Netlink
+
+    if name == "arp":
+        from pi_orchestrator.net.arp import ArpEngine as Engine
+    else:
+        from pi_orchestrator.net.neighbours import NeighbourEngine as Engine
+
+    def on_sighting(sighting):
+        if sighting.alive:
+            sightings.add(sighting.mac)
+
+    netlink = Netlink()
+    link = await netlink.link(interface)
+    netlink.close()
+    ours = Engine(clock=Clock(), on_sighting=on_sighting)
+    await ours.open(link, subnet)
+    targets = list(subnet.hosts())
+
+    async def sweep():
+        await ours.sweep(targets, expected=frozenset(), progress=lambda share: None)
+
+    return sweep
+
+
+async def main(name, interface, subnet, macs):
+    net, sightings = IPv4Network(subnet), Sightings(set(macs.split(",")))
+    sweep = Bare(sightings, interface, net).sweep if name == "bare" else await engine(name, sightings, interface, net)
+    print("ready", flush=True)
+    while await asyncio.to_thread(sys.stdin.readline):
+        cpu = time.process_time()
+        sightings.begin()
+        await sweep()
+        result = {
+            "all_known_s": sightings.all_known,
+            "over_s": time.perf_counter() - sightings.began,
+            "found": len(sightings.found),
+            "cpu_s": time.process_time() - cpu,
+            "peak_mib": _peak_mib(),
+        }
+        print(json.dumps(result), flush=True)
+
+
+def _peak_mib():
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,20 @@
+"""Threads that may not read what is not theirs, though the tests run as root."""
+
+import asyncio
+import ctypes
+import struct
+from concurrent.futures import ThreadPoolExecutor
+
+_VERSION_3 = 0x20080522
+
+
+def powerless():
+    """Make `asyncio.to_thread` use a thread without capabilities: file modes count in it, as they do for the daemon."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, initializer=_drop))
+
+
+def _drop():
+    # Capabilities are a thread's own; the rest of the process keeps its.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capset(struct.pack("=Ii", _VERSION_3, 0), bytes(24)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
