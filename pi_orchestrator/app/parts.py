@@ -12,19 +12,18 @@ from pi_orchestrator.api.auth import Keyring
 from pi_orchestrator.api.cameras import CameraViews
 from pi_orchestrator.api.metrics import MetricsPage
 from pi_orchestrator.api.services import Services
+from pi_orchestrator.app.survey import build_scanner
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.presence import Windows
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.status import STATUS_TOPICS
 from pi_orchestrator.events import Hub
 from pi_orchestrator.health import Health, State
-from pi_orchestrator.net.arp import ArpEngine
-from pi_orchestrator.net.engine import Engine, OnSighting
 from pi_orchestrator.net.espcam import EspCamClient
 from pi_orchestrator.net.leases import LeaseFiles
 from pi_orchestrator.net.mdns import Advert, Mdns
 from pi_orchestrator.net.mqtt import MqttLink
-from pi_orchestrator.net.neighbours import NeighbourEngine, Neighbours
+from pi_orchestrator.net.neighbours import Neighbours
 from pi_orchestrator.net.netlink import Netlink
 from pi_orchestrator.net.ssid import SsidReader
 from pi_orchestrator.net.stations import Stations
@@ -151,28 +150,6 @@ def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]
         ),
     )
     return services, probe
-
-
-def build_scanner(
-    settings: Settings, *, clock: Clock, registry: Registry, netlink: Netlink, health: Health | None = None
-) -> Scanner:
-    """A scanner with both engines; the command line scans with it too, without a daemon."""
-
-    def engines(on_sighting: OnSighting) -> dict[str, Engine]:
-        return {
-            "arp": ArpEngine(clock=clock, on_sighting=on_sighting, rounds=settings.discovery.rounds),
-            "neighbour": NeighbourEngine(clock=clock, on_sighting=on_sighting),
-        }
-
-    return Scanner(
-        settings=settings.discovery,
-        ap=settings.ap,
-        clock=clock,
-        registry=registry,
-        netlink=netlink,
-        engines=engines,
-        health=health,
-    )
 
 
 def _build_sources(

@@ -6,17 +6,15 @@ import argparse
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pi_orchestrator.cli.options import add_config, load_settings
-from pi_orchestrator.cli.output import print_json
+from pi_orchestrator.cli.output import print_json, wrapped
 
 if TYPE_CHECKING:
     from pi_orchestrator.cli.options import Subparsers
     from pi_orchestrator.settings import Settings
 
-CAP_NET_RAW = 13
 MIN_FREE_MIB = 200
 
 
@@ -49,23 +47,26 @@ def doctor(args: argparse.Namespace) -> int:
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            print(_wrapped(f"{finding.result.upper():4}  {finding.check:11} ", finding.what))
+            print(_entry(f"{finding.result.upper():4}  {finding.check:11} ", finding.what))
             if finding.remedy:
-                print(_wrapped(f"{'':18}→ ", finding.remedy))
+                print(_entry(f"{'':18}→ ", finding.remedy))
     return 1 if any(finding.result == "fail" for finding in findings) else 0
 
 
-def _wrapped(head: str, text: str) -> str:
-    import textwrap
-
-    return textwrap.fill(text, 80, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+def _entry(head: str, text: str) -> str:
+    return head + wrapped(text, indent=" " * len(head)).lstrip()
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every check, in the order in which a person would mend things."""
+    import asyncio
+
+    from pi_orchestrator.cli.doctor_network import examine_network
+    from pi_orchestrator.logs import configure
+
+    configure(level="error", style="auto")
+    yield from asyncio.run(examine_network(settings))
     checks: tuple[Callable[[Settings], Finding], ...] = (
-        _interface,
-        _capability,
         _broker,
         _clock,
         _state_dir,
@@ -75,33 +76,6 @@ def examine(settings: Settings) -> Iterator[Finding]:
     )
     for check in checks:
         yield check(settings)
-
-
-def _interface(settings: Settings) -> Finding:
-    name = settings.ap.interface
-    folder = Path("/sys/class/net") / name
-    if not folder.exists():
-        there = ", ".join(sorted(entry.name for entry in folder.parent.iterdir() if entry.name != "lo"))
-        return Finding(
-            "interface", "fail", f"{name} is not there", f"set ap.interface to one of: {there or 'none here'}"
-        )
-    state = (folder / "operstate").read_text(encoding="ascii").strip()
-    if state not in ("up", "unknown"):
-        return Finding("interface", "fail", f"{name} is {state}", f"bring the access point up: ip link set {name} up")
-    return Finding("interface", "ok", f"{name} is up")
-
-
-def _capability(_settings: Settings) -> Finding:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff")), 16)
-    if effective >> CAP_NET_RAW & 1:
-        return Finding("capability", "ok", "CAP_NET_RAW: may send ARP requests")
-    return Finding(
-        "capability",
-        "warn",
-        "no CAP_NET_RAW as this user: the kernel's neighbour table serves instead",
-        "the systemd unit grants it; by hand: run with sudo",
-    )
 
 
 def _broker(settings: Settings) -> Finding:

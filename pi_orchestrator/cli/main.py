@@ -8,7 +8,19 @@ import sys
 from collections.abc import Sequence
 
 from pi_orchestrator import __version__
-from pi_orchestrator.cli import cameras, config, demo, doctor, keys, onboarding, openapi, run, sandbox
+from pi_orchestrator.cli import (
+    cameras,
+    config,
+    demo,
+    devices,
+    doctor,
+    keys,
+    onboarding,
+    openapi,
+    run,
+    sandbox,
+    scan,
+)
 from pi_orchestrator.errors import OrchestratorError, SettingsError
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong configuration or arguments, 3 the daemon cannot be reached"
@@ -52,6 +64,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pi-orchestrator {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (run, demo, config, cameras, onboarding, keys, doctor, openapi, sandbox):
+    for module in (run, demo, scan, config, cameras, devices, onboarding, keys, doctor, openapi, sandbox):
         module.add_parser(subparsers)
     return parser

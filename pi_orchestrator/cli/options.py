@@ -36,6 +36,10 @@ def load_settings(args: argparse.Namespace) -> Loaded:
         ("storage.state_dir", "state_dir"),
         ("logging.level", "log_level"),
         ("http.listen", "listen"),
+        ("ap.interface", "interface"),
+        ("ap.subnet", "subnet"),
+        ("discovery.engine", "engine"),
+        ("discovery.allow_large_subnet", "allow_large"),
     ):
         value = getattr(args, name, None)
         if value:

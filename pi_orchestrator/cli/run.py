@@ -1,4 +1,4 @@
-"""`run`: the daemon."""
+"""`run`: the daemon, or one scan of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from pi_orchestrator.cli.options import add_config, load_settings
+from pi_orchestrator.cli.scan import scan
 
 if TYPE_CHECKING:
     from pi_orchestrator.cli.options import Subparsers
@@ -25,7 +26,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--listen", action="append", metavar="ADDRESS:PORT", help="where to serve the API; may be repeated"
     )
-    parser.set_defaults(func=run)
+    parser.add_argument("--once", action="store_true", help="scan once, print who was found, and exit; no daemon")
+    parser.add_argument("--json", action="store_true", help="with --once: print JSON")
+    # What `scan` can be told besides, as it is when it is not told.
+    parser.set_defaults(func=run, interface=None, subnet=None, timeout=None)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,6 +38,12 @@ def run(args: argparse.Namespace) -> int:
     import os
     import threading
 
+    if args.once:
+        return scan(args)
+    if args.json:
+        from pi_orchestrator.errors import SettingsError
+
+        raise SettingsError(["--json: what the daemon writes is its log; this is for --once"])
     from pi_orchestrator import app
 
     with asyncio.Runner() as runner:

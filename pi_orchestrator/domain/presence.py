@@ -8,6 +8,7 @@ silence is measured, never assumed from one miss; and one that comes and goes al
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -39,6 +40,9 @@ class Presence(StrEnum):
 
 HERE = frozenset({Presence.ONLINE, Presence.IDLE, Presence.REBOOTING, Presence.FLAPPING})
 """The states of a device that is not given up."""
+
+
+_CAMERA_NAME = re.compile(r"esp|cam", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,8 @@ class Evidence:
 class Device:
     """What is known of one MAC; `claims` is its latest status message, `heard_at` when it last spoke on MQTT itself.
 
-    `address` is the one that it answers for, `addresses` all of them with the time of the last answer.
+    `address` is the one that it answers for, `addresses` all of them with the time of the last answer, `left` the one
+    that it had before.
     """
 
     mac: Mac
@@ -105,6 +110,7 @@ class Device:
     evidence: dict[Source, Evidence] = field(default_factory=dict)
     address: IPv4Address | None = None
     addresses: dict[IPv4Address, float] = field(default_factory=dict)
+    left: IPv4Address | None = None
     is_camera: bool = False
     session_since: float = NEVER
     replaced_live_session: bool = False
@@ -236,3 +242,9 @@ class Device:
     def _drop(self, now: float) -> None:
         self.drops = [*(at for at in self.drops[-FLAPS:] if now - at < FLAPS_WITHIN_S), now]
         self.unstable = self.unstable or len(self.drops) >= FLAPS
+
+
+def is_likely_camera(device: Device, *, espressif: bool) -> bool:
+    """Whether a device looks like a camera: it said so, its chip is an Espressif's, or one of its names is a hint."""
+    names = (one.host_name for one in device.evidence.values() if one.host_name)
+    return device.is_camera or espressif or any(_CAMERA_NAME.search(name) for name in names)

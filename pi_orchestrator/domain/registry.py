@@ -65,11 +65,11 @@ class Change:
 
 @dataclass(slots=True)
 class _Claimants:
-    """Who answered for one address and when; `contested` while more than one does, `swaps` when it changed hands."""
+    """Who answered for one address and when; `contested` while more than one does, `swaps` who lost it when."""
 
     answered: dict[Mac, float] = field(default_factory=dict)
     contested: frozenset[Mac] = frozenset()
-    swaps: list[float] = field(default_factory=list)
+    swaps: list[tuple[float, frozenset[Mac]]] = field(default_factory=list)
 
 
 class Registry:
@@ -85,7 +85,7 @@ class Registry:
         self._macs_by_id: dict[str, Mac] = {}
         self._names: dict[Mac, list[str]] = {}
         self._claimants: dict[IPv4Address, _Claimants] = {}
-        self._changes: deque[Change] = deque(maxlen=MAX_CHANGES)
+        self._changes: deque[Change] = deque(maxlen=2 * MAX_CHANGES)
         self._proxies: set[Mac] = set()
         self._multihomed: dict[Mac, tuple[IPv4Address, ...]] = {}
         self.doubts: OrderedDict[IPv4Address, None] = OrderedDict()
@@ -144,12 +144,12 @@ class Registry:
     def hear(self, mac: Mac, status: Status, now: float) -> Device:
         """A live MQTT message of this device."""
         device = self._devices.get(mac) or self._admit(mac, strong=True)
-        before, known = device.shown, bool(device.evidence)
+        before, known = device.shown, device.alive_at is not None
         if device.hear(status, now):
             self._note_state(device, before)
             if device.address and device.state is Presence.OFFLINE:
                 self.doubt(device.address)  # its session ended; whether the device is still there can be asked
-        if not known and device.evidence:
+        if not known and device.alive_at is not None:
             self._note_found(device)
         self._touch(mac, strong=True)
         self.revision += 1
@@ -218,14 +218,22 @@ class Registry:
         if known is None:
             return
         answered = answered & known.answered.keys()
+        # Who sleeps does not answer either: only one that has answered elsewhere, or was replaced, has left.
+        gone = frozenset(
+            mac
+            for mac, at in known.answered.items()
+            if mac not in answered and (answered or max(self._devices[mac].addresses.values()) > at)
+        )
+        was, known.contested = known.contested, frozenset()
+        for mac in gone:
+            self._unbind(self._devices[mac], address)
+        if answered and gone:
+            known.swaps = [*known.swaps[-ALTERNATIONS:], (now, frozenset(sorted(gone)[:MAX_CLAIMANTS]))]
         if answered:
-            self._count_swap(known, answered, now)
-        for mac in [mac for mac in known.answered if mac not in answered]:
-            # Who sleeps does not answer either: only one that has answered elsewhere, or was replaced, has left.
-            device = self._devices[mac]
-            if answered or any(at > known.answered[mac] for at in device.addresses.values()):
-                self._unbind(device, address)
-        self._judge_contest(address, known, answered, now)
+            self._judge_contest(address, known, was, self._with_turns(known, answered, now))
+        else:
+            # Silence alone ends no conflict, as long as two are left in it.
+            self._judge_contest(address, known, was, was - gone if known.answered else frozenset())
         for mac in tuple(known.answered) or tuple(answered):
             self._judge_addresses(self._devices[mac])
 
@@ -237,9 +245,9 @@ class Registry:
                 latest = max(device.addresses.values())
                 for address in [one for one, at in device.addresses.items() if latest - at > ADDRESS_KEPT_S]:
                     self._unbind(device, address)
-            if device.state is Presence.OFFLINE and device.evidence and device.mac not in self._registered:
-                last = max(one.last_at for one in device.evidence.values())
-                if now - last > FORGET_AFTER_S:
+            if device.state is Presence.OFFLINE and device.mac not in self._registered:
+                last = max((one.last_at for one in device.evidence.values()), default=device.silenced_at)
+                if last != NEVER and now - last > FORGET_AFTER_S:
                     self._forget(device.mac)
 
     def drain(self) -> list[Change]:
@@ -266,7 +274,9 @@ class Registry:
 
     def _note(self, change: Change) -> None:
         self.counts[change.kind] += 1
-        self._changes.append(change)
+        # A flood of strangers must not drown what happens to cameras.
+        if len(self._changes) < MAX_CHANGES or any(mac in self._registered for mac in (change.mac, *change.macs)):
+            self._changes.append(change)
 
     def _bind(self, device: Device, address: IPv4Address, at: float) -> None:
         """The device has answered for this address."""
@@ -279,49 +289,65 @@ class Registry:
             for other in device.addresses:
                 self.doubt(other)
         known = self._claimants.setdefault(address, _Claimants())
-        if any(mac != device.mac for mac in known.answered):
+        if known.contested or any(mac != device.mac for mac in known.answered):
             self.doubt(address)
         device.addresses[address] = max(at, device.addresses.get(address, at))
         known.answered[device.mac] = device.addresses[address]
         if device.address is None:
             device.address = address
             device.revision += 1
+            if device.left not in (None, address):
+                self._note(Change(Kind.MOVED, device.mac, ip=address, previous_ip=device.left))
 
     def _unbind(self, device: Device, address: IPv4Address) -> None:
-        device.addresses.pop(address, None)
-        known = self._claimants.get(address)
-        if known:
-            known.answered.pop(device.mac, None)
-            known.contested -= {device.mac}
-            if not known.answered:
-                del self._claimants[address]
+        self._release(device, address)
         if device.address == address:
             device.address = max(device.addresses, key=device.addresses.__getitem__, default=None)
+            device.left = address
             device.revision += 1
             if device.address:
                 self._note(Change(Kind.MOVED, device.mac, ip=device.address, previous_ip=address))
         if len(device.addresses) < MAX_ADDRESSES:
             self._proxies.discard(device.mac)
+        if len(device.addresses) < 2:
+            self._multihomed.pop(device.mac, None)
 
-    def _count_swap(self, known: _Claimants, answered: frozenset[Mac], now: float) -> None:
-        if not set(known.answered) <= answered:
-            known.swaps = [*(at for at in known.swaps[-ALTERNATIONS:] if now - at < ALTERNATE_WITHIN_S), now]
+    def _release(self, device: Device, address: IPv4Address) -> None:
+        """The device no longer answers for an address; a conflict in which one alone is left is over."""
+        del device.addresses[address]
+        known = self._claimants[address]
+        del known.answered[device.mac]
+        left = known.contested - {device.mac}
+        if known.contested and (len(left) < 2 or not known.answered):
+            mac = min(left or known.contested, key=self._cameras_first)
+            self._note(Change(Kind.CONFLICT_OVER, mac, ip=address))
+            left = frozenset()
+        known.contested = left
+        if not known.answered:
+            del self._claimants[address]
 
-    def _judge_contest(self, address: IPv4Address, known: _Claimants, answered: frozenset[Mac], now: float) -> None:
-        recent = [at for at in known.swaps if now - at < ALTERNATE_WITHIN_S]
-        restless = len(recent) >= ALTERNATIONS  # the kernel names one at a time: that they take turns gives them away
-        if len(answered) > 1 or (restless and answered):
-            macs = tuple(sorted(answered | known.contested | known.answered.keys())[:MAX_CLAIMANTS])
-            if not known.contested:
+    def _with_turns(self, known: _Claimants, answered: frozenset[Mac], now: float) -> frozenset[Mac]:
+        """Who answered, and who takes turns with them: the kernel names one at a time."""
+        recent = [macs for at, macs in known.swaps if now - at < ALTERNATE_WITHIN_S]
+        return answered.union(*recent) if len(recent) >= ALTERNATIONS else answered
+
+    def _judge_contest(
+        self, address: IPv4Address, known: _Claimants, was: frozenset[Mac], claimants: frozenset[Mac]
+    ) -> None:
+        macs = tuple(sorted(claimants, key=self._cameras_first)[:MAX_CLAIMANTS])
+        if len(macs) > 1:
+            if not was:
                 self._note(Change(Kind.CONFLICT, macs[0], ip=address, macs=macs))
             known.contested = frozenset(macs)
-        elif known.contested and len(answered) == 1:
-            known.contested = frozenset()
-            self._note(Change(Kind.CONFLICT_OVER, next(iter(answered)), ip=address))
+        elif was:
+            self._note(Change(Kind.CONFLICT_OVER, min(claimants or was, key=self._cameras_first), ip=address))
         self.revision += 1
 
+    def _cameras_first(self, mac: Mac) -> tuple[bool, Mac]:
+        return mac not in self._registered, mac
+
     def _judge_addresses(self, device: Device) -> None:
-        if len(device.addresses) < 2:
+        if len(device.addresses) < 2 or device.mac in self._proxies:
             self._multihomed.pop(device.mac, None)
             return
         addresses = tuple(sorted(device.addresses))
@@ -331,8 +357,8 @@ class Registry:
             self._note(Change(Kind.ADDRESSES, device.mac, ips=addresses))
 
     def _admit(self, mac: Mac, *, strong: bool) -> Device:
-        if len(self._devices) >= self.max_devices:
-            self._evict()
+        while len(self._devices) >= self.max_devices and self._evict():
+            pass  # the limit may have been lowered
         device = self._devices[mac] = Device(mac=mac)
         self._touch(mac, strong=strong)
         return device
@@ -348,24 +374,21 @@ class Registry:
             self._weak[mac] = None
             self._weak.move_to_end(mac)
 
-    def _evict(self) -> None:
+    def _evict(self) -> bool:
+        """Forget the stranger that is missed least; whether there was one."""
         for queue in (self._weak, self._strong):
             while queue:
                 mac, _ = queue.popitem(last=False)
                 if mac not in self._registered:
                     self._forget(mac)
                     self.evicted += 1
-                    return
+                    return True
+        return False
 
     def _forget(self, mac: Mac) -> None:
         device = self._devices.pop(mac)
         for address in tuple(device.addresses):
-            device.addresses.pop(address)
-            known = self._claimants[address]
-            known.answered.pop(mac, None)
-            known.contested -= {mac}
-            if not known.answered:
-                del self._claimants[address]
+            self._release(device, address)
         for name in self._names.pop(mac, ()):
             del self._macs_by_id[name]
         self._proxies.discard(mac)

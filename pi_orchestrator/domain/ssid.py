@@ -35,7 +35,7 @@ def parse_hostapd(content: bytes) -> list[Profile]:
     ssid: str | None = None
     for line in [*content.split(b"\n"), b"bss="]:
         key, separator, value = line.rstrip(b"\r").lstrip(b" \t").partition(b"=")
-        if not separator or key.startswith(b"#"):
+        if not separator:
             continue
         if key == b"bss":
             if interface and ssid:

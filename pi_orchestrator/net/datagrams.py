@@ -18,7 +18,8 @@ DISCARD = 9
 AT_ONCE = 64
 BATCH, PAUSE_S = 16, 0.002
 PATIENCE = 500
-"""Attempts, a pause apart: so long may a send buffer or a neighbour table be full."""
+"""Pauses in all: so long may a send buffer or the neighbour table be full. Of the latter only a socket with
+IP_RECVERR hears; to any other the kernel says that all is well."""
 LINK_IS_GONE = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV, errno.ENXIO, errno.EBADF})
 
 _FULL = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
@@ -65,26 +66,37 @@ class Datagrams:
 
     async def send(self, addresses: Sequence[IPv4Address]) -> None:
         """One to each, paced; what cannot be sent to is left out. OSError when the link is gone."""
+        patience, unsent = PATIENCE, 0
         for number, address in enumerate(addresses, 1):
-            for _ in range(PATIENCE):
-                try:
-                    self._send(address)
+            while not self._has_sent(address):
+                if not patience:
+                    unsent += 1
                     break
-                except OSError as error:
-                    if error.errno in LINK_IS_GONE:
-                        raise
-                    if error.errno in _FULL:
-                        await self._clock.sleep(PAUSE_S)
-                    elif error.errno not in _LATE_NEWS:
-                        log.debug("no datagram can be sent", address=str(address), error=str(error))
-                        break
+                patience -= 1
+                await self._clock.sleep(PAUSE_S)
             if number % BATCH == 0:
                 await self._clock.sleep(PAUSE_S)
+        if unsent:
+            log.warning("no room for all addresses in the kernel's neighbour table", left_out=unsent)
 
-    def _send(self, address: IPv4Address) -> None:
+    def _has_sent(self, address: IPv4Address) -> bool:
+        """False where there is no room just now."""
         assert self._socket is not None, "within opened()"  # noqa: S101
         way = [(socket.IPPROTO_IP, _IP_PKTINFO, self._way)]
-        self._socket.sendmsg([b""], way, socket.MSG_DONTROUTE, (str(address), DISCARD))
+        for _ in range(AT_ONCE):
+            try:
+                self._socket.sendmsg([b""], way, socket.MSG_DONTROUTE, (str(address), DISCARD))
+            except OSError as error:
+                if error.errno in LINK_IS_GONE:
+                    raise
+                if error.errno in _FULL:
+                    return False
+                if error.errno not in _LATE_NEWS:
+                    log.debug("no datagram can be sent", address=str(address), error=str(error))
+                    break
+            else:
+                break
+        return True
 
     def _read(self, sock: socket.socket) -> None:
         for _ in range(AT_ONCE):

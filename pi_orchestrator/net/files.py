@@ -33,7 +33,7 @@ def read_bounded(path: Path, *, max_bytes: int) -> tuple[bytes, Version]:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         content = bytearray()
-        while len(content) < max_bytes and (part := os.read(descriptor, min(65536, max_bytes - len(content)))):
+        while part := os.read(descriptor, min(65536, max_bytes - len(content))):
             content += part
     finally:
         os.close(descriptor)

@@ -289,6 +289,15 @@ class _Session:
         )
 
 
+def obstacle(addresses: Sequence[IPv4Interface]) -> str | None:
+    """Why mDNS cannot work on these addresses, None where it can; sends nothing."""
+    try:
+        _check(addresses)
+    except OSError as error:
+        return _why(error, addresses)
+    return None
+
+
 def _check(addresses: Sequence[IPv4Interface]) -> None:
     """Try what the library will do; OSError says why it cannot. It would log, and leave sockets open."""
     if not addresses:

@@ -128,10 +128,7 @@ def _load_library() -> _Library:
     from pyroute2.netlink import exceptions, genlmsg  # noqa: PLC0415  # loaded in a thread, at first use
     from pyroute2.netlink.generic import AsyncGenericNetlinkSocket  # noqa: PLC0415
 
-    class Socket(AsyncGenericNetlinkSocket):  # type: ignore[misc]
-        module_err_level = "debug"  # a kernel without the family is told as a reason, not as an error in the log
-
     class Request(genlmsg):  # type: ignore[misc]
         nla_map = ((nl80211.ATTR_IFINDEX, "IFINDEX", "uint32"),)
 
-    return _Library(socket=Socket, message=genlmsg, request=Request, error=exceptions.NetlinkError)
+    return _Library(socket=AsyncGenericNetlinkSocket, message=genlmsg, request=Request, error=exceptions.NetlinkError)

@@ -7,7 +7,6 @@ prefix, a name in a lease or by mDNS, or a message on MQTT. What it says of itse
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -15,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.address import check_camera_address
 from pi_orchestrator.domain.mac import Mac, is_near
-from pi_orchestrator.domain.presence import HERE, Device
+from pi_orchestrator.domain.presence import HERE, Device, is_likely_camera
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.sighting import Sighting, Source
 from pi_orchestrator.errors import FieldError, OnboardingError
@@ -34,7 +33,6 @@ RETRY_AFTER_S = 30.0
 RETRY_CAP_S = 3600.0
 QUIET_AFTER_S = 120.0
 """A camera that speaks on MQTT needs no asking; one that has not for this long is asked."""
-_NAME = re.compile(r"esp|cam", re.IGNORECASE)
 
 log = get_logger(__name__)
 
@@ -90,8 +88,7 @@ class ProbeWorker:
 
     def is_likely(self, device: Device) -> bool:
         """Whether a device looks like a camera."""
-        names = (one.host_name for one in device.evidence.values() if one.host_name)
-        return device.is_camera or self._is_espressif(device.mac) or any(_NAME.search(name) for name in names)
+        return is_likely_camera(device, espressif=self._is_espressif(device.mac))
 
     def _is_due(self, device: Device) -> bool:
         if device.shown not in HERE or device.address is None or not self.is_likely(device):

@@ -20,6 +20,7 @@ from pi_orchestrator.errors import FieldError, NetworkError
 from pi_orchestrator.health import Health, State
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.engine import Engine, OnProgress, OnSighting
+from pi_orchestrator.net.kernel_events import KernelEvents, OnLink
 from pi_orchestrator.net.links import Link
 from pi_orchestrator.net.netlink import Netlink
 from pi_orchestrator.settings import ApSettings, DiscoverySettings
@@ -27,9 +28,11 @@ from pi_orchestrator.supervisor import Beat
 
 NAME = "scanner"
 LOOK_S = 5.0
+"""How often to look though the kernel told of no change: it may have been missed."""
 ASK_S = 0.1
 DOUBT_ASK_S = 0.25
 """A sleeping radio answers late: to settle a doubt it is given more time than to check what is believed."""
+DOUBT_S = 0.5
 ASKED_AT_ONCE = 8
 ASKED_PER_S = 40
 ASKED_AGAIN_AFTER_S = 2.0
@@ -39,6 +42,8 @@ log = get_logger(__name__)
 
 NewEngines = Callable[[OnSighting], Mapping[str, Engine]]
 """Makes the engines by name, the preferred first, each reporting to the callback."""
+NewEvents = Callable[[OnLink], KernelEvents]
+"""Makes the listener to the kernel's word on links and addresses."""
 
 
 class Scanner:
@@ -53,6 +58,7 @@ class Scanner:
         registry: Registry,
         netlink: Netlink,
         engines: NewEngines,
+        kernel_events: NewEvents | None = None,
         health: Health | None = None,
     ) -> None:
         self._settings = settings
@@ -61,10 +67,12 @@ class Scanner:
         self._registry = registry
         self._netlink = netlink
         self._engines = engines(self.sighted)
+        self._kernel_events = kernel_events(self._link_changed) if kernel_events else None
         self._health = health
         self._engine: Engine | None = None
         self._looking = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._changed = False
         self._asked: dict[IPv4Address, float] = {}
         self._budget = TokenBucket(capacity=2 * ASKED_PER_S, rate=ASKED_PER_S, now=clock.monotonic())
         self.link: Link | None = None
@@ -101,17 +109,21 @@ class Scanner:
     async def run(self, beat: Beat) -> None:
         """Keep the footing and settle doubts until cancelled."""
         looked_at = float("-inf")
+        self._listen()
         try:
             while True:
                 beat()
                 self._wake.clear()
-                if self._clock.monotonic() - looked_at >= LOOK_S or self._lost():
+                if self._changed or self._clock.monotonic() - looked_at >= LOOK_S or self._lost():
+                    self._changed = False
                     await self.look()
                     looked_at = self._clock.monotonic()
                 await self.settle_doubts()
-                await self._clock.wait(self._wake, LOOK_S)
+                await self._clock.wait(self._wake, DOUBT_S if self._registry.doubts else LOOK_S)
         finally:
             self.close()
+            if self._kernel_events:
+                self._kernel_events.close()
 
     async def look(self) -> None:
         """Find the interface as it is now, and open or close the engine accordingly."""
@@ -191,6 +203,19 @@ class Scanner:
         if self._engine is None or self.network is None:
             raise NetworkError(f"nobody can be asked: {self.reason}", retry_after_s=LOOK_S)
         return self._engine, self.network
+
+    def _listen(self) -> None:
+        if self._kernel_events and not self.off:
+            try:
+                self._kernel_events.open()
+            except OSError as error:
+                log.warning("the kernel tells nothing of links; they are looked at now and then", reason=str(error))
+
+    def _link_changed(self, index: int, works: bool) -> None:
+        ours = self.link is None or index in (0, self.link.index)
+        if ours or not works or self._engine is None:
+            self._changed = True
+            self._wake.set()
 
     def _lost(self) -> bool:
         return self._engine is None and not self.off

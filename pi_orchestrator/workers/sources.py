@@ -30,6 +30,8 @@ from pi_orchestrator.supervisor import Beat
 from pi_orchestrator.workers.scanner import Scanner
 
 PASS_S = 5.0
+SOON_S = 0.5
+"""While the scanner looks for its interface, most of the sources have nothing to read."""
 NO_RADIO_AGAIN_S = 300.0
 SSID_EACH_S = 60.0
 MAX_HINTS = 512
@@ -83,14 +85,14 @@ class SourcesWorker:
 
     async def run(self, beat: Beat) -> None:
         """A pass every few seconds until cancelled."""
-        await self._vendors.load()
-        if self._vendors.reason:
-            log.warning("devices are shown without their manufacturers", reason=self._vendors.reason)
         try:
+            await self._vendors.load()
+            if self._vendors.reason:
+                log.warning("devices are shown without their manufacturers", reason=self._vendors.reason)
             while True:
                 beat()
                 await self.pass_once()
-                await self._clock.sleep(PASS_S)
+                await self._clock.sleep(PASS_S if self._scanner.link or self._scanner.off else SOON_S)
         finally:
             if self._mdns:
                 await self._mdns.close()

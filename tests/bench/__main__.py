@@ -73,7 +73,7 @@ def _machine():
 def main():
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measure the daemon beside its references, in about four minutes. Nothing else should run.",
+        description="Measure the daemon beside its references, in about six minutes. Nothing else should run.",
         epilog="Exit codes: 0 measured, whatever the figures; 1 something broke; 2 bad arguments.",
     )
     parser.add_argument("--only", metavar="P4,P5", default=",".join(KNOWN), help="these measures alone")

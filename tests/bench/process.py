@@ -9,6 +9,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 PIPE = asyncio.subprocess.PIPE
 STARTED_WITHIN_S = 20.0
+INSTALLED = os.environ.get("BENCH_INSTALLED_PYTHON", sys.executable)
+"""An interpreter that has an installation's libraries alone: some import others that only tests bring, if they can."""
 
 
 class Child:
@@ -32,9 +34,9 @@ class Child:
 
 
 @contextlib.asynccontextmanager
-async def child(module, *args, prefix=()):
+async def child(module, *args, prefix=(), python=sys.executable):
     """`python -m module args` for the length of the block; `prefix` puts it in a namespace."""
-    words = (*prefix, sys.executable, "-m", module, *map(str, args))
+    words = (*prefix, python, "-m", module, *map(str, args))
     process = await asyncio.create_subprocess_exec(*words, cwd=CHECKOUT, env=clean_env(), stdin=PIPE, stdout=PIPE)
     try:
         yield Child(process)

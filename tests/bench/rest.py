@@ -9,7 +9,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-from tests.bench.process import child, cpu_s, memory_mib, write_bytes
+from tests.bench.process import INSTALLED, child, cpu_s, memory_mib, write_bytes
 from tests.bench.report import Row
 from tests.bench.stage import CAMERAS
 from tests.support import lan
@@ -44,7 +44,8 @@ async def settled(stage):
         for engine in ENGINES:
             site = await stack.enter_async_context(lan.opened(stage.path("rest"), cameras=CAMERAS))
             discovery = {"engine": engine, "interval_s": SCAN_S}
-            daemon = site.daemon(powerless=engine == "neighbour", discovery=discovery)
+            how = {"command": (INSTALLED, "-m", "pi_orchestrator")}
+            daemon = site.daemon(powerless=engine == "neighbour", how=how, discovery=discovery)
             daemons[engine] = await stack.enter_async_context(daemon)
             await stack.enter_async_context(site.fleet(interval=10))
         for daemon in daemons.values():
@@ -66,7 +67,8 @@ async def _all_are_settled(daemon):
 async def memory(rest):
     """P9: resident memory; PSS counts what is shared with other processes in part only."""
     (rss, pss), (without, _) = (memory_mib(daemon.pid) for daemon in rest.daemons.values())
-    async with child("tests.bench.bare", "stack", rest.site.broker.port, prefix=rest.site.pi.prefix) as bare:
+    where = {"prefix": rest.site.pi.prefix, "python": INSTALLED}
+    async with child("tests.bench.bare", "stack", rest.site.broker.port, **where) as bare:
         await bare.line()
         await asyncio.sleep(1)
         bare_rss, bare_pss = memory_mib(bare.pid)
@@ -84,7 +86,7 @@ async def idle_cpu(rest):
     await asyncio.sleep(IDLE_S)
     seconds, after = time.monotonic() - began, _cpu(rest)
     rows = []
-    for engine, measure in zip(ENGINES, ("idle CPU, a scan by ARP each 60 s", "… by neighbour table"), strict=True):
+    for engine, measure in zip(ENGINES, ("idle CPU, ARP scan each 60 s", "… neighbour scan"), strict=True):
         percent = (after[engine] - before[engine]) / seconds * 100
         rows.append(Row("P11", measure, "%", percent, 0.25, percent / 0.25, "≤ 0.5 %", percent <= 0.5, MOONRAKER))
     return rows

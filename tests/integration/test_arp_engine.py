@@ -1,6 +1,7 @@
 """The ARP engine against real interfaces: found, not fooled, not flooded, and nothing left behind."""
 
 import asyncio
+import dataclasses
 import gc
 import time
 
@@ -10,7 +11,7 @@ from pi_orchestrator.net import arp
 from pi_orchestrator.net.arp import ArpEngine
 from tests.support import lan
 from tests.support.arp_player import Player, invented_mac
-from tests.support.engines import descriptors, inside, scanning
+from tests.support.engines import Scan, descriptors, inside, scanning
 from tests.support.waiting import eventually
 
 A, B, C = "24:6F:28:AA:00:01", "24:6F:28:BB:00:02", "24:6F:28:CC:00:03"
@@ -405,3 +406,19 @@ async def test_a_large_network_is_swept_in_one_go(tmp_path):
         took = await scan.sweep()
         assert scan.bound == {(mac, address) for address, mac in hosts.items()}
         assert took < 3
+
+
+async def test_a_second_claimant_is_heard_even_when_nobody_else_is_waited_for(player, scan):
+    await player.play({HOST: [A, B]})
+    await scan.sweep(HOST)
+    assert scan.bound == {(A, HOST), (B, HOST)}
+
+
+async def test_an_interface_that_has_become_another_is_refused(site):
+    with inside(site.pi):
+        scan = Scan(ArpEngine, network=site.network)
+        link = await scan.link()
+        before = descriptors()
+        with pytest.raises(OSError, match="another interface"):
+            await scan.engine.open(dataclasses.replace(link, index=link.index + 1), site.network)
+        assert descriptors() == before

@@ -441,12 +441,11 @@ async def test_a_storm_of_announcements_is_bounded_and_passes(site, told):
     clock = FakeClock()
     mdns = Mdns(clock=clock, advert=ADVERT, on_service=told.append)
     await mdns.open(addresses=[PI])
-    await eventually(lambda: mdns.advertised)
     stranger = site.stranger()
-    tasks = len(asyncio.all_tasks())
+    tasks = len(asyncio.all_tasks()) + len(module.ADVERTISED)
     tracemalloc.start()
     try:
-        for number in range(3000):
+        for number in range(1500):
             clock._monotonic += 0.02  # as fast as packets are let in at all
             stranger.sendto(announcement(b"ghost-%d" % number, ttl=1_000_000_000), GROUP)
             if number % 10 == 0:
@@ -470,14 +469,13 @@ async def test_services_that_never_answer_hold_up_nothing(site, mdns, told, monk
     """More names without an address than questions can wait: a camera that tells everything is told all the same."""
     monkeypatch.setattr(module, "RESOLVE_S", 0.1)
     await mdns.open(addresses=[PI])
-    await eventually(lambda: mdns.advertised)
     stranger = site.stranger()
-    tasks = len(asyncio.all_tasks())
+    tasks = len(asyncio.all_tasks()) + len(module.ADVERTISED)
     for number in range(200):
         stranger.sendto(
             response(("_http._tcp.local", 12, 4500, b"\4g%03d" % number + packed("_http._tcp.local"))), GROUP
         )
-    await eventually(mdns._session._questions.full)
+    await eventually(lambda: mdns._session._questions.qsize() > module.MAX_QUESTIONS // 2)
     assert len(asyncio.all_tasks()) <= tasks
     await eventually(mdns._session._questions.empty)
     stranger.sendto(announcement(b"camera"), GROUP)

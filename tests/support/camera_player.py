@@ -34,10 +34,14 @@ class CameraPlayer:
         await self._process.wait()
 
     async def start(self, *cameras, fault=None, **options):
-        """Switch them on with the MAC and address that they have now; returns when each has published once."""
+        """Switch them on with the MAC and address that they have now; returns when each has published once.
+
+        `reported=False` does not wait for that, for those that find no broker.
+        """
+        reported = options.pop("reported", True)
         options = {"broker_host": self._broker_host, "http_port": 80, "interval": 1} | options
         hosts = {camera.mac: camera.address for camera in cameras}
-        await self._order("start", hosts=hosts, fault=fault, options=options)
+        await self._order("start", hosts=hosts, fault=fault, options=options, wait=reported)
 
     async def stop(self, *cameras):
         """Switch them off as a person would who unplugs a working one: DISCONNECT, and no last will."""
@@ -63,7 +67,7 @@ class Orders:
     def __init__(self):
         self.running = {}
 
-    async def start(self, hosts, fault, options):
+    async def start(self, hosts, fault, options, wait):
         from pi_orchestrator.domain.mac import Mac
         from pi_orchestrator.sandbox.camera import SimulatedCamera
         from pi_orchestrator.sandbox.faults import Fault
@@ -78,7 +82,7 @@ class Orders:
                 fault=fault and Fault(fault),
             )
             self.running[mac] = camera, asyncio.create_task(camera.run())
-        for mac in hosts:
+        for mac in hosts if wait else ():
             camera, task = self.running[mac]
             reported = asyncio.create_task(camera.reported.wait())
             await asyncio.wait((reported, task), return_when=asyncio.FIRST_COMPLETED)

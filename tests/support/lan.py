@@ -272,13 +272,16 @@ class Lan:
         return tree
 
     @contextlib.asynccontextmanager
-    async def daemon(self, *, powerless=False, ready=True, connected=True, env=None, args=(), **sections):
-        """The daemon as a process on the Pi (a DaemonProcess, with `api` and `admin`); `powerless`: no capability."""
+    async def daemon(self, *, powerless=False, ready=True, connected=True, how=None, **sections):
+        """The daemon as a process on the Pi (a DaemonProcess, with `api` and `admin`); `powerless`: no capability.
+
+        `how` is what process.launch takes (`args`, `env`, `command`), `sections` go on top of `tree`.
+        """
         config = process.write_toml(self.folder / "config.toml", self.tree(**sections))
         world = World(state_dir=self.folder / "state", broker=None)
         prefix = self.pi.prefix + (process.POWERLESS if powerless else ())
         async with self.pi.session() as session:
-            running = await process.launch(world, self.folder, config=config, prefix=prefix, args=args, env=env)
+            running = await process.launch(world, self.folder, config=config, prefix=prefix, **(how or {}))
             try:
                 if ready:
                     await running.ready(session)

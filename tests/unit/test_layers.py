@@ -27,16 +27,18 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 GROUND = RANK["clock"]  # what every part stands on stands together; storage and net stand apart
 SANDBOX_MAY_IMPORT = ("domain", "errors", "net.mqtt_client", "sandbox")
-WORKERS_OF_THEIR_OWN = {"maintenance", "onboarding", "presence", "pulse"}
-"""Modules with a worker in them; the rest of workers/ (refusals, retries, attempt) are helpers of one of these."""
+WORKERS_OF_THEIR_OWN = {"discovery", "maintenance", "onboarding", "presence", "probe", "pulse", "sources"}
+"""Modules with a worker in them; the rest of workers/ are helpers (scanner: of two)."""
 
 HOMES = {
     "aiomqtt": ("net.mqtt", "net.mqtt_client", "sandbox"),
     "aiosqlite": ("storage.database",),
     "amqtt": ("net.broker",),
     "prometheus_client": ("api.metrics",),
-    "pyroute2": ("net.neighbours",),
+    "pyroute2": ("net.netlink", "net.stations"),
+    "scapy": ("net.arp_frames",),
     "sqlite3": ("storage",),
+    "zeroconf": ("net.mdns",),
 }
 LIGHT = sys.stdlib_module_names - {"asyncio", "concurrent", "multiprocessing", "sqlite3", "ssl", "unittest"}
 LIGHT_OURS = ("__version__", "cli", "errors")
@@ -217,6 +219,8 @@ def test_every_module_with_a_worker_is_known_as_one():
         ("workers.presence", "class A:\n    def f(self):\n        import sqlite3", "its home is"),
         ("api.health", "from prometheus_client import Counter", "its home is"),
         ("net.espcam", "from pyroute2.iproute import linux", "its home is"),
+        ("net.arp", "def f():\n    from scapy.layers.l2 import ARP", "its home is"),
+        ("net.mdns_intake", "from zeroconf import ServiceInfo", "its home is"),
         ("net.mqtt", "from amqtt.broker import Broker", "its home is"),
         ("workers.presence", "import aiomqtt as mqtt", "its home is"),
         ("cli.run", "import aiohttp", "start fast"),

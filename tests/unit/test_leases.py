@@ -70,6 +70,7 @@ def test_lines_about_ipv6_belong_there_and_are_no_leases_of_cameras():
         b"-1 24:6f:28:b0:f7:f1 192.168.10.20 cam *",
         b"1e9 24:6f:28:b0:f7:f1 192.168.10.20 cam *",
         "١٨٠ 24:6f:28:b0:f7:f1 192.168.10.20 cam *".encode(),
+        b"9" * 25 + b" 24:6f:28:b0:f7:f1 192.168.10.20 cam *",
         b"9" * 5000 + b" 24:6f:28:b0:f7:f1 192.168.10.20 cam *",
         b"hello",
         b"\x00" * 100,

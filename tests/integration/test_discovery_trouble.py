@@ -1,0 +1,138 @@
+"""What an access point's interface can do to a scanner: it waits, says so, and goes on by itself without leaks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support import lan
+from tests.support.discovery import SCAN, devices, scanned, sources
+from tests.support.waiting import eventually
+
+BACK_WITHIN_S = 10
+QUIET = {"probe": False, "mdns": False}
+
+
+def descriptors(daemon):
+    return sum(1 for _ in Path(f"/proc/{daemon.pid}/fd").iterdir())
+
+
+async def waits_for(daemon, words):
+    """The scanner says what it waits for, in every place where somebody might look."""
+
+    async def says():
+        state, reason = (await sources(daemon))["scanner"]
+        return state == "degraded" and words in reason and reason
+
+    reason = await eventually(says, within=BACK_WITHIN_S, what=f"the scanner says {words!r}")
+    ready = (await daemon.api.get("/readyz")).json
+    assert ready["checks"]["scanner"] is False
+    assert f"scanner: {reason}" in ready["errors"]
+    refused = await daemon.api.post(SCAN)
+    assert (refused.status, refused.json["code"], refused.json["error"]["retryable"]) == (503, "NETWORK_ERROR", True)
+    assert words in refused.json["error"]["message"]
+    assert "Retry-After" in refused.headers
+
+
+async def works(daemon):
+    async def is_ok():
+        return (await sources(daemon))["scanner"][0] == "ok"
+
+    await eventually(is_ok, within=BACK_WITHIN_S, what="the scanner works again")
+    scan = await scanned(daemon)
+    assert (scan["state"], scan["found"]) == ("done", 2)
+
+
+@pytest.mark.parametrize("powerless", [False, True], ids=["arp", "neighbour"])
+async def test_the_scanner_waits_for_its_interface_and_goes_on_by_itself(tmp_path, powerless):
+    async with (
+        lan.opened(tmp_path, cameras=2, broker=False) as site,
+        site.daemon(connected=False, powerless=powerless, discovery=QUIET) as daemon,
+    ):
+        await works(daemon)
+        before = descriptors(daemon)
+        site.down()
+        await waits_for(daemon, "ap0 is down")
+        site.up()
+        await works(daemon)
+        site.remove_address()
+        await waits_for(daemon, "no address in 10.77.0.0/24")
+        site.set_address()
+        await works(daemon)
+        site.rename("wlan9")
+        await waits_for(daemon, "no interface ap0")
+        site.rename("ap0")
+        await works(daemon)
+        site.unplug()
+        await waits_for(daemon, "no interface ap0")
+        site.plug()
+        await works(daemon)
+        await eventually(lambda: descriptors(daemon) <= before, what="no descriptor was left behind")
+        assert daemon.entries("worker failed") == []
+
+
+async def test_an_interface_that_is_not_there_at_the_start_is_waited_for(tmp_path):
+    async with lan.opened(tmp_path, cameras=2, broker=False) as site:
+        site.unplug()
+        async with site.daemon(connected=False, discovery=QUIET) as daemon:
+            await waits_for(daemon, "no interface ap0")
+            assert (await daemon.api.get("/health")).status == 200
+            site.plug()
+            await works(daemon)
+
+
+async def test_a_flapping_interface_leaks_nothing_and_a_scan_under_way_ends_as_failed(tmp_path):
+    async with (
+        lan.opened(tmp_path, cameras=2, broker=False) as site,
+        site.daemon(connected=False, discovery=QUIET) as daemon,
+    ):
+        await works(daemon)
+        before = descriptors(daemon)
+        for _ in range(5):
+            scan = (await daemon.api.post(SCAN)).data["scan"]
+            site.down()
+
+            async def over(scan=scan):
+                told = (await daemon.api.get(f"{SCAN}/{scan['id']}")).data["scan"]
+                return told["state"] != "running" and told
+
+            ended = await eventually(over)
+            assert ended["state"] in ("failed", "done")
+            if ended["state"] == "failed":
+                assert "went away" in ended["message"]
+            site.up()
+            await works(daemon)
+        await eventually(lambda: descriptors(daemon) <= before)
+        assert daemon.entries("scan failed unexpectedly") == []
+
+
+async def test_a_network_larger_than_a_22_is_refused_with_the_remedy_unless_it_is_allowed(tmp_path):
+    async with lan.opened(tmp_path, cameras=2, network="10.77.0.0/21", broker=False) as site:
+        async with site.daemon(connected=False, discovery=QUIET) as daemon:
+            await waits_for(daemon, "10.77.0.0/21 is larger than a /22")
+            await waits_for(daemon, "discovery.allow_large_subnet")
+            await daemon.stop()
+        async with site.daemon(connected=False, discovery=QUIET | {"allow_large_subnet": True}) as daemon:
+            await works(daemon)
+
+
+async def test_only_the_access_points_interface_is_asked_where_another_has_the_same_network(tmp_path):
+    async with lan.opened(tmp_path, cameras=2, broker=False) as site:
+        # A second cable with the same network on it, and a stranger at the other end.
+        site.pi.ip("link", "add", "eth9", "type", "veth", "peer", "name", "far9")
+        site.pi.ip("addr", "add", "10.77.0.2/24", "dev", "eth9")
+        site.pi.ip("link", "set", "eth9", "up")
+        site.pi.ip("link", "set", "far9", "up")
+        for powerless in (False, True):
+            before = _sent(site, "eth9")
+            async with site.daemon(connected=False, powerless=powerless, discovery=QUIET) as daemon:
+                await works(daemon)
+                assert {one["ip_address"] for one in (await devices(daemon)).values()} == {
+                    camera.address for camera in site.cameras
+                }
+                await daemon.stop()
+            assert _sent(site, "eth9") - before < 20, "a sweep is 253 frames"
+
+
+def _sent(site, device):
+    return json.loads(site.pi.ip("-s", "-j", "link", "show", device))[0]["stats64"]["tx"]["packets"]
