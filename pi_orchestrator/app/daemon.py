@@ -24,7 +24,9 @@ RELOADABLE = frozenset(
         "cameras.offline_after_s",
         "cameras.max_devices",
         "logging.level",
+        "discovery.interval_s",
         "auto_onboard.mode",
+        "auto_onboard.triggers",
         "auto_onboard.max_per_minute",
         "auto_onboard.burst_size",
         "auto_onboard.subnet_allowlist",
@@ -73,6 +75,7 @@ class Daemon:
         self._gate.mode = settings.auth.mode
         self._keyring.configure(configured_key(settings))
         self.services.registry.windows = windows_of(settings)
+        self.services.discovery.interval_s = settings.discovery.interval_s
         self.services.registry.max_devices = settings.cameras.max_devices
         # The target container is made at start, and loopback is for the sandbox: neither changes under way.
         fixed = self.services.onboarding.settings

@@ -80,7 +80,11 @@ def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]
         settings, clock=ground.clock, registry=registry, netlink=ground.netlink, health=ground.health
     )
     discovery = DiscoveryWorker(
-        settings=settings.discovery, scanner=scanner, registry=registry, clock=ground.clock, database=ground.database
+        interval_s=settings.discovery.interval_s,
+        scanner=scanner,
+        registry=registry,
+        clock=ground.clock,
+        database=ground.database,
     )
     espcam = EspCamClient(session=ground.session, port=settings.cameras.http_port)
     vendors = Vendors()

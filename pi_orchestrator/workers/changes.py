@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.bucket import TokenBucket
-from pi_orchestrator.domain.camera import camera_status
+from pi_orchestrator.domain.camera import CameraStatus, camera_status
 from pi_orchestrator.domain.mac import Mac, is_local
 from pi_orchestrator.domain.presence import Presence
 from pi_orchestrator.domain.registry import Change, Kind, Registry
@@ -16,6 +16,9 @@ from pi_orchestrator.storage.cameras import Roster
 STRANGERS_AT_ONCE = 300
 STRANGERS_PER_S = 0.2
 """Anyone on the network can invent devices; what is told of strangers is bounded, of cameras it is not."""
+
+_WORDS = {Presence.CLAIMED: CameraStatus.CONNECTING, Presence.FLAPPING: CameraStatus.ERROR}
+"""A camera's former state in the words of the API, where it is not the same word."""
 
 
 class Changes:
@@ -54,9 +57,14 @@ class Changes:
         return taken
 
     def give_back(self, states: dict[Mac, Presence], others: list[Change]) -> None:
-        """Keep what could not be stored for the next time."""
-        self._states = states | self._states
-        self._others = (others + self._others)[-STRANGERS_AT_ONCE:]
+        """Keep what could not be stored for the next time; when it becomes too much, the oldest of strangers goes."""
+        self._states |= states  # a state counts from what was told last
+        kept = others + self._others
+        excess = max(0, len(kept) - STRANGERS_AT_ONCE)
+        self.untold += excess
+        # Strangers go first, and of equals the oldest.
+        order = sorted(range(len(kept)), key=lambda at: (self._is_of_camera(kept[at]), at))
+        self._others = [kept[at] for at in sorted(order[excess:])]
 
     def events(self, states: dict[Mac, Presence], others: Iterable[Change]) -> list[Logged]:
         """What was taken, as events."""
@@ -66,18 +74,20 @@ class Changes:
             if device is None or device.shown is before:
                 continue
             status = camera_status(device=device, registered=True, onboarding=False)
-            payload = {"mac": mac, "status": status.value, "previous": before.value}
+            payload = {"mac": mac, "status": status.value, "previous": _WORDS.get(before, before).value}
             found.append(Logged("camera.status_changed", payload, mac=mac))
             if device.shown is Presence.FLAPPING:
                 found.append(Logged("device.flapping", {"mac": mac, "drops": len(device.drops)}, mac=mac))
         return found
 
     def _take_other(self, change: Change) -> None:
-        macs = {change.mac, *change.macs}
-        if any(mac in self._roster for mac in macs) or self._budget.take(self._clock.monotonic()):
+        if self._is_of_camera(change) or self._budget.take(self._clock.monotonic()):
             self._others.append(change)
         else:
             self.untold += 1
+
+    def _is_of_camera(self, change: Change) -> bool:
+        return any(mac in self._roster for mac in (change.mac, *change.macs))
 
     def _other(self, change: Change) -> Logged:
         payload: dict[str, object] = {"mac": change.mac}

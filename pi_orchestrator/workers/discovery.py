@@ -19,7 +19,6 @@ from pi_orchestrator.domain.sighting import Source
 from pi_orchestrator.errors import NetworkError, NotFoundError, StorageError
 from pi_orchestrator.events import Logged
 from pi_orchestrator.logs import get_logger
-from pi_orchestrator.settings import DiscoverySettings
 from pi_orchestrator.storage import actions, event_log, scans
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.database import Database, Tx
@@ -52,9 +51,9 @@ class DiscoveryWorker:
     """`start`, `cancel`, `get` and `history` are for operators; `run` scans periodically."""
 
     def __init__(
-        self, *, settings: DiscoverySettings, scanner: Scanner, registry: Registry, clock: Clock, database: Database
+        self, *, interval_s: float, scanner: Scanner, registry: Registry, clock: Clock, database: Database
     ) -> None:
-        self._settings = settings
+        self.interval_s = interval_s
         self._scanner = scanner
         self._registry = registry
         self._clock = clock
@@ -141,7 +140,7 @@ class DiscoveryWorker:
                     async with self._starting:
                         if self._now is None and self._scanner.engine:
                             self._scan_periodically()
-                            due = self._clock.monotonic() + self._settings.interval_s
+                            due = self._clock.monotonic() + self.interval_s
                 wait_s = BEAT_S if self._scanner.off else max(0.05, due - self._clock.monotonic())
                 await self._clock.sleep(min(wait_s if self._scanner.engine else RETRY_S, BEAT_S))
         finally:
