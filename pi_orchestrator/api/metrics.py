@@ -58,6 +58,7 @@ class MetricsPage(Collector):
         """Every metric family of our own."""
         yield InfoMetricFamily("piorch_build", "The program.", {"version": __version__})
         yield self._cameras()
+        yield from self._network()
         yield from self._messages()
         yield from self._onboardings()
         answers = CounterMetricFamily("piorch_http_responses", "HTTP answers by status.", labels=["status"])
@@ -87,6 +88,19 @@ class MetricsPage(Collector):
         for status, number in sorted(states.items()):
             registered.add_metric([status], number)
         return registered
+
+    def _network(self) -> Iterator[Metric]:
+        devices = GaugeMetricFamily("piorch_devices", "Devices on the camera network by state.", labels=["status"])
+        for status, number in sorted(Counter(device.shown for device in self._devices).items()):
+            devices.add_metric([status], number)
+        yield devices
+        yield GaugeMetricFamily(
+            "piorch_address_conflicts", "Addresses that several devices claim.", value=len(self._devices.conflicts())
+        )
+        changes = CounterMetricFamily("piorch_device_changes", "What happened to devices.", labels=["kind"])
+        for kind, number in sorted(self._devices.counts.items()):
+            changes.add_metric([kind], number)
+        yield changes
 
     def _messages(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("piorch_mqtt_connected", "1 while the broker is there.", value=self._mqtt.connected)

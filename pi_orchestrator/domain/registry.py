@@ -234,7 +234,8 @@ class Registry:
         else:
             # Silence alone ends no conflict, as long as two are left in it.
             self._judge_contest(address, known, was, was - gone if known.answered else frozenset())
-        for mac in tuple(known.answered) or tuple(answered):
+        for mac in tuple(known.answered):
+            self._devices[mac].revision += 1  # whether its address is its own is part of what is told of it
             self._judge_addresses(self._devices[mac])
 
     def settle(self, now: float) -> None:

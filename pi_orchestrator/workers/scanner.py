@@ -33,6 +33,8 @@ ASK_S = 0.1
 DOUBT_ASK_S = 0.25
 """A sleeping radio answers late: to settle a doubt it is given more time than to check what is believed."""
 DOUBT_S = 0.5
+BREATH_S = 0.05
+"""A flood raises doubts faster than they may be asked: it must not keep the scanner turning."""
 ASKED_AT_ONCE = 8
 ASKED_PER_S = 40
 ASKED_AGAIN_AFTER_S = 2.0
@@ -118,7 +120,8 @@ class Scanner:
                     self._changed = False
                     await self.look()
                     looked_at = self._clock.monotonic()
-                await self.settle_doubts()
+                if not await self.settle_doubts():
+                    await self._clock.sleep(BREATH_S)
                 await self._clock.wait(self._wake, DOUBT_S if self._registry.doubts else LOOK_S)
         finally:
             self.close()
@@ -245,7 +248,7 @@ class Scanner:
                 await engine.open(link, network)
             except OSError as error:
                 engine.close()
-                refusals.append(f"{name}: {error.strerror or error}")
+                refusals.append(f"{name}: {_why(error)}")
                 continue
             self._engine, self.network = engine, network
             auto = self._settings.engine == "auto"
@@ -262,6 +265,10 @@ class Scanner:
         if self._health:
             state = State.OFF if self.off else State.DEGRADED if reason else State.OK
             self._health.set(NAME, state, reason or self.choice)
+
+
+def _why(error: OSError) -> str:
+    return "not permitted (CAP_NET_RAW)" if isinstance(error, PermissionError) else error.strerror or str(error)
 
 
 def _narrower(address: IPv4Interface, subnet: IPv4Network) -> IPv4Network:
