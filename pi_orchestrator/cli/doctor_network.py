@@ -5,15 +5,17 @@ And what leases, the radio and mDNS can add. Asks the kernel and files, and no d
 
 from __future__ import annotations
 
-from pi_orchestrator.app import surveying
+from typing import TYPE_CHECKING
+
 from pi_orchestrator.cli.doctor import Finding
 from pi_orchestrator.cli.obstacle import find_obstacle, interface_obstacle
-from pi_orchestrator.net.leases import LeaseFiles
-from pi_orchestrator.net.links import Link
-from pi_orchestrator.net.mdns import obstacle as mdns_obstacle
-from pi_orchestrator.net.stations import Air
-from pi_orchestrator.settings import Settings
-from pi_orchestrator.workers.survey import Survey
+
+if TYPE_CHECKING:
+    from pi_orchestrator.net.leases import LeaseFiles
+    from pi_orchestrator.net.links import Link
+    from pi_orchestrator.net.stations import Air
+    from pi_orchestrator.settings import Settings
+    from pi_orchestrator.workers.survey import Survey
 
 STATIONS_FEW_TAKE = 8
 """Many a Pi's own radio lets no more in."""
@@ -22,6 +24,8 @@ NEARLY = 1
 
 async def examine_network(settings: Settings) -> list[Finding]:
     """Every check of the camera network, each with its remedy where something is wrong."""
+    from pi_orchestrator.app import surveying
+
     async with surveying(settings) as survey:
         await survey.scanner.look()
         link = survey.scanner.link or await survey.netlink.link(settings.ap.interface)
@@ -109,7 +113,9 @@ def _mdns(settings: Settings, link: Link | None) -> Finding:
         return Finding("mdns", "warn", "there is no address to listen on", "mend the interface first")
     if not link.asks:
         return Finding("mdns", "ok", f"not used: {link.name} is no network of cameras")
-    reason = mdns_obstacle(link.addresses)
+    from pi_orchestrator.net import mdns
+
+    reason = mdns.obstacle(link.addresses)
     if reason:
         return Finding("mdns", "warn", reason, "nothing depends on it; discovery.mdns = false ends the attempts")
     return Finding("mdns", "ok", f"possible on {', '.join(str(address.ip) for address in link.addresses)}")

@@ -145,9 +145,13 @@ async def sweep(survey: Survey, timeout_s: float | None) -> bool:
 
 def views(survey: Survey) -> list[dict[str, Any]]:
     """Everyone who was seen or is expected, by address, as the API would tell them."""
-    order = sorted(survey.registry, key=lambda one: (one.address is None, int(one.address or 0), one.mac))
-    seen = [_view(survey, device) for device in order if device.evidence]
-    return [one for one in seen if one["ip_address"]] + [one for one in seen if not one["ip_address"]]
+    from ipaddress import IPv4Address
+
+    def place(view: dict[str, Any]) -> tuple[bool, int, str]:
+        address = view["ip_address"]
+        return not address, int(IPv4Address(address)) if address else 0, view["mac_address"]
+
+    return sorted((_view(survey, device) for device in survey.registry if device.evidence), key=place)
 
 
 def _view(survey: Survey, device: Device) -> dict[str, Any]:

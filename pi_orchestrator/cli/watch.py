@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
 from typing import TYPE_CHECKING, Any
 
-from pi_orchestrator.app import surveying
 from pi_orchestrator.cli.device_text import device_table, remarks
 from pi_orchestrator.cli.output import StatusLine, columns, print_json_line, table
 from pi_orchestrator.cli.scan import count_here, find_footing, means_own_network, sweep, views
-from pi_orchestrator.clock import rfc3339
-from pi_orchestrator.domain.presence import HERE, Presence, Windows
-from pi_orchestrator.domain.registry import Change, Kind
 from pi_orchestrator.errors import NetworkError
 
 if TYPE_CHECKING:
     from pi_orchestrator.domain.mac import Mac
+    from pi_orchestrator.domain.registry import Change
     from pi_orchestrator.settings import Settings
     from pi_orchestrator.workers.survey import Survey
 
@@ -28,6 +23,11 @@ KERNEL_VOUCHES_S = 15.0
 
 async def watch(settings: Settings, args: argparse.Namespace) -> int:
     """Tell what changes until SIGINT or SIGTERM, then 0."""
+    import asyncio
+    import signal
+
+    from pi_orchestrator.app import surveying
+
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -55,40 +55,46 @@ class _Watch:
         self._interval_s: float = args.watch
         self._timeout_s: float | None = args.timeout
         self._json: bool = args.json
+        # The first scan is told as a table: what is in it is no news any more.
+        self._introduced: bool = args.json
         self._told: set[Mac] = set()
         self._trouble = ""
         self._line = StatusLine()
 
     async def run(self) -> None:
         await self._survey.vendors.load()
-        clock, quiet = self._survey.clock, not self._json
-        while True:
-            due = clock.monotonic() + self._interval_s
-            await self._scan()
-            if quiet:
-                # The first scan is told as a table: what is in it is no news any more.
-                self._introduce()
-                quiet = False
+        clock = self._survey.clock
+        try:
             while True:
-                self._tell_changes()
-                left_s = due - clock.monotonic()
-                if left_s <= 0:
-                    break
-                await clock.sleep(min(TICK_S, left_s))
+                due = clock.monotonic() + self._interval_s
+                await self._scan()
+                while True:
+                    self._tell_changes()
+                    left_s = due - clock.monotonic()
+                    if left_s <= 0:
+                        break
+                    await clock.sleep(min(TICK_S, left_s))
+        finally:
+            self._line.clear()
 
     async def _scan(self) -> None:
+        from pi_orchestrator.domain.presence import Windows
+
         scanner = self._survey.scanner
         interval_s = max(self._interval_s, KERNEL_VOUCHES_S if scanner.engine == "neighbour" else 0.0)
         self._survey.registry.windows = Windows(interval_s, interval_s, interval_s)
         try:
             await sweep(self._survey, self._timeout_s)
         except NetworkError as error:
+            await scanner.look()
             self._tell_trouble(scanner.reason or error.message)
         else:
             self._tell_trouble("")
 
     def _introduce(self) -> None:
-        self._line.clear()
+        from pi_orchestrator.domain.registry import Kind
+
+        self._introduced = True
         devices = views(self._survey)
         if devices:
             print(device_table(devices))
@@ -101,6 +107,8 @@ class _Watch:
 
     def _tell_changes(self) -> None:
         registry = self._survey.registry
+        if not self._introduced:
+            self._introduce()
         registry.settle(self._survey.clock.monotonic())
         for change in registry.drain():
             event = self._event(change)
@@ -111,8 +119,12 @@ class _Watch:
 
     def _event(self, change: Change) -> str | None:
         """What it is called, or None where it is no news."""
+        from pi_orchestrator.domain.presence import HERE, Presence
+        from pi_orchestrator.domain.registry import Kind
+
+        if change.kind is Kind.FOUND:
+            self._told.add(change.mac)
         if change.kind is not Kind.STATE:
-            self._told |= {change.mac} if change.kind is Kind.FOUND else set()
             return change.kind.value
         if change.mac not in self._told or change.before is None:
             return None
@@ -122,30 +134,36 @@ class _Watch:
         return None if was == is_here else "back" if is_here else "gone"
 
     def _tell(self, event: str, change: Change) -> None:
-        device = self._survey.registry.get(change.mac)
-        address = change.ip or (device.address if device else None)
         if self._json:
-            fields: dict[str, Any] = {
-                "mac_address": change.mac,
-                "ip_address": str(address or ""),
-                "previous_ip_address": str(change.previous_ip) if change.previous_ip else None,
-                "mac_addresses": list(change.macs) or None,
-                "ip_addresses": [str(one) for one in change.ips] or None,
-                "vendor": self._survey.vendors.name(change.mac) or "",
-                "likely_camera": self._survey.is_likely(device) if device else None,
-            }
-            self._write(event, {name: value for name, value in fields.items() if value is not None})
-            return
-        camera = "camera?" if device and self._survey.is_likely(device) else ""
-        known = " ".join(part for part in (str(address or ""), self._survey.vendors.name(change.mac), camera) if part)
+            self._write(event, self._fields(change))
+        else:
+            self._print(_WORDS.get(event, event), f"{change.mac}  {self._words(change)}")
+
+    def _fields(self, change: Change) -> dict[str, Any]:
+        device = self._survey.registry.get(change.mac)
+        fields = {
+            "mac_address": change.mac,
+            "ip_address": str(change.ip or (device.address if device else None) or ""),
+            "previous_ip_address": str(change.previous_ip) if change.previous_ip else None,
+            "mac_addresses": list(change.macs) or None,
+            "ip_addresses": [str(one) for one in change.ips] or None,
+            "vendor": self._survey.vendors.name(change.mac) or "",
+            "likely_camera": self._survey.is_likely(device) if device else None,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _words(self, change: Change) -> str:
+        from pi_orchestrator.domain.registry import Kind
+
         if change.kind is Kind.MOVED:
-            known = f"{change.previous_ip} → {change.ip}"
-        elif change.macs:
-            others = [mac for mac in change.macs if mac != change.mac]
-            known = f"at {change.ip} with {', '.join(others)}"
-        elif change.ips:
-            known = ", ".join(map(str, change.ips))
-        self._print(_WORDS.get(event, event), f"{change.mac}  {known}")
+            return f"{change.previous_ip} → {change.ip}"
+        if change.macs:
+            return f"at {change.ip} with {', '.join(mac for mac in change.macs if mac != change.mac)}"
+        if change.ips:
+            return ", ".join(map(str, change.ips))
+        fields = self._fields(change)
+        camera = "camera?" if fields.get("likely_camera") else ""
+        return " ".join(word for word in (fields["ip_address"], fields["vendor"], camera) if word)
 
     def _tell_trouble(self, reason: str) -> None:
         if reason == self._trouble:
@@ -157,6 +175,8 @@ class _Watch:
             self._print("waiting" if reason else "scanning", reason or f"again, by {self._survey.scanner.choice}")
 
     def _write(self, event: str, fields: dict[str, Any]) -> None:
+        from pi_orchestrator.clock import rfc3339
+
         print_json_line({"at": rfc3339(self._survey.clock.wall()), "event": event, **fields})
 
     def _print(self, event: str, text: str) -> None:

@@ -88,6 +88,7 @@ class Registry:
         self._changes: deque[Change] = deque(maxlen=2 * MAX_CHANGES)
         self._proxies: set[Mac] = set()
         self._multihomed: dict[Mac, tuple[IPv4Address, ...]] = {}
+        self._proved: dict[Mac, float] = {}
         self.doubts: OrderedDict[IPv4Address, None] = OrderedDict()
         self.counts: Counter[Kind] = Counter()
         self.evicted = 0
@@ -139,6 +140,10 @@ class Registry:
         """The addresses that several devices answer for."""
         return {address: known.contested for address, known in self._claimants.items() if known.contested}
 
+    def proved(self, *, since: float) -> set[Mac]:
+        """The devices that were reported since then to answer for an address, however old the proof was by then."""
+        return {mac for mac, at in self._proved.items() if at >= since}
+
     # What sources report.
 
     def hear(self, mac: Mac, status: Status, now: float) -> Device:
@@ -178,6 +183,7 @@ class Registry:
         device.see(seen)
         if seen.ip and seen.binds:
             self._bind(device, seen.ip, seen.at)
+            self._proved[seen.mac] = now
         elif seen.ip and seen.alive and seen.ip not in device.addresses:
             self.doubt(seen.ip)
         self._settle(device, now)
@@ -394,6 +400,7 @@ class Registry:
             del self._macs_by_id[name]
         self._proxies.discard(mac)
         self._multihomed.pop(mac, None)
+        self._proved.pop(mac, None)
         self._weak.pop(mac, None)
         self._strong.pop(mac, None)
         self.revision += 1

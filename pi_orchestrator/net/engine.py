@@ -32,4 +32,4 @@ class Engine(Protocol):
         """Ask every address, `expected` ones that stay silent once more; OSError when the link goes away."""
 
     async def ask(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
-        """Everyone who answers for an address right now; more than one is a conflict."""
+        """Everyone who answers for an address right now, more than one is a conflict; OSError without a link."""

@@ -32,6 +32,7 @@ from pi_orchestrator.net.datagrams import Datagrams
 from pi_orchestrator.net.engine import OnProgress, OnSighting
 from pi_orchestrator.net.kernel_events import (
     DELAY,
+    FAILED,
     INCOMPLETE,
     NOARP,
     PERMANENT,
@@ -191,10 +192,14 @@ class NeighbourEngine:
     async def ask(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
         """Who answers for an address as far as the kernel can tell, which is one at most; OSError as in `sweep`."""
         began = self._clock.monotonic()
-        with self._asking(self._open_link()) as ask, self._waiting([address], INCOMPLETE | _OLD) as wait:
-            await ask([address])
-            if not self._alive(address, began):
-                await self._until_over(wait, timeout_s)
+        # That somebody did not answer may be old news, and to give up takes the kernel longer than it is worth here.
+        with self._asking(self._open_link()) as ask, self._waiting([address], INCOMPLETE | _OLD | FAILED) as wait:
+            for _ in range(2):
+                await ask([address])
+                if not self._alive(address, began):
+                    await self._until_over(wait, timeout_s / 2)
+                if self._alive(address, began):
+                    break
         line = self._line(address)
         return frozenset({line.mac}) if line and line.mac and self._alive(address, began) else frozenset()
 
@@ -251,6 +256,7 @@ class NeighbourEngine:
         before = self._line(entry.ip)
         self._before.pop(entry.ip, None)
         if entry.gone:
+            # No decision: the kernel makes room, and whoever is being asked for gets a new line.
             self._table.pop(entry.ip, None)
         else:
             now = self._table[entry.ip] = _Line(entry.mac, entry.state, self._clock.monotonic() - entry.proven_s)
@@ -258,8 +264,8 @@ class NeighbourEngine:
                 now.answered_at = before.answered_at
             if before is None or _is_news(before, now):
                 self._tell(entry.ip, now)
-        for wait in self._waits:
-            wait.decide(entry.ip, 0 if entry.gone else entry.state)
+            for wait in self._waits:
+                wait.decide(entry.ip, entry.state)
 
     def _tell(self, address: IPv4Address, line: _Line) -> None:
         if line.mac and line.state & _KNOWN:

@@ -15,7 +15,6 @@ from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.presence import HERE
 from pi_orchestrator.domain.registry import Kind, Registry
 from pi_orchestrator.domain.scan import Scan, ScanState
-from pi_orchestrator.domain.sighting import Source
 from pi_orchestrator.errors import NetworkError, NotFoundError, StorageError
 from pi_orchestrator.events import Logged
 from pi_orchestrator.logs import get_logger
@@ -30,7 +29,7 @@ PERIODIC = "periodic"
 BEAT_S = 10.0
 RETRY_S = 1.0
 QUIET_KEPT = 15
-_ASKED = (Source.ARP, Source.NEIGHBOUR)
+PENDING_KEPT = 100
 
 log = get_logger(__name__)
 
@@ -41,10 +40,27 @@ class _Run:
 
     scan: Scan
     started: Stamp
-    moved_before: int
     progress: float = 0.0
     task: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A run that has ended and is not stored yet; what was `eventful` is told as an event when it is."""
+
+    scan: Scan
+    started: Stamp
+    eventful: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """How things stood when the last run ended: who was known and here, and how many had moved until then."""
+
+    known: frozenset[Mac] = frozenset()
+    here: frozenset[Mac] = frozenset()
+    moved: int = 0
 
 
 class DiscoveryWorker:
@@ -60,8 +76,8 @@ class DiscoveryWorker:
         self._database = database
         self._now: _Run | None = None
         self._last: _Run | None = None
-        self._quiet: list[tuple[Scan, Stamp]] = []
-        self._here: frozenset[Mac] = frozenset()
+        self._before = _Before()
+        self._pending: list[_Ended] = []
         self._starting = asyncio.Lock()
 
     @property
@@ -75,8 +91,9 @@ class DiscoveryWorker:
         return self._last.scan if self._last else None
 
     async def load(self) -> None:
-        """Say of runs that the last end of the daemon cut off that it did."""
+        """Say of runs that the last end of the daemon cut off that it did; who was known then is not new."""
         await self._database.write(scans.interrupt)
+        self._before = self._standing()
 
     async def start(self, actor: Actor) -> Scan:
         """Begin a run, or join the one under way; NetworkError when nobody can be asked."""
@@ -90,13 +107,16 @@ class DiscoveryWorker:
             run = self._begin(requested_by=actor.key_name if actor.key_name != "-" else "operator")
 
             async def job(tx: Tx) -> None:
+                await self._save_pending(tx, pending)  # before this one: history is in the order of the runs
                 await scans.save(tx, run.scan, started=run.started)
                 await actions.record(tx, actor, target=run.scan.id)
                 await event_log.append(tx, Logged("scan.started", {"id": run.scan.id, "by": run.scan.requested_by}))
 
+            pending, self._pending = self._pending, []
             try:
                 await self._database.write(job)
             except BaseException:
+                self._keep(pending)
                 self._now = None
                 run.ended.set()
                 raise
@@ -107,8 +127,7 @@ class DiscoveryWorker:
         """End a run early; what it has found stays found. One that has ended is left as it is."""
         run, outcome = self._now, "had ended"
         if run and run.scan.id == scan_id and run.task:
-            run.task.cancel()
-            await run.ended.wait()
+            await self._cut_off(run)
             outcome = "ok"
         scan = await self.get(scan_id)
         await self._database.write(lambda tx: actions.record(tx, actor, target=scan_id, outcome=outcome))
@@ -119,15 +138,15 @@ class DiscoveryWorker:
         for run in (self._now, self._last):
             if run and run.scan.id == scan_id:
                 return _with_progress(run)
-        quiet = next((scan for scan, _ in self._quiet if scan.id == scan_id), None)
-        found = quiet or await scans.load(self._database, scan_id)
+        pending = next((one.scan for one in self._pending if one.scan.id == scan_id), None)
+        found = pending or await scans.load(self._database, scan_id)
         if found is None:
             raise NotFoundError(f"there is no scan {scan_id!r}")
         return found
 
     async def history(self, *, limit: int, offset: int) -> ScanPage:
         """Ended runs, newest first."""
-        await self._store_quiet()
+        await self._store_pending()
         return await scans.page(self._database, limit=limit, offset=offset)
 
     async def run(self, beat: Beat) -> None:
@@ -144,10 +163,9 @@ class DiscoveryWorker:
                 wait_s = BEAT_S if self._scanner.off else max(0.05, due - self._clock.monotonic())
                 await self._clock.sleep(min(wait_s if self._scanner.engine else RETRY_S, BEAT_S))
         finally:
-            if (run := self._now) and run.task:
-                run.task.cancel()
-                await asyncio.gather(run.task, return_exceptions=True)
-            await self._store_quiet()
+            if run := self._now:
+                await self._cut_off(run)
+            await self._store_pending()
 
     def _scan_periodically(self) -> None:
         run = self._begin(requested_by=PERIODIC)
@@ -165,8 +183,17 @@ class DiscoveryWorker:
             subnet=str(network),
             started_at=self._clock.wall(),
         )
-        self._now = _Run(scan, self._clock.stamp(), moved_before=self._registry.counts[Kind.MOVED])
+        self._now = _Run(scan, self._clock.stamp())
         return self._now
+
+    async def _cut_off(self, run: _Run) -> None:
+        """End a run early."""
+        if run.task:
+            run.task.cancel()
+            await asyncio.wait([run.task])
+        if not run.ended.is_set():  # it had not come to its first step
+            self._end(run, ScanState.CANCELLED, "cancelled")
+            await self._store_pending()
 
     async def _carry_out(self, run: _Run) -> None:
         def progress(share: float) -> None:
@@ -184,56 +211,65 @@ class DiscoveryWorker:
             state, message = ScanState.FAILED, "an unexpected fault; see the log"
             log.error("scan failed unexpectedly", exc_info=error)
         self._end(run, state, message)
-        await self._store(run)
+        if self._pending[-1].eventful or len(self._pending) >= QUIET_KEPT:
+            await self._store_pending()
 
     def _end(self, run: _Run, state: ScanState, message: str | None) -> None:
-        here = frozenset(device.mac for device in self._registry if device.shown in HERE)
-        began = run.started.monotonic
-        asked = [
-            device
-            for device in self._registry
-            if any((one := device.evidence.get(source)) and one.alive_at >= began for source in _ASKED)
-        ]
-        run.scan = replace(
+        before, standing = self._before, self._standing()
+        found = self._registry.proved(since=run.started.monotonic)
+        scan = run.scan = replace(
             run.scan,
             state=state,
             message=message,
-            found=len(asked),
-            new=sum(min(one.first_at for one in device.evidence.values()) >= began for device in asked),
-            moved=self._registry.counts[Kind.MOVED] - run.moved_before,
-            gone=len(self._here - here),
-            duration_ms=round((self._clock.monotonic() - began) * 1000),
+            found=len(found),
+            new=len(found - before.known),
+            moved=standing.moved - before.moved,
+            gone=len(before.here - standing.here),
+            duration_ms=round((self._clock.monotonic() - run.started.monotonic) * 1000),
         )
-        self._here = here
+        self._before = standing
         self._now, self._last = None, run
+        happened = state is not ScanState.DONE or scan.new or scan.moved or scan.gone
+        eventful = bool(happened) or scan.requested_by != PERIODIC
+        self._pending.append(_Ended(scan, run.started, eventful))
         run.ended.set()
+        if eventful:
+            log.info("scan ended", state=state, found=scan.found, new=scan.new, moved=scan.moved, gone=scan.gone)
 
-    async def _store(self, run: _Run) -> None:
-        scan = run.scan
-        uneventful = scan.state is ScanState.DONE and not (scan.new or scan.moved or scan.gone)
-        self._quiet.append((scan, run.started))
-        if scan.requested_by == PERIODIC and uneventful and len(self._quiet) < QUIET_KEPT:
+    def _standing(self) -> _Before:
+        devices = list(self._registry)
+        return _Before(
+            # One of whom only a lease speaks has not been met yet.
+            known=frozenset(one.mac for one in devices if one.alive_at is not None or not one.evidence),
+            here=frozenset(one.mac for one in devices if one.shown in HERE),
+            moved=self._registry.counts[Kind.MOVED],
+        )
+
+    async def _store_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        if not pending:
             return
-        log.info("scan ended", state=scan.state, found=scan.found, new=scan.new, moved=scan.moved, gone=scan.gone)
-        await self._store_quiet(None if scan.requested_by == PERIODIC and uneventful else scan)
-
-    async def _store_quiet(self, told: Scan | None = None) -> None:
-        quiet, self._quiet = self._quiet, []
-        if not quiet:
-            return
-
-        async def job(tx: Tx) -> None:
-            for scan, started in quiet:
-                await scans.save(tx, scan, started=started)
-            if told:
-                numbers = {"found": told.found, "new": told.new, "moved": told.moved, "gone": told.gone}
-                await event_log.append(tx, Logged("scan.ended", {"id": told.id, "state": told.state, **numbers}))
-
         try:
-            await self._database.write(job)
+            await self._database.write(lambda tx: self._save_pending(tx, pending))
         except StorageError as error:
             log.warning("scans not stored yet", reason=error.message, details=error.details)
-            self._quiet = (quiet + self._quiet)[-QUIET_KEPT:]
+            self._keep(pending)
+
+    async def _save_pending(self, tx: Tx, pending: list[_Ended]) -> None:
+        for one in pending:
+            await scans.save(tx, one.scan, started=one.started)
+            if one.eventful:
+                numbers = {name: getattr(one.scan, name) for name in ("found", "new", "moved", "gone")}
+                await event_log.append(
+                    tx, Logged("scan.ended", {"id": one.scan.id, "state": one.scan.state, **numbers})
+                )
+
+    def _keep(self, pending: list[_Ended]) -> None:
+        """They could not be stored: keep them for the next time, the eventful ones before the others."""
+        kept = [*pending, *self._pending]
+        while len(kept) > PENDING_KEPT:
+            kept.remove(next((one for one in kept if not one.eventful), kept[0]))
+        self._pending = kept
 
 
 def _with_progress(run: _Run) -> Scan:

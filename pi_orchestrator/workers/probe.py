@@ -97,15 +97,18 @@ class ProbeWorker:
         if device.heard_at is not None and now - device.heard_at < QUIET_AFTER_S:
             return False
         asked = self._asked.get(device.mac)
-        return asked is None or now >= asked.due or asked.address != device.address
+        if asked and now < asked.due and asked.address == device.address:
+            return False
+        # Contested: whose answer it would be cannot be known.
+        return self._registry.address_of(device.mac) is not None
 
     async def _probe(self, device: Device) -> None:
-        address = self._registry.address_of(device.mac)
-        if address is None:
-            return  # contested: whose answer it would be is not known
-        asked = self._asked.get(device.mac)
-        failures = asked.failures if asked and asked.address == address else 0
         async with self._gate:
+            address = self._registry.address_of(device.mac)
+            if address is None:
+                return  # somebody else has claimed it meanwhile
+            asked = self._asked.get(device.mac)
+            failures = asked.failures if asked and asked.address == address else 0
             try:
                 check_camera_address(
                     str(address),

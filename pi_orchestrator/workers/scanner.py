@@ -153,15 +153,16 @@ class Scanner:
         targets = [address for address in network.hosts() if address not in own]
         try:
             await engine.sweep(targets, expected=self._expected(network), progress=progress)
+        except OSError as error:
+            self.close()
+            self.wake()
+            raise NetworkError(f"{self._ap.interface} went away during the scan: {error.strerror or error}") from None
+        try:
             async with asyncio.timeout(DOUBTS_WITHIN_S):
                 while await self.settle_doubts():
                     pass
         except TimeoutError:
             log.debug("doubts left for later", addresses=len(self._registry.doubts))
-        except OSError as error:
-            self.close()
-            self.wake()
-            raise NetworkError(f"{self._ap.interface} went away during the scan: {error.strerror or error}") from None
 
     async def ask(self, address: IPv4Address, *, timeout_s: float = ASK_S) -> frozenset[Mac]:
         """Everyone who answers for an address right now; nobody where nothing can be asked."""
@@ -193,8 +194,17 @@ class Scanner:
             self._asked.clear()
         self._asked[address] = self._clock.monotonic()
         self._registry.doubts.pop(address, None)
-        answered = await self.ask(address, timeout_s=DOUBT_ASK_S)
-        self._registry.verdict(address, answered, self._clock.monotonic())
+        answered = None
+        try:
+            answered = await self._standing()[0].ask(address, timeout_s=DOUBT_ASK_S)
+        except (OSError, NetworkError) as error:
+            log.debug("a doubt could not be settled", address=str(address), reason=str(error))
+            self.wake()
+        finally:
+            if answered is None:
+                self._registry.doubt(address)  # that nobody could be asked says nothing of who is there
+        if answered is not None:
+            self._registry.verdict(address, answered, self._clock.monotonic())
 
     def _expected(self, network: IPv4Network) -> frozenset[IPv4Address]:
         """The addresses at which somebody should be."""

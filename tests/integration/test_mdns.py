@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import logging
 import socket
 import struct
 import time
@@ -21,7 +22,9 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.net import mdns as module
+from pi_orchestrator.net import mdns_session
 from pi_orchestrator.net.mdns import Advert, Mdns, Service
+from pi_orchestrator.net.mdns_intake import ROOM_BYTES
 from tests.support.clock import FakeClock
 from tests.support.netns import CLONE_NEWNET, Namespace
 from tests.support.waiting import eventually
@@ -46,7 +49,11 @@ def at(namespace):
 def opened():
     """Descriptors and tasks of this process."""
     gc.collect()
-    return sum(1 for _ in Path("/proc/self/fd").iterdir()), len(asyncio.all_tasks())
+    return descriptors(), len(asyncio.all_tasks())
+
+
+def descriptors():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def packed(name):
@@ -134,6 +141,8 @@ async def site():
         camera.ip("link", "set", "sta0", "up")
         with at(pi):
             site = Site(pi, camera)
+            faults = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
             yield site
             await site.quiet()
             for peer in site.opened:
@@ -141,6 +150,7 @@ async def site():
                 await peer.async_close()
             for sock in site.sockets:
                 sock.close()
+            assert faults == [], "nothing is raised into the loop"
 
 
 @pytest.fixture
@@ -183,6 +193,7 @@ async def test_a_camera_that_was_there_before_is_asked_for(site, mdns, told):
 
 async def test_the_daemon_can_be_found_by_both_its_services(site, mdns, told):
     await mdns.open(addresses=[PI])
+    assert not logging.getLogger("zeroconf").isEnabledFor(logging.ERROR), "what it complains about is told as a reason"
     await eventually(lambda: mdns.advertised == "Pi Orchestrator")
     peer = await site.peer()
     for kind in ("_piorch._tcp", "_http._tcp"):
@@ -265,7 +276,7 @@ async def test_a_name_that_is_taken_gets_a_number(site, mdns, told):
 
 
 async def test_where_every_name_is_taken_it_listens_all_the_same(site, mdns, told, monkeypatch):
-    monkeypatch.setattr(module, "NAMES_TRIED", 2)
+    monkeypatch.setattr(mdns_session, "NAMES_TRIED", 2)
     peer = await site.peer()
     for name in ("Pi Orchestrator", "Pi Orchestrator (2)"):
         await site.announce(peer, name, kind="_http._tcp")
@@ -344,6 +355,13 @@ async def test_closing_while_the_interface_is_down_takes_no_longer(site, mdns):
     assert opened() < before
 
 
+async def test_an_obstacle_is_told_without_opening_anything(site):
+    before = opened()
+    assert module.obstacle([PI]) is None
+    assert module.obstacle([IPv4Interface("10.88.0.9/24")]) == "no interface with 10.88.0.9"
+    assert opened() == before
+
+
 async def test_without_the_library_it_is_off_and_says_so(site, mdns, monkeypatch):
     def gone():
         raise ImportError("no module named zeroconf")
@@ -368,14 +386,32 @@ async def test_giving_up_in_the_middle_of_opening_leaves_nothing(site, mdns):
     await mdns.open(addresses=[PI])
     await mdns.close()
     before = opened()
-    for steps in range(12):
+    for steps in range(8):
         opening = asyncio.create_task(mdns.open(addresses=[PI]))
+        while descriptors() == before[0] and not opening.done():
+            await asyncio.sleep(0)
         for _ in range(steps):
             await asyncio.sleep(0)
         opening.cancel()
         await asyncio.gather(opening, return_exceptions=True)
         await mdns.close()
-    await eventually(lambda: opened() == before)
+        assert opened() == before, steps
+
+
+async def test_giving_up_in_the_middle_of_closing_leaves_nothing(site, mdns):
+    await mdns.open(addresses=[PI])
+    await mdns.close()
+    before = opened()
+    await mdns.open(addresses=[PI])
+    await eventually(lambda: mdns.advertised)
+    for steps in (1, 2, 3, 5, 50):
+        closing = asyncio.create_task(mdns.close())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        await eventually(lambda: opened() == before)
+        await mdns.open(addresses=[PI])
 
 
 # Strangers.
@@ -401,6 +437,7 @@ async def test_names_are_safe_to_show(site, mdns, told):
     stranger.sendto(announcement("Kamera \N{RIGHT-TO-LEFT OVERRIDE}☕ 1".encode()), GROUP)
     await eventually(lambda: told)
     assert [service.name for service in told] == ["Kamera ☕ 1"]
+    assert mdns.reason is None
 
 
 async def test_another_network_on_the_same_machine_is_not_listened_to(site, mdns, told):
@@ -435,22 +472,26 @@ async def test_noise_does_no_harm(site, mdns, told):
     stranger.sendto(good, GROUP)
     await eventually(lambda: told)
     assert {service.name for service in told} == {"camera"}
+    assert mdns.reason is None
 
 
-async def test_a_storm_of_announcements_is_bounded_and_passes(site, told):
+async def test_a_storm_of_announcements_is_bounded_and_passes(site, mdns, told):
     clock = FakeClock()
-    mdns = Mdns(clock=clock, advert=ADVERT, on_service=told.append)
+    mdns._clock = clock
     await mdns.open(addresses=[PI])
+    peer = await site.peer()
+    await site.announce(peer, "steady")
+    await eventually(lambda: told)
     stranger = site.stranger()
-    tasks = len(asyncio.all_tasks()) + len(module.ADVERTISED)
+    tasks = len(asyncio.all_tasks()) + len(mdns_session.ADVERTISED)
     tracemalloc.start()
     try:
         for number in range(1500):
             clock._monotonic += 0.02  # as fast as packets are let in at all
             stranger.sendto(announcement(b"ghost-%d" % number, ttl=1_000_000_000), GROUP)
-            if number % 10 == 0:
-                await asyncio.sleep(0.001)
-        await eventually(lambda: mdns.reason == "too many announcements: new ones are not heard for a while")
+            await asyncio.sleep(0)
+        await eventually(lambda: mdns._session._intake.refused >= 1500 - ROOM_BYTES // len(announcement(b"ghost-0")))
+        assert mdns.reason == "too many announcements: new ones are not heard for a while"
         await eventually(mdns._session._questions.empty)
         grown, _ = tracemalloc.get_traced_memory()
     finally:
@@ -460,24 +501,52 @@ async def test_a_storm_of_announcements_is_bounded_and_passes(site, told):
     assert len(asyncio.all_tasks()) <= tasks
     told.clear()
     clock._monotonic += 61
-    await site.announce(await site.peer(), "camera")
-    await eventually(lambda: any(service.name == "camera" for service in told), what="it hears again")
-    await mdns.close()
+    stranger.sendto(announcement(b"one too many"), GROUP)
+    await eventually(lambda: any(service.name == "steady" for service in told), what="who is there is asked for anew")
+    await site.announce(peer, "new")
+    await eventually(lambda: any(service.name == "new" for service in told), what="it hears again")
+    assert {"steady", "new"} <= {service.name for service in mdns.services}
+    assert len(mdns.services) < 30, "but for the storm's last packets, its ghosts are forgotten"
+    assert mdns.reason is None
 
 
 async def test_services_that_never_answer_hold_up_nothing(site, mdns, told, monkeypatch):
     """More names without an address than questions can wait: a camera that tells everything is told all the same."""
-    monkeypatch.setattr(module, "RESOLVE_S", 0.1)
+    monkeypatch.setattr(mdns_session, "RESOLVE_S", 0.1)
     await mdns.open(addresses=[PI])
     stranger = site.stranger()
-    tasks = len(asyncio.all_tasks()) + len(module.ADVERTISED)
+    tasks = len(asyncio.all_tasks()) + len(mdns_session.ADVERTISED)
     for number in range(200):
         stranger.sendto(
             response(("_http._tcp.local", 12, 4500, b"\4g%03d" % number + packed("_http._tcp.local"))), GROUP
         )
-    await eventually(lambda: mdns._session._questions.qsize() > module.MAX_QUESTIONS // 2)
+    await eventually(lambda: mdns._session._questions.qsize() > mdns_session.MAX_QUESTIONS // 2)
     assert len(asyncio.all_tasks()) <= tasks
     await eventually(mdns._session._questions.empty)
     stranger.sendto(announcement(b"camera"), GROUP)
     await eventually(lambda: told)
     assert [service.name for service in told] == ["camera"]
+
+
+async def test_one_that_changes_all_the_time_is_asked_for_once(site, mdns, told):
+    await mdns.open(addresses=[PI])
+    stranger = site.stranger()
+    name = b"\5ghost" + packed("_http._tcp.local")
+    stranger.sendto(response(("_http._tcp.local", 12, 4500, name)), GROUP)
+    for number in range(40):
+        stranger.sendto(response(("ghost._http._tcp.local", 16, 4500, b"\3n%02d" % number)), GROUP)
+    stranger.sendto(announcement(b"camera"), GROUP)
+    await eventually(lambda: told)
+    assert mdns._session._questions.empty()
+    assert [service.name for service in told] == ["camera"]
+
+
+async def test_questions_that_wait_are_forgotten_with_what_raised_them(site, mdns, told):
+    await mdns.open(addresses=[PI])
+    stranger = site.stranger()
+    for number in range(60):
+        name = b"\4g%03d" % number + packed("_http._tcp.local")
+        stranger.sendto(response(("_http._tcp.local", 12, 4500, name)), GROUP)
+    await eventually(lambda: mdns._session._questions.qsize() > 30)
+    mdns._session._full.set()
+    await eventually(mdns._session._questions.empty, within=1)

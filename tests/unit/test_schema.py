@@ -1,5 +1,6 @@
 """The database file at start: made, checked, backed up, migrated, or refused with a remedy."""
 
+import asyncio
 import re
 import sqlite3
 import stat
@@ -8,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pi_orchestrator.domain.scan import ScanState
 from pi_orchestrator.errors import StartupError
-from pi_orchestrator.storage import schema
+from pi_orchestrator.storage import scans, schema
+from pi_orchestrator.storage.database import Database
 
-OLD = Path(__file__).parents[1] / "data/schema-0001.sql"
+DATA = Path(__file__).parents[1] / "data"
+OLD = DATA / "schema-0001.sql"
 NEWEST = schema.migrations()[-1][0]
 ADDS_A_COLUMN = "ALTER TABLE cameras ADD COLUMN lens TEXT;\nUPDATE cameras SET lens = 'wide';"
 ADDS_A_TABLE = "CREATE TABLE lenses (name TEXT PRIMARY KEY) STRICT;"
@@ -41,9 +45,7 @@ def file(tmp_path):
 @pytest.fixture
 def old(file):
     """A file that the first version left behind, closed in order."""
-    with closing(sqlite3.connect(file)) as connection:
-        connection.executescript(OLD.read_text(encoding="utf-8"))
-        connection.execute("PRAGMA journal_mode=WAL")
+    leave(file, 1)
     return file
 
 
@@ -58,6 +60,17 @@ def program_knows(monkeypatch):
         return steps[-1][0]
 
     return know
+
+
+def leave(file, number):
+    """Make the file that the program of this schema left behind, closed in order."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(left_by(number))
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def left_by(number):
+    return (DATA / f"schema-{number:04d}.sql").read_text(encoding="utf-8")
 
 
 def rows(file, sql, *params):
@@ -104,16 +117,20 @@ def test_migrations_are_numbered_without_a_gap():
     assert [number for number, _ in schema.migrations()] == list(range(1, NEWEST + 1))
 
 
-def test_a_released_migration_never_changes():
-    """Files of schema 1 are out there: what makes one must go on making the same."""
+@pytest.mark.parametrize("number", range(1, NEWEST + 1))
+def test_a_released_migration_never_changes(number):
+    """Files of every schema are out there: what makes one must go on making the same."""
     with closing(sqlite3.connect(":memory:")) as made, closing(sqlite3.connect(":memory:")) as kept:
-        made.executescript(schema.migrations()[0][1])
-        kept.executescript(OLD.read_text(encoding="utf-8"))
+        for _, sql in schema.migrations()[:number]:
+            made.executescript(sql)
+        kept.executescript(left_by(number))
         assert objects(made) == objects(kept)
+        assert kept.execute("PRAGMA user_version").fetchone() == (number,)
 
 
 CAMERA = "INSERT INTO cameras VALUES ('24:6F:28:00:00:{0}', 'cam-{0}', NULL, NULL, NULL, 'auto', '2026')"
 PLACE = "INSERT INTO assignments VALUES ('24:6F:28:00:00:{}', 'box', {}, '2026')"
+SCAN = "INSERT INTO scans VALUES ('s-{}', 'me', 'arp', 'wlan0', '', {}, {}, 0, 0, 0, NULL, NULL, '2026', 'b', 1.0, 1)"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +150,10 @@ PLACE = "INSERT INTO assignments VALUES ('24:6F:28:00:00:{}', 'box', {}, '2026')
         ("INSERT INTO presence VALUES ('24:6F:28:00:00:99', 'online', '2026', 'b', 1.0)", "FOREIGN KEY"),
         ("INSERT INTO onboarding_state (id, enabled) VALUES (2, 1)", "CHECK"),
         ("INSERT INTO api_keys VALUES ('k', 'n', 'root', x'00', '2026')", "CHECK"),
+        (SCAN.format(1, "'done'", 1), "UNIQUE"),
+        (SCAN.format(2, "'ready'", 1), "CHECK"),
+        (SCAN.format(2, "NULL", 1), "NOT NULL"),
+        (SCAN.format(2, "'done'", "'many'"), "cannot store TEXT"),
     ],
 )
 def test_what_must_not_be_is_refused_by_the_database_itself(prepare, file, statement, why):
@@ -143,6 +164,7 @@ def test_what_must_not_be_is_refused_by_the_database_itself(prepare, file, state
         connection.execute(CAMERA.format("01"))
         connection.execute(CAMERA.format("02"))
         connection.execute(PLACE.format("01", 1))
+        connection.execute(SCAN.format(1, "'running'", 0))
         with pytest.raises(sqlite3.IntegrityError, match=why):
             connection.execute(statement)
 
@@ -177,8 +199,38 @@ def test_an_old_file_is_brought_to_the_newest_schema_with_every_row(prepare, old
     assert (report.migrated_from, report.set_aside) == (1, None)
     assert [row[:-1] for row in after["cameras"]] == before["cameras"]
     assert {row[-1] for row in after["cameras"]} == {"wide"}
-    assert after.pop("lenses") == []
+    assert [after.pop(table) for table in ("lenses", "scans")] == [[], []]
     assert after | {"cameras": before["cameras"]} == before
+
+
+async def test_a_file_of_the_first_version_takes_discovery_runs_and_has_kept_every_row(prepare, file, clock, hub):
+    leave(file, 1)
+    before = content(file)
+    report = await asyncio.to_thread(prepare)
+    assert (report.migrated_from, report.set_aside, version(report.backup)) == (1, None, 1)
+    assert content(report.backup) == before
+    after = content(file)
+    assert after.pop("scans") == []
+    assert after == before
+    assert rows(file, "PRAGMA integrity_check") == [("ok",)]
+    async with Database(path=file, clock=clock, hub=hub).opened() as database:
+        assert (await scans.page(database, limit=10, offset=0)).total == 0
+        await database.write(lambda tx: tx.run(SCAN.format(1, "'done'", 3)))
+        assert (await scans.load(database, "s-1")).found == 3
+
+
+async def test_a_file_of_the_second_version_is_read_run_by_run(prepare, file, clock, hub):
+    leave(file, 2)
+    before = content(file)
+    report = await asyncio.to_thread(prepare)
+    assert report.migrated_from == (None if NEWEST == 2 else 2)
+    assert {table: kept for table, kept in content(file).items() if table in before} == before
+    async with Database(path=file, clock=clock, hub=hub).opened() as database:
+        await database.write(scans.interrupt)
+        page = await scans.page(database, limit=10, offset=0)
+        states = [scan.state for scan in reversed(page.scans)]
+        assert states == [*map(ScanState, ("done", "done", "cancelled", "failed", "interrupted", "interrupted"))]
+        assert (page.scans[-1].found, page.scans[-1].progress, page.total) == (5, 100, 6)
 
 
 def test_a_backup_from_before_is_taken_whole(prepare, old, program_knows, tmp_path):
@@ -213,8 +265,10 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was_and_says_so(prepare, o
     program_knows(FAILS_HALFWAY)
     with pytest.raises(StartupError, match="no such table: nowhere") as caught:
         prepare()
-    assert version(old) == 1
-    assert content(old) == before
+    assert version(old) == NEWEST, "what came before it stands"
+    after = content(old)
+    assert {table: after.pop(table) for table in after.keys() - before.keys()} == {"scans": []}
+    assert after == before
     backup = next(old.parent.glob("backups/*.db"))
     assert str(backup) in caught.value.remedy
     assert content(backup) == before

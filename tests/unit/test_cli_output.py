@@ -1,0 +1,120 @@
+"""Text for terminals: what fits, and what may never reach one."""
+
+import json
+
+import pytest
+
+from pi_orchestrator.cli.device_text import age, card, device_table, remarks
+from pi_orchestrator.cli.output import print_json, print_json_line, table, wrapped
+
+HOSTILE = "evil\x1b[2J\x9b2J\x07\u202e\ud800\U000e0001"
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def device(number, **more):
+    view = {
+        "mac_address": f"24:6F:28:00:00:{number:02X}",
+        "ip_address": f"192.168.100.{number}",
+        "ip_addresses": [f"192.168.100.{number}"],
+        "status": "online",
+        "why": "answered ARP 2 s ago",
+        "hostname": "",
+        "vendor": "Espressif Inc.",
+        "signal_strength": 0,
+        "registered": False,
+        "locally_administered": False,
+        "near": [],
+        "conflict": [],
+        "evidence": [{"source": "arp", "proves_life": True, "age_seconds": 2.0, "detail": "answered"}],
+    }
+    return view | more
+
+
+def everything(**more):
+    sources = ("arp", "neighbour", "station", "lease", "mdns", "mqtt", "probe", "record")
+    evidence = [
+        {"source": source, "proves_life": True, "age_seconds": 1.0, "ip_address": "192.168.100.200"}
+        | {"detail": HOSTILE * 9, "host_name": HOSTILE}
+        for source in sources
+    ]
+    return device(
+        200,
+        vendor=HOSTILE * 5,
+        hostname=HOSTILE * 9,
+        signal_strength=-100,
+        status="rebooting",
+        is_camera=True,
+        evidence=evidence,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("width", [40, 80, 99, 100, 200])
+def test_no_device_makes_a_line_too_long_or_drives_the_terminal(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    one = everything(conflict=["24:6F:28:00:00:01"], why=HOSTILE * 9, device_id=HOSTILE, firmware_version=HOSTILE)
+    for text in (device_table([one, device(7)]), card(one), *remarks([one])):
+        assert [line for line in text.split("\n") if len(line) > width or not line.isprintable()] == []
+
+
+def test_at_80_columns_every_column_has_its_place_even_in_the_worst_case():
+    head, row, other = device_table([everything(), device(7)]).split("\n")
+    assert head.split() == ["MAC", "ADDRESS", "VENDOR", "SIGNAL", "SOURCES", "STATE"]
+    assert row.startswith("24:6F:28:00:00:C8  192.168.100.200  evil?…  -100    arp,neigh…  ")
+    assert row.endswith("rebooting camera")
+    assert other.split() == ["24:6F:28:00:00:07", "192.168.100.7", "Espre…", "-", "arp", "online"]
+
+
+def test_names_are_shown_where_there_is_room(monkeypatch):
+    assert "NAME" not in device_table([device(1, hostname="a-name")])
+    monkeypatch.setenv("COLUMNS", "100")
+    assert device_table([device(1, hostname="a-name")]).split("\n")[1].endswith("  a-name")
+    assert "NAME" not in device_table([device(1)])
+
+
+def test_a_conflict_is_one_sentence_for_all_of_its_devices():
+    one = device(1, conflict=["24:6F:28:00:00:02"])
+    other = device(2, ip_address="192.168.100.1", conflict=["24:6F:28:00:00:01"])
+    several = device(3, ip_addresses=["192.168.100.3", "192.168.100.4"])
+    assert [" ".join(text.split()) for text in remarks([one, other, several, device(5)])] == [
+        "Conflict: 192.168.100.1 is answered for by 24:6F:28:00:00:01 and 24:6F:28:00:00:02; it counts as nobody's.",
+        "24:6F:28:00:00:03 has several addresses: 192.168.100.3, 192.168.100.4.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (172_800, "2 d")],
+)
+def test_ages_are_told_in_the_largest_unit_that_says_enough(seconds, text):
+    assert age(seconds) == text
+
+
+def test_columns_give_way_in_turn_and_the_last_is_cut():
+    rows = [("a" * 30, "b" * 30, "c" * 30)]
+    assert table(("A", "B", "C"), rows, width=94) == f"{'A':30}  {'B':30}  C\n{'a' * 30}  {'b' * 30}  {'c' * 30}"
+    assert table(("A", "B", "C"), rows, width=84, shrink=(1, 0)).split("\n")[1] == (
+        f"{'a' * 30}  {'b' * 19}…  {'c' * 30}"
+    )
+    assert table(("A", "B", "C"), rows, width=60, shrink=(1, 0)).split("\n")[1] == f"{'a' * 19}…  bbbbb…  {'c' * 30}"
+    assert len(table(("A", "B", "C"), rows, width=40, shrink=(1, 0)).split("\n")[1]) == 40
+
+
+def test_json_means_the_same_and_holds_nothing_that_drives_a_terminal(capsys):
+    value = {"name": HOSTILE, "ok": "grün → 你好"}
+    print_json(value)
+    print_json_line(value)
+    document, line = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert json.loads(document) == json.loads(line) == value
+    assert line.isprintable()
+    assert document.replace("\n", "").isprintable()
+    assert "grün → 你好" in document
+
+
+def test_a_wrapped_text_keeps_its_indent():
+    full = "  " + " ".join(["word"] * 15)
+    assert wrapped("word " * 30 + "\x1b", indent="  ").split("\n") == [full, f"{full} ?"]
