@@ -40,7 +40,7 @@ from pi_orchestrator.net.arp_frames import (
     sender_ip,
 )
 from pi_orchestrator.net.engine import OnProgress, OnSighting
-from pi_orchestrator.net.links import Link
+from pi_orchestrator.net.links import Link, is_host
 
 BATCH, PAUSE_S = 16, 0.002
 FULL_S = 1.0
@@ -302,7 +302,7 @@ class ArpEngine:
             self.counters.forged += 1  # we do not hear ourselves: somebody speaks in our name
         elif heard.ip is not None and heard.ip.packed in self._own:
             self._own_is_claimed(heard)
-        elif heard.ip is not None and not self._is_host(heard.ip):
+        elif heard.ip is not None and not is_host(heard.ip, self._subnet):
             self.counters.foreign += 1
         else:
             now = self._clock.monotonic()
@@ -333,11 +333,6 @@ class ArpEngine:
         if now - self._warned_at >= WARN_S:
             self._warned_at = now
             log.warning("another device claims this machine's address", mac=heard.mac, address=str(heard.ip))
-
-    def _is_host(self, address: IPv4Address) -> bool:
-        net = self._subnet
-        ends = () if net.prefixlen > 30 else (net.network_address, net.broadcast_address)
-        return address in net and address not in ends
 
     def _rest(self) -> None:
         """Too much is said and nobody waits for an answer: leave it to the kernel to throw it away for a while."""

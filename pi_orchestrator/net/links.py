@@ -26,3 +26,9 @@ class Link:
     def address_in(self, subnet: IPv4Network) -> IPv4Address | None:
         """The address from which hosts of a subnet are asked; None where it has none there."""
         return next((address.ip for address in self.addresses if address.ip in subnet), None)
+
+
+def is_host(address: IPv4Address, net: IPv4Network) -> bool:
+    """Whether a host of this network can have the address."""
+    ends = () if net.prefixlen > 30 else (net.network_address, net.broadcast_address)
+    return address in net and address not in ends

@@ -22,7 +22,7 @@ MAX_QUESTIONS = 64
 RESOLVERS = 4
 RESOLVE_S = 3.0
 NAMES_TRIED = 5
-GOODBYE_S = 0.6
+GOODBYE_S = 0.15
 
 log = get_logger(__name__)
 

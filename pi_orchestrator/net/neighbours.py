@@ -42,7 +42,7 @@ from pi_orchestrator.net.kernel_events import (
     Entry,
     KernelEvents,
 )
-from pi_orchestrator.net.links import Link
+from pi_orchestrator.net.links import Link, is_host
 from pi_orchestrator.net.netlink import Netlink
 
 OWN_ADDRESSES_FOR_S = 10.0
@@ -251,7 +251,7 @@ class NeighbourEngine:
 
     def _changed(self, entry: Entry) -> None:
         """A line of the table is told, after a change or in a dump."""
-        if not self._is_host(entry.ip):
+        if not is_host(entry.ip, self._subnet):
             return
         before = self._line(entry.ip)
         self._before.pop(entry.ip, None)
@@ -315,11 +315,6 @@ class NeighbourEngine:
         """Whether the kernel vouches for whoever is there, or an answer has come since."""
         line = self._line(address)
         return line is not None and (bool(line.state & REACHABLE) or line.answered_at >= since)
-
-    def _is_host(self, address: IPv4Address) -> bool:
-        net = self._subnet
-        ends = () if net.prefixlen > 30 else (net.network_address, net.broadcast_address)
-        return address in net and address not in ends
 
 
 def _is_news(before: _Line, now: _Line) -> bool:

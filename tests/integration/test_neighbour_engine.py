@@ -81,6 +81,7 @@ async def test_sixty_cameras_are_found(tmp_path):
 POWERLESS_SWEEP = """
 import asyncio, json, sys
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.net.arp import ArpEngine
 from pi_orchestrator.net.neighbours import NeighbourEngine
@@ -100,8 +101,9 @@ async def main():
     except PermissionError:
         bound = sorted({(one.mac, str(one.ip)) for one in seen if one.binds})
         loaded = [name for name in sys.modules if name.startswith("scapy")]
-        status = dict(line.split(":") for line in open("/proc/self/status") if line.startswith("Cap"))
-        print(json.dumps({"capabilities": status["CapEff"].strip(), "bound": bound, "asked": sorted(asked), "loaded": loaded}))
+        status = Path("/proc/self/status").read_text().split()
+        capabilities = status[status.index("CapEff:") + 1]
+        print(json.dumps({"capabilities": capabilities, "bound": bound, "asked": sorted(asked), "loaded": loaded}))
 
 asyncio.run(main())
 """
