@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pi_orchestrator.cli.sandbox import camera_count
 
 if TYPE_CHECKING:
-    from pi_orchestrator.app import Daemon
+    from pi_orchestrator.app.daemon import Daemon
     from pi_orchestrator.cli.options import Subparsers
     from pi_orchestrator.settings import Settings
 
@@ -83,7 +83,7 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
     import asyncio
     import signal
 
-    from pi_orchestrator.app import running
+    from pi_orchestrator.app.life import running
     from pi_orchestrator.net.broker import free_port
     from pi_orchestrator.sandbox.fleet import Fleet
     from pi_orchestrator.sandbox.options import CameraOptions

@@ -24,7 +24,7 @@ NEARLY = 1
 
 async def examine_network(settings: Settings) -> list[Finding]:
     """Every check of the camera network, each with its remedy where something is wrong."""
-    from pi_orchestrator.app import surveying
+    from pi_orchestrator.app.survey import surveying
 
     async with surveying(settings) as survey:
         await survey.scanner.look()

@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
         from pi_orchestrator.errors import SettingsError
 
         raise SettingsError(["--json: what the daemon writes is its log; this is for --once"])
-    from pi_orchestrator import app
+    from pi_orchestrator.app import life
 
     with asyncio.Runner() as runner:
-        code = runner.run(app.run(lambda: load_settings(args)))
+        code = runner.run(life.run(lambda: load_settings(args)))
         # All is closed by now but threads that hang on a slow disk: they can be neither cancelled nor waited for.
         leave = threading.Timer(LEAVE_S, os._exit, (code,))
         leave.daemon = True

@@ -76,7 +76,7 @@ def scan(args: argparse.Namespace) -> int:
 async def _scan(settings: Settings, args: argparse.Namespace) -> int:
     import asyncio
 
-    from pi_orchestrator.app import surveying
+    from pi_orchestrator.app.survey import surveying
 
     async with surveying(settings, own_network=means_own_network(args)) as survey:
         await find_footing(survey)

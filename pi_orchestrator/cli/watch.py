@@ -26,7 +26,7 @@ async def watch(settings: Settings, args: argparse.Namespace) -> int:
     import asyncio
     import signal
 
-    from pi_orchestrator.app import surveying
+    from pi_orchestrator.app.survey import surveying
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from pi_orchestrator.app import running
+from pi_orchestrator.app.life import running
 from pi_orchestrator.net.systemd import Notifier
 from pi_orchestrator.sandbox.fleet import Fleet
 from pi_orchestrator.sandbox.options import CameraOptions

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import struct
 import subprocess
 import sys
 from ipaddress import IPv4Address, IPv4Network
@@ -14,8 +13,7 @@ from hypothesis import strategies as st
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.net.arp import UNASKED_PER_S, ArpEngine
 from pi_orchestrator.net.arp_frames import BROADCAST, FRAME, Frames, is_arp, is_forged, load_scapy
-from pi_orchestrator.net.kernel_events import KernelEvents, entry_of, link_of
-from tests.support.arp_player import NOBODY, REPLY, REQUEST, frame
+from tests.support.arp_player import REPLY, REQUEST, frame
 from tests.support.clock import FakeClock
 
 PI, PI_MAC = "10.77.0.1", "02:00:00:00:00:01"
@@ -183,32 +181,6 @@ def test_what_was_loaded_before_is_there_again_afterwards(monkeypatch):
     monkeypatch.setitem(sys.modules, "scapy.libs.manuf", ours)
     load_scapy()
     assert sys.modules["scapy.libs.manuf"] is ours
-
-
-@given(bytes_of(max_size=120), st.integers(0, 40))
-def test_no_netlink_message_breaks_the_reader(body, kind):
-    told = []
-    events = KernelEvents(clock=FakeClock(), on_neighbour=told.append, on_link=lambda *change: told.append(change))
-    events._socket = None
-    entry_of(body, 2)
-    link_of(kind, body)
-    events._take(kind if kind not in (2, 3) else 4, body, asked=False)
-
-
-def test_a_neighbour_message_is_read():
-    def attribute(kind, data):
-        return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
-
-    head = struct.pack("=BxxxiHBB", 2, 7, 0x04, 0, 1)
-    body = head + attribute(1, IPv4Address(HOST).packed) + attribute(2, bytes.fromhex("246f28aa0001"))
-    body += attribute(3, struct.pack("=IIII", 1250, 0, 0, 0)) + attribute(99, b"unknown")
-    entry = entry_of(body, 7)
-    assert (str(entry.ip), entry.mac, entry.state, entry.proven_s, entry.gone) == (HOST, MAC, 0x04, 12.5, False)
-    assert entry_of(body, 8) is None, "another interface"
-    assert entry_of(b"\x0a" + body[1:], 7) is None, "IPv6"
-    assert entry_of(head[:10] + b"\x08" + body[11:], 7) is None, "a proxy entry is no neighbour"
-    assert entry_of(body.replace(bytes.fromhex("246f28aa0001"), bytes.fromhex("01005e000001")), 7).mac is None
-    assert NOBODY not in str(entry)
 
 
 class Queue:

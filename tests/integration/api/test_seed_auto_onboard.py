@@ -6,7 +6,7 @@ import re
 import aiohttp
 import pytest
 
-from pi_orchestrator.app import running
+from pi_orchestrator.app.life import running
 from pi_orchestrator.net.systemd import Notifier
 from pi_orchestrator.settings import load
 from tests.support.api import DOCUMENT
