@@ -122,7 +122,7 @@ async def test_a_sleeping_camera_that_hears_no_broadcast_is_woken(tmp_path):
 async def somebody_asleep(site):
     """The filter of what an interface hears is a rough one: in a few cases of a hundred it lets broadcasts through."""
     for camera in site.cameras:
-        site.put_to_sleep(camera)
+        await site.put_to_sleep(camera)
         if (await site.who_has(camera.address, within=0.1))[camera.address] == set():
             return camera
         site.wake(camera)

@@ -58,7 +58,7 @@ async def test_one_in_three_requests_lost_is_made_up_for_by_asking_again(tmp_pat
 async def test_a_camera_that_ignores_arp_but_publishes_is_online_and_one_that_only_answers_is_too(tmp_path):
     async with lan.opened(tmp_path, cameras=3) as site:
         deaf, mute, dead = site.cameras
-        site.put_to_sleep(deaf)
+        await site.put_to_sleep(deaf)
         site.switch_off(dead)
         windows = {"idle_after_s": 3, "offline_after_s": 6}
         async with (

@@ -73,7 +73,7 @@ async def test_the_daemon_in_there_pairs_every_camera(tmp_path, powerless):
 
 async def test_a_sleeping_camera_hears_no_broadcast_and_a_mute_one_no_request(site):
     asleep, mute, off, awake = site.cameras[:4]
-    site.put_to_sleep(asleep)
+    await site.put_to_sleep(asleep)
     site.make_mute(mute)
     site.switch_off(off)
     addresses = [camera.address for camera in site.cameras[:4]]

@@ -29,6 +29,7 @@ CABLE = "lan0"
 FIRST_TABLE = 1000  # of routing, one for each address
 # The order of the rules: what comes in by the right interface, by a wrong one, what is sent inside, what is sent out.
 RECEIVED, REFUSED, LOCAL, SENT = 1000, 10_000, 10_001, 20_000
+GROUPS = ("33:33:00:00:00:77", "33:33:00:00:01:78", "33:33:00:00:02:79")
 API_PORT = 8081
 CLOSED_AFTER_S = 5
 NETWORK = "10.77.0.0/24"
@@ -142,7 +143,9 @@ class Lan:
         index = json.loads(self.beyond.ip("-j", "link", "show", self.interface))[0]["ifindex"]
         taken = {link["ifindex"] for link in json.loads(self.pi.ip("-j", "link"))}
         if index not in taken:
-            self.pi.ip("link", "add", "taken0", "index", index, "type", "veth", "peer", "name", "taken1")
+            # Not by chance the wanted one: the peer's index is said too.
+            peer = ("peer", "name", "taken1", "index", index + 1000)
+            self.pi.ip("link", "add", "taken0", "index", index, "type", "veth", *peer)
         self.beyond.ip("link", "set", self.interface, "netns", self.pi.name)
         if index not in taken:
             self.pi.ip("link", "delete", "taken0")
@@ -154,21 +157,31 @@ class Lan:
 
     # Trouble with cameras.
 
-    def put_to_sleep(self, *cameras):
+    async def put_to_sleep(self, *cameras):
         """They hear no broadcast any more, as in modem sleep: no ARP sweep finds them.
 
         What is sent to their own MAC still reaches them, so TCP goes on, and the kernel's unicast probes are answered.
         """
         pi_mac = self.mac()
         for camera in cameras:
-            # Their own requests go straight to the Pi. The filter of what is heard is renewed with the next group.
-            self.beyond.ip("link", "set", camera.device, "broadcast", pi_mac)
-            self.beyond.ip("maddress", "add", "33:33:00:00:00:77", "dev", camera.device)
+            # Their own requests go straight to the Pi. The filter of what is heard is renewed with the next group; it
+            # is a hash, in which a group may share its place with the broadcast: then another group has to do.
+            self.beyond.ip("link", "set", camera.device, "broadcast", pi_mac, "multicast", "off")
+            for group in GROUPS:
+                self.beyond.ip("maddress", "add", group, "dev", camera.device)
+                if not (await self.who_has(camera.address))[camera.address]:
+                    break
+                self.beyond.ip("maddress", "delete", group, "dev", camera.device)
+            else:
+                raise AssertionError(f"{camera.device} hears broadcasts whatever is done")
 
     def wake(self, *cameras):
         for camera in cameras:
-            self.beyond.ip("link", "set", camera.device, "broadcast", "ff:ff:ff:ff:ff:ff")
-            self.beyond.ip("maddress", "delete", "33:33:00:00:00:77", "dev", camera.device)
+            self.beyond.ip("link", "set", camera.device, "broadcast", "ff:ff:ff:ff:ff:ff", "multicast", "on")
+            joined = self.beyond.ip("maddress", "show", "dev", camera.device)
+            for group in GROUPS:
+                if group in joined:
+                    self.beyond.ip("maddress", "delete", group, "dev", camera.device)
 
     def make_mute(self, *cameras):
         """They answer no ARP request at all; IP goes on because the Pi is told their MACs for good."""

@@ -264,6 +264,14 @@ def test_a_conflict_with_a_camera_is_told_when_the_budget_is_spent_whoever_is_na
     assert set(told[1]["macs"]) == {low, CAMERA}
 
 
+def test_a_conflict_with_one_that_was_registered_by_then_is_told_when_the_budget_is_spent(site):
+    find(site, 2 * STRANGERS_AT_ONCE)
+    site.told()
+    site.ask(X, A, B)
+    site.register(B)
+    assert [payload["mac"] for _, payload in site.told("device.conflict")] == [A]
+
+
 def test_cameras_do_not_use_up_the_strangers_budget(site):
     for number in range(2 * STRANGERS_AT_ONCE):
         site.now += 1

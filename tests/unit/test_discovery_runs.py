@@ -517,6 +517,13 @@ async def test_stopping_ends_the_run_under_way_and_stores_everything(site):
     assert site.worker.current is None
 
 
+async def test_stopping_between_two_runs_stores_the_quiet_ones(site):
+    async with site.running():
+        await site.next_period()
+        assert site.on_disk() == []
+    assert site.states_on_disk() == ["done", "done"]
+
+
 # History.
 
 

@@ -128,6 +128,7 @@ def check_inside(registry, registered):
     assert sorted(name for names in registry._names.values() for name in names) == sorted(registry._macs_by_id)
     assert registry._proxies <= devices
     assert set(registry._multihomed) <= devices
+    assert set(registry._proved) <= devices
     assert not set(registry._weak) & set(registry._strong)
     assert set(registry._weak) | set(registry._strong) <= devices
     assert strangers <= set(registry._weak) | set(registry._strong)
@@ -400,6 +401,14 @@ def test_a_claim_does_not_take_a_device_back_that_is_proven_to_be_here(site):
     assert device.claims.firmware_version == "1.4.2"
 
 
+def test_a_claim_does_not_wake_a_camera_that_was_offline_before_the_restart():
+    site = Site(registered=[A])
+    site.registry.restore(A, Presence.ONLINE, alive_at=site.now - 700, now=site.now)
+    site.claims(A)
+    assert site.state(A) is Presence.OFFLINE
+    assert site.registry.get(A).claims is None
+
+
 def test_proof_from_long_ago_does_not_confirm_a_claim(site):
     site.claims(A)
     site.see(A, Source.NEIGHBOUR, ip(5), at=site.now - 300)
@@ -439,6 +448,15 @@ def test_a_last_will_raises_a_doubt_about_the_address(site):
     site.now += 1
     site.will(A)
     assert list(site.registry.doubts) == [ip(5)]
+
+
+def test_only_an_end_raises_it_not_a_return(site):
+    site.answers(A, ip(5))
+    site.wait(300)
+    assert site.state(A) is Presence.IDLE
+    site.says(A)
+    assert site.state(A) is Presence.ONLINE
+    assert not site.registry.doubts
 
 
 def test_who_is_offline_already_is_not_doubted_by_a_further_will(site):
@@ -523,6 +541,15 @@ def test_flapping_is_over_after_a_quiet_time_and_that_is_told(site, ends):
     site.wait(1)
     assert site.state(A) is ends
     assert site.told(Kind.STATE) == [Change(Kind.STATE, A, before=Presence.FLAPPING, after=ends)]
+
+
+def test_claims_that_are_taken_back_are_no_flapping(site):
+    for _ in range(2 * FLAPS):
+        site.now += 1
+        site.claims(A)
+        assert site.state(A) is Presence.CLAIMED
+        site.will(A)
+    assert site.state(A) is Presence.OFFLINE
 
 
 def test_after_it_has_settled_drops_count_from_zero(site):
@@ -753,6 +780,14 @@ def test_a_stranger_that_has_been_away_for_a_day_is_forgotten(site, source):
     assert site.registry.find("cam") is None
     assert site.registry.claimants(ip(5)) == frozenset()
     assert site.registry.evicted == 0
+
+
+def test_who_is_only_said_to_be_offline_is_not_forgotten_at_once_nor_is_its_name(site):
+    site.claims(A, Announced.OFFLINE)
+    site.registry.learn_name("cam", A)
+    site.wait(FORGET_AFTER_S - 1)
+    assert site.state(A) is Presence.OFFLINE
+    assert site.registry.find("cam") == A
 
 
 def test_a_camera_is_never_forgotten():

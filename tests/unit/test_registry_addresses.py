@@ -88,6 +88,7 @@ def test_what_is_only_said_gives_nobody_an_address(site, hearsay):
     assert site.registry.address_of(A) is None
     assert site.registry.holder(X) is None
     assert site.registry.claimants(X) == frozenset()
+    assert list(site.registry.doubts) == ([X] if hearsay in ("unasked", "station") else []), "what is alive is asked"
 
 
 def test_nobody_has_an_address_of_which_nothing_is_known(site):
@@ -472,6 +473,16 @@ def test_one_that_takes_turns_and_moves_away_ends_the_conflict(site):
     site.answers(A, Y)
     site.ask(X)
     assert [change.kind for change in site.told(*ADDRESS_KINDS)].count(Kind.CONFLICT_OVER) == 1
+    assert site.registry.conflicts() == {}
+
+
+def test_a_conflict_of_three_that_take_turns_is_over_when_all_are_gone(site):
+    take_turns(site, 12, A, B, C)
+    site.told()
+    for number in range(site.registry.max_devices):
+        site.answers(invented(number), ip(10 + number))
+    assert not {A, B, C} & {device.mac for device in site.registry}
+    assert [change.kind for change in site.told(*ADDRESS_KINDS)] == [Kind.CONFLICT_OVER]
     assert site.registry.conflicts() == {}
 
 

@@ -57,10 +57,11 @@ class Engine:
 
     async def open(self, on, subnet):
         await asyncio.sleep(0)
-        if self.refuses:
-            raise refusal(self.refuses)
         assert not self.open_now, "what is open must be closed first"
-        self.opened, self.open_now, self.link, self.subnet = self.opened + 1, True, on, subnet
+        self.open_now = True
+        if self.refuses:
+            raise refusal(self.refuses)  # with something open already
+        self.opened, self.link, self.subnet = self.opened + 1, on, subnet
 
     def close(self):
         self.closed += self.open_now
