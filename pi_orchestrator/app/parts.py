@@ -106,6 +106,7 @@ def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]
         roster=roster,
         neighbours=neighbours,
         espcam=espcam,
+        ask=scanner.ask,
         is_espressif=vendors.is_espressif,
     )
     onboarding = OnboardingWorker(

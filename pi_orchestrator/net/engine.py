@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
@@ -11,6 +11,8 @@ from pi_orchestrator.domain.sighting import Sighting
 from pi_orchestrator.net.links import Link
 
 OnSighting = Callable[[Sighting], None]
+Ask = Callable[[IPv4Address], Awaitable[frozenset[Mac]]]
+"""Asks the network who answers for an address right now; nobody where it cannot be asked."""
 OnProgress = Callable[[float], None]
 """Told the share of a sweep that is done, 0.0 to 1.0."""
 

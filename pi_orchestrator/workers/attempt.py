@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
 
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.address import parse_ipv4
@@ -16,15 +14,13 @@ from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.sighting import Source
 from pi_orchestrator.errors import OnboardingError
 from pi_orchestrator.events import Logged
+from pi_orchestrator.net.engine import Ask
 from pi_orchestrator.net.espcam import CameraAnswer, EspCamClient
 from pi_orchestrator.net.neighbours import Neighbours
 from pi_orchestrator.storage import cameras, containers, event_log, onboarding
 from pi_orchestrator.storage.database import Tx
 
 FRESH_S = 5.0
-
-Ask = Callable[[IPv4Address], Awaitable[frozenset[Mac]]]
-"""Asks the network who answers for an address right now; nobody where it cannot be asked."""
 
 
 @dataclass(slots=True)

@@ -36,6 +36,7 @@ from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import OnboardEnableError, OnboardingError, StorageError
 from pi_orchestrator.events import CameraContradicted, CameraSeen, Event, Hub, Logged
 from pi_orchestrator.logs import get_logger
+from pi_orchestrator.net.engine import Ask
 from pi_orchestrator.net.espcam import CameraAnswer, EspCamClient
 from pi_orchestrator.net.neighbours import Neighbours
 from pi_orchestrator.settings import AutoOnboardSettings
@@ -45,7 +46,7 @@ from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.storage.onboarding import Metrics
 from pi_orchestrator.supervisor import Beat
-from pi_orchestrator.workers.attempt import Ask, Candidate, Verifier, pair
+from pi_orchestrator.workers.attempt import Candidate, Verifier, pair
 from pi_orchestrator.workers.refusals import Refusals
 from pi_orchestrator.workers.retries import Retries
 

@@ -20,6 +20,7 @@ from pi_orchestrator.domain.sighting import Sighting, Source
 from pi_orchestrator.errors import FieldError, OnboardingError
 from pi_orchestrator.events import CameraSeen, Hub
 from pi_orchestrator.logs import get_logger
+from pi_orchestrator.net.engine import Ask
 from pi_orchestrator.net.espcam import CameraAnswer, EspCamClient
 from pi_orchestrator.net.neighbours import Neighbours
 from pi_orchestrator.storage.cameras import Roster
@@ -59,6 +60,7 @@ class ProbeWorker:
         roster: Roster,
         neighbours: Neighbours,
         espcam: EspCamClient,
+        ask: Ask,
         is_espressif: Callable[[Mac], bool],
     ) -> None:
         self._ap_subnet = ap_subnet
@@ -68,6 +70,7 @@ class ProbeWorker:
         self._roster = roster
         self._neighbours = neighbours
         self._espcam = espcam
+        self._ask = ask
         self._is_espressif = is_espressif
         self._asked: dict[Mac, _Asked] = {}
         self._gate = asyncio.Semaphore(AT_ONCE)
@@ -116,6 +119,10 @@ class ProbeWorker:
                     allowed=(self._ap_subnet,),
                     own=await self._neighbours.own_addresses(),
                 )
+                # An address is a leased fact: since the last scan somebody else may have got it.
+                if others := await self._ask(address) - {device.mac}:
+                    self._registry.doubt(address)
+                    raise FieldError(f"{', '.join(sorted(others))} answers there")
                 answer = await self._espcam.status(str(address), timeout_s=TIMEOUT_S)
                 self._take(device, address, answer)
                 wait_s, failures = AGAIN_AFTER_S, 0

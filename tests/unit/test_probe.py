@@ -85,6 +85,7 @@ class Network(Site):
         self.registry = Registry(registered=self.roster, max_devices=500, windows=Windows(120, 600, 60))
         self.cameras = Cameras()
         self.published = []
+        self.answering = {}
         self.hub = hub
         hub.publish = self.published.append
         self.probe = ProbeWorker(
@@ -95,8 +96,12 @@ class Network(Site):
             roster=self.roster,
             neighbours=Neighbours(),
             espcam=self.cameras,
+            ask=self.who_answers,
             is_espressif=lambda mac: mac.startswith("24:6F:28"),
         )
+
+    async def who_answers(self, address):
+        return frozenset(self.answering.get(address, ()))
 
     async def after(self, seconds, *alive):
         """Time goes by; these (MAC, address) went on answering scans."""
@@ -123,6 +128,16 @@ def site(hub):
 
 async def test_an_espressif_device_is_asked_at_the_address_that_it_answers_for(site):
     site.answers(ESP, X)
+    assert await site.asked() == [X]
+
+
+async def test_an_address_that_another_has_got_since_the_scan_is_not_asked_and_becomes_a_doubt(site):
+    site.answers(ESP, X)
+    site.answering[X] = [LAPTOP]
+    assert await site.asked() == []
+    assert X in site.registry.doubts
+    site.answering[X] = [ESP]
+    await site.after(RETRY_AFTER_S, (ESP, X))
     assert await site.asked() == [X]
 
 
