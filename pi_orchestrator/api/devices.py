@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -152,8 +153,25 @@ async def network(services: Services) -> Network:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """One moment on both clocks: what is told of a device must not contradict itself by microseconds."""
+
+    monotonic: float
+    wall: datetime
+
+    def age(self, at: float) -> float:
+        """Seconds since a monotonic time."""
+        return self.monotonic - at
+
+    def moment(self, at: float | None) -> str | None:
+        """A monotonic time as a date by today's clock."""
+        return None if at is None else rfc3339(self.wall - timedelta(seconds=self.age(at)))
+
+
 def view(services: Services, device: Device) -> DeviceView:
     """A device from all that is known of it."""
+    now = _Now(services.clock.monotonic(), services.clock.wall())
     registry, camera = services.registry, services.roster.get(device.mac)
     claims = device.claims
     told = sorted(device.evidence.values(), key=lambda one: one.last_at, reverse=True)
@@ -164,7 +182,7 @@ def view(services: Services, device: Device) -> DeviceView:
         ip_address=str(device.address or _hearsay(told) or ""),
         ip_addresses=[str(address) for address in device.addresses],
         status=device.shown,
-        why=_why(services, device),
+        why=_why(now, device),
         hostname=next((one.host_name for one in told if one.host_name), ""),
         vendor=services.vendors.name(device.mac) or "",
         signal_strength=next((one.rssi_dbm for one in told if one.rssi_dbm is not None), 0),
@@ -172,12 +190,12 @@ def view(services: Services, device: Device) -> DeviceView:
         is_camera=device.is_camera or camera is not None,
         device_id=camera.device_id if camera else device.device_id,
         firmware_version=firmware,
-        first_seen=_moment(services, min((one.first_at for one in told), default=None)),
-        last_seen=_moment(services, device.alive_at),
+        first_seen=now.moment(min((one.first_at for one in told), default=None)),
+        last_seen=now.moment(device.alive_at),
         locally_administered=is_local(device.mac),
         near=list(registry.near(device.mac)),
         conflict=sorted(contested - {device.mac}),
-        evidence=[_evidence(services, one) for one in told],
+        evidence=[_evidence(now, one) for one in told],
     )
 
 
@@ -191,15 +209,13 @@ def _list(services: Services, query: DeviceQuery) -> tuple[list[DeviceView], int
     return [view(services, device) for device in sorted(chosen, key=order)[: query.limit]], len(chosen)
 
 
-def _evidence(services: Services, one: Evidence) -> EvidenceView:
-    now = services.clock.monotonic()
-    first, last = _moment(services, one.first_at), _moment(services, one.last_at)
+def _evidence(now: _Now, one: Evidence) -> EvidenceView:
     return EvidenceView(
         source=one.source,
         proves_life=one.alive_at != NEVER,
-        first_seen=first or "",
-        last_seen=last or "",
-        age_seconds=round(now - (one.last_at if one.alive_at == NEVER else one.alive_at), 1),
+        first_seen=now.moment(one.first_at) or "",
+        last_seen=now.moment(one.last_at) or "",
+        age_seconds=round(now.age(one.last_at if one.alive_at == NEVER else one.alive_at), 1),
         ip_address=str(one.ip) if one.ip else None,
         host_name=one.host_name,
         signal_strength=one.rssi_dbm,
@@ -217,29 +233,22 @@ _SEEN_BY = {
 }
 
 
-def _why(services: Services, device: Device) -> str:
+def _why(now: _Now, device: Device) -> str:
     """The state in one sentence: which source says so, and since when."""
-    now = services.clock.monotonic()
     alive = sorted(
         (one for one in device.evidence.values() if one.source in TRUSTED and one.alive_at != NEVER),
         key=lambda one: one.alive_at,
         reverse=True,
     )
-    seen = ", ".join(f"{_SEEN_BY[one.source]} {now - one.alive_at:.0f} s ago" for one in alive[:3])
+    seen = ", ".join(f"{_SEEN_BY[one.source]} {now.age(one.alive_at):.0f} s ago" for one in alive[:3])
     if device.unstable:
         return f"it came and went {len(device.drops)} times in the last minutes; {seen}"
     if device.state is Presence.CLAIMED:
         return "only a retained message speaks for it; nothing has proved it alive"
     if device.state is Presence.OFFLINE and device.silenced_at > (device.alive_at or NEVER):
-        return f"its MQTT session ended {now - device.silenced_at:.0f} s ago and nothing has seen it since"
+        return f"its MQTT session ended {now.age(device.silenced_at):.0f} s ago and nothing has seen it since"
     return seen or "nothing has proved it alive yet"
 
 
 def _hearsay(told: list[Evidence]) -> str:
     return next((str(one.ip) for one in told if one.ip), "")
-
-
-def _moment(services: Services, at: float | None) -> str | None:
-    if at is None:
-        return None
-    return rfc3339(services.clock.wall() - timedelta(seconds=services.clock.monotonic() - at))

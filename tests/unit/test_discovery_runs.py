@@ -16,6 +16,7 @@ from pi_orchestrator.errors import NetworkError, NotFoundError, StorageError
 from pi_orchestrator.events import Logged
 from pi_orchestrator.net.links import Link
 from pi_orchestrator.storage.actions import Actor
+from pi_orchestrator.workers import discovery
 from pi_orchestrator.workers.discovery import PENDING_KEPT, PERIODIC, QUIET_KEPT, DiscoveryWorker
 from tests.support.clock import settle
 from tests.support.waiting import eventually
@@ -403,9 +404,31 @@ async def test_whoever_the_kernel_vouches_for_is_found_though_the_proof_is_some_
     assert (await numbers(site))[0] == 1
 
 
+async def test_who_comes_back_after_it_was_gone_is_not_new(site):
+    site.scanner.finds((A, ip(5)))
+    await numbers(site)
+    await site.clock.advance(700)
+    site.registry.settle(site.clock.monotonic())
+    site.scanner.finds()
+    assert await numbers(site) == (0, 0, 0, 1)
+    await site.clock.advance(60)
+    site.scanner.finds((A, ip(5)))
+    assert await numbers(site) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("was_here", [False, True])
+async def test_a_camera_that_was_known_before_the_restart_is_not_new(site, was_here):
+    now = site.clock.monotonic()
+    site.registry.restore(CAMERA, Presence.ONLINE, alive_at=now - 10 if was_here else None, now=now)
+    await site.worker.load()
+    site.scanner.finds((CAMERA, ip(5)), (A, ip(6)))
+    assert await numbers(site) == (2, 1, 0, 0)
+
+
 async def test_a_first_answer_is_new_though_a_lease_was_known_before(site):
     now = site.clock.monotonic()
     site.registry.sight(Sighting(A, Source.LEASE, now, ip(5), alive=False), now)
+    assert await numbers(site) == (0, 0, 0, 0)
     await site.clock.advance(5)
     site.scanner.finds((A, ip(5)))
     assert await numbers(site) == (1, 1, 0, 0)
@@ -560,6 +583,7 @@ async def test_history_is_in_the_order_in_which_runs_took_place(site):
         page = await site.worker.history(limit=10, offset=0)
         times = [scan.started_at for scan in page.scans]
         assert times == sorted(times, reverse=True)
+        assert len(times) == 4
         assert [scan.id for scan in page.scans].index(demanded.id) == 1
 
 
@@ -598,6 +622,16 @@ async def test_a_run_that_cannot_be_recorded_does_not_begin_and_the_next_one_can
     assert (await site.scan()).state is ScanState.DONE
 
 
+async def test_quiet_runs_are_not_lost_when_a_run_on_demand_could_not_be_recorded(site):
+    async with site.running():
+        await site.next_period()
+        site.break_scans()
+        with pytest.raises(StorageError):
+            await site.worker.start(ACTOR)
+        site.mend_scans()
+        assert (await site.worker.history(limit=10, offset=0)).total == 2
+
+
 async def test_an_outcome_that_could_not_be_stored_is_known_and_stored_later(site):
     site.scanner.finds((A, ip(5)))
     site.break_scans("UPDATE")
@@ -630,7 +664,8 @@ async def test_periodic_runs_go_on_while_nothing_can_be_written_and_are_kept_in_
         assert page.scans[0].id == site.worker.last.id, "the newest are kept"
 
 
-async def test_a_run_on_demand_is_not_lost_among_quiet_ones_while_nothing_can_be_written(site):
+async def test_a_run_on_demand_is_not_lost_among_quiet_ones_while_nothing_can_be_written(site, monkeypatch):
+    monkeypatch.setattr(discovery, "PENDING_KEPT", QUIET_KEPT)
     scan = await site.worker.start(ACTOR)
     site.break_scans("UPDATE")
     await site.ended(scan.id)

@@ -99,6 +99,16 @@ def test_nobody_has_an_address_of_which_nothing_is_known(site):
     assert site.registry.claimants(X) == frozenset(), "only what was sighted counts"
 
 
+def test_who_has_been_reported_to_answer_since_counts_however_old_the_proof_was(site):
+    site.answers(A, X)
+    site.now += 10
+    site.answers(B, Y, Source.NEIGHBOUR, at=site.now - 60)
+    site.shouts(A, X)
+    site.says(C)
+    assert site.registry.proved(since=site.now) == {B}
+    assert site.registry.proved(since=1000) == {A, B}
+
+
 def test_claimants_can_be_asked_for_by_the_age_of_their_answer(site):
     site.answers(A, X)
     site.now += 10
@@ -556,6 +566,14 @@ def test_one_that_answers_for_many_is_told_once_and_trusted_at_none(site):
     assert site.registry.address_of(A) is None
     assert site.registry.holder(ip(100)) is None
     assert site.registry.claimants(ip(120)) == frozenset()
+
+
+def test_one_that_answers_for_many_is_not_told_as_one_with_several_addresses_too(site):
+    proxy(site)
+    site.told()
+    for number in range(MAX_ADDRESSES):
+        site.ask(ip(100 + number), A)
+    assert site.told() == []
 
 
 def test_a_device_with_exactly_as_many_addresses_as_allowed_is_trusted(site):
