@@ -121,6 +121,8 @@ class Device:
     rebooting_since: float = NEVER
     unstable: bool = False
     drops: list[float] = field(default_factory=list)
+    weighed: tuple[int, Windows | None] = (-1, None)
+    due: float = NEVER
 
     @property
     def shown(self) -> Presence:
@@ -183,6 +185,8 @@ class Device:
 
     def settle(self, windows: Windows, now: float) -> bool:
         """Weigh evidence against silence; True when the shown state changed."""
+        if now < self.due and self.weighed == (self.revision, windows):
+            return False  # nothing was added, and no window has run out: thousands are settled every second
         before = self.shown
         if self.unstable and now - self.drops[-1] >= SETTLED_AFTER_S:
             self.unstable = False
@@ -191,7 +195,19 @@ class Device:
         state = self._by_evidence(windows, now)
         if state is not None:
             self._become(state, now)
+        self.weighed, self.due = (self.revision, windows), self._next_due(windows, now)
         return self.shown is not before
+
+    def _next_due(self, windows: Windows, now: float) -> float:
+        """When silence alone could next change the state."""
+        ends = [
+            one.alive_at + window
+            for one in self.evidence.values()
+            for window in (windows.idle(one.source), windows.offline(one.source))
+        ]
+        if self.unstable:
+            ends.append(self.drops[-1] + SETTLED_AFTER_S)
+        return min((end for end in ends if end > now), default=float("inf"))
 
     def _by_evidence(self, windows: Windows, now: float) -> Presence | None:
         """The state that the evidence speaks for; None where it changes nothing."""

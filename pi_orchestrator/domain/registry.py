@@ -33,6 +33,7 @@ ALTERNATE_WITHIN_S = 300.0
 ADDRESS_KEPT_S = 600.0
 """How long a second address is believed that no longer answers while the first one does."""
 FORGET_AFTER_S = 86400.0
+TIDY_S = 10.0
 _STRONG = frozenset({Source.MQTT, Source.STATION, Source.PROBE, Source.RECORD})
 
 
@@ -89,6 +90,7 @@ class Registry:
         self._proxies: set[Mac] = set()
         self._multihomed: dict[Mac, tuple[IPv4Address, ...]] = {}
         self._proved: dict[Mac, float] = {}
+        self._tidied_at = NEVER
         self.doubts: OrderedDict[IPv4Address, None] = OrderedDict()
         self.counts: Counter[Kind] = Counter()
         self.evicted = 0
@@ -248,14 +250,9 @@ class Registry:
         """Let silence speak, and forget strangers that have been away for a day."""
         for device in self:
             self._settle(device, now)
-            if len(device.addresses) > 1:
-                latest = max(device.addresses.values())
-                for address in [one for one, at in device.addresses.items() if latest - at > ADDRESS_KEPT_S]:
-                    self._unbind(device, address)
-            if device.state is Presence.OFFLINE and device.mac not in self._registered:
-                last = max((one.last_at for one in device.evidence.values()), default=device.silenced_at)
-                if last != NEVER and now - last > FORGET_AFTER_S:
-                    self._forget(device.mac)
+        if now - self._tidied_at >= TIDY_S:
+            self._tidied_at = now
+            self._tidy(now)
 
     def drain(self) -> list[Change]:
         """What has happened since the last call, in order."""
@@ -264,6 +261,17 @@ class Registry:
         return changes
 
     # Inside.
+
+    def _tidy(self, now: float) -> None:
+        for device in self:
+            if len(device.addresses) > 1:
+                latest = max(device.addresses.values())
+                for address in [one for one, at in device.addresses.items() if latest - at > ADDRESS_KEPT_S]:
+                    self._unbind(device, address)
+            if device.state is Presence.OFFLINE and device.mac not in self._registered:
+                last = max((one.last_at for one in device.evidence.values()), default=device.silenced_at)
+                if last != NEVER and now - last > FORGET_AFTER_S:
+                    self._forget(device.mac)
 
     def _settle(self, device: Device, now: float) -> None:
         before = device.shown

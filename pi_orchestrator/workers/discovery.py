@@ -120,7 +120,8 @@ class DiscoveryWorker:
                 self._now = None
                 run.ended.set()
                 raise
-            run.task = asyncio.create_task(self._carry_out(run), name="scan")
+            if not run.ended.is_set():  # or the daemon has stopped while the run was recorded
+                run.task = asyncio.create_task(self._carry_out(run), name="scan")
             return _with_progress(run)
 
     async def cancel(self, scan_id: str, actor: Actor) -> Scan:

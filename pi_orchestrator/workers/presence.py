@@ -137,7 +137,10 @@ class PresenceWorker:
 
     def _apply(self, mac: Mac, status: Status, retained: bool) -> None:
         if retained:
-            self._registry.claim(mac, status)
+            device = self._registry.claim(mac, status)
+            here = device.state in (Presence.ONLINE, Presence.IDLE)
+            if here and device.heard_at is None and mac not in self._roster:
+                self._announce(device, appeared=True)  # proved to be here before it was claimed
         else:
             known = self._registry.get(mac)
             before = known.state if known else Presence.OFFLINE

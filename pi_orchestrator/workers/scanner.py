@@ -258,7 +258,7 @@ class Scanner:
                 await engine.open(link, network)
             except OSError as error:
                 engine.close()
-                refusals.append(f"{name}: {_why(error)}")
+                refusals.append(f"{name}: {_why(name, error)}")
                 continue
             self._engine, self.network = engine, network
             auto = self._settings.engine == "auto"
@@ -277,8 +277,10 @@ class Scanner:
             self._health.set(NAME, state, reason or self.choice)
 
 
-def _why(error: OSError) -> str:
-    return "not permitted (CAP_NET_RAW)" if isinstance(error, PermissionError) else error.strerror or str(error)
+def _why(engine: str, error: OSError) -> str:
+    if engine == "arp" and isinstance(error, PermissionError):
+        return "not permitted (CAP_NET_RAW)"
+    return error.strerror or str(error)
 
 
 def _narrower(address: IPv4Interface, subnet: IPv4Network) -> IPv4Network:

@@ -73,8 +73,7 @@ class SourcesWorker:
         self._radio_due = float("-inf")
         self._ssid_due = float("-inf")
         self._name = ""
-        self._told: NetworkStatus | None = None
-        self.network = NetworkStatus(interface)
+        self.network = self._told = NetworkStatus(interface)
 
     def hinted(self, service: Service) -> None:
         """Somebody said by mDNS that a service of this name is at this address."""

@@ -3,11 +3,13 @@
 import contextlib
 import json
 from datetime import timedelta
+from ipaddress import IPv4Address
 
 import aiomqtt
 import pytest
 
 from pi_orchestrator.domain.presence import FLAPS
+from pi_orchestrator.domain.sighting import Sighting, Source
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
@@ -442,3 +444,15 @@ async def test_last_seen_is_told_by_todays_wall_clock_also_after_it_was_set(worl
         await passes(clock, running, 60)
         seen = (await running.camera(camera.mac))["last_seen"]
         assert seen == (clock.wall() - timedelta(seconds=60)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+async def test_a_camera_that_was_proved_to_be_here_before_its_retained_message_came_is_onboarded_too(world):
+    """Which of the two comes first is chance: here the proof, as by an ARP answer before the broker was there."""
+    async with world.camera(1) as camera, world.daemon() as running:
+        now = running.services.clock.monotonic()
+        seen = Sighting(camera.mac, Source.PROBE, now, IPv4Address(camera.address), binds=True)
+        running.services.registry.sight(seen, now)
+        running.services.presence.on_message(
+            f"camera/status/{camera.mac}", json.dumps({"mac": camera.mac, "ip": camera.address}).encode(), True
+        )
+        await eventually(lambda: camera.mac in running.services.roster)

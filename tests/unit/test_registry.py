@@ -22,6 +22,7 @@ from pi_orchestrator.domain.registry import (
     MAX_CLAIMANTS,
     MAX_DOUBTS,
     MAX_NAMES,
+    TIDY_S,
     Change,
     Kind,
     Registry,
@@ -774,7 +775,7 @@ def test_a_stranger_that_has_been_away_for_a_day_is_forgotten(site, source):
     site.registry.learn_name("cam", A)
     site.wait(FORGET_AFTER_S)
     assert site.registry.get(A)
-    site.wait(1)
+    site.wait(TIDY_S)
     assert site.registry.get(A) is None
     check_inside(site.registry, ())
     assert site.registry.find("cam") is None

@@ -16,6 +16,7 @@ from pi_orchestrator.domain.registry import (
     FORGET_AFTER_S,
     MAX_ADDRESSES,
     MAX_CLAIMANTS,
+    TIDY_S,
     Change,
     Kind,
 )
@@ -185,7 +186,7 @@ def test_without_anybody_who_could_ask_the_old_address_is_dropped_in_time(site):
     assert site.registry.address_of(A) == X
     site.wait(60)
     site.answers(A, Y)
-    site.wait(1)
+    site.wait(TIDY_S)
     assert site.registry.address_of(A) == Y
     assert site.told(*ADDRESS_KINDS) == [moved(A, X, Y)]
 
@@ -533,7 +534,7 @@ def test_several_addresses_that_come_back_are_told_again(site, ends_by):
     site.ask(X) if ends_by == "verdict" else site.wait(ADDRESS_KEPT_S)
     if ends_by == "time":
         site.answers(A, Y)
-        site.wait(0)
+        site.wait(TIDY_S)
     assert site.registry.get(A).addresses.keys() == {Y}
     site.answers(A, X)
     site.ask(Y, A)
