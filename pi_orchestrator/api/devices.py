@@ -12,6 +12,7 @@ from pi_orchestrator.api.paging import MacPath
 from pi_orchestrator.api.route import Time, Wire
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import rfc3339
+from pi_orchestrator.domain.camera import Camera
 from pi_orchestrator.domain.mac import is_local
 from pi_orchestrator.domain.presence import HERE, NEVER, Device, Evidence, Presence
 from pi_orchestrator.domain.sighting import TRUSTED, Source
@@ -19,7 +20,7 @@ from pi_orchestrator.errors import NotFoundError
 from pi_orchestrator.health import State
 
 MAX_DEVICES = 5000
-SOURCES = {"scanner": "arp or neighbour", "stations": "station", "leases": "lease", "mdns": "mdns", "mqtt": "mqtt"}
+SOURCES = ("scanner", "stations", "leases", "mdns", "probe", "mqtt")
 
 
 class EvidenceView(Wire):
@@ -190,7 +191,7 @@ def view(services: Services, device: Device) -> DeviceView:
         is_camera=device.is_camera or camera is not None,
         device_id=camera.device_id if camera else device.device_id,
         firmware_version=firmware,
-        first_seen=now.moment(min((one.first_at for one in told), default=None)),
+        first_seen=_first_seen(now, told, camera),
         last_seen=now.moment(device.alive_at),
         locally_administered=is_local(device.mac),
         near=list(registry.near(device.mac)),
@@ -207,6 +208,13 @@ def _list(services: Services, query: DeviceQuery) -> tuple[list[DeviceView], int
         return no_camera, device.address is None, int(device.address or 0), device.mac
 
     return [view(services, device) for device in sorted(chosen, key=order)[: query.limit]], len(chosen)
+
+
+def _first_seen(now: _Now, told: list[Evidence], camera: Camera | None) -> str | None:
+    """Since when it is known; of a registered camera the record knows more than the memory."""
+    first = now.moment(min((one.first_at for one in told), default=None))
+    registered = rfc3339(camera.registered_at) if camera else None
+    return min((moment for moment in (first, registered) if moment), default=None)
 
 
 def _evidence(now: _Now, one: Evidence) -> EvidenceView:
@@ -247,6 +255,8 @@ def _why(now: _Now, device: Device) -> str:
         return "only a retained message speaks for it; nothing has proved it alive"
     if device.state is Presence.OFFLINE and device.silenced_at > (device.alive_at or NEVER):
         return f"its MQTT session ended {now.age(device.silenced_at):.0f} s ago and nothing has seen it since"
+    if device.session_ended_at > (device.heard_at or NEVER):
+        return f"{seen}; its MQTT session ended {now.age(device.session_ended_at):.0f} s ago"
     return seen or "nothing has proved it alive yet"
 
 

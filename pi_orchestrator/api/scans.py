@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, Field
 
 from pi_orchestrator.api.paging import Pagination, Paging
 from pi_orchestrator.api.route import Time, Wire
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import rfc3339
 from pi_orchestrator.domain.scan import Scan, ScanState
+from pi_orchestrator.errors import FieldError
 from pi_orchestrator.storage.actions import Actor
+
+_ID = re.compile(r"^[A-Za-z0-9-]{1,64}$", re.ASCII)
+
+
+def _scan_id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise FieldError("this is no scan's id: letters, digits and hyphens, at most 64")
+    return text
 
 
 class ScanView(Wire):
@@ -48,7 +60,9 @@ class ScanList(Wire):
 class ScanPath(BaseModel):
     """A run by its id."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9-]{1,64}$", description="what `POST /api/v1/espcam/scan` returned")
+    id: Annotated[str, AfterValidator(_scan_id)] = Field(
+        description="what `POST /api/v1/espcam/scan` returned", json_schema_extra={"pattern": _ID.pattern}
+    )
 
 
 async def start(services: Services, actor: Actor) -> OneScan:

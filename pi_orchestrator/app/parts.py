@@ -169,7 +169,7 @@ def _build_sources(
     daemon_id: str,
 ) -> SourcesWorker:
     discovery, interface = settings.discovery, settings.ap.interface
-    for part in ("leases", "stations", "mdns"):
+    for part in ("leases", "stations", "mdns", "probe"):
         health.add(part)
         if not getattr(discovery, part):
             health.set(part, State.OFF, f"switched off (discovery.{part})")

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Interface
-
     from pi_orchestrator.net.links import Link
     from pi_orchestrator.settings import Settings
     from pi_orchestrator.workers.survey import Survey
@@ -29,7 +27,7 @@ async def find_obstacle(survey: Survey) -> Obstacle | None:
         return None
     return (
         await interface_obstacle(survey, scanner.link)
-        or _address_obstacle(settings, scanner.link.addresses if scanner.link else ())
+        or (_address_obstacle(settings, scanner.link) if scanner.link else None)
         or _engine_obstacle(settings, scanner.reason)
     )
 
@@ -52,21 +50,23 @@ def _down(name: str) -> Obstacle:
 
 async def _choice(survey: Survey) -> str:
     names = sorted(link.name for link in await survey.netlink.links() if link.name != "lo")
-    return f"set ap.interface to one of: {', '.join(names) or 'none here'}"
+    if not names:
+        return "this machine has no network interface: plug one in, or load its driver"
+    return f"set ap.interface to one of: {', '.join(names)}"
 
 
-def _address_obstacle(settings: Settings, addresses: tuple[IPv4Interface, ...]) -> Obstacle | None:
+def _address_obstacle(settings: Settings, link: Link) -> Obstacle | None:
     from pi_orchestrator.domain.scan import SMALLEST_PREFIX, check_size
     from pi_orchestrator.errors import FieldError
 
-    name, subnet = settings.ap.interface, settings.ap.subnet
-    inside = [address for address in addresses if address.ip in subnet]
-    if not inside:
-        others = f", but {', '.join(map(str, addresses))}" if addresses else ", nor any other"
-        first = subnet[1] if subnet.num_addresses > 2 else subnet[0]
-        remedy = f"correct ap.subnet, or: ip address add {first}/{subnet.prefixlen} dev {name}"
+    name, subnet = link.name, settings.ap.subnet
+    footing = link.footing(subnet)
+    if footing is None:
+        others = f", but {', '.join(map(str, link.addresses))}" if link.addresses else ", nor any other"
+        # Which address it should have only its owner knows: one made up here could be a camera's.
+        remedy = "name the network that it is on (ap.subnet, or --subnet), or give it its address there"
         return Obstacle("interface", f"{name} has no address in {subnet}{others}", remedy)
-    network = max(inside[0].network, subnet, key=lambda one: one.prefixlen)
+    network = max(footing.network, subnet, key=lambda one: one.prefixlen)
     try:
         check_size(str(network), network.prefixlen, allow_large=settings.discovery.allow_large_subnet)
     except FieldError:

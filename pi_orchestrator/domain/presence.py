@@ -1,7 +1,8 @@
 """Is this device here? One device's presence as a pure state machine over its evidence and its silences.
 
 Time is monotonic seconds, passed in. The rules of the field that shape it: a retained message is a claim about the
-past and proves nothing; a last will may be that of a session which a newer one has already replaced; any
+past and proves nothing; a last will may be that of a session which a newer one has already replaced, and ends a
+session, not always a device; any
 trustworthy source proves a device alive, and none proves it gone, because a camera that sleeps does not answer;
 silence is measured, never assumed from one miss; and one that comes and goes all the time is told as just that.
 """
@@ -21,6 +22,9 @@ STALE_WILL_WINDOW_S = 90.0
 """How long a broker may take to notice a dead session: 1.5 times the usual 60 s keep-alive."""
 REBOOT_S = 10.0
 """What a camera still sends after it has said that it reboots does not show that it is back."""
+SEEN_JUST_NOW_S = 180.0
+LEAVING_S = 3.0
+"""After a last will of a device that other sources have just seen: how long it has to answer them once more."""
 FLAPS = 4
 FLAPS_WITHIN_S = 600.0
 SETTLED_AFTER_S = 300.0
@@ -118,6 +122,8 @@ class Device:
     last_error: str | None = None
     revision: int = 0
     silenced_at: float = NEVER
+    session_ended_at: float = NEVER
+    leaving_at: float | None = None
     rebooting_since: float = NEVER
     unstable: bool = False
     drops: list[float] = field(default_factory=list)
@@ -140,6 +146,12 @@ class Device:
         if status.state is Announced.OFFLINE:
             if self._will_is_stale(now):
                 return False
+            self.session_ended_at = now
+            self.revision += 1
+            if self._is_seen_otherwise(now):
+                # Its session ended, which need not be the device's end: what saw it just now is asked first.
+                self.leaving_at = now
+                return False
             self.silenced_at = now
             return self._become(Presence.OFFLINE, now)
         if not self._starts_session(status):
@@ -153,6 +165,7 @@ class Device:
         self.claims = status
         self.device_id = status.device_id or self.device_id
         self.heard_at = now
+        self.leaving_at = None
         self.is_camera = True
         known = self.evidence.get(Source.MQTT)
         if known is None:
@@ -192,6 +205,7 @@ class Device:
             self.unstable = False
             self.drops.clear()
             self.revision += 1
+        self._leave_or_stay(now)
         state = self._by_evidence(windows, now)
         if state is not None:
             self._become(state, now)
@@ -207,13 +221,15 @@ class Device:
         ]
         if self.unstable:
             ends.append(self.drops[-1] + SETTLED_AFTER_S)
+        if self.leaving_at is not None:
+            ends.append(self.leaving_at + LEAVING_S)
         return min((end for end in ends if end > now), default=float("inf"))
 
     def _by_evidence(self, windows: Windows, now: float) -> Presence | None:
         """The state that the evidence speaks for; None where it changes nothing."""
         here = idle = False
         for one in self.evidence.values():
-            if one.alive_at <= self.silenced_at:
+            if one.alive_at <= self.silenced_at or (one.source is Source.MQTT and not self._in_session):
                 continue
             age = now - one.alive_at
             if age < windows.idle(one.source):
@@ -232,7 +248,21 @@ class Device:
     @property
     def _in_session(self) -> bool:
         """Whether it speaks on MQTT; being seen otherwise is no session."""
-        return self.heard_at is not None and self.heard_at > self.silenced_at
+        return self.heard_at is not None and self.heard_at > self.session_ended_at
+
+    def _is_seen_otherwise(self, now: float) -> bool:
+        """Whether another source than its messages has proved it alive a short while ago, at an address to ask."""
+        others = [one.alive_at for one in self.evidence.values() if one.source not in (Source.MQTT, Source.RECORD)]
+        return self.address is not None and max(others, default=NEVER) > now - SEEN_JUST_NOW_S
+
+    def _leave_or_stay(self, now: float) -> None:
+        """After a last will: who has been seen since then stays, who has not been in time has left."""
+        if self.leaving_at is None:
+            return
+        if any(one.alive_at > self.leaving_at for one in self.evidence.values()):
+            self.leaving_at = None
+        elif now - self.leaving_at >= LEAVING_S:
+            self.silenced_at, self.leaving_at = self.leaving_at, None
 
     def _starts_session(self, status: Status) -> bool:
         if not self._in_session or self.state not in (Presence.ONLINE, Presence.IDLE):

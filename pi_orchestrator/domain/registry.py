@@ -12,7 +12,7 @@ for go first, the longest unseen before the others.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -91,6 +91,7 @@ class Registry:
         self._multihomed: dict[Mac, tuple[IPv4Address, ...]] = {}
         self._proved: dict[Mac, float] = {}
         self._tidied_at = NEVER
+        self.on_doubt: Callable[[], None] | None = None
         self.doubts: OrderedDict[IPv4Address, None] = OrderedDict()
         self.counts: Counter[Kind] = Counter()
         self.evicted = 0
@@ -154,8 +155,8 @@ class Registry:
         before, known = device.shown, device.alive_at is not None
         if device.hear(status, now):
             self._note_state(device, before)
-            if device.address and device.state is Presence.OFFLINE:
-                self.doubt(device.address)  # its session ended; whether the device is still there can be asked
+        if device.address and device.leaving_at == now:
+            self.doubt(device.address)  # its session ended; whether the device is still there can be asked
         if not known and device.alive_at is not None:
             self._note_found(device)
         self._touch(mac, strong=True)
@@ -218,6 +219,8 @@ class Registry:
         """Somebody should ask who has this address."""
         if len(self.doubts) < MAX_DOUBTS:
             self.doubts[address] = None
+        if self.on_doubt:
+            self.on_doubt()
 
     def verdict(self, address: IPv4Address, answered: frozenset[Mac], now: float) -> None:
         """An address was asked just now, and these devices, whose answers were sighted, answered for it."""

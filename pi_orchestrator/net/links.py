@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from itertools import chain
 
 from pi_orchestrator.domain.mac import Mac
 
@@ -23,9 +24,16 @@ class Link:
         """The addresses without their networks."""
         return frozenset(address.ip for address in self.addresses)
 
+    def footing(self, subnet: IPv4Network) -> IPv4Interface | None:
+        """The address from which hosts of a subnet can be asked: one in it, else one whose network it is a part of."""
+        inside = (address for address in self.addresses if address.ip in subnet)
+        around = (address for address in self.addresses if subnet.subnet_of(address.network))
+        return next(chain(inside, around), None)
+
     def address_in(self, subnet: IPv4Network) -> IPv4Address | None:
-        """The address from which hosts of a subnet are asked; None where it has none there."""
-        return next((address.ip for address in self.addresses if address.ip in subnet), None)
+        """The address from which hosts of a subnet are asked; None where it has none for that."""
+        footing = self.footing(subnet)
+        return footing.ip if footing else None
 
 
 def is_host(address: IPv4Address, net: IPv4Network) -> bool:

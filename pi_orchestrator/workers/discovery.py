@@ -99,24 +99,14 @@ class DiscoveryWorker:
         """Begin a run, or join the one under way; NetworkError when nobody can be asked."""
         async with self._starting:
             if joined := self._now:
-                await self._database.write(
-                    lambda tx: actions.record(tx, actor, target=joined.scan.id, outcome="joined")
-                )
+                await self._record(joined, actor, outcome="joined")
                 return _with_progress(joined)
             await self._scanner.look()
             run = self._begin(requested_by=actor.key_name if actor.key_name != "-" else "operator")
-
-            async def job(tx: Tx) -> None:
-                await self._save_pending(tx, pending)  # before this one: history is in the order of the runs
-                await scans.save(tx, run.scan, started=run.started)
-                await actions.record(tx, actor, target=run.scan.id)
-                await event_log.append(tx, Logged("scan.started", {"id": run.scan.id, "by": run.scan.requested_by}))
-
-            pending, self._pending = self._pending, []
+            started = Logged("scan.started", {"id": run.scan.id, "by": run.scan.requested_by})
             try:
-                await self._database.write(job)
+                await self._record(run, actor, event=started)
             except BaseException:
-                self._keep(pending)
                 self._now = None
                 run.ended.set()
                 raise
@@ -152,21 +142,27 @@ class DiscoveryWorker:
 
     async def run(self, beat: Beat) -> None:
         """Scan every interval until cancelled."""
-        due = self._clock.monotonic()
+        began = float("-inf")
         try:
             while True:
                 beat()
-                if not self._scanner.off and self._clock.monotonic() >= due:
+                if not self._scanner.off and self._clock.monotonic() >= began + self.interval_s:
                     async with self._starting:
                         if self._now is None and self._scanner.engine:
                             self._scan_periodically()
-                            due = self._clock.monotonic() + self.interval_s
-                wait_s = BEAT_S if self._scanner.off else max(0.05, due - self._clock.monotonic())
-                await self._clock.sleep(min(wait_s if self._scanner.engine else RETRY_S, BEAT_S))
+                            began = self._clock.monotonic()
+                await self._clock.sleep(self._pause_s(began))
         finally:
             if run := self._now:
                 await self._cut_off(run)
             await self._store_pending()
+
+    def _pause_s(self, began: float) -> float:
+        """Until the next run is due; never long, because the interval can be changed."""
+        if self._scanner.off:
+            return BEAT_S
+        left = began + self.interval_s - self._clock.monotonic()
+        return min(BEAT_S, max(0.05, left)) if self._scanner.engine else RETRY_S
 
     def _scan_periodically(self) -> None:
         run = self._begin(requested_by=PERIODIC)
@@ -186,6 +182,23 @@ class DiscoveryWorker:
         )
         self._now = _Run(scan, self._clock.stamp())
         return self._now
+
+    async def _record(self, run: _Run, actor: Actor, *, outcome: str = "ok", event: Logged | None = None) -> None:
+        """Store a run whose id is about to be told, after those before it: history is in their order."""
+        pending, self._pending = self._pending, []
+
+        async def job(tx: Tx) -> None:
+            await self._save_pending(tx, pending)
+            await scans.save(tx, run.scan, started=run.started)
+            await actions.record(tx, actor, target=run.scan.id, outcome=outcome)
+            if event:
+                await event_log.append(tx, event)
+
+        try:
+            await self._database.write(job)
+        except BaseException:
+            self._keep(pending)
+            raise
 
     async def _cut_off(self, run: _Run) -> None:
         """End a run early."""

@@ -95,8 +95,6 @@ class Scanner:
     def sighted(self, seen: Sighting) -> None:
         """Take what an engine saw."""
         self._registry.sight(seen, self._clock.monotonic())
-        if self._registry.doubts:
-            self._wake.set()
 
     def wake(self) -> None:
         """Something has changed that may concern the scanner."""
@@ -112,6 +110,7 @@ class Scanner:
         """Keep the footing and settle doubts until cancelled."""
         looked_at = float("-inf")
         self._listen()
+        self._registry.on_doubt = self.wake
         try:
             while True:
                 beat()
@@ -124,6 +123,7 @@ class Scanner:
                     await self._clock.sleep(BREATH_S)
                 await self._clock.wait(self._wake, DOUBT_S if self._registry.doubts else LOOK_S)
         finally:
+            self._registry.on_doubt = None
             self.close()
             if self._kernel_events:
                 self._kernel_events.close()
@@ -242,10 +242,10 @@ class Scanner:
             raise FieldError(f"{name} is an interface on which nobody can be asked (loopback or point-to-point)")
         if not link.up:
             raise FieldError(f"{name} is down; waiting for it")
-        inside = [address for address in link.addresses if address.ip in self._ap.subnet]
-        if not inside:
+        footing = link.footing(self._ap.subnet)
+        if footing is None:
             raise FieldError(f"{name} has no address in {self._ap.subnet}; waiting for one (ap.subnet)")
-        network = _narrower(inside[0], self._ap.subnet)
+        network = _narrower(footing, self._ap.subnet)
         check_size(str(network), network.prefixlen, allow_large=self._settings.allow_large_subnet)
         return network
 

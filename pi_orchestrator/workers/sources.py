@@ -73,7 +73,8 @@ class SourcesWorker:
         self._radio_due = float("-inf")
         self._ssid_due = float("-inf")
         self._name = ""
-        self.network = self._told = NetworkStatus(interface)
+        self._interface = interface
+        self._told = NetworkStatus(interface)
 
     def hinted(self, service: Service) -> None:
         """Somebody said by mDNS that a service of this name is at this address."""
@@ -147,21 +148,27 @@ class SourcesWorker:
             else:
                 del self._hints[address]
 
+    @property
+    def network(self) -> NetworkStatus:
+        """The camera network as it is now."""
+        link = self._scanner.link
+        connected = bool(link and link.up and link.addresses)
+        air = self._air if connected else None
+        here = len(air.stations) if air and air.radio.serves else self._count_here()
+        return NetworkStatus(
+            interface=self._interface,
+            ssid=self._name,
+            connected=connected,
+            is_active=connected and (air is None or air.radio.serves),
+            connected_devices=here if connected else 0,
+        )
+
     async def _look_at_network(self) -> None:
-        link, now = self._scanner.link, self._clock.monotonic()
-        radio = self._air.radio if self._air else None
+        now, radio = self._clock.monotonic(), self._air.radio if self._air else None
         if now >= self._ssid_due or (radio and radio.ssid and radio.ssid != self._name):
             self._ssid_due = now + SSID_EACH_S
             found = await self._ssid.read(radio=radio.ssid if radio else None)
             self._name = found.name if found else ""
-        connected = bool(link and link.up and link.addresses)
-        self.network = NetworkStatus(
-            interface=self.network.interface,
-            ssid=self._name,
-            connected=connected,
-            is_active=connected and (radio is None or radio.serves),
-            connected_devices=len(self._air.stations) if radio and self._air else self._count_here(),
-        )
         if self.network != self._told:
             await self._tell(self.network)
 

@@ -131,7 +131,7 @@ async def test_an_interface_that_cannot_be_scanned_is_told_with_what_mends_it(on
     assert (await interface(ap={"interface": "lo"}))[0] == "lo has no ARP: nobody can be asked there"
     what, remedy = await interface(ap={"subnet": "10.99.0.0/24"})
     assert what == "ap0 has no address in 10.99.0.0/24, but 10.77.0.1/24"
-    assert remedy == "correct ap.subnet, or: ip address add 10.99.0.1/24 dev ap0"
+    assert remedy == "name the network that it is on (ap.subnet, or --subnet), or give it its address there"
     site.remove_address()
     site.pi.ip("address", "add", "10.77.0.1/16", "dev", "ap0")
     what, remedy = await interface(ap={"subnet": "10.77.0.0/16"})

@@ -234,7 +234,7 @@ async def test_an_interface_in_no_state_to_scan_is_told_with_the_remedy(scan, si
     site.up()
     assert (await refusal(scan, "--json"))[:2] == [
         "error: ap0 has no address in 10.77.0.0/24, nor any other",
-        "  correct ap.subnet, or: ip address add 10.77.0.1/24 dev ap0",
+        "  name the network that it is on (ap.subnet, or --subnet), or give it its",
     ]
 
 

@@ -5,10 +5,11 @@ mosquitto, the kernel's tables and the daemon, which runs as a process at the Pi
 """
 
 import asyncio
+import signal
 
 import pytest
 
-from tests.support import lan
+from tests.support import lan, process
 from tests.support.discovery import SCAN, device, devices, events, has_status, scanned, sources
 from tests.support.waiting import eventually
 
@@ -21,9 +22,6 @@ async def test_everyone_is_found_by_either_engine(tmp_path, count, network, powe
         site.daemon(powerless=powerless, connected=False, discovery={"probe": False}) as daemon,
     ):
         scan = await scanned(daemon, within=40)
-        if powerless and scan["found"] < count:
-            # The kernel's table has room for a thousand addresses of all namespaces: tests beside this one fill it.
-            scan = await scanned(daemon, within=40)
         assert (scan["state"], scan["found"]) == ("done", count)
         assert scan["engine"] == ("neighbour" if powerless else "arp")
         found = await devices(daemon, status="here")
@@ -284,6 +282,76 @@ async def test_the_network_is_told_as_it_is_and_its_changes_are_events(tmp_path)
             return all(not one["connected"] and not one["is_active"] for one in await as_it_is())
 
         await eventually(is_down, within=15)
-        changes = await events(site, "network.status_changed")
+
+        async def told():
+            changes = await events(site, "network.status_changed")
+            return (
+                changes and changes[-1] == {"ssid": "Cameras", "is_active": False, "connected_devices": 0} and changes
+            )
+
+        changes = await eventually(told, within=10)
         assert {"ssid": "Cameras", "is_active": True, "connected_devices": 2} in changes
-        assert changes[-1]["is_active"] is False
+
+
+async def test_a_last_will_of_a_camera_that_answers_is_a_question_and_of_one_that_has_gone_the_end(tmp_path):
+    async with (
+        lan.opened(tmp_path, cameras=2) as site,
+        site.camera_player() as cameras,
+        site.daemon(discovery={"interval_s": 3600}) as daemon,
+    ):
+        here, gone = site.cameras
+        await cameras.start(here, gone, interval=60)
+
+        async def registered():
+            return (await daemon.api.get("/api/v1/espcam/paired")).data["total"] == 2
+
+        await eventually(registered, within=20)
+        await scanned(daemon)
+        site.switch_off(gone)
+        for camera in (here, gone):
+            await site.announce(camera.mac, camera.address, state="OFFLINE")
+        await eventually(lambda: has_status(daemon, gone.mac, "offline"), within=10)
+        assert await has_status(daemon, here.mac, "online")
+        assert "MQTT session ended" in (await device(daemon, here))["why"]
+        changes = await events(site, "camera.status_changed")
+        assert {change["mac"] for change in changes} == {gone.mac}
+
+
+async def test_a_shorter_interval_takes_effect_without_a_restart(tmp_path):
+    async with lan.opened(tmp_path, cameras=1, broker=False) as site:
+        quiet = {"probe": False, "mdns": False}
+        async with site.daemon(connected=False, discovery=quiet | {"interval_s": 3600}) as daemon:
+            await scanned(daemon)
+            last = (await daemon.api.get(SCAN)).data["pagination"]["total"]
+            process.write_toml(tmp_path / "config.toml", site.tree(discovery=quiet | {"interval_s": 5}))
+            daemon.send(signal.SIGHUP)
+
+            async def two_more():
+                return (await daemon.api.get(SCAN)).data["pagination"]["total"] >= last + 2
+
+            await eventually(two_more, within=25)
+
+
+async def test_a_scan_id_that_was_told_is_known_after_a_kill(tmp_path):
+    async with lan.opened(tmp_path, cameras=1, broker=False) as site:
+        quiet = {"probe": False, "mdns": False}
+        async with site.daemon(connected=False, discovery=quiet) as daemon:
+            told = []
+            for _ in range(3):  # the first joins the periodic run, most likely
+                answer = await daemon.api.post(SCAN)
+                told += [answer.data["scan"]["id"]] if answer.status == 202 else []
+                await asyncio.sleep(0)
+            await eventually(lambda: _started(daemon, told))
+            daemon.process.kill()
+            await daemon.ended()
+        async with site.daemon(connected=False, discovery=quiet) as daemon:
+            for scan in told:
+                assert (await daemon.api.get(f"{SCAN}/{scan}")).data["scan"]["state"] in ("interrupted", "done")
+
+
+async def _started(daemon, told):
+    """Ask until somebody could be asked; the id joins those that were told."""
+    answer = await daemon.api.post(SCAN)
+    if answer.status == 202:
+        told.append(answer.data["scan"]["id"])
+    return bool(told)

@@ -10,11 +10,14 @@ is answered for by its own interface alone, and what is sent from it leaves by t
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import signal
 import socket
+import tempfile
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from pi_orchestrator.sandbox.fleet import make_addresses, make_macs
 from tests.support import process
@@ -30,6 +33,7 @@ FIRST_TABLE = 1000  # of routing, one for each address
 # The order of the rules: what comes in by the right interface, by a wrong one, what is sent inside, what is sent out.
 RECEIVED, REFUSED, LOCAL, SENT = 1000, 10_000, 10_001, 20_000
 GROUPS = ("33:33:00:00:00:77", "33:33:00:00:01:78", "33:33:00:00:02:79")
+LARGE = 100
 API_PORT = 8081
 CLOSED_AFTER_S = 5
 NETWORK = "10.77.0.0/24"
@@ -50,7 +54,7 @@ class Camera:
 @contextlib.asynccontextmanager
 async def opened(folder, *, cameras=0, network=NETWORK, seed=1, broker=True):
     """Both namespaces with `cameras` cameras in them, and mosquitto at the Pi's end."""
-    with Namespace.opened("pi") as pi, Namespace.opened("cams") as beyond:
+    async with _alone_if_large(cameras), _namespaces() as (pi, beyond):
         site = Lan(folder, pi, beyond, IPv4Network(network))
         site.lay_cable()
         site.add_cameras(cameras, seed=seed)
@@ -60,6 +64,23 @@ async def opened(folder, *, cameras=0, network=NETWORK, seed=1, broker=True):
             yield site
         finally:
             await site.broker.stop()
+
+
+@contextlib.asynccontextmanager
+async def _namespaces():
+    with Namespace.opened("pi") as pi, Namespace.opened("cams") as beyond:
+        yield pi, beyond
+
+
+@contextlib.asynccontextmanager
+async def _alone_if_large(cameras):
+    """The kernel's neighbour table has room for a thousand addresses of all namespaces: not for two large networks."""
+    if cameras <= LARGE:
+        yield
+        return
+    with (Path(tempfile.gettempdir()) / "pi-orchestrator-large-lan").open("w") as file:
+        await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+        yield
 
 
 class Lan:

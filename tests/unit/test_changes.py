@@ -6,7 +6,7 @@ import pytest
 
 from pi_orchestrator.domain.camera import Camera, CameraStatus
 from pi_orchestrator.domain.mac import Mac
-from pi_orchestrator.domain.presence import FLAPS, Presence, Windows
+from pi_orchestrator.domain.presence import FLAPS, LEAVING_S, Presence, Windows
 from pi_orchestrator.domain.registry import MAX_ADDRESSES, Registry
 from pi_orchestrator.domain.sighting import Source
 from pi_orchestrator.domain.status import Announced
@@ -183,6 +183,7 @@ def test_both_states_are_told_in_the_words_of_the_api(site):
         site.says(CAMERA)
         site.now += 10
         site.will(CAMERA)
+        site.wait(LEAVING_S)
     seen += site.status_changes()
     site.wait(3600)
     seen += site.status_changes()

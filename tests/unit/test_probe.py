@@ -10,7 +10,7 @@ import pytest
 from pi_orchestrator.domain.camera import Camera
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.onboarding import Code
-from pi_orchestrator.domain.presence import Presence, Windows
+from pi_orchestrator.domain.presence import LEAVING_S, Presence, Windows
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.sighting import Source
 from pi_orchestrator.domain.status import Announced
@@ -240,6 +240,7 @@ async def test_who_is_offline_is_not_asked(site, how):
     if how == "will":
         site.now += 1
         site.will(ESP)
+        await site.after(1 + LEAVING_S)
     else:
         await site.after(601)
     assert site.state(ESP) is Presence.OFFLINE

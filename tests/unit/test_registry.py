@@ -9,8 +9,10 @@ from pi_orchestrator.domain.presence import (
     FLAPS,
     FLAPS_WITHIN_S,
     HERE,
+    LEAVING_S,
     NEVER,
     REBOOT_S,
+    SEEN_JUST_NOW_S,
     SETTLED_AFTER_S,
     Presence,
     Windows,
@@ -425,11 +427,53 @@ def test_a_last_will_ends_presence_until_later_proof(site, source):
     site.answers(A, ip(5))
     site.now += 1
     site.will(A)
+    assert list(site.registry.doubts) == [ip(5)]
+    site.wait(LEAVING_S)
     assert site.state(A) is Presence.OFFLINE
     site.wait(1)
     assert site.state(A) is Presence.OFFLINE
     site.by(source, A)
     assert site.state(A) is Presence.ONLINE
+
+
+def test_a_last_will_of_one_that_other_sources_see_is_a_question_first(site):
+    site.says(A)
+    site.answers(A, ip(5))
+    site.now += 1
+    site.registry.drain()
+    site.will(A)
+    assert site.state(A) is Presence.ONLINE
+    site.wait(LEAVING_S - 1)
+    site.answers(A, ip(5))  # it was asked
+    for _ in range(10):
+        site.wait(60)
+        site.answers(A, ip(5))
+    assert site.state(A) is Presence.ONLINE
+    assert site.registry.drain() == []
+
+
+def test_a_session_that_has_ended_counts_no_more_once_the_other_sources_fall_silent(site):
+    site.answers(A, ip(5))
+    site.wait(100)
+    site.says(A)
+    site.will(A)
+    site.wait(1)
+    site.answers(A, ip(5))
+    before = site.now
+    while site.state(A) is not Presence.OFFLINE:
+        site.wait(1)
+    assert site.now - before == pytest.approx(site.registry.windows.offline(Source.ARP), abs=1)
+
+
+@pytest.mark.parametrize("seen_s", [SEEN_JUST_NOW_S, None], ids=["long ago", "never"])
+def test_a_last_will_of_one_that_nothing_else_sees_ends_its_presence_at_once(site, seen_s):
+    if seen_s is not None:
+        site.answers(A, ip(5))
+        site.wait(seen_s)
+    site.says(A)
+    site.will(A)
+    assert site.state(A) is Presence.OFFLINE
+    assert not site.registry.doubts
 
 
 @pytest.mark.parametrize("before_s", [0, 5])
@@ -464,6 +508,9 @@ def test_who_is_offline_already_is_not_doubted_by_a_further_will(site):
     site.says(A)
     site.answers(A, ip(5))
     site.will(A)
+    site.wait(LEAVING_S)
+    assert site.state(A) is Presence.OFFLINE
+    site.wait(SEEN_JUST_NOW_S)
     site.registry.doubts.clear()
     site.will(A)
     assert not site.registry.doubts

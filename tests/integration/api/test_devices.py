@@ -76,7 +76,7 @@ async def test_old_dashboards_get_a_bare_list_that_says_what_has_taken_its_place
 async def test_what_is_discovered_comes_with_the_state_of_every_source(heard):
     told = (await heard.api.get("/api/v1/espcam/discovered")).data
     states = {source["source"]: source["state"] for source in told["sources"]}
-    assert states == {"scanner": "off", "stations": "off", "leases": "off", "mdns": "off", "mqtt": "ok"}
+    assert states == {"scanner": "off", "stations": "off", "leases": "off", "mdns": "off", "probe": "off", "mqtt": "ok"}
     assert all(source["reason"] for source in told["sources"] if source["state"] == "off")
     assert told["total"] == len(told["devices"]) == 2
 
