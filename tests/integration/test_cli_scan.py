@@ -8,6 +8,7 @@ import pty
 import re
 import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -400,3 +401,19 @@ async def test_watch_in_json_is_an_object_a_line_for_each_change(site, tmp_path)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+async def test_a_part_of_the_interfaces_network_can_be_asked_alone(scan, site):
+    """Also one in which the Pi itself has no address."""
+    upper = [camera.address for camera in site.cameras if int(camera.address.split(".")[3]) >= 12]
+    done = await scan("--subnet", "10.77.0.12/30", "--json")
+    assert [one["ip_address"] for one in json.loads(done.out)["devices"]] == [
+        address for address in upper if int(address.split(".")[3]) in (13, 14)
+    ]
+
+
+def test_output_that_cannot_be_written_is_said_in_a_line():
+    words = f"{' '.join(COMMAND)} --version >/dev/full"
+    done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
