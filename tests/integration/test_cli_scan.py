@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import signal
 import subprocess
 
@@ -14,13 +13,9 @@ import pytest
 
 from pi_orchestrator.api.devices import DeviceView, EvidenceView
 from tests.support import lan
-from tests.support.process import COMMAND, command, environment, write_toml
+from tests.support.process import COMMAND, POWERLESS, command, environment, write_toml
 from tests.support.waiting import eventually
 
-NOBODY = (
-    *(shutil.which("setpriv") or "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-    *("--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"),
-)
 WIDTH = 80
 LONG_VENDOR = "00:01:7A:00:00:01"
 """Of "Chengdu Maipu Electric Industrial Co., Ltd", which is longer than any column may be."""
@@ -112,8 +107,8 @@ async def test_it_shows_everyone_by_address_with_the_engine_and_why(scan, site):
     assert re.fullmatch(r"3 found in \d+\.\d s on ap0; engine: arp \(auto\)", summary)
 
 
-async def test_nobody_in_particular_needs_no_privilege_no_daemon_and_no_configuration(site):
-    done = await command("scan", "--interface", "ap0", "--json", prefix=(*site.pi.prefix, *NOBODY))
+async def test_who_has_no_capability_needs_none_and_no_daemon_and_no_configuration(site):
+    done = await command("scan", "--interface", "ap0", "--json", prefix=(*site.pi.prefix, *POWERLESS))
     assert (done.code, done.err) == (0, "")
     found = done.json
     assert (found["engine"], found["interface"], found["subnet"]) == ("neighbour", "ap0", "10.77.0.0/24")
