@@ -40,12 +40,14 @@ class CameraContradicted:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A stored event: `type` is a stable word, `payload` plain JSON data, `id` its row (0 until stored)."""
+    """A stored event: `type` is a stable word, `payload` plain JSON data; `id` is 0 and `at` "" until it is stored."""
 
     type: str
     payload: dict[str, Any]
     mac: Mac | None = None
+    session_id: str | None = None
     id: int = 0
+    at: str = ""
 
 
 Event = CameraSeen | CameraContradicted | Logged

@@ -12,20 +12,22 @@ from pi_orchestrator.storage.database import Tx
 
 async def append(tx: Tx, event: Logged) -> None:
     """Store an event with the change that it tells of; the hub hears of it after the commit."""
+    at = rfc3339(tx.stamp.at)
     rows = await tx.run(
-        "INSERT INTO events (type, mac, payload, at, boot_id, monotonic, clock_trusted)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        "INSERT INTO events (type, mac, session_id, payload, at, boot_id, monotonic, clock_trusted)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
             event.type,
             event.mac,
+            event.session_id,
             json.dumps(event.payload, separators=(",", ":")),
-            rfc3339(tx.stamp.at),
+            at,
             tx.stamp.boot_id,
             tx.stamp.monotonic,
             tx.stamp.trusted,
         ),
     )
-    tx.publish(replace(event, id=rows[0]["id"]))
+    tx.publish(replace(event, id=rows[0]["id"], at=at))
 
 
 async def trim(tx: Tx, *, keep: int) -> None:

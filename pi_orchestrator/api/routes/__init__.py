@@ -1,0 +1,17 @@
+"""The one route table, in slices of what belongs together. What is not here does not exist.
+
+Handler docstrings say what a route does at length; the summaries here are its name in a list.
+"""
+
+from __future__ import annotations
+
+from pi_orchestrator.api.route import Route
+from pi_orchestrator.api.routes import cameras, discovery, keys, onboarding, system
+
+ROUTES: tuple[Route, ...] = (
+    *system.ROUTES,
+    *onboarding.ROUTES,
+    *cameras.ROUTES,
+    *discovery.ROUTES,
+    *keys.ROUTES,
+)

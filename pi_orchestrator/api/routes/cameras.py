@@ -1,0 +1,85 @@
+"""Routes: cameras, live and registered."""
+
+from __future__ import annotations
+
+from pi_orchestrator.api import cameras
+from pi_orchestrator.api.envelope import Shape
+from pi_orchestrator.api.route import Route
+from pi_orchestrator.storage.keys import Scope
+
+_CAMERA = {
+    "id": "espcam-b0f7f1",
+    "device_id": "espcam-b0f7f1",
+    "name": "espcam-b0f7f1",
+    "status": "online",
+    "lastSeen": "2026-01-22T15:00:00.000000Z",
+    "last_seen": "2026-01-22T15:00:00.000000Z",
+    "ip_address": "192.168.10.21",
+    "mac_address": "24:6F:28:B0:F7:F1",
+    "container_id": "550e8400-e29b-41d4-a716-446655440000",
+    "position": 1,
+    "firmware_version": "2.1.0",
+    "health": {
+        "wifi_rssi": -54,
+        "free_heap": 143210,
+        "heap": 143210,
+        "uptime": 1042,
+        "uptime_seconds": 1042,
+        "firmware_version": "2.1.0",
+    },
+}
+_PAIRED = {
+    "mac_address": "24:6F:28:B0:F7:F1",
+    "container_id": "550e8400-e29b-41d4-a716-446655440000",
+    "position": 1,
+    "status": "online",
+    "firmware_version": "2.1.0",
+    "signal_strength": -54,
+    "last_image": "",
+    "paired_at": "2026-01-22T15:00:00.000000Z",
+    "last_seen": "2026-01-22T15:00:00.000000Z",
+    "name": "espcam-b0f7f1",
+}
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "GET",
+        "/api/v1/cameras",
+        cameras.list_live,
+        "cameras",
+        "Live cameras",
+        Scope.READ,
+        shape=Shape.DOUBLED,
+        example={"cameras": [_CAMERA], "count": 1},
+    ),
+    Route(
+        "GET",
+        "/api/v1/cameras/diagnostics",
+        cameras.diagnostics,
+        "cameras",
+        "Live cameras with diagnostics",
+        Scope.READ,
+        shape=Shape.PLAIN,
+        example=[{**_CAMERA, "diagnostics": {"connection_quality": "good", "error_count": 0}}],
+    ),
+    Route(
+        "GET",
+        "/api/v1/cameras/{id}",
+        cameras.show,
+        "cameras",
+        "One camera",
+        Scope.READ,
+        shape=Shape.DOUBLED,
+        errors=("CAMERA_NOT_FOUND",),
+        example=_CAMERA,
+    ),
+    Route(
+        "GET",
+        "/api/v1/espcam/paired",
+        cameras.list_paired,
+        "cameras",
+        "Registered cameras",
+        Scope.READ,
+        example={"cameras": [_PAIRED], "total": 1, "online_count": 1, "online": 1},
+    ),
+)

@@ -1,0 +1,163 @@
+"""Routes: who is on the camera network."""
+
+from __future__ import annotations
+
+from pi_orchestrator.api import devices, scans
+from pi_orchestrator.api.envelope import Shape
+from pi_orchestrator.api.route import Route
+from pi_orchestrator.storage.keys import Scope
+
+_DEVICE = {
+    "mac_address": "24:6F:28:B0:F7:F1",
+    "ip_address": "192.168.10.21",
+    "ip_addresses": ["192.168.10.21"],
+    "status": "online",
+    "why": "answered ARP 12 s ago, spoke on MQTT 31 s ago",
+    "hostname": "espcam-b0f7f1",
+    "vendor": "Espressif",
+    "signal_strength": -54,
+    "registered": True,
+    "is_camera": True,
+    "device_id": "espcam-b0f7f1",
+    "firmware_version": "2.1.0",
+    "first_seen": "2026-01-22T15:00:00.000000Z",
+    "last_seen": "2026-01-22T15:04:48.000000Z",
+    "locally_administered": False,
+    "near": [],
+    "conflict": [],
+    "evidence": [
+        {
+            "source": "arp",
+            "proves_life": True,
+            "first_seen": "2026-01-22T15:00:00.000000Z",
+            "last_seen": "2026-01-22T15:04:48.000000Z",
+            "age_seconds": 12.0,
+            "ip_address": "192.168.10.21",
+        }
+    ],
+}
+_SCAN = {
+    "id": "6f1f4f6e-8f0a-4c70-9b57-0b4d1d0a5a11",
+    "state": "done",
+    "progress": 100,
+    "requested_by": "periodic",
+    "engine": "arp",
+    "interface": "wlan0",
+    "subnet": "192.168.10.0/24",
+    "started_at": "2026-01-22T15:04:47.000000Z",
+    "duration_ms": 640,
+    "found": 12,
+    "new": 1,
+    "moved": 0,
+    "gone": 0,
+}
+_NETWORK = {
+    "interface": "wlan0",
+    "ssid": "DeliCasa-AP",
+    "connected": True,
+    "is_active": True,
+    "connected_devices": 12,
+}
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/api/v1/espcam/scan",
+        scans.start,
+        "discovery",
+        "Scan now",
+        Scope.OPERATE,
+        action="scan.start",
+        status=202,
+        errors=("NETWORK_ERROR",),
+        example={"scan": {**_SCAN, "state": "running", "progress": 40}},
+    ),
+    Route(
+        "GET",
+        "/api/v1/espcam/scan",
+        scans.history,
+        "discovery",
+        "Past scans",
+        Scope.READ,
+        example={"scans": [_SCAN], "pagination": {"total": 1, "limit": 50, "offset": 0, "has_more": False}},
+    ),
+    Route(
+        "GET",
+        "/api/v1/espcam/scan/{id}",
+        scans.show,
+        "discovery",
+        "One scan",
+        Scope.READ,
+        errors=("NOT_FOUND",),
+        example={"scan": _SCAN},
+    ),
+    Route(
+        "DELETE",
+        "/api/v1/espcam/scan/{id}",
+        scans.cancel,
+        "discovery",
+        "Cancel a scan",
+        Scope.OPERATE,
+        action="scan.cancel",
+        errors=("NOT_FOUND",),
+        example={"scan": {**_SCAN, "state": "cancelled", "progress": 40, "message": "cancelled"}},
+    ),
+    Route(
+        "GET",
+        "/api/v1/espcam/discovered",
+        devices.discovered,
+        "discovery",
+        "What was found, and by which sources",
+        Scope.READ,
+        example={
+            "devices": [_DEVICE],
+            "total": 1,
+            "engine": "arp",
+            "engine_reason": "arp (auto)",
+            "sources": [{"source": "scanner", "state": "ok"}],
+        },
+    ),
+    Route(
+        "GET",
+        "/api/v1/devices",
+        devices.list_devices,
+        "discovery",
+        "Devices with evidence",
+        Scope.READ,
+        example={"devices": [_DEVICE], "total": 1},
+    ),
+    Route(
+        "GET",
+        "/api/v1/devices/{mac}",
+        devices.show,
+        "discovery",
+        "One device, and why",
+        Scope.READ,
+        errors=("DEVICE_NOT_FOUND",),
+        example=_DEVICE,
+    ),
+    Route(
+        "GET",
+        "/api/devices",
+        devices.list_plain,
+        "discovery",
+        "Devices, for old dashboards",
+        Scope.READ,
+        shape=Shape.PLAIN,
+        successor="/api/v1/devices",
+        example={"devices": [_DEVICE]},
+    ),
+    *(
+        Route(
+            "GET",
+            path,
+            devices.network,
+            "discovery",
+            "The camera network",
+            Scope.READ,
+            keyed=True,
+            example=_NETWORK,
+        )
+        for path in ("/api/v1/provisioning/batch/network", "/api/v1/provisioning/network/status")
+    ),
+)
