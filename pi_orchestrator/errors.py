@@ -116,3 +116,16 @@ class StorageError(OrchestratorError):
 
 class OnboardingError(OrchestratorError):
     """One camera's onboarding failed; `code` is an audit code of the contract."""
+
+
+class ProvisionError(OrchestratorError):
+    """A camera did not accept credentials; `may_have_arrived` unless it is sure that it did not act on them.
+
+    `code` is DEVICE_REJECTED (it said no), DEVICE_TIMEOUT, or DEVICE_UNREACHABLE (no connection, no usable answer).
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, code: str, may_have_arrived: bool) -> None:
+        super().__init__(message, code=code)
+        self.may_have_arrived = may_have_arrived

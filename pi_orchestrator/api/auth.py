@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -20,6 +21,8 @@ from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.storage.keys import ApiKey, Scope
 
+KEY_HEADER = "X-API-Key"
+KEY_QUERY = "api_key"
 COOKIE = "piorch_session"
 COOKIE_S = 12 * 3600
 GUESSES = 10
@@ -164,21 +167,21 @@ class Gate:
         """Who asks, or None for nobody in particular; raises where that is not enough."""
         if route.scope is None or self.mode == "off":
             return None
-        identity = self._identify(request)
+        offered = _offered_keys(route, request)
+        identity = self._identify(request, offered)
         if identity is None:
             # A wrong key costs a guess on an open route too: a right one is told there, by its cookie.
-            may_guess = "X-API-Key" not in request.headers or self._guesses(request).take(self._clock.monotonic())
+            may_guess = not offered or self._guesses(request).take(self._clock.monotonic())
             if not (route.keyed or self.mode == "required"):
                 return None
-            self._refuse(request, may_guess=may_guess)
+            self._refuse(offered, may_guess=may_guess)
         elif not identity.scope.covers(route.scope):
             raise ForbiddenError(
                 f"this needs a key of scope {route.scope}", details=f"the key {identity.name!r} has {identity.scope}"
             )
         return identity
 
-    def _identify(self, request: web.Request) -> Identity | None:
-        offered = request.headers.getall("X-API-Key", ())
+    def _identify(self, request: web.Request, offered: Sequence[str]) -> Identity | None:
         if offered:
             identity = self._keyring.identify(offered[0]) if len(offered) == 1 else None
             return identity if identity and self._believes(identity, request) else None
@@ -197,8 +200,8 @@ class Gate:
             self._proven.popitem(last=False)
         return True
 
-    def _refuse(self, request: web.Request, *, may_guess: bool) -> None:
-        if "X-API-Key" not in request.headers:
+    def _refuse(self, offered: Sequence[str], *, may_guess: bool) -> None:
+        if not offered:
             raise UnauthorizedError("this needs an API key", details="send it in the X-API-Key header")
         if not may_guess:
             raise RateLimitedError("too many wrong keys from this address", retry_after_s=30)
@@ -213,6 +216,12 @@ class Gate:
             if len(self._guessers) > PEERS_REMEMBERED:
                 self._guessers.popitem(last=False)
         return bucket
+
+
+def _offered_keys(route: Route, request: web.Request) -> Sequence[str]:
+    """The keys that a request brings; what opens a stream in a browser can send no header, so the query may hold it."""
+    offered: Sequence[str] = request.headers.getall(KEY_HEADER, ())
+    return request.query.getall(KEY_QUERY, ()) if route.streams and not offered else offered
 
 
 def _is_same_origin(request: web.Request) -> bool:

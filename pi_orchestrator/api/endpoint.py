@@ -1,7 +1,7 @@
 """From a request to a handler and back: the one way through, for every route.
 
 Order: body size → access → inputs (all faults at once) → a stored answer for a repeated Idempotency-Key →
-handler → envelope. Errors become answers in `app.py`, wherever they come from.
+handler → envelope, or a stream. Errors become answers in `app.py`, wherever they come from.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
 
 from pi_orchestrator.api import envelope
-from pi_orchestrator.api.auth import COOKIE, COOKIE_S, NOBODY, Gate, Identity
-from pi_orchestrator.api.route import Route
+from pi_orchestrator.api.auth import COOKIE, COOKIE_S, KEY_HEADER, NOBODY, Gate, Identity
+from pi_orchestrator.api.route import Csv, Route
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.domain.strict_json import parse_object
 from pi_orchestrator.errors import (
@@ -48,7 +48,7 @@ class PayloadTooLargeError(OrchestratorError):
 
 
 class UnsupportedMediaTypeError(OrchestratorError):
-    """A body that is not JSON where JSON is due: 415."""
+    """A body of another kind than is due: 415."""
 
     code = "INVALID_REQUEST"
 
@@ -64,7 +64,7 @@ class Endpoint:
         self._secrets = _SecretAnswers()
         self._under_way: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def serve(self, request: web.Request) -> web.Response:
+    async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answer a request; raises OrchestratorError for every refusal."""
         route = self._route
         if (request.content_length or 0) > MAX_BODY_BYTES:
@@ -72,6 +72,8 @@ class Endpoint:
         identity = self._gate.admit(route, request)
         raw = await _read(request) if route.writes else b""
         arguments = self._arguments(request, raw, identity)
+        if route.streams:
+            return await self._stream(request, arguments, identity)
         key = request.headers.get("Idempotency-Key") if route.writes else None
         if key is None:
             data, status = await self._run(arguments)
@@ -81,7 +83,30 @@ class Endpoint:
         if route.successor:
             response.headers["Deprecation"] = "true"
             response.headers["Link"] = f'<{route.successor}>; rel="successor-version"'
-        if identity is not None and not self._has_cookie(request):
+        self._give_cookie(request, response, identity)
+        return response
+
+    async def _stream(
+        self, request: web.Request, arguments: dict[str, Any], identity: Identity | None
+    ) -> web.StreamResponse:
+        feed = await self._route.handler(**arguments)
+        response = envelope.stream(correlation=request[CORRELATION])
+        self._give_cookie(request, response, identity)
+        admitted = (self._gate.mode, identity)
+
+        def stands() -> bool:
+            try:
+                return (self._gate.mode, self._gate.admit(self._route, request)) == admitted
+            except OrchestratorError:
+                return False
+
+        if request.method != "HEAD":
+            await self._services.streams.serve(feed, request, response, stands=stands)
+        return response
+
+    def _give_cookie(self, request: web.Request, response: web.StreamResponse, identity: Identity | None) -> None:
+        # Only for a key in its header: a link that has one in it must not log in a browser that follows it.
+        if identity is not None and KEY_HEADER in request.headers and not self._has_cookie(request):
             response.set_cookie(
                 COOKIE,
                 self._services.keyring.cookie_for(identity),
@@ -89,7 +114,6 @@ class Endpoint:
                 httponly=True,
                 samesite="Strict",
             )
-        return response
 
     def _has_cookie(self, request: web.Request) -> bool:
         cookie = request.cookies.get(COOKIE)
@@ -108,11 +132,17 @@ class Endpoint:
                 correlation_id=request[CORRELATION],
                 action=route.action,
             )
+        if "keyed" in route.inputs:
+            arguments["keyed"] = identity is not None or self._gate.mode == "off"
         for name, read in (("path", _path), ("query", _query)):
             if model := route.model(name):
                 arguments[name] = _validated(model, read(request), faults)
-        if model := route.model("body"):
-            arguments["body"] = _validated(model, _json(request, raw), faults)
+        if model := route.model("headers"):
+            arguments["headers"] = _validated(model, _headers(request, model), faults)
+        if route.media_type:
+            _check_type(request, route.media_type)
+            model = route.model("body")
+            arguments["body"] = _validated(model, _json(raw), faults) if model else Csv(raw)
         if faults:
             raise ValidationFailedError("Validation failed", details="; ".join(faults))
         return arguments
@@ -185,7 +215,7 @@ class _SecretAnswers:
 def _target(arguments: dict[str, Any]) -> str | None:
     """What a write is about, in a word: what its path names, or the name in its body."""
     path, body = arguments.get("path"), arguments.get("body")
-    named = [*dict(path).values()] if path is not None else [getattr(body, "name", None)]
+    named = [*dict(path).values()] if path is not None else [getattr(body, "name", getattr(body, "mac", None))]
     return str(named[0]) if named and named[0] is not None else None
 
 
@@ -208,9 +238,18 @@ def _query(request: web.Request) -> dict[str, Any]:
     return dict(request.query)
 
 
-def _json(request: web.Request, raw: bytes) -> dict[str, Any]:
-    if hdrs.CONTENT_TYPE in request.headers and request.content_type != "application/json":
-        raise UnsupportedMediaTypeError("the body must be application/json")
+def _headers(request: web.Request, model: type[BaseModel]) -> dict[str, Any]:
+    """The headers that a model names, however they are spelled."""
+    names = [field.alias for field in model.model_fields.values() if field.alias]
+    return {name: request.headers[name] for name in names if name in request.headers}
+
+
+def _check_type(request: web.Request, media_type: str) -> None:
+    if hdrs.CONTENT_TYPE in request.headers and request.content_type != media_type:
+        raise UnsupportedMediaTypeError(f"the body must be {media_type}")
+
+
+def _json(raw: bytes) -> dict[str, Any]:
     try:
         return parse_object(raw or b"{}", max_bytes=MAX_BODY_BYTES, max_depth=MAX_JSON_DEPTH)
     except FieldError as error:

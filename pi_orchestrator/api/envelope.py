@@ -65,9 +65,10 @@ class Shape(Enum):
     DOUBLED = "in the envelope, and its fields repeated at the top level for old dashboards"
     PLAIN = "bare JSON"
     TEXT = "Prometheus text"
+    STREAM = "server-sent events, without end"
 
 
-CONTENT_TYPES = {Shape.TEXT: "text/plain; version=0.0.4; charset=utf-8"}
+CONTENT_TYPES = {Shape.TEXT: "text/plain; version=0.0.4; charset=utf-8", Shape.STREAM: "text/event-stream"}
 JSON = "application/json"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -89,6 +90,19 @@ def success(data: bytes, *, shape: Shape, status: int, correlation: str) -> web.
         repeated = (b",", memoryview(data)[1:-1]) if shape is Shape.DOUBLED and len(data) > 2 else ()
         data = b"".join((b'{"success":true,"data":', data, tail, *repeated, b"}"))  # copied once: lists are long
     return _response(data, status=status, correlation=correlation, content_type=CONTENT_TYPES.get(shape, JSON))
+
+
+def stream(*, correlation: str) -> web.StreamResponse:
+    """An answer that is yet to be written; nothing between here and the client may keep it or hold it back."""
+    return web.StreamResponse(
+        headers={
+            **SECURITY_HEADERS,
+            "Content-Type": CONTENT_TYPES[Shape.STREAM],
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+            "X-Request-Id": correlation,
+        }
+    )
 
 
 def failure(

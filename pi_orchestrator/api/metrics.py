@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from pi_orchestrator import __version__
+from pi_orchestrator.api.sse import Streams
 from pi_orchestrator.domain.camera import camera_status
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.health import Health, State
@@ -34,6 +35,7 @@ class MetricsPage(Collector):
         onboarding: OnboardingWorker,
         mqtt: MqttLink,
         database: Database,
+        streams: Streams,
     ) -> None:
         self._health = health
         self._roster = roster
@@ -42,6 +44,7 @@ class MetricsPage(Collector):
         self._onboarding = onboarding
         self._mqtt = mqtt
         self._database = database
+        self._streams = streams
         self.answered: Counter[int] = Counter()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -65,6 +68,7 @@ class MetricsPage(Collector):
         for status, number in sorted(self.answered.items()):
             answers.add_metric([str(status)], number)
         yield answers
+        yield from self._open_streams()
         yield CounterMetricFamily(
             "piorch_database_commits", "Commits of the database writer.", value=self._database.commits
         )
@@ -127,4 +131,12 @@ class MetricsPage(Collector):
             "piorch_onboarding_line_overflow",
             "Cameras turned away from a full line.",
             value=self._onboarding.overflowed,
+        )
+
+    def _open_streams(self) -> Iterator[Metric]:
+        streams = self._streams
+        yield GaugeMetricFamily("piorch_stream_clients", "Open event streams.", value=streams.clients)
+        yield CounterMetricFamily("piorch_stream_events", "Events sent, one for each client.", value=streams.sent)
+        yield CounterMetricFamily(
+            "piorch_stream_dropped", "Clients cut off because they did not keep up.", value=streams.dropped
         )

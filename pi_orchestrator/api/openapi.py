@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from pi_orchestrator import __version__
+from pi_orchestrator.api.auth import COOKIE, KEY_HEADER, KEY_QUERY
 from pi_orchestrator.api.envelope import CONTENT_TYPES, HTTP_STATUS, Shape
 from pi_orchestrator.api.route import Reply, Route
 
@@ -22,8 +23,10 @@ _REF = "#/components/schemas/{model}"
 _TAGS = {
     "health": "Is it there, and how does it do",
     "onboarding": "Auto-onboarding: toggle, limits, audit trail",
+    "allowlist": "Which cameras may be provisioned",
     "cameras": "Cameras, live and registered",
     "discovery": "Who is on the camera network, and why that is believed",
+    "streams": "What happens, as it happens",
     "keys": "Who may do what",
 }
 _ERROR: Json = {
@@ -89,8 +92,9 @@ def build(routes: Iterable[Route]) -> Json:
         "components": {
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {
-                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-                "session": {"type": "apiKey", "in": "cookie", "name": "piorch_session"},
+                "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+                "link": {"type": "apiKey", "in": "query", "name": KEY_QUERY},
             },
         },
     }
@@ -118,18 +122,17 @@ def _operation(route: Route) -> Json:
         "security": _security(route),
         **({"deprecated": True} if route.successor else {}),
     }
-    if body := route.model("body"):
-        operation["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": _REF.format(model=body.__name__)}}},
-        }
+    if route.media_type:
+        body = route.model("body")
+        schema: Json = {"$ref": _REF.format(model=body.__name__)} if body else {"type": "string"}
+        operation["requestBody"] = {"required": True, "content": {route.media_type: {"schema": schema}}}
     return operation
 
 
 def _parameters(route: Route) -> list[Json]:
     parameters: list[Json] = []
-    for place in ("path", "query"):
-        model = route.model(place)
+    for source, place in (("path", "path"), ("query", "query"), ("headers", "header")):
+        model = route.model(source)
         if model is None:
             continue
         schema = model.model_json_schema(mode="validation", ref_template=_REF)
@@ -169,6 +172,8 @@ def _successes(route: Route) -> Json:
     else:
         data = TypeAdapter(route.answer).json_schema(mode="serialization", ref_template=_REF)
         data.pop("$defs", None)
+    if route.streams:
+        data = {"type": "string", "contentMediaType": content_type, "contentSchema": data}
     example = route.example
     if route.shape in (Shape.ENVELOPE, Shape.DOUBLED):
         data = _enveloped(data, doubled=route.shape is Shape.DOUBLED)
@@ -205,7 +210,7 @@ def _failures(route: Route) -> Json:
     codes = {"FORBIDDEN", "INTERNAL_ERROR", *route.errors}
     if route.scope is not None:
         codes |= {"UNAUTHORIZED", "RATE_LIMITED", "DATABASE_ERROR"}
-    if any(route.model(name) for name in ("path", "query", "body")):
+    if any(name in route.inputs for name in ("path", "query", "headers", "body")):
         codes |= {"VALIDATION_FAILED", "INVALID_REQUEST"}
     if route.writes:
         codes |= {"VALIDATION_FAILED", "INVALID_REQUEST", "CONFLICT"}
@@ -213,7 +218,7 @@ def _failures(route: Route) -> Json:
     for code in sorted(codes):
         by_status.setdefault(HTTP_STATUS[code], []).append(code)
     by_status.setdefault(413, []).append("INVALID_REQUEST")
-    if route.model("body"):
+    if route.media_type:
         by_status.setdefault(415, []).append("INVALID_REQUEST")
     return {
         str(status): {
@@ -228,6 +233,8 @@ def _security(route: Route) -> list[Json]:
     if route.scope is None:
         return []
     ways: list[Json] = [{"key": []}] if route.writes else [{"key": []}, {"session": []}]
+    if route.streams:
+        ways.append({"link": []})
     return ways if route.keyed else [{}, *ways]
 
 

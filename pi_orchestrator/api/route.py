@@ -1,8 +1,9 @@
 """What a route is: a handler whose signature is the contract, and what the signature cannot say.
 
-A handler takes by name what it needs: `services`, `actor`, and the pydantic models `path`, `query` and `body`.
-Its return annotation is the model of the answer. Routing, validation, access and the OpenAPI document all come
-from here, so they cannot disagree.
+A handler takes by name what it needs: `services`, `actor`, `keyed` (whether keyed routes are open to who asks), and
+the pydantic models `path`, `query`, `headers` (each field's alias is a header's name) and `body` (`Csv` where the
+body is a file). Its return annotation is the model of the answer. Routing, validation, access and the OpenAPI
+document all come from here, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, WithJsonSchema
 
 from pi_orchestrator.api.envelope import Shape
+from pi_orchestrator.api.sse import Feed
 from pi_orchestrator.storage.keys import Scope
 
 T = TypeVar("T")
 
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 """A moment as `rfc3339` writes it."""
+
+
+class Csv(bytes):
+    """A body of `text/csv` as it came: the handler parses it."""
 
 
 class Wire(BaseModel):
@@ -72,7 +78,7 @@ class Route:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(self.handler, include_extras=True)
         returned = hints.pop("return")
-        if typing.get_origin(returned) is Reply:
+        if typing.get_origin(returned) in (Reply, Feed):
             returned = typing.get_args(returned)[0]
         object.__setattr__(self, "inputs", hints)
         object.__setattr__(self, "answer", returned)
@@ -86,13 +92,26 @@ class Route:
         return f"{resource}_{self.handler.__name__}"
 
     @property
+    def streams(self) -> bool:
+        """Whether the answer goes on until somebody ends it."""
+        return self.shape is Shape.STREAM
+
+    @property
     def writes(self) -> bool:
         """Whether it changes something."""
         return self.method not in ("GET", "HEAD")
 
     def model(self, name: str) -> type[BaseModel] | None:
-        """The model of `path`, `query` or `body`, if the handler takes one."""
-        return self.inputs.get(name)
+        """The model of `path`, `query`, `headers` or `body`, if the handler takes one."""
+        found = self.inputs.get(name)
+        return None if found is Csv else found
+
+    @property
+    def media_type(self) -> str | None:
+        """What kind of body it takes, if it takes one."""
+        if "body" not in self.inputs:
+            return None
+        return "text/csv" if self.inputs["body"] is Csv else "application/json"
 
     def encode(self, answer: Any) -> tuple[bytes, int]:
         """A handler's answer as bytes, and its status."""

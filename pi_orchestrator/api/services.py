@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from pi_orchestrator.api.sse import Streams
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.registry import Registry
+from pi_orchestrator.events import Logged
 from pi_orchestrator.health import Health
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.net.vendors import Vendors
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from pi_orchestrator.api.auth import Keyring
     from pi_orchestrator.api.cameras import CameraViews
     from pi_orchestrator.api.metrics import MetricsPage
+
+
+class Sessions(Protocol):
+    """What streams ask of provisioning."""
+
+    async def snapshot(self, session_id: str | None) -> list[Logged]:
+        """One session, or every open one, as `session.status`, and its devices as `device.discovered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,4 +51,6 @@ class Services:
     mqtt: MqttLink
     keyring: Keyring
     views: CameraViews
+    streams: Streams
+    provisioning: Sessions
     metrics: MetricsPage

@@ -17,6 +17,7 @@ from pi_orchestrator.settings import Listen, Settings, changed_paths
 RELOADABLE = frozenset(
     {
         "http.trusted_hosts",
+        "http.sse_unnamed_copy",
         "auth.mode",
         "auth.api_key",
         "auth.api_key_file",
@@ -74,6 +75,7 @@ class Daemon:
         self._guard.trust(settings.http.trusted_hosts)
         self._gate.mode = settings.auth.mode
         self._keyring.configure(configured_key(settings))
+        self.services.streams.unnamed_copy = settings.http.sse_unnamed_copy
         self.services.registry.windows = windows_of(settings)
         self.services.discovery.interval_s = settings.discovery.interval_s
         self.services.registry.max_devices = settings.cameras.max_devices

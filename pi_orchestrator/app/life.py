@@ -2,7 +2,7 @@
 
 `running(settings)` is the daemon as a context manager, for the tests and the demo; `run` adds what belongs to a
 process: signals, reload and the exit code. Start: state folder, database, edges, API, workers, READY. Stop:
-STOPPING, workers (they finish or hand back their step), event hub (streams end), API, edges, database.
+STOPPING, streams, workers (they finish or hand back their step), event hub, API, edges, database.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ async def running(
         stack.push_async_callback(supervisor.stop, grace_s=STOP_GRACE_S)
         for worker in _workers(settings, services, probe, notifier):
             supervisor.start(worker)
+        stack.callback(services.streams.close)
 
         notifier.ready()
         stack.callback(notifier.stopping)
@@ -161,6 +162,7 @@ def _workers(settings: Settings, services: Services, probe: ProbeWorker, notifie
     yield Worker(scanner.NAME, services.scanner.run, reports_itself=True)
     yield Worker("discovery", services.discovery.run)
     yield Worker("sources", services.sources.run)
+    yield Worker("streams", services.streams.run)
     if settings.discovery.probe:
         yield Worker("probe", probe.run)
     maintenance = MaintenanceWorker(settings=settings.storage, clock=clock, database=database)

@@ -12,12 +12,13 @@ from pi_orchestrator.api.auth import Keyring
 from pi_orchestrator.api.cameras import CameraViews
 from pi_orchestrator.api.metrics import MetricsPage
 from pi_orchestrator.api.services import Services
+from pi_orchestrator.api.sse import Streams
 from pi_orchestrator.app.survey import build_scanner
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.presence import Windows
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.status import STATUS_TOPICS
-from pi_orchestrator.events import Hub
+from pi_orchestrator.events import Hub, Logged
 from pi_orchestrator.health import Health, State
 from pi_orchestrator.net.espcam import EspCamClient
 from pi_orchestrator.net.leases import LeaseFiles
@@ -127,6 +128,12 @@ def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]
         session_secret=ground.session_secret,
         clock=ground.clock,
     )
+    streams = Streams(
+        hub=ground.hub,
+        database=ground.database,
+        clock=ground.clock,
+        unnamed_copy=settings.http.sse_unnamed_copy,
+    )
     for topic in STATUS_TOPICS:
         link.route(topic, presence.on_message)
     services = Services(
@@ -143,6 +150,8 @@ def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]
         vendors=vendors,
         mqtt=link,
         keyring=keyring,
+        streams=streams,
+        provisioning=_NoSessions(),
         views=CameraViews(roster=roster, registry=registry, presence=presence, onboarding=onboarding),
         metrics=MetricsPage(
             health=ground.health,
@@ -152,6 +161,7 @@ def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]
             onboarding=onboarding,
             mqtt=link,
             database=ground.database,
+            streams=streams,
         ),
     )
     return services, probe
@@ -207,3 +217,10 @@ def windows_of(settings: Settings) -> Windows:
 def configured_key(settings: Settings) -> str | None:
     """The key of the configuration, if there is one."""
     return settings.auth.api_key.get_secret_value() if settings.auth.api_key else None
+
+
+class _NoSessions:
+    """Stands where provisioning will: there are no sessions yet."""
+
+    async def snapshot(self, session_id: str | None) -> list[Logged]:  # noqa: ARG002  # there is none to look for
+        return []

@@ -14,6 +14,7 @@ from pi_orchestrator.cli.options import load_settings
 from pi_orchestrator.errors import OrchestratorError, SettingsError, UnauthorizedError
 
 TIMEOUT_S = 35.0
+JSON = "application/json"
 
 
 class UnreachableError(OrchestratorError):
@@ -41,21 +42,24 @@ class Client:
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """The data of a POST."""
-        return self._call("POST", path, {}, body)
+        return self._call("POST", path, {}, None if body is None else (JSON, json.dumps(body).encode()))
+
+    def upload(self, path: str, file: bytes, *, media_type: str, **query: Any) -> Any:
+        """The data of a POST whose body is a file."""
+        return self._call("POST", path, query, (media_type, file))
 
     def delete(self, path: str) -> Any:
         """The data of a DELETE."""
         return self._call("DELETE", path, {})
 
-    def _call(self, method: str, path: str, query: dict[str, Any], body: dict[str, Any] | None = None) -> Any:
+    def _call(self, method: str, path: str, query: dict[str, Any], body: tuple[str, bytes] | None = None) -> Any:
         kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
         connection = kind(self._url.hostname or "", self._url.port, timeout=TIMEOUT_S)
         given = {name: value for name, value in query.items() if value is not None}
-        headers = {"Accept": "application/json"} | ({"X-API-Key": self._key} if self._key else {})
+        headers = {"Accept": JSON} | ({"X-API-Key": self._key} if self._key else {})
         payload = None
         if body is not None:
-            payload = json.dumps(body).encode()
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"], payload = body
         try:
             connection.request(method, f"{path}?{urlencode(given)}" if given else path, payload, headers)
             response = connection.getresponse()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pi_orchestrator import __version__
 from pi_orchestrator.cli import (
+    allowlist,
     cameras,
     config,
     demo,
@@ -75,6 +76,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pi-orchestrator {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (run, demo, scan, config, cameras, devices, onboarding, keys, doctor, openapi, sandbox):
+    for module in (run, demo, scan, config, cameras, devices, onboarding, allowlist, keys, doctor, openapi, sandbox):
         module.add_parser(subparsers)
     return parser

@@ -43,6 +43,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     add("--network", default="127.77.0.0/16", help="where their addresses are counted from (%(default)s)")
     add("--http-port", type=_port, default=8080, metavar="PORT", help="of every camera (%(default)s)")
     add("--interval", type=_seconds, default=10.0, metavar="S", help="between status messages (%(default)s)")
+    add("--ssid", default="DeliCasa-AP", metavar="NAME", help="the network that they start on (%(default)s)")
+    add("--rejoin", type=_seconds, default=2.0, metavar="S", help="from one network to another (%(default)s)")
     add("--fault", action="append", default=[], metavar="NAME:COUNT", help="may be repeated; see below")
     # The choices are in the help texts: in the usage they would make a line too long.
     add("--mac-style", choices=MAC_STYLES, default="colon", metavar="STYLE", help=f"spelling: {', '.join(MAC_STYLES)}")
@@ -91,6 +93,7 @@ async def _run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> Fleet:
+    from pi_orchestrator.domain.wifi import parse_ssid
     from pi_orchestrator.sandbox.fleet import Fleet
     from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 
@@ -103,6 +106,8 @@ def _build(args: argparse.Namespace) -> Fleet:
         mac_style=MacStyle(args.mac_style),
         id_style=IdStyle(args.id_style),
         topic_style=TopicStyle(args.topic_style),
+        ssid=parse_ssid(args.ssid),
+        rejoin_s=args.rejoin,
         retain=args.retain,
     )
     return Fleet(
@@ -159,7 +164,7 @@ async def _until_the_end(fleet: Fleet, duration: float | None) -> None:
 def _reporter(*, as_json: bool) -> OnEvent:
     def as_line(camera: SimulatedCamera, event: str, detail: str) -> None:
         where = f"{camera.address}:{camera.options.http_port}"
-        line = f"{camera.device_id} {camera.mac} {where:<21} {event:<9} {camera.fault or ''} {detail}"
+        line = f"{camera.device_id} {camera.mac} {where:<21} {event:<11} {camera.fault or ''} {detail}"
         print(line[:WIDTH].rstrip(), flush=True)
 
     def as_object(camera: SimulatedCamera, event: str, detail: str) -> None:

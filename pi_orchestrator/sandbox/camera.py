@@ -2,7 +2,8 @@
 
 `run` is the wall socket: it gives the camera one life after another. A life begins with power-on (uptime 0),
 listens for HTTP, stays connected to the broker, and ends by a reboot (clean), by `die` (abrupt: the broker
-sends the last will) or with `run` itself (clean: DISCONNECT, no last will).
+sends the last will) or with `run` itself (clean: DISCONNECT, no last will). A camera that was provisioned
+reboots: its next life begins `rejoin_s` later, on the network that it was told of.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import random
 import re
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -25,15 +26,20 @@ import aiomqtt
 from aiohttp import web
 
 from pi_orchestrator.domain.mac import Mac
-from pi_orchestrator.errors import StartupError
+from pi_orchestrator.domain.strict_json import clean_text
+from pi_orchestrator.domain.wifi import MqttAccess
+from pi_orchestrator.errors import FieldError
 from pi_orchestrator.net.mqtt_client import MqttClient
 from pi_orchestrator.sandbox.faults import Fault, bend_status, raw_server
 from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 from pi_orchestrator.sandbox.picture import render_picture
+from pi_orchestrator.sandbox.provisioning import Provisioned, Provisioning, ProvisionRequest
+from pi_orchestrator.sandbox.server import cannot_listen, http_server
 
 FIRMWARE: Final = "2.4.1"
 RECONNECT_FIRST_S: Final = 0.2
 RECONNECT_MAX_S: Final = 5.0
+ADDRESS_EACH_S: Final = 0.05
 _LIBRARY = logging.getLogger("pi_orchestrator.sandbox.mqtt")
 _LIBRARY.propagate = False
 _LIBRARY.addHandler(logging.NullHandler())  # a camera whose plug is pulled mid-sentence has nothing to report
@@ -41,7 +47,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9:._-]{1,64}", re.ASCII)
 
 
 OnEvent = Callable[["SimulatedCamera", str, str], None]
-"""Called with the camera, `online` / `lost` / `rebooting` / `dead`, and a detail for people."""
+"""Called with the camera, what happened, and a detail for people.
+
+`online`, `lost` (the broker), `rebooting`, `dead`; `provisioned` when it has left for another network (its address is
+the one that it will have there), `joined` when it is there.
+"""
 
 
 class SimulatedCamera:
@@ -54,15 +64,20 @@ class SimulatedCamera:
         address: IPv4Address,
         options: CameraOptions,
         fault: Fault | None = None,
+        second_address: IPv4Address | None = None,
         start_delay: float = 0.0,
         dialling: asyncio.Semaphore | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
+        if fault is Fault.PROVISION_MOVED and second_address is None:
+            raise FieldError("a camera that moves needs a second address")
         self.mac = mac
         self.device_id = f"espcam-{mac.replace(':', '').lower()[-6:]}"
         self.address = address
         self.options = options
         self.fault = fault
+        self.second_address = second_address
+        self.ssid = options.ssid
         self.start_delay = start_delay
         self.dialling = dialling
         self.on_event = on_event
@@ -77,6 +92,22 @@ class SimulatedCamera:
         self._abrupt = False
         self._away_s = 0.0
         self._rebooting = False
+        self._provisioning = Provisioning(fault=fault)
+        self._order: ProvisionRequest | None = None
+        self._mqtt = MqttAccess(options.broker_host, options.broker_port)
+        self._container_id: str | None = None
+        self._joining = False
+        self._looping = False
+
+    @property
+    def provisioned(self) -> list[Provisioned]:
+        """The requests that changed something, in order."""
+        return self._provisioning.provisioned
+
+    @property
+    def provision_requests(self) -> int:
+        """How many `POST /provision` have come, whatever was made of them."""
+        return self._provisioning.requests
 
     @property
     def url(self) -> str:
@@ -92,24 +123,27 @@ class SimulatedCamera:
         """Name the topic of `status`, `command` or `response/...`; `turn` as for `MacStyle.spell`."""
         mac = self.options.mac_style.spell(self.mac, turn)
         if self.options.topic_style is TopicStyle.DELICASA:
-            return f"delicasa/{self.options.container_id}/camera/{mac}/{kind}"
+            return f"delicasa/{self._container_id or self.options.container_id}/camera/{mac}/{kind}"
         if kind.startswith("response/"):
             return f"camera/{kind}"
         return f"camera/{kind}/{mac if self.options.id_style is IdStyle.MAC else self.device_id}"
 
     def status(self, state: str = "ONLINE") -> dict[str, Any]:
         """Give what it publishes over MQTT, with every field of the contract that it knows."""
-        return self._header(state) | {
-            "ip": str(self.address),
-            "rssi_dbm": self._rssi(),
-            "free_heap_bytes": self._free_heap(),
-            "uptime_ms": int(self.uptime_s * 1000),
-            "firmware_version": FIRMWARE,
-            "camera_initialized": True,
-            "capture_ready": True,
-            "ssid": self.options.ssid,
-            "message_count": self.message_count,
-        }
+        return (
+            self._header(state)
+            | {
+                "ip": str(self.address),
+                "rssi_dbm": self._rssi(),
+                "free_heap_bytes": self._free_heap(),
+                "uptime_ms": int(self.uptime_s * 1000),
+                "firmware_version": FIRMWARE,
+                "camera_initialized": True,
+                "capture_ready": True,
+                "message_count": self.message_count,
+            }
+            | self._network()
+        )
 
     def http_status(self) -> dict[str, Any]:
         """Give what `GET /status` answers; a fault of the body is already in it."""
@@ -121,8 +155,7 @@ class SimulatedCamera:
             "free_heap": self._free_heap(),
             "uptime": int(self.uptime_s),
             "camera_initialized": True,
-            "ssid": self.options.ssid,
-        }
+        } | self._network()
         return bend_status(self.fault, body, mac=self.mac)
 
     async def run(self) -> None:
@@ -140,6 +173,7 @@ class SimulatedCamera:
                     self._life.result()
                 away, self._away_s = self._away_s, 0.0
                 await asyncio.sleep(away)
+                await self._obey_order()
         finally:
             await self._end_life(abrupt=False)
 
@@ -155,8 +189,11 @@ class SimulatedCamera:
 
     def restart(self) -> None:
         """Reboot as the command does: REBOOTING, away for `reboot_s`, back with uptime 0."""
+        self._reboot(self.options.reboot_s)
+
+    def _reboot(self, away_s: float) -> None:
         if self._life is not None and not self._life.done() and not self._life.cancelling():
-            self._away_s, self._rebooting = self.options.reboot_s, True
+            self._away_s, self._rebooting = away_s, True
             self._life.cancel()
 
     async def _end_life(self, *, abrupt: bool) -> None:
@@ -168,8 +205,31 @@ class SimulatedCamera:
             self._life.cancel()
         await asyncio.wait([self._life])
 
+    async def _obey_order(self) -> None:
+        """Be off the air, then on the network that the last accepted request named, or on the old one again."""
+        order, self._order = self._order, None
+        if order is None:
+            return
+        ssid = order.credentials.ssid
+        joins = self._can_join(order)
+        if joins and self.fault is Fault.PROVISION_MOVED and self.second_address:
+            self.address, self.second_address = self.second_address, self.address
+        self._tell("provisioned", f"{clean_text(ssid)} {order.request_id}")
+        if self.fault is Fault.PROVISION_VANISH:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.options.rejoin_s)
+        if joins:
+            self.ssid, self._mqtt, self._joining = ssid, order.mqtt, True
+            self._container_id = order.container_id or self._container_id
+            self._looping = self.fault is Fault.BOOT_LOOP
+        self._provisioning.last_error = None if joins else f"cannot join {ssid}: authentication failed"
+
+    def _can_join(self, order: ProvisionRequest) -> bool:
+        key = self.options.wifi_password
+        return self.fault is not Fault.WRONG_PASSWORD and key in {None, order.credentials.password.get_secret_value()}
+
     def _patience(self) -> float | None:
-        if self.fault is not Fault.FLAPPING:
+        if self.fault is not Fault.FLAPPING and not self._looping:
             return None
         self._away_s = self.options.flap_s * self._random.uniform(0.25, 0.5)
         return self.options.flap_s * self._random.uniform(0.5, 1.0)
@@ -195,36 +255,21 @@ class SimulatedCamera:
     async def _listening(self) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             if self.fault is None or self.fault.listens:
-                try:
-                    await stack.enter_async_context(self._http_server())
-                except OSError as exc:
-                    raise self._cannot_listen(exc) from exc
+                sock = stack.enter_context(await self._socket())
+                if self.fault is not None and self.fault.is_raw:
+                    await stack.enter_async_context(raw_server(self.fault, sock=sock, status=self.http_status))
+                else:
+                    await stack.enter_async_context(http_server(sock, self._answer))
             yield
 
-    @contextlib.asynccontextmanager
-    async def _http_server(self) -> AsyncIterator[None]:
-        host, port = str(self.address), self.options.http_port
-        if self.fault is not None and self.fault.is_raw:
-            async with raw_server(self.fault, host=host, port=port, status=self.http_status):
-                yield
-            return
-        server = web.Server(self._answer, access_log=None, keepalive_timeout=5)
-        runner = web.ServerRunner(server, shutdown_timeout=0.5)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, host, port).start()
-            yield
-        finally:
-            await runner.cleanup()
-
-    def _cannot_listen(self, exc: OSError) -> StartupError:
-        remedy = {
-            errno.EADDRNOTAVAIL: "choose a network inside 127.0.0.0/8, or give the machine the address first",
-            errno.EADDRINUSE: "another program listens there: choose another port or network",
-            errno.EACCES: "ports below 1024 need privilege: choose another port",
-        }.get(exc.errno or 0, "choose another address or port")
-        where = f"{self.address}:{self.options.http_port}"
-        return StartupError(f"cannot listen on {where}: {os.strerror(exc.errno or 0)}", remedy=remedy)
+    async def _socket(self) -> socket.socket:
+        while True:
+            try:
+                return socket.create_server((str(self.address), self.options.http_port), backlog=128)
+            except OSError as exc:
+                if not self.provisioned or exc.errno != errno.EADDRNOTAVAIL:
+                    raise cannot_listen(self.address, self.options.http_port, exc) from exc
+            await asyncio.sleep(ADDRESS_EACH_S)  # on another network an address is given, in that network's time
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         match request.method, request.path:
@@ -232,15 +277,33 @@ class SimulatedCamera:
                 return web.json_response(self.http_status())
             case "GET", "/capture":
                 return await self._capture()
+            case "POST", "/provision":
+                return await self._provision(request)
             case "POST", "/reboot":
-                response = web.json_response({"rebooting": True})
-                await response.prepare(request)
-                await response.write_eof()  # the answer leaves before the reboot cuts the connection
+                response = await _sent(request, web.json_response({"rebooting": True}))
                 self.restart()
                 return response
-            case _, "/status" | "/capture" | "/reboot":
+            case _, "/status" | "/capture" | "/provision" | "/reboot":
                 return web.json_response({"error": "method not allowed"}, status=405)
         return web.json_response({"error": "not found"}, status=404)
+
+    async def _provision(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._provisioning.requests += 1
+        body = await request.read()
+        if self.fault is Fault.PROVISION_HANG:
+            await asyncio.Event().wait()
+        answer = self._provisioning.judge(body, leaving=self._order is not None)
+        response: web.StreamResponse = web.json_response(answer.body, status=answer.status, reason=answer.reason)
+        if answer.obey is None:
+            return response
+        self._order = answer.obey
+        try:
+            if self.fault is Fault.ANSWER_LOST and request.transport is not None:
+                request.transport.abort()
+                return response
+            return await _sent(request, response)
+        finally:
+            self._reboot(0.0)  # whoever asked may have gone: what is accepted is done
 
     async def _capture(self) -> web.Response:
         try:
@@ -252,8 +315,10 @@ class SimulatedCamera:
 
     async def _stay_connected(self) -> None:
         link = MqttClient(
-            self.options.broker_host,
-            self.options.broker_port,
+            self._mqtt.host,
+            self._mqtt.port,
+            username=self._mqtt.username,
+            password=self._mqtt.password.get_secret_value() if self._mqtt.password else None,
             identifier=self.device_id,
             keepalive=self.options.keepalive,
             bind_address=str(self.address),
@@ -295,6 +360,8 @@ class SimulatedCamera:
             await asyncio.wait([reporting])
 
     async def _report(self, link: MqttClient) -> None:
+        if self._looping:
+            return
         await asyncio.sleep(self._random.uniform(0, self.options.interval))
         # A lost connection is the reader's to notice; here it only ends the reports.
         with contextlib.suppress(aiomqtt.MqttError):
@@ -342,6 +409,9 @@ class SimulatedCamera:
         self.connected.set()
         self.reported.set()
         self._tell("online")
+        if self._joining:
+            self._joining = False
+            self._tell("joined", clean_text(self.ssid) or "")
 
     def _tell(self, event: str, detail: str = "") -> None:
         if self.on_event is not None:
@@ -351,11 +421,22 @@ class SimulatedCamera:
         mac = self.options.mac_style.spell(self.mac, self.message_count)
         return {"device_id": self.device_id, "mac": mac, "state": state, "timestamp": _now()}
 
+    def _network(self) -> dict[str, Any]:
+        told = {"container_id": self._container_id, "last_error": self._provisioning.last_error}
+        return {"ssid": self.ssid} | {name: value for name, value in told.items() if value is not None}
+
     def _rssi(self) -> int:
         return -45 - int(self.mac[-2:], 16) % 30 + self._random.randint(-2, 2)
 
     def _free_heap(self) -> int:
         return 118_000 + self._random.randint(-4_000, 4_000)
+
+
+async def _sent(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+    """The response, on its way already: what it leads to may cut the connection."""
+    await response.prepare(request)
+    await response.write_eof()
+    return response
 
 
 def _parse_command(payload: object) -> tuple[str, str] | None:

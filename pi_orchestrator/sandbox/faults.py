@@ -12,6 +12,7 @@ import functools
 import gzip
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from enum import StrEnum
 from typing import Any, Final, Self
@@ -46,6 +47,16 @@ class Fault(StrEnum):
     FLAPPING = "flapping", "loses power every few seconds: last will, then a new birth"
     GHOST = "ghost", "a retained ONLINE message of a camera that is not there"
     NO_HTTP = "no-http", "speaks MQTT, but nothing listens for HTTP"
+    PROVISION_REJECT = "provision-reject", "/provision is refused with status 422"
+    PROVISION_HANG = "provision-hang", "/provision is never answered; /status is"
+    PROVISION_500 = "provision-500", "/provision is answered with status 500 and changes nothing"
+    PROVISION_FLAKY = "provision-flaky", "the first /provision is answered with status 500, the next one accepted"
+    PROVISION_ECHO = "provision-echo", "/provision is refused with the password in the answer and in last_error"
+    PROVISION_VANISH = "provision-vanish", "accepts /provision, leaves its network and never returns"
+    PROVISION_MOVED = "provision-moved", "accepts /provision and returns with another address"
+    WRONG_PASSWORD = "wrong-password", "accepts /provision, cannot join, and returns to the network it came from"
+    ANSWER_LOST = "answer-lost", "accepts /provision, but the connection is cut before the answer"
+    BOOT_LOOP = "boot-loop", "once provisioned, it loses power soon after every birth"
 
     def __new__(cls, value: str, meaning: str) -> Self:
         """Keep the value as text and the meaning beside it."""
@@ -97,10 +108,8 @@ def bend_status(fault: Fault | None, body: dict[str, Any], *, mac: Mac) -> dict[
 
 
 @contextlib.asynccontextmanager
-async def raw_server(
-    fault: Fault, *, host: str, port: int, status: Callable[[], dict[str, Any]]
-) -> AsyncIterator[None]:
-    """Listen on host:port and answer as `fault` says; on leaving, every connection is cut."""
+async def raw_server(fault: Fault, *, sock: socket.socket, status: Callable[[], dict[str, Any]]) -> AsyncIterator[None]:
+    """Answer on a bound socket as `fault` says; on leaving, every connection is cut."""
     open_tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -121,7 +130,7 @@ async def raw_server(
             open_tasks.discard(task)
             writer.transport.abort()
 
-    server = await asyncio.start_server(handle, host, port)
+    server = await asyncio.start_server(handle, sock=sock)
     try:
         yield
     finally:

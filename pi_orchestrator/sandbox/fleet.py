@@ -26,7 +26,10 @@ to try again, which would be the sandbox's delay and look like the daemon's."""
 
 
 class Fleet:
-    """`count` cameras with addresses counted from `network`; `async with` starts and stops them."""
+    """`count` cameras with addresses counted from `network`; `async with` starts and stops them.
+
+    The second addresses of those that move follow the first ones.
+    """
 
     def __init__(
         self,
@@ -41,18 +44,18 @@ class Fleet:
     ) -> None:
         stagger = 0.0 if storm else min(STAGGER_S, options.interval / max(1, count))
         dialling = asyncio.Semaphore(DIALLING)
-        columns = zip(
-            make_macs(count, seed=seed),
-            make_addresses(network, count),
-            parse_faults(faults, count=count),
-            strict=True,
-        )
+        parsed = parse_faults(faults, count=count)
+        moving = parsed.count(Fault.PROVISION_MOVED)
+        addresses = make_addresses(network, count + moving)
+        columns = zip(make_macs(count, seed=seed), addresses[:count], parsed, strict=True)
+        spare = iter(addresses[count:])
         self.cameras = [
             SimulatedCamera(
                 mac=mac,
                 address=address,
                 options=options,
                 fault=fault,
+                second_address=next(spare) if fault is Fault.PROVISION_MOVED else None,
                 start_delay=stagger * index,
                 dialling=dialling,
                 on_event=on_event,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pi_orchestrator.domain.mac import Mac
@@ -51,8 +51,13 @@ class CameraOptions:
     topic_style: TopicStyle = TopicStyle.CAMERA
     container_id: str = "sandbox"
     ssid: str = "DeliCasa-AP"
+    """The network that they start on."""
     retain: bool = False
     """Whether birth, status and last will are retained, as much real firmware does."""
     keepalive: int = 30
     reboot_s: float = 3.0
     flap_s: float = 4.0
+    rejoin_s: float = 2.0
+    """How long a camera is off the air between two networks."""
+    wifi_password: str | None = field(default=None, repr=False)
+    """The one with which the target network can be joined; None lets any."""

@@ -113,7 +113,12 @@ def _file_layer(path: Path | None, environ: Mapping[str, str], problems: list[st
 
 
 _LAYERS = ("file", "credential", "environment", "flag")
-_CREDENTIALS = {"api_key": ("auth", "api_key"), "mqtt_password": ("mqtt", "password")}
+_CREDENTIALS = {
+    "api_key": ("auth", "api_key"),
+    "mqtt_password": ("mqtt", "password"),
+    "target_password": ("provisioning", "target_password"),
+    "camera_mqtt_password": ("provisioning", "mqtt_password"),
+}
 
 
 def _credential_layer(environ: Mapping[str, str], problems: list[str]) -> Layer:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pi_orchestrator.domain.container import parse_container_id
 from pi_orchestrator.domain.mac import MacField
 from pi_orchestrator.domain.onboarding import Mode, Overflow
+from pi_orchestrator.domain.wifi import SsidField, check_password
 from pi_orchestrator.errors import FieldError
 
 
@@ -64,6 +65,12 @@ def _hard_to_guess(key: SecretStr | None) -> SecretStr | None:
     return key
 
 
+def _wifi_password(password: SecretStr | None) -> SecretStr | None:
+    if password is not None:
+        check_password(password.get_secret_value())
+    return password
+
+
 def _network(value: object) -> IPv4Network:
     try:
         return value if isinstance(value, IPv4Network) else IPv4Network(str(value))
@@ -97,6 +104,9 @@ class HttpSettings(Section):
     trusted_hosts: Annotated[tuple[str, ...], CommaList] = Field(
         (),
         description="further host names under which browsers may reach the daemon (guards against DNS rebinding)",
+    )
+    sse_unnamed_copy: bool = Field(
+        True, description="send each event of a stream once more without its name, for pages that use onmessage alone"
     )
 
 
@@ -194,6 +204,38 @@ class AutoOnboardSettings(Section):
     allow_loopback: bool = Field(False, description="cameras at 127.x: for the sandbox on this machine only")
 
 
+class ProvisioningSettings(Section):
+    """`[provisioning]`: cameras given the credentials of their network, many at once."""
+
+    target_ssid: Annotated[SsidField | None, Unset] = Field(
+        None, description="the network that cameras are sent to where a session names none"
+    )
+    target_password: Annotated[SecretStr | None, AfterValidator(_wifi_password)] = Field(
+        None, description="its password, empty for an open network; better in a file or a systemd credential"
+    )
+    target_password_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds that password")
+    target_subnets: Annotated[tuple[Network, ...], CommaList] = Field(
+        tuple(IPv4Network(one) for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
+        description="where a camera may turn up again; it is asked who it is nowhere else",
+    )
+    mqtt_host: Annotated[str | None, Unset] = Field(
+        None, description="the broker as cameras reach it there, if not at this machine's own address or mqtt.host"
+    )
+    mqtt_username: Annotated[str | None, Unset] = Field(None, description="what cameras say to that broker")
+    mqtt_password: Annotated[SecretStr | None, Unset] = Field(None, description="better in a file or a credential")
+    mqtt_password_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds that password")
+    allow_unlisted: bool = Field(
+        False, description="let provision-all take cameras that are not on the allowlist, when it is asked to"
+    )
+    concurrency: int = Field(4, ge=1, le=32, description="how many cameras are provisioned at the same time")
+    max_retries: int = Field(3, ge=0, le=100, description="how often a camera may be retried by hand")
+    request_timeout_s: float = Field(10, gt=0, le=120, description="the longest that one answer of a camera may take")
+    breaker_failures: int = Field(
+        5, ge=1, le=1000, description="so many failures in a row, of a camera or of all of them, and it waits"
+    )
+    breaker_reset_s: Seconds = Field(30, description="how long, before one attempt shows whether it works again")
+
+
 class StorageSettings(Section):
     """`[storage]`: where the record is kept."""
 
@@ -219,5 +261,6 @@ class Settings(Section):
     mqtt: MqttSettings = MqttSettings()
     cameras: CameraSettings = CameraSettings()
     auto_onboard: AutoOnboardSettings = AutoOnboardSettings()
+    provisioning: ProvisioningSettings = ProvisioningSettings()
     storage: StorageSettings = StorageSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -85,6 +85,7 @@ class Database:
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(MAX_QUEUED)
         self._readers: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
         self._closed = False
+        self._scrub = False
         self.commits = 0
         self.damaged = False
 
@@ -143,16 +144,30 @@ class Database:
 
         await self.write(nothing)
 
+    async def scrub(self) -> None:
+        """Leave nothing of what was deleted in the WAL either; what is deleted from the file is overwritten there."""
+        self._scrub = True
+        await self.ping()
+
     async def _write_loop(self, writer: aiosqlite.Connection) -> None:
         while True:
             batch = [await self._queue.get()]
             while len(batch) < MAX_BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             try:
+                if self._scrub:
+                    await self._truncate_wal(writer)
                 await self._commit(writer, batch)
             finally:
                 for _ in batch:
                     self._queue.task_done()
+
+    async def _truncate_wal(self, writer: aiosqlite.Connection) -> None:
+        try:
+            rows = await writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._scrub = bool(next(iter(rows))[0])  # busy: a reader stands on it; the next commit tries again
+        except sqlite3.Error as error:
+            log.warning("the write-ahead log could not be emptied yet", reason=str(error))
 
     async def _commit(self, writer: aiosqlite.Connection, batch: list[_Job]) -> None:
         done: list[tuple[_Job, Tx, Any]] = []
@@ -227,6 +242,7 @@ async def _configure(connection: aiosqlite.Connection) -> None:
         "cache_size=-2048",
         "temp_store=MEMORY",
         "trusted_schema=OFF",
+        "secure_delete=ON",
     ):
         await connection.execute_fetchall(f"PRAGMA {pragma}")
 

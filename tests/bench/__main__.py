@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 
-from tests.bench import answers, lifecycle, messages, onboarding, rest, sweep, writes
+from tests.bench import answers, lifecycle, messages, onboarding, rest, streams, sweep, writes
 from tests.bench.report import as_json, table
 from tests.bench.stage import Stage
 
@@ -21,12 +21,14 @@ MEASURES = (
     ("P5", answers.camera_list),
     ("P6", answers.refusals),
     ("P7", writes.durable_writes),
+    ("P8", streams.streams),
     ("P10 P13", lifecycle.start_and_stop),
+    ("P13", streams.stop_with_streams),
 )
 AT_REST = (("P9", rest.memory), ("P11", rest.idle_cpu))
 LONG = "P12"
 NEED_ROOT = {"P1", "P9", "P11", "P12"}
-KNOWN = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P9", "P10", "P11", "P12", "P13")
+KNOWN = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12", "P13")
 
 
 async def measure(wanted):

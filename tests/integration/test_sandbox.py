@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import aiohttp
-import aiomqtt
 import pytest
 from PIL import Image
 
@@ -21,6 +20,7 @@ from pi_orchestrator.sandbox.faults import Fault
 from pi_orchestrator.sandbox.fleet import Fleet
 from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 from tests.support.broker import Broker
+from tests.support.ear import listening, says
 
 NETWORK = f"127.{100 + os.getpid() % 100}.0.0/16"  # test processes beside this one have addresses of their own
 
@@ -31,28 +31,6 @@ async def http():
         yield session
 
 
-class Ear:
-    """Everything that the broker says, in order; `until` waits for a message that pleases."""
-
-    def __init__(self, client):
-        self.client = client
-
-    async def until(self, wanted):
-        async with asyncio.timeout(15):
-            async for message in self.client.messages:
-                body = json.loads(message.payload) if message.payload else None
-                if wanted(message, body):
-                    return message, body
-        raise AssertionError("the broker has gone")
-
-
-@contextlib.asynccontextmanager
-async def listening(broker, *topics):
-    async with aiomqtt.Client(broker.host, broker.port) as client:
-        await client.subscribe([(topic, 1) for topic in topics or ("#",)])
-        yield Ear(client)
-
-
 def options(broker, **more):
     given = {"interval": 30.0, "http_port": 8099, "reboot_s": 0.1, "flap_s": 0.6} | more
     return CameraOptions(broker_host=broker.host, broker_port=broker.port, **given)
@@ -60,13 +38,6 @@ def options(broker, **more):
 
 def fleet_of(broker, *specs, count=1, **more):
     return Fleet(count=count, options=options(broker, **more), network=NETWORK, faults=specs, storm=True)
-
-
-def says(state, camera=None):
-    def wanted(_, body):
-        return bool(body) and body.get("state") == state and camera in {None, body["device_id"]}
-
-    return wanted
 
 
 async def test_250_cameras_in_one_loop(broker, http):

@@ -18,6 +18,7 @@ import tempfile
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pi_orchestrator.sandbox.fleet import make_addresses, make_macs
 from tests.support import process
@@ -91,7 +92,8 @@ class Lan:
         self.interface = "ap0"
         self.address = str(network[1])
         self.cameras = []
-        self.broker = LanBroker(folder, pi)
+        self.told = []
+        self.broker = LanBroker(folder, pi, self.address)
         self.api = self.admin = None
 
     def lay_cable(self):
@@ -338,11 +340,12 @@ class Lan:
     async def fleet(self, count=None, *, flags=(), reported=True, **options):
         """`sandbox cameras` behind the access point, as a process; `options` such as `interval=1`.
 
-        The block begins when every camera has published, unless `reported` is False.
+        The block begins when every camera has published, unless `reported` is False. What the cameras tell is in
+        `told`, such as {"event": "provisioned", "mac": …, "detail": "the SSID and the request_id"}.
         """
         count = len(self.cameras) if count is None else count
         given = {"count": count, "network": self.network, "broker": f"{self.address}:1883", "http-port": 80}
-        given |= {"interval": 5} | {name.replace("_", "-"): value for name, value in options.items()}
+        given |= {"interval": 5, "rejoin": 0.2} | {name.replace("_", "-"): value for name, value in options.items()}
         words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
         cameras = await asyncio.create_subprocess_exec(
             *self.beyond.prefix,
@@ -353,7 +356,7 @@ class Lan:
             env=process.environment(),
         )
         online = set()
-        reading = asyncio.create_task(_note_online(cameras, online))
+        reading = asyncio.create_task(self._follow(cameras, online))
         try:
             if reported:
 
@@ -368,6 +371,8 @@ class Lan:
             await _end(cameras, signal.SIGTERM)
             reading.cancel()
             await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.result()
 
     def player(self):
         """The ARP player on the cable: `async with site.player() as player`."""
@@ -375,7 +380,24 @@ class Lan:
 
     def camera_player(self):
         """Simulated cameras one by one: `async with site.camera_player() as cameras`, see there."""
-        return CameraPlayer(self.beyond, self.address)
+        return CameraPlayer(self)
+
+    def noticed(self, told):
+        """Something that a simulated camera tells: one that leaves for another network has its address there."""
+        self.told.append(told)
+        if told["event"] == "provisioned":
+            camera = next(camera for camera in self.cameras if camera.mac == told["mac"])
+            address = urlsplit(told["url"]).hostname
+            if address != camera.address:
+                self.move(camera, address)
+
+    async def _follow(self, cameras, online):
+        """Read what the cameras print, or they would stand still at a full pipe."""
+        async for line in cameras.stdout:
+            told = json.loads(line)
+            self.noticed(told)
+            if told["event"] == "online":
+                online.add(told["device_id"])
 
     async def publish(self, topic, fields, *, retain=False):
         """A message from the Pi itself, so that its kernel learns nothing by it; None in `fields` is left out."""
@@ -389,12 +411,12 @@ class Lan:
 
 
 class LanBroker:
-    """mosquitto in a namespace, on every address it has."""
+    """mosquitto in a namespace, on every address it has; `host` is the one at which cameras reach it."""
 
     port = 1883
 
-    def __init__(self, folder, namespace):
-        self.namespace = namespace
+    def __init__(self, folder, namespace, host):
+        self.namespace, self.host = namespace, host
         self.conf = folder / "mosquitto.conf"
         self.conf.write_text(
             f"listener {self.port} 0.0.0.0\nallow_anonymous true\npersistence false\nmax_queued_messages 20000\n"
@@ -431,14 +453,6 @@ async def _end(child, number):
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         await child.wait()
-
-
-async def _note_online(cameras, online):
-    """Read what the cameras print, or they would stand still at a full pipe."""
-    async for line in cameras.stdout:
-        told = json.loads(line)
-        if told["event"] == "online":
-            online.add(told["device_id"])
 
 
 def _collect(sock, found):

@@ -57,7 +57,10 @@ class Api:
         if self.key and "X-API-Key" not in given:
             given["X-API-Key"] = self.key
         async with self.session.request(method, self.url + path, headers=given, **more) as response:
-            return Answer(response.status, response.headers.copy(), await response.read())
+            # A stream has no end: its beginning answers for it.
+            streams = response.content_type == "text/event-stream"
+            body = await (response.content.readany() if streams else response.read())
+            return Answer(response.status, response.headers.copy(), body)
 
     async def get(self, path, **more):
         return await self.call("GET", path, **more)

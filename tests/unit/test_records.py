@@ -287,6 +287,15 @@ async def test_an_event_gets_the_id_of_its_row_and_ids_are_never_used_again(data
     assert [row["payload"] for row in await database.read("SELECT payload FROM events")] == ['{"n":3}']
 
 
+async def test_an_event_knows_its_session_and_its_time_as_soon_as_it_is_stored(database, write, hub, clock):
+    with hub.subscribe(lambda event: True) as heard:
+        await write(lambda tx: event_log.append(tx, Logged("session.status", {}, session_id="s-1")))
+        hub.close()
+        ((session_id, at),) = [(event.session_id, event.at) async for event in heard]
+    (row,) = await database.read("SELECT session_id, at FROM events")
+    assert (row["session_id"], row["at"]) == (session_id, at) == ("s-1", "2026-01-22T15:00:00.000000Z")
+
+
 async def test_the_newest_events_are_kept(database, write):
     async def many(tx):
         for _ in range(10):
@@ -341,10 +350,10 @@ async def test_maintenance_deletes_by_age_only_while_the_clock_can_be_trusted(da
 
 async def test_maintenance_bounds_the_event_log_by_number(database, write, clock):
     worker = MaintenanceWorker(settings=StorageSettings(), clock=clock, database=database)
-    await write(lambda tx: tx.run("INSERT INTO events VALUES (1, 'x', NULL, '{}', '2026', 'b', 1.0, 1)"))
-    await write(
-        lambda tx: tx.run("INSERT INTO events VALUES (?, 'x', NULL, '{}', '2026', 'b', 1.0, 1)", (EVENTS_KEPT,))
-    )
+    columns = "id, type, payload, at, boot_id, monotonic, clock_trusted"
+    for number in (1, EVENTS_KEPT):
+        row = f"INSERT INTO events ({columns}) VALUES ({number}, 'x', '{{}}', '2026', 'b', 1.0, 1)"
+        await write(lambda tx, row=row: tx.run(row))
     await worker.clean()
     assert len(await database.read("SELECT id FROM events")) == 2
     await filled(write)

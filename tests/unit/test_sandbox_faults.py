@@ -12,7 +12,7 @@ from pi_orchestrator.domain.mac import Mac, is_near, parse_mac
 from pi_orchestrator.errors import FieldError
 from pi_orchestrator.sandbox.camera import SimulatedCamera
 from pi_orchestrator.sandbox.faults import Fault, bend_status, other_mac, parse_faults
-from pi_orchestrator.sandbox.fleet import make_addresses, make_macs
+from pi_orchestrator.sandbox.fleet import Fleet, make_addresses, make_macs
 from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 
 MAC = Mac("24:6F:28:B0:F7:F1")
@@ -74,6 +74,35 @@ def test_only_the_faults_of_the_body_bend_it():
     assert bent == {Fault.WRONG_MAC, Fault.NO_MAC}
     assert "framesize" in bend_status(Fault.NO_MAC, body, mac=MAC)
     assert "mac" not in bend_status(Fault.NO_MAC, body, mac=MAC)
+
+
+def test_those_that_move_have_a_second_address_after_all_the_first_ones():
+    options = CameraOptions(broker_host="127.0.0.1")
+    fleet = Fleet(count=5, options=options, network="127.77.0.0/24", faults=["provision-moved:2", "slow"])
+    assert [str(camera.address)[-2:] for camera in fleet.cameras] == ["10", "11", "12", "13", "14"]
+    second = [camera.second_address and str(camera.second_address) for camera in fleet.cameras]
+    assert second == [None, None, "127.77.0.15", "127.77.0.16", None]
+
+
+def test_a_camera_that_moves_needs_an_address_to_go_to():
+    with pytest.raises(FieldError, match="second address"):
+        camera_with(Fault.PROVISION_MOVED)
+    with pytest.raises(FieldError, match="room for 245 cameras, not for 246"):
+        Fleet(
+            count=245,
+            options=CameraOptions(broker_host="127.0.0.1"),
+            network="127.77.0.0/24",
+            faults=["provision-moved"],
+        )
+
+
+def camera_with(fault):
+    options = CameraOptions(broker_host="127.0.0.1")
+    return SimulatedCamera(mac=MAC, address=IPv4Address("127.77.0.10"), options=options, fault=fault)
+
+
+def test_options_do_not_show_the_password_that_they_know():
+    assert "canary" not in repr(CameraOptions(broker_host="127.0.0.1", wifi_password="canary-4711"))
 
 
 def test_macs_are_repeatable_espressif_and_apart():
@@ -151,6 +180,7 @@ def test_the_command_knows_the_styles():
         ["--broker", "localhost:99999"],
         ["--interval", "0"],
         ["--interval", "nan"],
+        ["--rejoin", "0"],
         ["--duration", "-1"],
         ["--mac-style", "loud"],
     ],
@@ -162,7 +192,16 @@ def test_bad_arguments_end_with_code_2(words, capsys):
     assert words[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--fault", "nope"], ["--count", "300", "--network", "127.1.1.0/24"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--fault", "nope"],
+        ["--count", "300", "--network", "127.1.1.0/24"],
+        ["--ssid", "x" * 33],
+        ["--ssid", ""],
+        ["--ssid", "a\nb"],
+    ],
+)
 def test_arguments_that_only_the_fleet_can_judge_end_with_code_2_too(words, capsys):
     args = parse(*words)
     assert args.func(args) == 2

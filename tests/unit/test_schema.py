@@ -11,7 +11,7 @@ import pytest
 
 from pi_orchestrator.domain.scan import ScanState
 from pi_orchestrator.errors import StartupError
-from pi_orchestrator.storage import scans, schema
+from pi_orchestrator.storage import allowlist, scans, schema
 from pi_orchestrator.storage.database import Database
 
 DATA = Path(__file__).parents[1] / "data"
@@ -19,6 +19,8 @@ OLD = DATA / "schema-0001.sql"
 NEWEST = schema.migrations()[-1][0]
 ADDS_A_COLUMN = "ALTER TABLE cameras ADD COLUMN lens TEXT;\nUPDATE cameras SET lens = 'wide';"
 ADDS_A_TABLE = "CREATE TABLE lenses (name TEXT PRIMARY KEY) STRICT;"
+PROVISIONING = ("allowlist", "session_devices", "session_secrets", "sessions")
+DEVICE_STATES = ("discovered", "provisioning", "provisioned", "verifying", "verified", "failed")
 FAILS_HALFWAY = "CREATE TABLE half (a TEXT) STRICT;\nUPDATE cameras SET name = 'half';\nINSERT INTO nowhere VALUES (1);"
 
 
@@ -82,10 +84,20 @@ def version(file):
     return rows(file, "PRAGMA user_version")[0][0]
 
 
-def content(file):
-    """Every row of every table."""
-    tables = [name for (name,) in rows(file, "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
-    return {table: rows(file, f"SELECT * FROM {table}") for table in tables}
+def shape(file):
+    """Every table's columns."""
+    columns = "SELECT t.name, group_concat(c.name) FROM sqlite_schema t, pragma_table_info(t.name) c"
+    return dict(rows(file, f"{columns} WHERE t.type = 'table' GROUP BY t.name ORDER BY t.name"))
+
+
+def content(file, known=None):
+    """Every row of every table; of a file that has since grown, what was `known` of it before."""
+    return {table: rows(file, f"SELECT {columns} FROM {table}") for table, columns in (known or shape(file)).items()}
+
+
+def added(file, known):
+    """The rows of tables that were not there before."""
+    return {table: found for table, found in content(file).items() if table not in known}
 
 
 def objects(connection):
@@ -130,6 +142,17 @@ def test_a_released_migration_never_changes(number):
 
 CAMERA = "INSERT INTO cameras VALUES ('24:6F:28:00:00:{0}', 'cam-{0}', NULL, NULL, NULL, 'auto', '2026')"
 PLACE = "INSERT INTO assignments VALUES ('24:6F:28:00:00:{}', 'box', {}, '2026')"
+LISTED = "INSERT INTO allowlist (mac, added_at) VALUES ('24:6F:28:00:00:{}', {})"
+SESSION = (
+    "INSERT INTO sessions (id, state, network_interface, target_ssid, discovery_timeout_seconds,"
+    " provisioning_timeout_seconds, verification_timeout_seconds, ending, created_at, updated_at, boot_id, monotonic,"
+    " clock_trusted) VALUES ('{}', '{}', '{}', 'Home', 60, 120, 90, {}, '2026', '2026', 'b', 1.0, 1)"
+)
+DEVICE = (
+    "INSERT INTO session_devices (session_id, mac, state, progress, ip, rssi, firmware_version, discovered_at)"
+    " VALUES ('{}', '24:6F:28:00:00:{}', '{}', {}, '', 0, '', '2026')"
+)
+SECRET = "INSERT INTO session_secrets (session_id, key_id, sealed) VALUES ('{}', 'k', {})"
 SCAN = "INSERT INTO scans VALUES ('s-{}', 'me', 'arp', 'wlan0', '', {}, {}, 0, 0, 0, NULL, NULL, '2026', 'b', 1.0, 1)"
 
 
@@ -154,6 +177,19 @@ SCAN = "INSERT INTO scans VALUES ('s-{}', 'me', 'arp', 'wlan0', '', {}, {}, 0, 0
         (SCAN.format(2, "'ready'", 1), "CHECK"),
         (SCAN.format(2, "NULL", 1), "NOT NULL"),
         (SCAN.format(2, "'done'", "'many'"), "cannot store TEXT"),
+        (LISTED.format("01", "'2026'"), "UNIQUE"),
+        (LISTED.format("02", "NULL"), "NOT NULL"),
+        (SESSION.format("one", "closed", "wlan9", "NULL"), "UNIQUE"),
+        (SESSION.format("two", "paused", "wlan0", "NULL"), "UNIQUE"),
+        (SESSION.format("two", "open", "wlan9", "NULL"), "CHECK"),
+        (SESSION.format("two", "closed", "wlan9", "'lost'"), "CHECK"),
+        (SECRET.format("two", "x'00'"), "FOREIGN KEY"),
+        (SECRET.format("one", "'in clear'"), "cannot store TEXT"),
+        (DEVICE.format("one", "01", "failed", 0), "UNIQUE"),
+        (DEVICE.format("two", "02", "failed", 0), "FOREIGN KEY"),
+        (DEVICE.format("one", "02", "lost", 0), "CHECK"),
+        (DEVICE.format("one", "02", "failed", 101), "CHECK"),
+        (DEVICE.format("one", "02", "failed", -1), "CHECK"),
     ],
 )
 def test_what_must_not_be_is_refused_by_the_database_itself(prepare, file, statement, why):
@@ -165,6 +201,10 @@ def test_what_must_not_be_is_refused_by_the_database_itself(prepare, file, state
         connection.execute(CAMERA.format("02"))
         connection.execute(PLACE.format("01", 1))
         connection.execute(SCAN.format(1, "'running'", 0))
+        connection.execute(LISTED.format("01", "'2026'"))
+        connection.execute(SESSION.format("one", "active", "wlan0", "NULL"))
+        connection.execute(SECRET.format("one", "x'00'"))
+        connection.execute(DEVICE.format("one", "01", "discovered", 0))
         with pytest.raises(sqlite3.IntegrityError, match=why):
             connection.execute(statement)
 
@@ -174,6 +214,24 @@ def test_a_camera_that_goes_takes_its_place_and_presence_along(old):
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("DELETE FROM cameras WHERE mac = '24:6F:28:00:00:01'")
     assert len(rows(old, "SELECT * FROM assignments")) == len(rows(old, "SELECT * FROM presence")) == 4
+
+
+def test_a_session_that_goes_takes_its_cameras_and_its_password_along_and_no_entry(prepare, file):
+    prepare()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA foreign_keys=ON")
+        for statement in (
+            LISTED.format("01", "'2026'"),
+            SESSION.format("one", "closed", "wlan0", "'closed'"),
+            SESSION.format("two", "active", "wlan0", "NULL"),
+            *(DEVICE.format(session, "01", "verified", 100) for session in ("one", "two")),
+            *(SECRET.format(session, "x'00'") for session in ("one", "two")),
+        ):
+            connection.execute(statement)
+        connection.execute("DELETE FROM sessions WHERE id = 'one'")
+        connection.commit()
+    for table, left in (("session_devices", 1), ("session_secrets", 1), ("allowlist", 1)):
+        assert len(rows(file, f"SELECT * FROM {table}")) == left, table
 
 
 def test_a_second_start_changes_nothing(prepare, old):
@@ -191,28 +249,32 @@ def test_the_file_is_checked_only_after_an_unclean_end(prepare, old, closed_clea
 
 
 def test_an_old_file_is_brought_to_the_newest_schema_with_every_row(prepare, old, program_knows):
-    before = content(old)
+    before, known = content(old), shape(old)
     newest = program_knows(ADDS_A_COLUMN, ADDS_A_TABLE)
     report = prepare()
-    after = content(old)
     assert version(old) == newest
     assert (report.migrated_from, report.set_aside) == (1, None)
-    assert [row[:-1] for row in after["cameras"]] == before["cameras"]
-    assert {row[-1] for row in after["cameras"]} == {"wide"}
-    assert [after.pop(table) for table in ("lenses", "scans")] == [[], []]
-    assert after | {"cameras": before["cameras"]} == before
+    assert content(old, known) == before
+    assert rows(old, "SELECT DISTINCT lens FROM cameras") == [("wide",)]
+    assert added(old, known) == dict.fromkeys(("lenses", "scans", *PROVISIONING), [])
 
 
-async def test_a_file_of_the_first_version_takes_discovery_runs_and_has_kept_every_row(prepare, file, clock, hub):
-    leave(file, 1)
-    before = content(file)
-    report = await asyncio.to_thread(prepare)
-    assert (report.migrated_from, report.set_aside, version(report.backup)) == (1, None, 1)
+@pytest.mark.parametrize("number", range(1, NEWEST))
+def test_a_file_of_an_earlier_version_has_kept_every_row(prepare, file, number):
+    leave(file, number)
+    before, known = content(file), shape(file)
+    report = prepare()
+    assert (report.migrated_from, report.set_aside, version(report.backup)) == (number, None, number)
     assert content(report.backup) == before
-    after = content(file)
-    assert after.pop("scans") == []
-    assert after == before
+    assert content(file, known) == before
+    assert not any(added(file, known).values())
     assert rows(file, "PRAGMA integrity_check") == [("ok",)]
+    assert rows(file, "PRAGMA foreign_key_check") == []
+
+
+async def test_a_file_of_the_first_version_takes_discovery_runs(prepare, file, clock, hub):
+    leave(file, 1)
+    await asyncio.to_thread(prepare)
     async with Database(path=file, clock=clock, hub=hub).opened() as database:
         assert (await scans.page(database, limit=10, offset=0)).total == 0
         await database.write(lambda tx: tx.run(SCAN.format(1, "'done'", 3)))
@@ -221,16 +283,36 @@ async def test_a_file_of_the_first_version_takes_discovery_runs_and_has_kept_eve
 
 async def test_a_file_of_the_second_version_is_read_run_by_run(prepare, file, clock, hub):
     leave(file, 2)
-    before = content(file)
-    report = await asyncio.to_thread(prepare)
-    assert report.migrated_from == (None if NEWEST == 2 else 2)
-    assert {table: kept for table, kept in content(file).items() if table in before} == before
+    await asyncio.to_thread(prepare)
     async with Database(path=file, clock=clock, hub=hub).opened() as database:
         await database.write(scans.interrupt)
         page = await scans.page(database, limit=10, offset=0)
         states = [scan.state for scan in reversed(page.scans)]
         assert states == [*map(ScanState, ("done", "done", "cancelled", "failed", "interrupted", "interrupted"))]
         assert (page.scans[-1].found, page.scans[-1].progress, page.total) == (5, 100, 6)
+
+
+async def test_a_file_of_the_third_version_is_read_entry_by_entry_and_session_by_session(prepare, file, clock, hub):
+    leave(file, 3)
+    before, known = content(file), shape(file)
+    await asyncio.to_thread(prepare)
+    assert content(file, known) == before
+    async with Database(path=file, clock=clock, hub=hub).opened() as database:
+        entries = await allowlist.listed(database)
+        assert [(entry.description, entry.container_id, entry.used) for entry in entries.values()] == [
+            ("Küche", "auto-onboard", True),
+            ("=1+1", None, False),
+            (None, "not-there-yet", False),
+        ]
+        assert await allowlist.stats(database) == allowlist.Stats(total=3, used=1)
+        sessions = await database.read("SELECT id, state, ending FROM sessions ORDER BY number")
+        assert [(row["state"], row["ending"]) for row in sessions] == [("closed", "closed"), ("active", None)]
+        secrets = await database.read("SELECT session_id FROM session_secrets")
+        assert [row["session_id"] for row in secrets] == [sessions[1]["id"]], "a closed session has no password"
+        states = await database.read("SELECT DISTINCT state FROM session_devices")
+        assert {row["state"] for row in states} == set(DEVICE_STATES)
+        told = await database.read("SELECT type FROM events WHERE session_id IS NOT NULL ORDER BY id")
+        assert [row["type"] for row in told] == ["session.status", "device.discovered", "device.state_changed"]
 
 
 def test_a_backup_from_before_is_taken_whole(prepare, old, program_knows, tmp_path):
@@ -261,14 +343,13 @@ def test_the_backup_holds_what_is_still_in_the_log(prepare, old, program_knows, 
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was_and_says_so(prepare, old, program_knows):
-    before = content(old)
+    before, known = content(old), shape(old)
     program_knows(FAILS_HALFWAY)
     with pytest.raises(StartupError, match="no such table: nowhere") as caught:
         prepare()
     assert version(old) == NEWEST, "what came before it stands"
-    after = content(old)
-    assert {table: after.pop(table) for table in after.keys() - before.keys()} == {"scans": []}
-    assert after == before
+    assert added(old, known) == dict.fromkeys(("scans", *PROVISIONING), [])
+    assert content(old, known) == before
     backup = next(old.parent.glob("backups/*.db"))
     assert str(backup) in caught.value.remedy
     assert content(backup) == before

@@ -135,7 +135,7 @@ async def test_the_console_of_forgotten_paths_is_not_open_either(world):
 async def test_in_provisioning_mode_a_key_is_needed_where_data_can_be_lost(world):
     keyed = {("GET", KEYS), ("POST", KEYS), ("DELETE", f"{KEYS}/{{id}}")}
     keyed |= {("POST", "/api/v1/onboarding/auto/events/cleanup")}
-    keyed |= {("GET", f"/api/v1/provisioning/{path}") for path in ("batch/network", "network/status")}
+    keyed |= {("GET", f"/api/v1/provisioning/{path}") for path in ("batch/network", "network/status", "batch/events")}
     async with world.daemon() as running, world.fleet(1):
         await camera_is_registered(running)
         for route in ROUTES:

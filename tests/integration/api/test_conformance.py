@@ -105,10 +105,12 @@ def test_every_operation_says_which_key_it_takes(operation):
     assert {name for way in operation["security"] for name in way} <= set(schemes)
 
 
-def test_writes_document_the_idempotency_key_and_reads_do_not():
+def test_writes_document_the_idempotency_key_and_streams_where_they_go_on():
+    streams = {f"{route.method} {route.path}" for route in ROUTES if route.streams}
     for name, operation in operations():
         headers = {p["name"] for p in operation["parameters"] if p["in"] == "header"}
-        assert headers == (set() if name.startswith("GET") else {"Idempotency-Key"}), name
+        expected = {"Last-Event-ID"} if name in streams else set() if name.startswith("GET") else {"Idempotency-Key"}
+        assert headers == expected, name
 
 
 def test_every_body_is_described_and_has_required_fields_and_words():

@@ -70,7 +70,8 @@ def retry_after(code):
 
 
 def check_headers(answer):
-    for name, value in SECURITY_HEADERS.items():
+    streams = answer.headers.get("Content-Type") == "text/event-stream"
+    for name, value in (SECURITY_HEADERS | ({"Cache-Control": "no-cache"} if streams else {})).items():
         assert answer.headers.getall(name) == [value]
     assert len(answer.headers.getall("X-Request-Id")) == 1
 
@@ -121,6 +122,9 @@ async def test_every_good_answer_is_in_the_shape_that_its_route_says(world):
             if route.shape is Shape.TEXT:
                 assert answer.headers["Content-Type"].startswith("text/plain")
                 continue
+            if route.streams:
+                assert answer.headers["Content-Type"] == "text/event-stream"
+                continue
             assert answer.headers["Content-Type"] == "application/json"
             if route.path != "/openapi.json":
                 assert b":null" not in answer.body
@@ -162,7 +166,9 @@ async def test_head_answers_as_get_does_without_a_body(world):
             assert head.status == got.status == 200
             check_headers(head)
             assert head.headers["Content-Type"] == got.headers["Content-Type"]
-            if route.path not in ("/metrics", f"{AUTO}/status"):  # they count on between the two
+            if route.streams:
+                assert not {"Content-Length", "Transfer-Encoding"} & set(head.headers)
+            elif route.path not in ("/metrics", f"{AUTO}/status"):  # they count on between the two
                 assert head.headers["Content-Length"] == str(len(got.body))
 
 

@@ -14,6 +14,8 @@ KEY = "fuzzing-key-0123456789"
 SECONDS = 90
 EXAMPLES = 120
 SCAN = "scans_start"
+STREAMS = ("--exclude-operation-id", "streams_batch", "--exclude-operation-id", "streams_everything")
+"""A fuzzer waits for the end of an answer; their parameters are tested in test_streams.py."""
 WITHOUT_5XX = ("--exclude-checks", "not_a_server_error")
 
 
@@ -64,7 +66,7 @@ async def test_no_route_breaks_and_every_answer_is_as_documented(world, tmp_path
 
         await eventually(paired)
         # Where nobody can be asked, a scan is answered with 503, as documented; every other 5xx is a fault.
-        for which in (("--exclude-operation-id", SCAN), ("--include-operation-id", SCAN, *WITHOUT_5XX)):
+        for which in (("--exclude-operation-id", SCAN, *STREAMS), ("--include-operation-id", SCAN, *WITHOUT_5XX)):
             code, said = await fuzz(process.api.url, tmp_path, *which)
             assert code == 0, said
             print(said)

@@ -1,0 +1,143 @@
+"""P8's two servers and its clients, each a process that answers lines to lines.
+
+`ours CONFIG` is the daemon; `bare` does the least: a queue and a task for each client, the same bytes. Both print
+their port; a line with seconds then makes EVENTS_PER_S events a second for so long, each with the moment at which it
+came into being. `clients` reads streams: a line with a port and seconds → how late everything was.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from tests.bench.report import quantile
+
+CLIENTS = 100
+EVENTS_PER_S = 50
+SETTLING_S = 0.5
+PATH = "/api/v1/events"
+TYPE = "device.state_changed"
+
+
+def payload(number):
+    """As large as the change of a device's state in a session."""
+    device = {
+        "mac": "24:6F:28:B0:F7:F1",
+        "ip": "192.168.10.21",
+        "state": "provisioning",
+        "rssi": -54,
+        "firmware_version": "2.4.1",
+        "retry_count": 0,
+        "in_allowlist": True,
+    }
+    change = {"mac": device["mac"], "previous_state": "discovered", "new_state": "provisioning", "progress": 10}
+    return {"made_at": time.monotonic(), "number": number, **change, "device": device}
+
+
+async def serve(port, tell):
+    """Print the port; then for every line with seconds make events."""
+    print(port, flush=True)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        began = time.monotonic()
+        for number in range(int(EVENTS_PER_S * float(line))):
+            await asyncio.sleep(began + number / EVENTS_PER_S - time.monotonic())
+            await tell(payload(number))
+        print("done", flush=True)
+
+
+async def ours(config):
+    from pi_orchestrator.app.life import running
+    from pi_orchestrator.events import Logged
+    from pi_orchestrator.logs import configure
+    from pi_orchestrator.settings import load
+    from pi_orchestrator.storage import event_log
+
+    configure(level="error", style="json")
+    async with running(load(path=Path(config), environ={}).settings) as daemon:
+
+        async def tell(payload):
+            await daemon.services.database.write(lambda tx: event_log.append(tx, Logged(TYPE, payload)))
+
+        await serve(daemon.listen[0].port, tell)
+
+
+async def bare():
+    from aiohttp import web
+
+    from pi_orchestrator.api.sse import frames
+
+    queues = set()
+
+    async def stream(request):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        queue = asyncio.Queue()
+        queues.add(queue)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(await queue.get())
+        queues.discard(queue)
+        return response
+
+    async def tell(payload):
+        data = frames(TYPE, at="2026-01-22T15:00:00.000000Z", payload=payload, event_id=payload["number"], copy=True)
+        for queue in tuple(queues):
+            queue.put_nowait(data)
+
+    app = web.Application()
+    app.router.add_get(PATH, stream)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await serve(runner.addresses[0][1], tell)
+
+
+class Reader(asyncio.Protocol):
+    """One stream; notes how long each event was under way."""
+
+    def __init__(self, late):
+        self.late = late
+        self.rest = b""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+    def data_received(self, data):
+        now = time.monotonic()
+        *blocks, self.rest = (self.rest + data).split(b"\n\n")
+        for block in blocks:
+            # The copy has no name, and what was told before has no such moment.
+            if b"event:" in block and b'"made_at":' in block:
+                made_at = block.partition(b'"made_at":')[2].partition(b",")[0]
+                self.late.append(now - float(made_at))
+
+
+async def read(port, seconds):
+    """Read with every client for so long: {count, p50_ms, p99_ms}."""
+    loop, late = asyncio.get_running_loop(), []
+    readers = []
+    for _ in range(CLIENTS):
+        _, reader = await loop.create_connection(lambda: Reader(late), "127.0.0.1", port)
+        readers.append(reader)
+    await asyncio.sleep(SETTLING_S)
+    print("reading", flush=True)
+    await asyncio.sleep(seconds)
+    for reader in readers:
+        reader.transport.close()
+    return {"count": len(late), "p50_ms": quantile(late, 0.5) * 1000, "p99_ms": quantile(late, 0.99) * 1000}
+
+
+def clients():
+    for line in sys.stdin:
+        port, seconds = line.split()
+        print(json.dumps(asyncio.run(read(int(port), float(seconds)))), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "clients":
+        clients()
+    else:
+        asyncio.run({"ours": ours, "bare": bare}[sys.argv[1]](*sys.argv[2:]))
