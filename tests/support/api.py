@@ -41,7 +41,16 @@ ROUTE_IDS = [f"{route.method} {route.path}" for route in ROUTES]
 
 # What else than a path a route needs for a success.
 QUERIES = {"/api/v1/onboarding/auto/policy/explain": {"mac": CAMERA, "ip": "192.168.10.21"}}
-BODIES = {"/api/v1/keys": {"name": "a new key", "scope": "read"}}
+ALLOWLIST = "/api/v1/provisioning/allowlist"
+LISTED, NOT_LISTED = "24:6F:28:44:CC:10", "24:6F:28:44:CC:20"
+BODIES = {
+    "/api/v1/keys": {"name": "a new key", "scope": "read"},
+    ALLOWLIST: {"mac": NOT_LISTED, "description": "Camera 1"},
+    f"{ALLOWLIST}/{{mac}}": {"description": "Camera 2"},
+    f"{ALLOWLIST}/bulk": {"entries": [{"mac": LISTED}, {"mac": "24:6F"}]},
+    f"{ALLOWLIST}/bulk-remove": {"macs": [LISTED]},
+}
+FILES = {f"{ALLOWLIST}/import": b"mac,description\n24:6F:28:44:CC:30,Camera 3\n"}
 
 each_route = pytest.mark.parametrize("route", ROUTES, ids=ROUTE_IDS)
 
@@ -65,7 +74,7 @@ class NobodyAnswers:
 
 
 def with_scans(monkeypatch):
-    """Scans can be asked for, and `SCAN` has ended; how networks are scanned is tested on networks."""
+    """Scans can be asked for, `SCAN` has ended and `LISTED` is listed; how networks are scanned is tested on them."""
     load = DiscoveryWorker.load
 
     async def look(self):
@@ -76,7 +85,12 @@ def with_scans(monkeypatch):
         await load(self)
         stamp = self._clock.stamp()
         scan = Scan(SCAN, "periodic", "arp", "ap0", "192.168.10.0/24", stamp.at, ScanState.DONE, 100, duration_ms=640)
-        await self._database.write(lambda tx: scans.save(tx, scan, started=stamp))
+
+        async def job(tx):
+            await scans.save(tx, scan, started=stamp)
+            await tx.run("INSERT OR IGNORE INTO allowlist (mac, added_at) VALUES (?, '2026-01-22')", (LISTED,))
+
+        await self._database.write(job)
 
     monkeypatch.setattr(Scanner, "look", look)
     monkeypatch.setattr(DiscoveryWorker, "load", load_with_one)
@@ -84,7 +98,7 @@ def with_scans(monkeypatch):
 
 def target(route):
     """A path of this route that exists while the first camera of a fleet is registered."""
-    values = {"mac": CAMERA, "id": LAST_ID.get(route.tag, CAMERA)}
+    values = {"mac": LISTED if route.tag == "allowlist" else CAMERA, "id": LAST_ID.get(route.tag, CAMERA)}
     return re.sub(r"\{(\w+)\}", lambda match: quote(values[match[1]], safe=""), route.path)
 
 
@@ -92,9 +106,19 @@ async def ask(api, route, **more):
     """A request that should succeed."""
     if route.model("body"):
         more.setdefault("json", BODIES[route.path])
+    elif route.media_type:
+        more.setdefault("data", FILES[route.path])
+        more["headers"] = {"Content-Type": route.media_type} | more.get("headers", {})
     if route.path in QUERIES:
         more.setdefault("params", QUERIES[route.path])
     return await api.call(route.method, target(route), **more)
+
+
+def good_body(route):
+    """(content type, bytes) of a body that should succeed, for `exchange`."""
+    if route.path in FILES:
+        return route.media_type, FILES[route.path]
+    return JSON, json.dumps(BODIES[route.path]).encode() if route.model("body") else b""
 
 
 async def camera_is_registered(running):

@@ -46,6 +46,7 @@ LIGHT_OURS = ("__version__", "cli", "errors")
 PURE = {
     "__future__",
     "collections",
+    "csv",
     "dataclasses",
     "datetime",
     "enum",

@@ -10,7 +10,7 @@ from pi_orchestrator.api.routes import ROUTES
 from pi_orchestrator.errors import StartupError
 from pi_orchestrator.health import State
 from pi_orchestrator.storage.keys import Scope
-from tests.support.api import ask, camera_is_registered, case, exchange, hold
+from tests.support.api import ALLOWLIST, ask, camera_is_registered, case, exchange, hold
 from tests.support.waiting import eventually
 from tests.support.world import Api
 
@@ -313,10 +313,10 @@ async def test_two_listeners_serve_the_same(world):
         assert first.port != second.port
         other = Api(running.api.session, f"http://{second}", running.admin.key)
         for route in ROUTES:
-            more = {"json": {"name": "on the other", "scope": "read"}} if route.model("body") else {}
+            more = {"json": {"name": "on the other", "scope": "read"}} if route.secret else {}
             here, there = await ask(running.admin, route), await ask(other, route, **more)
             assert (there.status, there.headers["Content-Type"] if there.body else None) == (
-                here.status,
+                200 if route.path == ALLOWLIST else here.status,  # by then it is listed
                 here.headers["Content-Type"] if here.body else None,
             )
         await other.post("/api/v1/onboarding/auto/disable")

@@ -71,7 +71,7 @@ def test_every_parameter_is_described_in_words(operation):
 @each_operation
 def test_every_success_has_a_schema_and_an_example_that_fits_it(operation):
     successes = {status: answer for status, answer in operation["responses"].items() if status < "400"}
-    assert len(successes) == 1
+    assert successes
     for status, answer in successes.items():
         assert answer["description"]
         if status == "204":
@@ -117,10 +117,14 @@ def test_every_body_is_described_and_has_required_fields_and_words():
     for name, operation in operations():
         if "requestBody" not in operation:
             continue
-        reference = operation["requestBody"]["content"][JSON]["schema"]["$ref"].rsplit("/", 1)[-1]
+        ((media_type, content),) = operation["requestBody"]["content"].items()
+        if media_type != JSON:
+            assert (media_type, content["schema"]) == ("text/csv", {"type": "string"})
+            continue
+        reference = content["schema"]["$ref"].rsplit("/", 1)[-1]
         model = DOCUMENT["components"]["schemas"][reference]
         assert model["description"], name
-        assert model["required"], name
+        assert model.get("required") or name.startswith("PATCH"), name
         assert all("description" in field or "$ref" in field for field in model["properties"].values()), name
 
 
