@@ -102,6 +102,20 @@ class NetworkError(OrchestratorError):
     retryable = True
 
 
+class MqttUnavailableError(OrchestratorError):
+    """Nothing can be heard of cameras: the broker is away."""
+
+    code = "MQTT_UNAVAILABLE"
+    retryable = True
+
+
+class CircuitOpenError(OrchestratorError):
+    """It has failed so often that it is left alone for a while."""
+
+    code = "CIRCUIT_OPEN"
+    retryable = True
+
+
 class OnboardEnableError(OrchestratorError):
     """Auto-onboarding may not be enabled as things are configured."""
 

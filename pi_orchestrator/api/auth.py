@@ -148,6 +148,10 @@ class Keyring:
         key = self._stored.get(key_id)
         return Identity(key.id, key.name, key.scope) if key else None
 
+    def fingerprint(self, data: bytes) -> bytes:
+        """Tells whether two requests are the same, and nothing to whoever would guess what is in one (a password)."""
+        return hmac.new(self._secret, b"request:" + data, hashlib.sha256).digest()
+
     def _sign(self, text: str) -> str:
         message = _bytes(f"{self._clock.boot_id}:{text}")
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()

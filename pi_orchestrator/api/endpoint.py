@@ -7,7 +7,6 @@ handler → envelope, or a stream. Errors become answers in `app.py`, wherever t
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import OrderedDict
 from typing import Any
 from weakref import WeakValueDictionary
@@ -169,7 +168,7 @@ class Endpoint:
             raise ValidationFailedError("Validation failed", details="Idempotency-Key: 1 to 128 visible characters")
         operation = self._route.operation_id
         path = request.raw_path.encode("utf-8", "surrogateescape")
-        request_hash = hashlib.sha256(path + b"\n" + raw).digest()
+        request_hash = self._services.keyring.fingerprint(path + b"\n" + raw)
         lock = self._under_way.setdefault((key, operation), asyncio.Lock())
         async with lock:
             stored = await self._answered(key, operation)

@@ -24,6 +24,7 @@ _TAGS = {
     "health": "Is it there, and how does it do",
     "onboarding": "Auto-onboarding: toggle, limits, audit trail",
     "allowlist": "Which cameras may be provisioned",
+    "provisioning": "Cameras given the credentials of their network, many at once",
     "cameras": "Cameras, live and registered",
     "discovery": "Who is on the camera network, and why that is believed",
     "streams": "What happens, as it happens",

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pi_orchestrator.api.sse import Streams
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.registry import Registry
-from pi_orchestrator.events import Logged
 from pi_orchestrator.health import Health
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.net.vendors import Vendors
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
 from pi_orchestrator.workers.discovery import DiscoveryWorker
+from pi_orchestrator.workers.joining import Joining
 from pi_orchestrator.workers.onboarding import OnboardingWorker
 from pi_orchestrator.workers.presence import PresenceWorker
 from pi_orchestrator.workers.scanner import Scanner
+from pi_orchestrator.workers.sessions import Sessions
 from pi_orchestrator.workers.sources import SourcesWorker
 
 if TYPE_CHECKING:
     from pi_orchestrator.api.auth import Keyring
     from pi_orchestrator.api.cameras import CameraViews
     from pi_orchestrator.api.metrics import MetricsPage
-
-
-class Sessions(Protocol):
-    """What streams ask of provisioning."""
-
-    async def snapshot(self, session_id: str | None) -> list[Logged]:
-        """One session, or every open one, as `session.status`, and its devices as `device.discovered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +47,5 @@ class Services:
     views: CameraViews
     streams: Streams
     provisioning: Sessions
+    joining: Joining
     metrics: MetricsPage

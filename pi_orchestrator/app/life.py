@@ -17,9 +17,8 @@ from pi_orchestrator.api.app import build_app, served
 from pi_orchestrator.api.auth import Gate, Keyring, new_key
 from pi_orchestrator.api.guard import Guard
 from pi_orchestrator.api.routes import ROUTES
-from pi_orchestrator.api.services import Services
 from pi_orchestrator.app.daemon import Daemon
-from pi_orchestrator.app.parts import Ground, assemble
+from pi_orchestrator.app.parts import Ground, Parts, assemble
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.errors import SettingsError
 from pi_orchestrator.events import Hub
@@ -36,11 +35,11 @@ from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.database import Database
 from pi_orchestrator.storage.keys import Scope
 from pi_orchestrator.storage.state_dir import ADMIN_KEY, StateDir
+from pi_orchestrator.storage.vault import Vault
 from pi_orchestrator.supervisor import Supervisor, Worker
 from pi_orchestrator.workers import scanner
 from pi_orchestrator.workers.maintenance import INTERVAL_S as MAINTENANCE_S
 from pi_orchestrator.workers.maintenance import MaintenanceWorker
-from pi_orchestrator.workers.probe import ProbeWorker
 from pi_orchestrator.workers.pulse import DATABASE, PulseWorker
 
 STOP_GRACE_S = 2.0
@@ -71,6 +70,8 @@ async def running(
         if settings.mqtt.embedded:
             mqtt_port = await stack.enter_async_context(embedded_broker(settings.mqtt.host, mqtt_port))
 
+        vault = Vault(state_dir)
+        await asyncio.to_thread(vault.load)
         ground = Ground(
             clock=clock,
             health=health,
@@ -80,14 +81,17 @@ async def running(
             session=session,
             mqtt_port=mqtt_port,
             session_secret=await asyncio.to_thread(state_dir.session_secret),
+            vault=vault,
         )
-        services, probe = assemble(settings, ground)
+        parts = assemble(settings, ground)
+        services = parts.services
         stack.callback(services.scanner.close)
         await services.roster.load(database)
         await services.presence.load()
         await services.onboarding.load()
         await services.discovery.load()
         await services.keyring.load()
+        await parts.provisioning.load()
         await _ensure_admin_key(services.keyring, state_dir)
 
         gate = Gate(keyring=services.keyring, mode=settings.auth.mode, clock=clock)
@@ -99,7 +103,7 @@ async def running(
         supervisor = Supervisor(clock=clock, health=health)
         stack.callback(hub.close)
         stack.push_async_callback(supervisor.stop, grace_s=STOP_GRACE_S)
-        for worker in _workers(settings, services, probe, notifier):
+        for worker in _workers(settings, parts, notifier):
             supervisor.start(worker)
         stack.callback(services.streams.close)
 
@@ -152,19 +156,21 @@ async def run(load: Callable[[], Loaded]) -> int:
         return 0
 
 
-def _workers(settings: Settings, services: Services, probe: ProbeWorker, notifier: Notifier) -> Iterator[Worker]:
+def _workers(settings: Settings, parts: Parts, notifier: Notifier) -> Iterator[Worker]:
     """What goes on by itself, in the order of its start."""
+    services = parts.services
     clock, database = services.clock, services.database
     # The connection's own keep-alive proves that it lives: a quiet night is no hang.
     yield Worker(mqtt.NAME, services.mqtt.run, stale_after_s=None, reports_itself=True)
     yield Worker("presence", services.presence.run)
     yield Worker("onboarding", services.onboarding.run)
+    yield Worker("provisioning", parts.provisioning.run)
     yield Worker(scanner.NAME, services.scanner.run, reports_itself=True)
     yield Worker("discovery", services.discovery.run)
     yield Worker("sources", services.sources.run)
     yield Worker("streams", services.streams.run)
     if settings.discovery.probe:
-        yield Worker("probe", probe.run)
+        yield Worker("probe", parts.probe.run)
     maintenance = MaintenanceWorker(settings=settings.storage, clock=clock, database=database)
     yield Worker("maintenance", maintenance.run, stale_after_s=2 * MAINTENANCE_S)
     pulse = PulseWorker(

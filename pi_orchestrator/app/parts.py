@@ -18,7 +18,7 @@ from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.presence import Windows
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.status import STATUS_TOPICS
-from pi_orchestrator.events import Hub, Logged
+from pi_orchestrator.events import Hub
 from pi_orchestrator.health import Health, State
 from pi_orchestrator.net.espcam import EspCamClient
 from pi_orchestrator.net.leases import LeaseFiles
@@ -32,12 +32,20 @@ from pi_orchestrator.net.vendors import Vendors
 from pi_orchestrator.settings import Settings
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
+from pi_orchestrator.storage.vault import Vault
 from pi_orchestrator.workers import scanner as scanner_part
+from pi_orchestrator.workers.circuits import Circuits
+from pi_orchestrator.workers.delivery import Delivery
 from pi_orchestrator.workers.discovery import DiscoveryWorker
+from pi_orchestrator.workers.identity import Verifier
+from pi_orchestrator.workers.joining import Joining
 from pi_orchestrator.workers.onboarding import OnboardingWorker
 from pi_orchestrator.workers.presence import PresenceWorker
 from pi_orchestrator.workers.probe import ProbeWorker
+from pi_orchestrator.workers.provisioning import ProvisioningWorker
 from pi_orchestrator.workers.scanner import Scanner
+from pi_orchestrator.workers.session_record import SessionRecord
+from pi_orchestrator.workers.sessions import Sessions
 from pi_orchestrator.workers.sources import SourcesWorker
 
 
@@ -53,9 +61,19 @@ class Ground:
     session: aiohttp.ClientSession
     mqtt_port: int
     session_secret: bytes
+    vault: Vault
 
 
-def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What was built: what answers are made from, and the workers that no answer needs."""
+
+    services: Services
+    probe: ProbeWorker
+    provisioning: ProvisioningWorker
+
+
+def assemble(settings: Settings, ground: Ground) -> Parts:
     """Every part."""
     neighbours = Neighbours(clock=ground.clock, netlink=ground.netlink)
     roster = Roster()
@@ -110,6 +128,7 @@ def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]
         ask=scanner.ask,
         is_espressif=vendors.is_espressif,
     )
+    verifier = Verifier(clock=ground.clock, neighbours=neighbours, espcam=espcam, registry=registry, ask=scanner.ask)
     onboarding = OnboardingWorker(
         settings=settings.auto_onboard,
         ap_subnet=settings.ap.subnet,
@@ -118,9 +137,56 @@ def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]
         database=ground.database,
         roster=roster,
         neighbours=neighbours,
-        espcam=espcam,
+        verifier=verifier,
+    )
+    record = SessionRecord(clock=ground.clock)
+    circuits = Circuits(
+        failures=settings.provisioning.breaker_failures,
+        reset_s=settings.provisioning.breaker_reset_s,
+        clock=ground.clock,
+    )
+    joining = Joining(
+        interface=settings.ap.interface,
+        ap_subnet=settings.ap.subnet,
+        clock=ground.clock,
+        database=ground.database,
         registry=registry,
-        ask=scanner.ask,
+        record=record,
+        is_espressif=vendors.is_espressif,
+    )
+    provisioning = ProvisioningWorker(
+        concurrency=settings.provisioning.concurrency,
+        clock=ground.clock,
+        database=ground.database,
+        sessions=Sessions(
+            settings=settings.provisioning,
+            interface=settings.ap.interface,
+            clock=ground.clock,
+            database=ground.database,
+            vault=ground.vault,
+            mqtt=link,
+            scanner=scanner,
+            circuits=circuits,
+            record=record,
+        ),
+        delivery=Delivery(
+            settings=settings,
+            mqtt_port=ground.mqtt_port,
+            clock=ground.clock,
+            database=ground.database,
+            vault=ground.vault,
+            registry=registry,
+            roster=roster,
+            neighbours=neighbours,
+            espcam=espcam,
+            verifier=verifier,
+            mqtt=link,
+            record=record,
+            circuits=circuits,
+        ),
+        joining=joining,
+        record=record,
+        circuits=circuits,
     )
     keyring = Keyring(
         database=ground.database,
@@ -151,7 +217,8 @@ def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]
         mqtt=link,
         keyring=keyring,
         streams=streams,
-        provisioning=_NoSessions(),
+        provisioning=provisioning.sessions,
+        joining=joining,
         views=CameraViews(roster=roster, registry=registry, presence=presence, onboarding=onboarding),
         metrics=MetricsPage(
             health=ground.health,
@@ -164,7 +231,7 @@ def assemble(settings: Settings, ground: Ground) -> tuple[Services, ProbeWorker]
             streams=streams,
         ),
     )
-    return services, probe
+    return Parts(services=services, probe=probe, provisioning=provisioning)
 
 
 def _build_sources(
@@ -217,10 +284,3 @@ def windows_of(settings: Settings) -> Windows:
 def configured_key(settings: Settings) -> str | None:
     """The key of the configuration, if there is one."""
     return settings.auth.api_key.get_secret_value() if settings.auth.api_key else None
-
-
-class _NoSessions:
-    """Stands where provisioning will: there are no sessions yet."""
-
-    async def snapshot(self, session_id: str | None) -> list[Logged]:  # noqa: ARG002  # there is none to look for
-        return []

@@ -17,6 +17,7 @@ from pi_orchestrator.settings.model import (
     DiscoverySettings,
     Listen,
     MqttSettings,
+    ProvisioningSettings,
     Settings,
     StorageSettings,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Listen",
     "Loaded",
     "MqttSettings",
+    "ProvisioningSettings",
     "Settings",
     "StorageSettings",
     "Tree",

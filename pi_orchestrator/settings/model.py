@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pi_orchestrator.domain.container import parse_container_id
 from pi_orchestrator.domain.mac import MacField
 from pi_orchestrator.domain.onboarding import Mode, Overflow
-from pi_orchestrator.domain.wifi import SsidField, check_password
+from pi_orchestrator.domain.wifi import PasswordField, SsidField
 from pi_orchestrator.errors import FieldError
 
 
@@ -63,12 +63,6 @@ def _hard_to_guess(key: SecretStr | None) -> SecretStr | None:
     if key is not None and len(key.get_secret_value()) < 8:
         raise FieldError("shorter than 8 characters can be guessed; `api-key create` makes a good one")
     return key
-
-
-def _wifi_password(password: SecretStr | None) -> SecretStr | None:
-    if password is not None:
-        check_password(password.get_secret_value())
-    return password
 
 
 def _network(value: object) -> IPv4Network:
@@ -210,7 +204,7 @@ class ProvisioningSettings(Section):
     target_ssid: Annotated[SsidField | None, Unset] = Field(
         None, description="the network that cameras are sent to where a session names none"
     )
-    target_password: Annotated[SecretStr | None, AfterValidator(_wifi_password)] = Field(
+    target_password: PasswordField | None = Field(
         None, description="its password, empty for an open network; better in a file or a systemd credential"
     )
     target_password_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds that password")

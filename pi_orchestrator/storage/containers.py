@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pi_orchestrator.clock import rfc3339
+from pi_orchestrator.domain.camera import Camera
 from pi_orchestrator.domain.container import free_position, overflow_id, overflow_label
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.storage.database import Tx
@@ -49,3 +52,11 @@ async def assign(tx: Tx, mac: Mac, container_id: str, position: int) -> None:
         "INSERT INTO assignments (mac, container_id, position, assigned_at) VALUES (?, ?, ?, ?)",
         (mac, container_id, position, rfc3339(tx.stamp.at)),
     )
+
+
+async def place(tx: Tx, camera: Camera, container_id: str) -> Camera:
+    """The camera on the first free position of a container; as it is where there is no such container, or no room."""
+    if await label_of(tx, container_id) is None or (position := await next_free(tx, container_id)) is None:
+        return camera
+    await assign(tx, camera.mac, container_id, position)
+    return replace(camera, container_id=container_id, position=position, paired_at=tx.stamp.at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.settings import StorageSettings
-from pi_orchestrator.storage import actions, event_log, idempotency, onboarding, scans
+from pi_orchestrator.storage import actions, event_log, idempotency, onboarding, scans, sessions
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.supervisor import Beat
 
@@ -15,6 +15,7 @@ AUDIT_KEPT = 200_000
 ACTIONS_KEPT = 50_000
 ANSWERS_KEPT = 10_000
 SCANS_KEPT = 2_000
+SESSIONS_KEPT = 500
 IDEMPOTENCY_HOURS = 24
 
 
@@ -43,6 +44,7 @@ class MaintenanceWorker:
             await onboarding.trim_audit(tx, keep=AUDIT_KEPT)
             await actions.trim(tx, keep=ACTIONS_KEPT)
             await scans.trim(tx, keep=SCANS_KEPT)
+            await sessions.trim(tx, keep=SESSIONS_KEPT)
             await idempotency.trim(tx, keep=ANSWERS_KEPT)
             if tx.stamp.trusted:
                 await onboarding.clean_audit(tx, days=days, trusted_only=True)

@@ -32,12 +32,10 @@ from pi_orchestrator.domain.onboarding import (
     first_refusal,
     judge,
 )
-from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import OnboardEnableError, OnboardingError, StorageError
 from pi_orchestrator.events import CameraContradicted, CameraSeen, Event, Hub, Logged
 from pi_orchestrator.logs import get_logger
-from pi_orchestrator.net.engine import Ask
-from pi_orchestrator.net.espcam import CameraAnswer, EspCamClient
+from pi_orchestrator.net.espcam import CameraAnswer
 from pi_orchestrator.net.neighbours import Neighbours
 from pi_orchestrator.settings import AutoOnboardSettings
 from pi_orchestrator.storage import actions, cameras, containers, event_log, onboarding
@@ -46,7 +44,8 @@ from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.storage.onboarding import Metrics
 from pi_orchestrator.supervisor import Beat
-from pi_orchestrator.workers.attempt import Candidate, Verifier, pair
+from pi_orchestrator.workers.attempt import Candidate, pair
+from pi_orchestrator.workers.identity import Verifier
 from pi_orchestrator.workers.refusals import Refusals
 from pi_orchestrator.workers.retries import Retries
 
@@ -91,9 +90,7 @@ class OnboardingWorker:
         database: Database,
         roster: Roster,
         neighbours: Neighbours,
-        espcam: EspCamClient,
-        registry: Registry,
-        ask: Ask,
+        verifier: Verifier,
     ) -> None:
         self.settings = settings
         self._ap_subnet = ap_subnet
@@ -102,7 +99,7 @@ class OnboardingWorker:
         self._database = database
         self._roster = roster
         self._neighbours = neighbours
-        self._verifier = Verifier(clock=clock, neighbours=neighbours, espcam=espcam, registry=registry, ask=ask)
+        self._verifier = verifier
         self._bucket = TokenBucket(
             capacity=settings.burst_size, rate=settings.max_per_minute / 60, now=clock.monotonic()
         )
@@ -356,7 +353,9 @@ class OnboardingWorker:
         try:
             await self._begin(candidate)
             try:
-                answer = await self._verifier.verify(candidate, timeout_s=self.settings.verification_timeout_sec)
+                answer = await self._verifier.verify(
+                    candidate.mac, candidate.ip or "", timeout_s=self.settings.verification_timeout_sec
+                )
                 await self._pair(candidate, answer, started)
             except OnboardingError as error:
                 await self._fail(candidate, error, started)

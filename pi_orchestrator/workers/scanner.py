@@ -88,6 +88,11 @@ class Scanner:
         return self._engine.name if self._engine else None
 
     @property
+    def watches(self) -> str:
+        """The interface that it looks for cameras on."""
+        return self._ap.interface
+
+    @property
     def off(self) -> bool:
         """Whether it is switched off on purpose."""
         return self._settings.engine == "off"

@@ -177,12 +177,15 @@ async def test_a_page_of_another_origin_gets_nothing(world, browser, mode):
                 page = await own.page.context.new_page()  # the same browser, so the cookie is there
                 await page.goto(f"{elsewhere}/page")
                 foreign = Tab(page)
-                number = 0
+                number, refused = 0, running.services.metrics.answered[401]
                 for path in (BATCH, EVENTS):
                     for options in ({}, {"withCredentials": True}):
                         await foreign.open(origin + path, **options)
                         number += 1
                         assert await foreign.has_seen(number) == [("failed", "", 2)] * number
+                        if mode == "required":
+                            # Refused by us, and not only kept from the page by its browser.
+                            assert running.services.metrics.answered[401] == refused + number
                 await own.open(origin + EVENTS)
                 await own.has_seen(2)
                 await say(running, "network.status_changed")

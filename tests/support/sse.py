@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from pi_orchestrator.clock import parse_rfc3339
 from pi_orchestrator.domain.session import Session, SessionConfig, SessionState
 from pi_orchestrator.events import Logged
 from pi_orchestrator.storage import event_log, sessions
@@ -167,7 +166,7 @@ async def hears_nothing(stream, running):
 
 
 async def store_session(running, session_id=SESSION, *, state=SessionState.ACTIVE):
-    at = parse_rfc3339("2026-01-22T15:00:00Z")
+    at = running.services.clock.wall()
     session = Session(session_id, SessionState.ACTIVE, f"if-{session_id[:8]}", "Net", SessionConfig(), at, at)
 
     async def job(tx):

@@ -27,13 +27,23 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 GROUND = RANK["clock"]  # what every part stands on stands together; storage and net stand apart
 SANDBOX_MAY_IMPORT = ("domain", "errors", "net.mqtt_client", "sandbox")
-WORKERS_OF_THEIR_OWN = {"discovery", "maintenance", "onboarding", "presence", "probe", "pulse", "sources"}
+WORKERS_OF_THEIR_OWN = {
+    "discovery",
+    "maintenance",
+    "onboarding",
+    "presence",
+    "probe",
+    "provisioning",
+    "pulse",
+    "sources",
+}
 """Modules with a worker in them; the rest of workers/ are helpers (scanner: of two)."""
 
 HOMES = {
     "aiomqtt": ("net.mqtt", "net.mqtt_client", "sandbox"),
     "aiosqlite": ("storage.database",),
     "amqtt": ("net.broker",),
+    "cryptography": ("storage.vault",),
     "prometheus_client": ("api.metrics",),
     "pyroute2": ("net.netlink", "net.stations"),
     "scapy": ("net.arp_frames",),

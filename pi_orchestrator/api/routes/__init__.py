@@ -6,12 +6,13 @@ Handler docstrings say what a route does at length; the summaries here are its n
 from __future__ import annotations
 
 from pi_orchestrator.api.route import Route
-from pi_orchestrator.api.routes import allowlist, cameras, discovery, keys, onboarding, streams, system
+from pi_orchestrator.api.routes import allowlist, cameras, discovery, keys, onboarding, provisioning, streams, system
 
 ROUTES: tuple[Route, ...] = (
     *system.ROUTES,
     *onboarding.ROUTES,
     *allowlist.ROUTES,
+    *provisioning.ROUTES,
     *cameras.ROUTES,
     *discovery.ROUTES,
     *streams.ROUTES,

@@ -346,6 +346,20 @@ async def test_an_event_that_the_hub_never_told_is_read_in_the_log(daemon, monke
         assert [int(event.id) for event in await stream.events(4)] == [start, start + 1, start + 2, start + 3]
 
 
+async def test_who_comes_between_the_commit_of_an_event_and_its_telling_gets_it_once_or_had_it(daemon, monkeypatch):
+    publish, held = Hub.publish, []
+    monkeypatch.setattr(Hub, "publish", lambda self, event: held.append(event))
+    newest = await say(daemon, "scan.started")
+    monkeypatch.setattr(Hub, "publish", publish)
+    async with opened(daemon.api) as fresh, opened(daemon.api, last_event_id=newest - 1) as back:
+        assert fresh.established.payload["last_event_id"] == newest
+        for event in held:
+            daemon.services.streams._hub.publish(event)
+        await say(daemon, "scan.ended")
+        assert [int(event.id) for event in await back.events(2)] == [newest, newest + 1]
+        assert (await fresh.event()).id == str(newest + 1)
+
+
 async def test_streams_go_on_when_their_worker_was_restarted(daemon, monkeypatch):
     async with opened(daemon.api) as stream:
         tell = sse.Streams._tell

@@ -1,0 +1,270 @@
+"""Provisioning sessions at work: who joins, whose turn it is, what has expired, what can be closed.
+
+The stored state says what is to be done, and a pass does it: so a restart, a second operator or a crash in the middle
+of anything leaves nothing that the next pass would not see. A bounded number of cameras is under way at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from pi_orchestrator.clock import Clock
+from pi_orchestrator.domain.candidate import Candidate, Step
+from pi_orchestrator.domain.mac import Mac
+from pi_orchestrator.domain.session import Ending, Session, SessionState
+from pi_orchestrator.errors import StorageError
+from pi_orchestrator.logs import get_logger
+from pi_orchestrator.storage import sessions
+from pi_orchestrator.storage.database import Database, Tx
+from pi_orchestrator.supervisor import Beat
+from pi_orchestrator.workers.circuits import Circuits
+from pi_orchestrator.workers.delivery import Delivery, Failed, HandedBackError
+from pi_orchestrator.workers.joining import Joining
+from pi_orchestrator.workers.session_record import SessionRecord
+from pi_orchestrator.workers.sessions import Sessions
+
+IDLE_S = 10.0
+PASS_S = 0.5
+CLOSE_GRACE_S = 30.0
+AFTER_TROUBLE_S = 1.0
+
+log = get_logger(__name__)
+
+_Key = tuple[str, Mac]
+
+
+class ProvisioningWorker:
+    """`run` passes over the open sessions; `sessions` is what operators command."""
+
+    def __init__(
+        self,
+        *,
+        concurrency: int,
+        clock: Clock,
+        database: Database,
+        sessions: Sessions,
+        delivery: Delivery,
+        joining: Joining,
+        record: SessionRecord,
+        circuits: Circuits,
+    ) -> None:
+        self._concurrency = concurrency
+        self._clock = clock
+        self._database = database
+        self._delivery = delivery
+        self._joining = joining
+        self._record = record
+        self._circuits = circuits
+        self._running: dict[_Key, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._since: dict[tuple[str, SessionState], float] = {}
+        self._warned: set[str] = set()
+        self._hold_until = float("-inf")
+        self.sessions = sessions
+        sessions.on_change = self._wake.set
+
+    @property
+    def under_way(self) -> int:
+        """How many cameras something is being done to right now."""
+        return len(self._running)
+
+    async def load(self) -> None:
+        """Whatever was open when the daemon ended waits for somebody to resume it; what was closing is closed."""
+
+        async def job(tx: Tx) -> None:
+            for session in await sessions.unended(tx.run):
+                interrupted = session.interrupt()
+                if interrupted != session:
+                    await self._record.save(tx, interrupted)
+
+        await self._database.write(job)
+        for session in await sessions.unended(self._database.read):
+            if session.state is SessionState.CLOSING:
+                await self._finish(session)
+            else:
+                log.warning("a session was interrupted: resume or discard it", session_id=session.id)
+
+    async def run(self, beat: Beat) -> None:
+        """A pass whenever something has changed and twice a second while a session is open, until cancelled."""
+        try:
+            while True:
+                beat()
+                self._wake.clear()
+                busy = await self._pass_or_wait()
+                await self._clock.wait(self._wake, PASS_S if busy else IDLE_S)
+        finally:
+            # Cut off between two steps: what is stored says where to go on.
+            tasks = list(self._running.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pass_or_wait(self) -> bool:
+        try:
+            return await self.pass_once()
+        except StorageError as error:
+            log.warning("provisioning waits for the database", reason=error.message, details=error.details)
+            await self._clock.sleep(AFTER_TROUBLE_S)
+            return True
+
+    async def pass_once(self) -> bool:
+        """Look at every open session once; whether there is one."""
+        unended = await sessions.unended(self._database.read)
+        for session in unended:
+            line = await sessions.in_line(self._database.read, session.id)
+            self._cut_off_others(session, {one.mac for one in line})
+            if session.state is SessionState.CLOSING:
+                await self._close(session)
+                continue
+            if await self._expire(session):
+                continue
+            await self._joining.pass_once(session)
+            if session.state is SessionState.DISCOVERING and self._in_state_s(session) >= (
+                session.config.discovery_timeout_seconds
+            ):
+                await self._advance(session)
+            if session.runs:
+                await self._start_some(session, [one for one in line if (session.id, one.mac) not in self._running])
+        return bool(unended)
+
+    # Whose turn it is.
+
+    async def _start_some(self, session: Session, waiting: list[Candidate]) -> None:
+        now = self._clock.monotonic()
+        if now < self._hold_until or self.sessions.obstacle():
+            return
+        for one in waiting:
+            if len(self._running) >= self._concurrency or not self._circuits.network.take(now):
+                return
+            key = (session.id, one.mac)
+            self._running[key] = task = asyncio.create_task(self._deliver(session, one), name=f"provision-{one.mac}")
+            task.add_done_callback(partial(self._done, key))
+
+    def _done(self, key: _Key, _task: asyncio.Task[None]) -> None:
+        self._running.pop(key, None)
+        self._wake.set()
+
+    async def _deliver(self, session: Session, one: Candidate) -> None:
+        """One camera's turn; whatever its fault, it stays its own."""
+        network = self._circuits.network
+        try:
+            failed = await self._delivery.run(session, one)
+        except HandedBackError:
+            network.release()
+        except StorageError as error:
+            network.release()
+            self._hold_until = self._clock.monotonic() + AFTER_TROUBLE_S
+            log.warning("a camera waits for the database", mac=one.mac, reason=error.message, details=error.details)
+        except asyncio.CancelledError:
+            network.release()
+            raise
+        except Exception:
+            network.release()
+            log.exception("provisioning a camera failed unexpectedly", mac=one.mac)
+            await self._give_up(session.id, one.mac, "INTERNAL_ERROR", "an unexpected fault; see the log")
+        else:
+            await self._learn(session, failed)
+
+    async def _learn(self, session: Session, failed: Failed | None) -> None:
+        """What one camera's end says about the way to all of them."""
+        network = self._circuits.network
+        if failed is None:
+            network.succeeded()
+        elif not failed.is_silence:
+            network.release()
+        elif network.failed(now := self._clock.monotonic()):
+            wait_s = network.wait_s(now)
+            log.warning("camera after camera fails: provisioning waits", code=failed.code, seconds=round(wait_s))
+            message = f"camera after camera fails ({failed.code}): the rest waits {wait_s:.0f} s"
+
+            async def job(tx: Tx) -> None:
+                await self._record.trouble(tx, session.id, code="CIRCUIT_OPEN", message=message, retry_after_s=wait_s)
+
+            await self._database.write(job)
+
+    async def _give_up(self, session_id: str, mac: Mac, code: str, message: str) -> None:
+        async def job(tx: Tx) -> None:
+            one = await sessions.candidate(tx.run, session_id, mac)
+            if one and one.under_way:
+                await self._record.changed(tx, one, one.failed(code, message))
+
+        await self._database.write(job)
+
+    def _cut_off_others(self, session: Session, in_line: set[Mac]) -> None:
+        """Whoever was skipped or ended meanwhile is not gone on with."""
+        for (session_id, mac), task in self._running.items():
+            if session_id == session.id and mac not in in_line:
+                task.cancel()
+
+    # Time.
+
+    def _in_state_s(self, session: Session) -> float:
+        now = self._clock.monotonic()
+        return now - self._since.setdefault((session.id, session.state), now)
+
+    async def _advance(self, session: Session) -> None:
+        async def job(tx: Tx) -> None:
+            current = await sessions.get(tx.run, session.id)
+            if current and current.activate() != current:
+                await self._record.save(tx, current.activate())
+
+        await self._database.write(job)
+
+    async def _expire(self, session: Session) -> bool:
+        """Warn of the end of a session in which nothing happens, then end it; True when it was ended."""
+        if any(session_id == session.id for session_id, _ in self._running):
+            return False
+        left_s = self._record.left_s(session)
+        if left_s > session.warning_s:
+            self._warned.discard(session.id)
+            return False
+
+        async def job(tx: Tx) -> None:
+            current = await sessions.get(tx.run, session.id)
+            if current is None or self._record.left_s(current) > left_s:
+                return  # something has happened in it after all
+            if left_s <= 0:
+                await self._record.save(tx, current.close(Ending.EXPIRED))
+            else:
+                message = f"the session ends in {left_s:.0f} s unless something happens in it"
+                await self._record.trouble(tx, session.id, code="SESSION_EXPIRING", message=message)
+
+        if left_s <= 0 or session.id not in self._warned:
+            self._warned.add(session.id)
+            await self._database.write(job)
+            self._wake.set()
+        return left_s <= 0
+
+    # The end.
+
+    async def _close(self, session: Session) -> None:
+        """Close it once nothing runs any more, or after the time that was left to what does."""
+        grace_s = CLOSE_GRACE_S if session.ending is Ending.CLOSED else 0.0
+        running = [task for (session_id, _), task in self._running.items() if session_id == session.id]
+        if running and self._in_state_s(session) < grace_s:
+            return
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._finish(session)
+
+    async def _finish(self, session: Session) -> None:
+        async def job(tx: Tx) -> None:
+            current = await sessions.get(tx.run, session.id)
+            if current is None or not current.is_open:
+                return
+            for one in await sessions.in_line(tx.run, session.id):
+                why = "it was not begun with" if one.progress == Step.WAITING else "it was not done yet"
+                after = one.failed("SESSION_CLOSED", f"the session ended: {why}")
+                await self._record.changed(tx, one, after)
+            await sessions.erase_password(tx, session.id)
+            await self._record.save(tx, current.ended(tx.stamp.at))
+
+        await self._database.write(job)
+        await self._database.scrub()
+        self._since = {key: at for key, at in self._since.items() if key[0] != session.id}
+        self._warned.discard(session.id)
+        self._joining.forget(session.id)
+        self.sessions.has_ended(session.id)
+        log.info("session closed", session_id=session.id, ending=session.ending)
