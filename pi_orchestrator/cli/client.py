@@ -6,6 +6,7 @@ import argparse
 import http.client
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -15,6 +16,7 @@ from pi_orchestrator.errors import OrchestratorError, SettingsError, Unauthorize
 
 TIMEOUT_S = 35.0
 JSON = "application/json"
+MAX_LINE_BYTES = 32 * 1024 * 1024
 
 
 class UnreachableError(OrchestratorError):
@@ -52,27 +54,61 @@ class Client:
         """The data of a DELETE."""
         return self._call("DELETE", path, {})
 
-    def _call(self, method: str, path: str, query: dict[str, Any], body: tuple[str, bytes] | None = None) -> Any:
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._url.hostname or "", self._url.port, timeout=TIMEOUT_S)
-        given = {name: value for name, value in query.items() if value is not None}
-        headers = {"Accept": JSON} | ({"X-API-Key": self._key} if self._key else {})
-        payload = None
-        if body is not None:
-            headers["Content-Type"], payload = body
+    def lines(self, path: str, *, silence_s: float = TIMEOUT_S, **query: Any) -> Iterator[bytes]:
+        """The lines of an event stream as they come; ends with it, or UnreachableError when it falls silent."""
+        connection = self._connection(silence_s)
         try:
-            connection.request(method, f"{path}?{urlencode(given)}" if given else path, payload, headers)
-            response = connection.getresponse()
+            response = self._ask(connection, "GET", path, query, accept="text/event-stream")
+            if response.status >= 400:
+                _data(response.status, response.read())
+            if response.headers.get_content_type() != "text/event-stream":
+                raise UnreachableError("that is not this daemon: its answer is no event stream")
+            while line := response.readline(MAX_LINE_BYTES):
+                yield line
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+
+    def _call(self, method: str, path: str, query: dict[str, Any], body: tuple[str, bytes] | None = None) -> Any:
+        connection = self._connection(TIMEOUT_S)
+        try:
+            response = self._ask(connection, method, path, query, body)
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise UnreachableError(
-                f"no daemon answers at {self._url.geturl()}: {why}",
-                details="is it running? see: systemctl status pi-orchestrator, or name it with --url",
-            ) from error
+            raise self._unreachable(error) from error
         finally:
             connection.close()
         return _data(response.status, raw)
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
+        return kind(self._url.hostname or "", self._url.port, timeout=timeout_s)
+
+    def _ask(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        query: dict[str, Any],
+        body: tuple[str, bytes] | None = None,
+        *,
+        accept: str = JSON,
+    ) -> http.client.HTTPResponse:
+        given = {name: value for name, value in query.items() if value is not None}
+        headers = {"Accept": accept} | ({"X-API-Key": self._key} if self._key else {})
+        payload = None
+        if body is not None:
+            headers["Content-Type"], payload = body
+        connection.request(method, f"{path}?{urlencode(given)}" if given else path, payload, headers)
+        return connection.getresponse()
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        return UnreachableError(
+            f"no daemon answers at {self._url.geturl()}: {why}",
+            details="is it running? see: systemctl status pi-orchestrator, or name it with --url",
+        )
 
 
 def connect(args: argparse.Namespace) -> Client:

@@ -43,6 +43,11 @@ def wrapped(text: str, *, indent: str = "") -> str:
     )
 
 
+def fit(text: object, width: int) -> str:
+    """A text in one line that is no longer than this, with what may not reach a terminal made visible."""
+    return _cut(_text(text), width)
+
+
 def columns() -> int:
     """How wide the terminal is; 80 where there is none."""
     return max(40, shutil.get_terminal_size((80, 24)).columns)

@@ -204,8 +204,8 @@ class ProvisioningSettings(Section):
     target_ssid: Annotated[SsidField | None, Unset] = Field(
         None, description="the network that cameras are sent to where a session names none"
     )
-    target_password: PasswordField | None = Field(
-        None, description="its password, empty for an open network; better in a file or a systemd credential"
+    target_password: Annotated[PasswordField | None, Unset] = Field(
+        None, description="its password, empty for an open network; better in a file or a credential"
     )
     target_password_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds that password")
     target_subnets: Annotated[tuple[Network, ...], CommaList] = Field(
@@ -213,14 +213,12 @@ class ProvisioningSettings(Section):
         description="where a camera may turn up again; it is asked who it is nowhere else",
     )
     mqtt_host: Annotated[str | None, Unset] = Field(
-        None, description="the broker as cameras reach it there, if not at this machine's own address or mqtt.host"
+        None, description="the broker as cameras reach it, if not mqtt.host or this machine"
     )
     mqtt_username: Annotated[str | None, Unset] = Field(None, description="what cameras say to that broker")
     mqtt_password: Annotated[SecretStr | None, Unset] = Field(None, description="better in a file or a credential")
     mqtt_password_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds that password")
-    allow_unlisted: bool = Field(
-        False, description="let provision-all take cameras that are not on the allowlist, when it is asked to"
-    )
+    allow_unlisted: bool = Field(False, description="let provision-all take unlisted cameras too, when it is asked to")
     concurrency: int = Field(4, ge=1, le=32, description="how many cameras are provisioned at the same time")
     max_retries: int = Field(3, ge=0, le=100, description="how often a camera may be retried by hand")
     request_timeout_s: float = Field(10, gt=0, le=120, description="the longest that one answer of a camera may take")

@@ -226,8 +226,11 @@ def _salvage(damaged: Path, path: Path) -> int:
         for table in tables:
             saved += _salvage_table(old, new, table)
         # What hangs on a lost camera goes: the camera will be onboarded anew. A lost container is made again.
-        for table in {row[0] for row in new.execute("PRAGMA foreign_key_check") if row[2] == "cameras"}:
-            saved -= new.execute(f"DELETE FROM {table} WHERE mac NOT IN (SELECT mac FROM cameras)").rowcount  # noqa: S608
+        # What hangs on a lost session goes too: above all its password.
+        for parent, key, column in (("cameras", "mac", "mac"), ("sessions", "session_id", "id")):
+            for table in {row[0] for row in new.execute("PRAGMA foreign_key_check") if row[2] == parent}:
+                orphans = f"DELETE FROM {table} WHERE {key} NOT IN (SELECT {column} FROM {parent})"  # noqa: S608
+                saved -= new.execute(orphans).rowcount
         new.execute(
             "INSERT OR IGNORE INTO containers (id, created_at, updated_at)"
             " SELECT container_id, min(assigned_at), min(assigned_at) FROM assignments GROUP BY container_id"

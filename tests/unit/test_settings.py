@@ -99,6 +99,7 @@ def as_environment(value):
 OTHER_VALUES = {
     "http.listen": ("127.0.0.1:9001,[::1]:9002", (Listen("127.0.0.1", 9001), Listen("::1", 9002))),
     "http.trusted_hosts": ("pi.example, other.example", ("pi.example", "other.example")),
+    "http.sse_unnamed_copy": ("no", False),
     "auth.mode": ("required", "required"),
     "ap.interface": ("uap0", "uap0"),
     "ap.subnet": ("10.3.0.0/16", IPv4Network("10.3.0.0/16")),
@@ -139,6 +140,16 @@ OTHER_VALUES = {
     "auto_onboard.overflow": ("reject", Overflow.REJECT),
     "auto_onboard.concurrency": ("4", 4),
     "auto_onboard.queue_limit": ("10", 10),
+    "provisioning.target_ssid": ("Yard", "Yard"),
+    "provisioning.target_subnets": ("10.9.0.0/16", (IPv4Network("10.9.0.0/16"),)),
+    "provisioning.mqtt_host": ("broker.local", "broker.local"),
+    "provisioning.mqtt_username": ("camera", "camera"),
+    "provisioning.allow_unlisted": ("true", True),
+    "provisioning.concurrency": ("2", 2),
+    "provisioning.max_retries": ("5", 5),
+    "provisioning.request_timeout_s": ("2.5", 2.5),
+    "provisioning.breaker_failures": ("3", 3),
+    "provisioning.breaker_reset_s": ("60", 60),
     "storage.state_dir": ("/srv/pi", Path("/srv/pi")),
     "storage.retention_days": ("30", 30),
     "storage.backups_kept": ("2", 2),
@@ -150,6 +161,10 @@ ON_THEIR_OWN = {
     "auth.api_key_file",
     "mqtt.password",
     "mqtt.password_file",
+    "provisioning.target_password",
+    "provisioning.target_password_file",
+    "provisioning.mqtt_password",
+    "provisioning.mqtt_password_file",
     "auto_onboard.allow_loopback",
 }
 
@@ -554,3 +569,21 @@ def test_a_certificate_file_that_is_not_there_is_told_before_the_start(tmp_path)
     with pytest.raises(SettingsError) as caught:
         load(environ={}, flags={"mqtt": {"tls": True, "ca_file": str(tmp_path / "ca.pem")}})
     assert caught.value.problems == [f"mqtt.ca_file: there is no file {tmp_path / 'ca.pem'}"]
+
+
+@pytest.mark.parametrize("key", ["target_password", "mqtt_password"])
+def test_the_passwords_that_cameras_are_given_come_from_files_and_are_never_shown(tmp_path, key):
+    file = tmp_path / "secret"
+    file.write_text("correct horse battery\n")
+    loaded = load(environ={f"PIORCH_PROVISIONING__{key.upper()}_FILE": str(file)})
+    assert getattr(loaded.settings.provisioning, key).get_secret_value() == "correct horse battery"
+    assert "correct horse" not in repr(loaded) + str(shown(getattr(loaded.settings.provisioning, key)))
+
+
+def test_a_wifi_password_outside_the_rules_is_refused_without_being_shown():
+    with pytest.raises(SettingsError) as caught:
+        load(environ={"PIORCH_PROVISIONING__TARGET_PASSWORD": "short"})
+    (problem,) = caught.value.problems
+    assert problem.startswith("provisioning.target_password: ")
+    assert "8 to 63" in problem
+    assert "short" not in problem
