@@ -133,7 +133,7 @@ def test_state_is_private(unit: dict[str, list[str]]) -> None:
 def test_a_missing_secret_does_not_stop_the_start(unit: dict[str, list[str]]) -> None:
     """A source that is a path must exist; one that is a name is looked up in credstore and may be absent."""
     sources = dict(value.split(":", 1) for value in unit["LoadCredential"])
-    assert sources.keys() == {"api_key", "mqtt_password"}
+    assert sources.keys() == {"api_key", "mqtt_password", "target_password", "camera_mqtt_password"}
     assert not any("/" in source for source in sources.values())
 
 

@@ -40,6 +40,15 @@ def sound(tmp_path_factory):
             [(mac,) for mac in macs],
         )
         connection.execute("INSERT INTO onboarding_state (id, enabled, success) VALUES (1, 0, 400)")
+        connection.execute(
+            "INSERT INTO sessions VALUES (1, 's-1', 'active', 'wlan0', 'Yard', 60, 120, 90, 0, NULL, '2026-01-22',"
+            " '2026-01-22', NULL, 'boot', 1.0, 1)"
+        )
+        connection.execute("INSERT INTO session_secrets VALUES ('s-1', 'key', x'00')")
+        connection.execute(
+            "INSERT INTO session_devices (session_id, mac, state, progress, ip, rssi, firmware_version, discovered_at)"
+            " VALUES ('s-1', '24:6F:28:00:00:00', 'discovered', 0, '192.168.10.9', -50, '', '2026-01-22')"
+        )
         connection.execute("INSERT INTO api_keys VALUES ('k', 'admin', 'admin', x'00', '2026-01-22')")
         connection.commit()
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -126,6 +135,16 @@ def test_what_one_table_lost_costs_the_others_nothing(sound, file, pages_of, tab
     for other in {"cameras", "onboarding_audit", "assignments", "containers", "presence"} - {table}:
         lost = table == "cameras" and other in hang_on_cameras
         assert found[other] == (0 if lost else CAMERAS // 4 if other == "containers" else CAMERAS), other
+    assert is_sound(file)
+
+
+def test_a_lost_session_takes_its_password_and_its_cameras_along(sound, file, pages_of):
+    file.write_bytes(overwritten(sound, (pages_of["sessions"] - 1) * PAGE, random.Random(3).randbytes(PAGE)))
+    report = prepare(file)
+    found = counts(file)
+    assert (found["sessions"], found["session_secrets"], found["session_devices"]) == (0, 0, 0)
+    assert found["cameras"] == CAMERAS
+    assert report.rows_saved == sum(found.values())
     assert is_sound(file)
 
 
