@@ -20,6 +20,7 @@ from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
 from pi_orchestrator.workers.onboarding import OnboardingWorker
 from pi_orchestrator.workers.presence import PresenceWorker
+from pi_orchestrator.workers.provisioning import ProvisioningWorker
 
 
 class MetricsPage(Collector):
@@ -33,6 +34,7 @@ class MetricsPage(Collector):
         registry: Registry,
         presence: PresenceWorker,
         onboarding: OnboardingWorker,
+        provisioning: ProvisioningWorker,
         mqtt: MqttLink,
         database: Database,
         streams: Streams,
@@ -42,6 +44,7 @@ class MetricsPage(Collector):
         self._devices = registry
         self._presence = presence
         self._onboarding = onboarding
+        self._provisioning = provisioning
         self._mqtt = mqtt
         self._database = database
         self._streams = streams
@@ -64,6 +67,7 @@ class MetricsPage(Collector):
         yield from self._network()
         yield from self._messages()
         yield from self._onboardings()
+        yield from self._batches()
         answers = CounterMetricFamily("piorch_http_responses", "HTTP answers by status.", labels=["status"])
         for status, number in sorted(self.answered.items()):
             answers.add_metric([str(status)], number)
@@ -131,6 +135,23 @@ class MetricsPage(Collector):
             "piorch_onboarding_line_overflow",
             "Cameras turned away from a full line.",
             value=self._onboarding.overflowed,
+        )
+
+    def _batches(self) -> Iterator[Metric]:
+        provisioning = self._provisioning
+        outcomes = CounterMetricFamily(
+            "piorch_provisioning", "Cameras of provisioning sessions by outcome.", labels=["outcome"]
+        )
+        for outcome, number in sorted(provisioning.outcomes.items()):
+            outcomes.add_metric([outcome], number)
+        yield outcomes
+        yield GaugeMetricFamily(
+            "piorch_provisioning_under_way", "Cameras being provisioned.", value=provisioning.under_way
+        )
+        yield GaugeMetricFamily(
+            "piorch_provisioning_circuit_open",
+            "1 while nothing is started because camera after camera has failed.",
+            value=provisioning.circuit_open,
         )
 
     def _open_streams(self) -> Iterator[Metric]:

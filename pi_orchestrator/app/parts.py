@@ -226,6 +226,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
             registry=registry,
             presence=presence,
             onboarding=onboarding,
+            provisioning=provisioning,
             mqtt=link,
             database=ground.database,
             streams=streams,

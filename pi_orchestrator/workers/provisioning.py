@@ -7,6 +7,7 @@ of anything leaves nothing that the next pass would not see. A bounded number of
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from functools import partial
 
 from pi_orchestrator.clock import Clock
@@ -61,6 +62,7 @@ class ProvisioningWorker:
         self._since: dict[tuple[str, SessionState], float] = {}
         self._warned: set[str] = set()
         self._hold_until = float("-inf")
+        self.outcomes: Counter[str] = Counter(verified=0, failed=0)
         self.sessions = sessions
         sessions.on_change = self._wake.set
 
@@ -68,6 +70,11 @@ class ProvisioningWorker:
     def under_way(self) -> int:
         """How many cameras something is being done to right now."""
         return len(self._running)
+
+    @property
+    def circuit_open(self) -> bool:
+        """Whether nothing is started because camera after camera has failed."""
+        return self._circuits.network.is_open
 
     async def load(self) -> None:
         """Whatever was open when the daemon ended waits for somebody to resume it; what was closing is closed."""
@@ -169,6 +176,7 @@ class ProvisioningWorker:
     async def _learn(self, session: Session, failed: Failed | None) -> None:
         """What one camera's end says about the way to all of them."""
         network = self._circuits.network
+        self.outcomes["failed" if failed else "verified"] += 1
         if failed is None:
             network.succeeded()
         elif not failed.is_silence:
