@@ -134,7 +134,7 @@ class SessionHistory(Wire):
     pagination: Pagination
 
 
-class DeviceList(Wire):
+class SessionDevices(Wire):
     """Cameras of a session, in the order in which they were found."""
 
     devices: list[SessionDevice]
@@ -174,8 +174,10 @@ class NewSession(_Body):
     """How to open a session; the network and its password default to the configured ones."""
 
     network_interface: str | None = Field(None, pattern=r"^[^\s/]{1,15}$", description="where cameras are looked for")
-    target_ssid: SsidField | None = None
-    target_password: PasswordField | None = None
+    target_ssid: SsidField | None = Field(None, description="where cameras are sent; as configured if left out")
+    target_password: PasswordField | None = Field(
+        None, description="what it is joined with; needed with another network than the configured one"
+    )
     config: SessionTimes = SessionTimes()
 
 
@@ -198,7 +200,7 @@ class ProvisionAll(BaseModel):
 class SessionPath(BaseModel):
     """A session by its id."""
 
-    id: SessionId
+    id: SessionId = Field(description="a session's id, as its start was answered with")
 
 
 class DevicePath(SessionPath):
@@ -252,10 +254,10 @@ async def list_open(services: Services) -> SessionList:
     return SessionList(sessions=found, count=len(found))
 
 
-async def devices(services: Services, path: SessionPath, query: DevicesQuery) -> DeviceList:
+async def devices(services: Services, path: SessionPath, query: DevicesQuery) -> SessionDevices:
     """The cameras of a session, those that only wait with their present signal."""
     found = await services.provisioning.candidates(path.id, state=query.state)
-    return DeviceList(devices=[_device(services, one) for one in found], count=len(found))
+    return SessionDevices(devices=[_device(services, one) for one in found], count=len(found))
 
 
 async def provision(services: Services, path: DevicePath, actor: Actor) -> DeviceAsked:

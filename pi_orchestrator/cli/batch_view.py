@@ -91,7 +91,7 @@ class Batch:
     @property
     def under_way(self) -> int:
         """How many cameras were asked for and have come to no end."""
-        return sum(device.get("state") in UNDER_WAY for device in self._devices.values())
+        return sum(str(device.get("state")) in UNDER_WAY for device in self._devices.values())
 
     @property
     def is_over(self) -> bool:
@@ -154,7 +154,7 @@ def camera_line(device: Json, *, width: int) -> str:
 def change_line(device: Json, *, at: str, width: int) -> str:
     """A camera's last change in one line."""
     where = word(device)
-    share = f" {_progress(device)} %" if device.get("state") in UNDER_WAY and where != IN_LINE else ""
+    share = f" {_progress(device)} %" if where in UNDER_WAY else ""
     why = f": {_why(device)}" if where == "failed" else ""
     return fit(f"{at}  {device.get('mac')}  {device.get('ip') or '-'}  {where}{share}{why}", width)
 

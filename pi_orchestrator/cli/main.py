@@ -16,12 +16,15 @@ from pi_orchestrator.cli import (
     demo,
     devices,
     doctor,
+    events,
     keys,
     onboarding,
     openapi,
     run,
     sandbox,
     scan,
+    secrets,
+    sessions,
 )
 from pi_orchestrator.errors import OrchestratorError, SettingsError
 
@@ -76,6 +79,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pi-orchestrator {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (run, demo, scan, config, cameras, devices, onboarding, allowlist, keys, doctor, openapi, sandbox):
+    groups = (
+        (run, demo, scan, config, cameras, devices, onboarding),
+        (allowlist, sessions, events, keys, secrets, doctor, openapi, sandbox),
+    )
+    for module in (module for group in groups for module in group):
         module.add_parser(subparsers)
     return parser

@@ -50,7 +50,7 @@ class Breaker:
         """They do not; True when this opened the circuit."""
         self._failures += 1
         if self._open_until is not None:
-            if not self._probing:
+            if now < self._open_until:
                 return False  # one that was under way already: it tells nothing new
             self._factor = min(LONGEST, 2 * self._factor)
         elif self._failures < self._limit:

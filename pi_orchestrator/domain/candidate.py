@@ -116,8 +116,8 @@ class Candidate:
             state=CandidateState.PROVISIONING,
             progress=Step.WAITING,
             queued=place,
-            # One that was skipped before anything was tried has not used up a retry.
-            retry_count=self.retry_count + (0 if self.skipped else 1),
+            # A skip uses up no retry but the first: by its count a retry that is sent again is known as a repeat.
+            retry_count=max(1, self.retry_count) if self.skipped else self.retry_count + 1,
             error_code=None,
             error_message=None,
         )

@@ -194,6 +194,16 @@ async def passwords(run: Run) -> dict[str, Sealed]:
     return {row["session_id"]: Sealed(row["key_id"], row["sealed"]) for row in rows}
 
 
+async def in_doubt(run: Run) -> set[Mac]:
+    """The cameras that were asked for in the last session that they were in, and are not verified since."""
+    sql = (
+        "SELECT mac FROM (SELECT d.mac, d.state, max(s.number)"
+        " FROM session_devices d JOIN sessions s ON s.id = d.session_id WHERE d.queued IS NOT NULL GROUP BY d.mac)"
+        " WHERE state <> 'verified'"
+    )
+    return {Mac(row["mac"]) for row in await run(sql, ())}
+
+
 async def erase_password(tx: Tx, session_id: str) -> None:
     """Remove a session's password; the writer overwrites what it removes (secure_delete)."""
     await tx.run("DELETE FROM session_secrets WHERE session_id = ?", (session_id,))

@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import secrets
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,24 +40,28 @@ class _Keys:
 
 
 class Vault:
-    """Seals and opens; every method blocks for a moment, so call it in a thread."""
+    """Seals and opens; every method blocks for a moment, so call it in a thread; several may at once."""
 
     def __init__(self, state_dir: StateDir) -> None:
         self._state_dir = state_dir
+        self._lock = threading.RLock()
         self._keys: _Keys | None = None
 
     def load(self) -> None:
         """Read the key file, or make one; what cannot be read is set aside, never overwritten."""
         file = self._state_dir.path / KEY_FILE
-        try:
-            self._keys = _decoded(file.read_bytes())
-        except FileNotFoundError:
-            self._take(_fresh({}))
-        except ValueError:
-            aside = file.with_suffix(".damaged")
-            file.replace(aside)
-            log.error("the key of stored passwords is damaged: open sessions need theirs again", file=str(aside))
-            self._take(_fresh({}))
+        with self._lock:
+            try:
+                self._keys = _decoded(file.read_bytes())
+            except FileNotFoundError:
+                self._take(_fresh({}))
+            except ValueError:
+                aside = file.with_suffix(".damaged")
+                file.replace(aside)
+                log.error("the key of stored passwords is damaged: open sessions need theirs again", file=str(aside))
+                self._take(_fresh({}))
+            except OSError as error:
+                raise _unusable(error) from error
 
     def seal(self, text: str, *, purpose: str) -> Sealed:
         """Encrypt; only `open` with the same purpose gives it back."""
@@ -80,24 +85,34 @@ class Vault:
 
     def begin_rotation(self) -> None:
         """Make a new key that seals from now on; what older ones sealed can still be opened."""
-        self._take(_fresh(self._loaded().by_id))
+        with self._lock:
+            self._take(_fresh(self._loaded().by_id))
 
     def end_rotation(self) -> None:
         """Forget the older keys: everything was sealed anew."""
-        keys = self._loaded()
-        self._take(_Keys(keys.current, {keys.current: keys.by_id[keys.current]}))
+        with self._lock:
+            keys = self._loaded()
+            self._take(_Keys(keys.current, {keys.current: keys.by_id[keys.current]}))
 
     def _take(self, keys: _Keys) -> None:
         # The file comes first: what is sealed under a key that is not on disk would be lost.
-        self._state_dir.write_private(KEY_FILE, keys.encoded())
+        try:
+            self._state_dir.write_private(KEY_FILE, keys.encoded())
+        except OSError as error:
+            raise _unusable(error) from error
         self._keys = keys
 
     def _loaded(self) -> _Keys:
-        if self._keys is None:
-            self.load()
-        if self._keys is None:  # pragma: no cover  # `load` gives it or raises
-            raise StorageError("there is no key for stored passwords")
-        return self._keys
+        with self._lock:
+            if self._keys is None:
+                self.load()
+            if self._keys is None:  # pragma: no cover  # `load` gives it or raises
+                raise StorageError("there is no key for stored passwords")
+            return self._keys
+
+
+def _unusable(error: OSError) -> StorageError:
+    return StorageError("the key file of stored passwords cannot be used", details=error.strerror)
 
 
 def _fresh(older: dict[str, bytes]) -> _Keys:
@@ -110,7 +125,7 @@ def _decoded(content: bytes) -> _Keys:
     try:
         fields = json.loads(content)
         by_id = {str(key_id): base64.b64decode(text, validate=True) for key_id, text in fields["keys"].items()}
-        current = fields["current"]
+        current = str(fields["current"])
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
         raise ValueError("not a key file") from None
     if current not in by_id or any(len(key) != _KEY_BYTES for key in by_id.values()):

@@ -24,7 +24,14 @@ from pi_orchestrator.domain.presence import NEVER, Device, Presence
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.session import Session, SessionState
 from pi_orchestrator.domain.wifi import Credentials, MqttAccess, names_network
-from pi_orchestrator.errors import FieldError, OnboardingError, OrchestratorError, ProvisionError, StorageError
+from pi_orchestrator.errors import (
+    ConflictError,
+    FieldError,
+    OnboardingError,
+    OrchestratorError,
+    ProvisionError,
+    StorageError,
+)
 from pi_orchestrator.events import Logged
 from pi_orchestrator.net.espcam import CameraAnswer, EspCamClient
 from pi_orchestrator.net.mqtt import MqttLink
@@ -160,7 +167,7 @@ class Delivery:
         breaker = self._circuits.of(one.mac)
         breaker.failed(now)
         if may_have_it:
-            one = await self._look_for(session, await self._current(one), deadline)
+            one = await self._look_for(session, await self._current(one), deadline, DeliveryError(why, code=code))
             if one.state is not CandidateState.PROVISIONING:
                 return one
         if breaker.is_open or now >= deadline:
@@ -185,8 +192,16 @@ class Delivery:
         )
         return await self._step(one, lambda now: now.accepted(self._clock.wall()))
 
-    async def _look_for(self, session: Session, one: Candidate, deadline: float) -> Candidate:
-        """A camera that may have taken its credentials: accepted once seen with them, back in line if it has none."""
+    async def _look_for(
+        self, session: Session, one: Candidate, deadline: float, trouble: DeliveryError | None = None
+    ) -> Candidate:
+        """A camera that may have taken its credentials: accepted once seen with them, back in line if it has none.
+
+        `trouble` is what it fails with where the time is up before that is known.
+        """
+        trouble = trouble or DeliveryError(
+            "it may have taken its credentials, but was not seen again", code="DEVICE_TIMEOUT"
+        )
         started, asked_at = self._clock.monotonic(), NEVER
         while True:
             if self._back_at(session, one):
@@ -200,7 +215,7 @@ class Delivery:
                 if answer and now - started >= (SETTLED_S if answer.ssid else SETTLED_UNNAMED_S):
                     return await self._step(one, lambda now: now.not_taken("it did not take the credentials"))
             if now >= deadline:
-                raise DeliveryError("it may have taken its credentials, but was not seen again", code="DEVICE_TIMEOUT")
+                raise trouble
             await self._clock.sleep(LOOK_S)
 
     # The proof.
@@ -300,14 +315,15 @@ class Delivery:
     def _check_wrong_network(self, session: Session, one: Candidate) -> None:
         """DeliveryError where it has rebooted since and is on another network than it was sent to."""
         device = self._heard(one)
-        if device is None or device.claims is None or device.claims.ssid is None or one.sent is None:
+        if device is None or device.claims is None or device.heard_at is None or one.sent is None:
             return
-        since, now = self._since(one.sent), self._clock.monotonic()
-        uptime = device.claims.uptime_s
-        rebooted = device.session_since > since and (uptime is None or since == NEVER or uptime < now - since)
-        if rebooted and now - device.session_since >= SETTLED_S and not self._back_at(session, one):
+        claims, since = device.claims, self._since(one.sent)
+        # What its session began with is no proof: to a daemon that was restarted, everyone's is new.
+        rebooted = claims.uptime_s is not None and claims.uptime_s < device.heard_at - since
+        settled = self._clock.monotonic() - device.session_since >= SETTLED_S
+        if claims.ssid and rebooted and settled and not self._back_at(session, one):
             raise DeliveryError(
-                f"it is back on {device.claims.ssid!r} instead of {session.target_ssid!r}: is the password right?",
+                f"it is back on {claims.ssid!r} instead of {session.target_ssid!r}: is the password right?",
                 code="WRONG_NETWORK",
                 has_nothing=True,
             )
@@ -381,7 +397,10 @@ class Delivery:
                 raise HandedBackError
             if begins and session.state is SessionState.PAUSED:
                 raise HandedBackError
-            after = change(before)
+            try:
+                after = change(before)
+            except ConflictError:
+                raise HandedBackError from None  # it was skipped and asked for anew: that is another delivery's
             if check:
                 await check(tx, after)
             await self._record.changed(tx, before, after)

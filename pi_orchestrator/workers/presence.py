@@ -16,6 +16,7 @@ from ipaddress import IPv4Network
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.address import parse_ipv4
 from pi_orchestrator.domain.camera import Camera
+from pi_orchestrator.domain.candidate import CandidateState
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.presence import HERE, Device, Presence
 from pi_orchestrator.domain.registry import Registry
@@ -25,7 +26,7 @@ from pi_orchestrator.errors import FieldError, StorageError
 from pi_orchestrator.events import CameraContradicted, CameraSeen, Event, Hub, Logged
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.neighbours import Neighbours
-from pi_orchestrator.storage import cameras, event_log
+from pi_orchestrator.storage import cameras, event_log, sessions
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.supervisor import Beat
@@ -36,6 +37,7 @@ FLUSH_S = 60.0
 CONFIRM_S = 5.0
 MAX_UNRESOLVED = 256
 UNRESOLVED_FOR_S = 90.0
+WITHHELD = "withheld: the camera was given a password, which its own words may repeat"
 
 log = get_logger(__name__)
 
@@ -72,6 +74,8 @@ class PresenceWorker:
         self._neighbours = neighbours
         self._unresolved: OrderedDict[str, _Unresolved] = OrderedDict()
         self._heard: set[Mac] = set()
+        self._in_doubt: set[Mac] = set()
+        self._withheld: dict[Mac, int] = {}
         self._changes = Changes(clock=clock, roster=roster, registry=registry)
         self._confirmed_at = float("-inf")
         self._flushed_at = clock.monotonic()
@@ -109,12 +113,14 @@ class PresenceWorker:
         for mac, state, boot_id, monotonic in await cameras.load_presence(self._database):
             this_boot = boot_id == cameras.short_boot(self._clock.boot_id)
             self._registry.restore(mac, Presence(state), alive_at=monotonic if this_boot else None, now=now)
+        await self._know_who_is_in_doubt()
 
     async def run(self, beat: Beat) -> None:
         """Tick until cancelled; what is not stored then is stored on the way out."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._answer_roll_calls(), name="presence-roll-call")
+                tasks.create_task(self._follow_sessions(), name="presence-sessions")
                 while True:
                     beat()
                     await self.tick()
@@ -136,6 +142,7 @@ class PresenceWorker:
         await self._flush(now, everything=now - self._flushed_at >= FLUSH_S)
 
     def _apply(self, mac: Mac, status: Status, retained: bool) -> None:
+        status = self._without_secrets(mac, status)
         if retained:
             device = self._registry.claim(mac, status)
             here = device.state in (Presence.ONLINE, Presence.IDLE)
@@ -157,6 +164,21 @@ class PresenceWorker:
                 self._registry.learn_name(name, mac)
             if not retained:
                 self._unresolved.pop(name, None)  # what waits under this name is older than what was just heard
+
+    def _without_secrets(self, mac: Mac, status: Status) -> Status:
+        """The message without what a camera says of its troubles while it may be saying a password that it was given.
+
+        Nobody can tell that of a text once the password is erased: what was withheld stays so for as long as it is
+        repeated.
+        """
+        if status.last_error is None:
+            return status
+        text = hash(status.last_error)  # keyed at random, and of this process alone
+        if mac not in self._in_doubt and self._withheld.get(mac) != text:
+            self._withheld.pop(mac, None)
+            return status
+        self._withheld[mac] = text
+        return replace(status, last_error=WITHHELD)
 
     def _announce(self, device: Device, *, appeared: bool) -> None:
         claims = device.claims
@@ -221,6 +243,30 @@ class PresenceWorker:
                         here = device.shown in HERE and device.state is not Presence.REBOOTING
                         if here and device.is_camera and device.mac not in self._roster:
                             self._announce(device, appeared=False)
+            await self._clock.sleep(TICK_S)
+
+    async def _know_who_is_in_doubt(self) -> None:
+        try:
+            self._in_doubt = await sessions.in_doubt(self._database.read)
+        except StorageError as error:
+            log.warning("cameras that are being provisioned are not known yet", reason=error.message)
+
+    async def _follow_sessions(self) -> None:
+        """Know which cameras are asked for and not verified; they are before anything is sent to them."""
+
+        def wanted(event: Event) -> bool:
+            return isinstance(event, Logged) and event.type == "device.state_changed"
+
+        while True:
+            with self._hub.subscribe(wanted) as changes:
+                await self._know_who_is_in_doubt()
+                async for event in changes:
+                    if not isinstance(event, Logged) or event.mac is None:
+                        continue
+                    if event.payload["new_state"] == CandidateState.PROVISIONING:
+                        self._in_doubt.add(event.mac)
+                    elif event.payload["new_state"] == CandidateState.VERIFIED:
+                        self._in_doubt.discard(event.mac)
             await self._clock.sleep(TICK_S)
 
     async def _flush(self, now: float, *, everything: bool) -> None:

@@ -150,9 +150,9 @@ class Sessions:
             created_at=now,
             updated_at=now,
         )
-        sealed = None
-        if ssid:
-            sealed = await asyncio.to_thread(self._vault.seal, password.get_secret_value(), purpose=purpose(session.id))
+
+        async def seal() -> sessions.Sealed:
+            return await asyncio.to_thread(self._vault.seal, password.get_secret_value(), purpose=purpose(session.id))
 
         async def job(tx: Tx) -> Session:
             if other := await sessions.open_on(tx.run, session.network_interface):
@@ -168,6 +168,7 @@ class Sessions:
 
         # Sealed under a key that is about to be forgotten, it could never be opened.
         async with self._rotating:
+            sealed = await seal() if ssid else None
             return await self._database.write(job)
 
     async def pause(self, session_id: str, actor: Actor) -> Session:

@@ -10,6 +10,8 @@ import io
 import json
 import logging
 import re
+import uuid
+from dataclasses import replace
 from ipaddress import IPv4Network
 from urllib.parse import quote
 
@@ -22,12 +24,16 @@ from pi_orchestrator.api.app import build_app, served
 from pi_orchestrator.api.envelope import HTTP_STATUS, Shape
 from pi_orchestrator.api.openapi import build
 from pi_orchestrator.api.routes import ROUTES
+from pi_orchestrator.domain.candidate import Candidate, CandidateState
+from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.scan import Scan, ScanState
+from pi_orchestrator.domain.session import Session, SessionConfig, SessionState
 from pi_orchestrator.logs import configure
 from pi_orchestrator.net.links import Link
 from pi_orchestrator.settings import Listen
-from pi_orchestrator.storage import scans
+from pi_orchestrator.storage import scans, sessions
 from pi_orchestrator.workers.discovery import DiscoveryWorker
+from pi_orchestrator.workers.provisioning import ProvisioningWorker
 from pi_orchestrator.workers.scanner import Scanner
 from tests.support.waiting import eventually
 from tests.support.world import Answer, Api
@@ -43,7 +49,12 @@ ROUTE_IDS = [f"{route.method} {route.path}" for route in ROUTES]
 QUERIES = {"/api/v1/onboarding/auto/policy/explain": {"mac": CAMERA, "ip": "192.168.10.21"}}
 ALLOWLIST = "/api/v1/provisioning/allowlist"
 LISTED, NOT_LISTED = "24:6F:28:44:CC:10", "24:6F:28:44:CC:20"
+BATCH = "/api/v1/provisioning/batch"
+TARGET = {"target_ssid": "Target-Net", "target_password": "correct horse battery"}
 BODIES = {
+    BATCH: {"network_interface": "wlan7", **TARGET},
+    f"{BATCH}/start": TARGET,
+    f"{BATCH}/{{id}}/provision-all": {"only_allowlisted": True},
     "/api/v1/keys": {"name": "a new key", "scope": "read"},
     ALLOWLIST: {"mac": NOT_LISTED, "description": "Camera 1"},
     f"{ALLOWLIST}/{{mac}}": {"description": "Camera 2"},
@@ -96,9 +107,47 @@ def with_scans(monkeypatch):
     monkeypatch.setattr(DiscoveryWorker, "load", load_with_one)
 
 
+def session_for(route):
+    """The id of the session that `with_sessions` opens for this route alone."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{route.method} {route.path}"))
+
+
+def with_sessions(monkeypatch):
+    """Each route that is about a session has one of its own, with one camera, on an interface of its own."""
+    load = ProvisioningWorker.load
+    routes = [route for route in ROUTES if route.tag == "provisioning" and "{id}" in route.path]
+
+    async def load_with_some(self):
+        await load(self)
+        now = self._clock.wall()
+
+        async def job(tx):
+            for number, route in enumerate(routes):
+                verb = route.path.rsplit("/", 1)[-1]
+                state = SessionState.PAUSED if verb == "resume" else SessionState.ACTIVE
+                interrupted = route.path.startswith("/api/v1/provisioning/sessions/") and verb == "resume"
+                session = Session(session_for(route), state, f"test{number}", "Target-Net", SessionConfig(), now, now)
+                one = Candidate(session.id, Mac(LISTED), "192.168.10.21", now)
+                if verb in ("provision", "retry", "provision-all"):
+                    # Whoever is done is answered with that; with no broker nobody could be begun with.
+                    one = replace(one, state=CandidateState.VERIFIED, progress=100, retry_count=1, verified_at=now)
+                if await sessions.get(tx.run, session.id) is None:
+                    await sessions.insert(tx, session, None)
+                    await sessions.save(tx, replace(session, interrupted=interrupted))
+                    await sessions.put_candidate(tx, one)
+
+        await self._database.write(job)
+
+    monkeypatch.setattr(ProvisioningWorker, "load", load_with_some)
+
+
 def target(route):
     """A path of this route that exists while the first camera of a fleet is registered."""
-    values = {"mac": LISTED if route.tag == "allowlist" else CAMERA, "id": LAST_ID.get(route.tag, CAMERA)}
+    of_sessions = route.tag == "provisioning"
+    values = {
+        "mac": LISTED if of_sessions or route.tag == "allowlist" else CAMERA,
+        "id": session_for(route) if of_sessions else LAST_ID.get(route.tag, CAMERA),
+    }
     return re.sub(r"\{(\w+)\}", lambda match: quote(values[match[1]], safe=""), route.path)
 
 

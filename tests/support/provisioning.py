@@ -11,7 +11,7 @@ from urllib.parse import quote
 from tests.support.waiting import eventually
 
 BASE = "/api/v1/provisioning"
-SSID = "Target-Net"
+HOME, SSID = "DeliCasa-AP", "Target-Net"
 PASSWORD = "correct horse battery"
 QUIET = {"auto_onboard": {"enabled": False, "mode": "off"}}
 """Settings: nobody is onboarded but by a session."""
@@ -79,6 +79,29 @@ class Batch:
             return await self.session() if ended else None
 
         return await eventually(done, within=within, what="every camera has come to an end")
+
+
+@contextlib.asynccontextmanager
+async def by_hand(world, count=1, *, ssid=HOME, **settings):
+    """The same with cameras that the test plays: they accept whatever is sent, and say what they are told to."""
+    async with contextlib.AsyncExitStack() as stack:
+        running = await stack.enter_async_context(world.daemon(**(QUIET | settings)))
+        cameras = [world.camera(number, accepted=True, ssid=ssid) for number in range(1, count + 1)]
+        for camera in cameras:
+            await stack.enter_async_context(camera)
+        await allow(running.admin, cameras)
+        yield Batch(world, running, Hands(cameras))
+
+
+@dataclass
+class Hands:
+    """HandCameras, as a fleet."""
+
+    cameras: list
+
+    async def say(self, **fields):
+        for camera in self.cameras:
+            await camera.say(ssid=HOME, **fields)
 
 
 async def allow(admin, cameras):

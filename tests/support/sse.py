@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from pi_orchestrator.domain.candidate import Candidate
+from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.session import Session, SessionConfig, SessionState
 from pi_orchestrator.events import Logged
 from pi_orchestrator.storage import event_log, sessions
@@ -165,12 +167,14 @@ async def hears_nothing(stream, running):
     assert (await stream.event()).type == "connection.heartbeat"
 
 
-async def store_session(running, session_id=SESSION, *, state=SessionState.ACTIVE):
+async def store_session(running, session_id=SESSION, *, state=SessionState.ACTIVE, devices=()):
     at = running.services.clock.wall()
     session = Session(session_id, SessionState.ACTIVE, f"if-{session_id[:8]}", "Net", SessionConfig(), at, at)
 
     async def job(tx):
         await sessions.insert(tx, session, None)
+        for mac in devices:
+            await sessions.put_candidate(tx, Candidate(session_id, Mac(mac), "192.168.10.21", at))
         if state is SessionState.CLOSED:
             await tx.run("UPDATE sessions SET state = 'closed' WHERE id = ?", (session_id,))
 

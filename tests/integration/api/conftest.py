@@ -1,12 +1,17 @@
 import pytest
 
-from tests.support.api import production_log, watch, with_scans
+from tests.support.api import production_log, watch, with_scans, with_sessions
 
 
 @pytest.fixture(autouse=True)
 def every_answer_is_as_documented(monkeypatch):
     watch(monkeypatch)
     with_scans(monkeypatch)
+
+
+@pytest.fixture
+def a_session_for_each_route(monkeypatch):
+    with_sessions(monkeypatch)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, unquote
 
+import pytest
+
 from pi_orchestrator.api.envelope import HTTP_STATUS, Shape
 from pi_orchestrator.api.onboarding import Message
 from pi_orchestrator.api.route import Route
@@ -24,6 +26,8 @@ from tests.support.api import (
     with_routes,
 )
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("a_session_for_each_route")
 
 AUTO = "/api/v1/onboarding/auto"
 MAC = "AA:BB:CC:DD:EE:F0"

@@ -394,6 +394,24 @@ async def test_a_snapshot_of_one_session_holds_that_session(daemon, sessions_are
     assert asked == [SESSION]
 
 
+async def test_a_snapshot_is_the_sessions_that_are_open_with_their_devices(daemon):
+    await store_session(daemon, devices=("24:6F:28:00:00:10", "24:6F:28:00:00:20"))
+    await store_session(daemon, OTHER)
+    for asked, expected in ((None, [SESSION] * 3 + [OTHER]), (SESSION, [SESSION] * 3), (OTHER, [OTHER])):
+        async with opened(daemon.admin, BATCH, session_id=asked, last_event_id=10**6) as stream:
+            told = await stream.events(len(expected))
+            await hears_nothing(stream, daemon)
+        assert [event.data["session_id"] for event in told] == expected
+        for event in told:
+            if event.type == "session.status":
+                assert event.payload["session"]["id"] == event.data["session_id"]
+            else:
+                assert event.type == "device.discovered"
+                assert event.payload["device"]["mac"] == event.payload["mac"]
+        assert [event.id for event in told[:-1]] == [None] * (len(told) - 1)
+        assert told[-1].id == str(stream.established.payload["last_event_id"])
+
+
 async def test_a_snapshot_of_nothing_still_says_where_the_client_is(daemon, sessions_are):
     newest = await say(daemon, "scan.started", "scan.ended")
     sessions_are(daemon)

@@ -12,7 +12,21 @@ from pi_orchestrator.api.services import Services
 from pi_orchestrator.errors import OrchestratorError
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.keys import Scope
-from tests.support.api import ALLOWLIST, LISTED, NOT_LISTED, SCAN, ask, exchange, good_body, target, with_routes
+from tests.support.api import (
+    ALLOWLIST,
+    BATCH,
+    LISTED,
+    NOT_LISTED,
+    SCAN,
+    ask,
+    exchange,
+    good_body,
+    session_for,
+    target,
+    with_routes,
+)
+
+pytestmark = pytest.mark.usefixtures("a_session_for_each_route")
 
 AUTO = "/api/v1/onboarding/auto"
 KEYS = "/api/v1/keys"
@@ -22,6 +36,9 @@ LOGS = {"operator_actions", "events", "idempotency", "sqlite_sequence"}  # they 
 
 # What a repeat is told differs from the first answer, which tells what was done: see the module of these routes.
 COUNTED = {ALLOWLIST, *(f"{ALLOWLIST}/{verb}" for verb in ("bulk", "import", "bulk-remove", "all"))}
+
+# Without a key of its own a second start is refused, and names the session that is open.
+STARTS = {BATCH, f"{BATCH}/start"}
 
 each_write = pytest.mark.parametrize("route", WRITES, ids=lambda route: f"{route.method} {route.path}")
 each_replayed = pytest.mark.parametrize("route", REPLAYED, ids=lambda route: f"{route.method} {route.path}")
@@ -49,6 +66,9 @@ async def test_a_write_that_is_repeated_has_no_second_effect(daemon, world, rout
         again = await ask(daemon.admin, route)
         if route.secret:
             assert again.status == 409, "a key is shown once; a repeat says that it is there"
+        elif route.path in STARTS:
+            assert (again.status, again.json["code"]) == (409, "SESSION_ALREADY_ACTIVE")
+            assert first.data["session"]["id"] in again.json["error"]["details"]
         elif route.path in COUNTED and which == "second":
             assert again.status == 200
             first = again
@@ -247,7 +267,16 @@ ACTIONS = {
     ("POST", f"{ALLOWLIST}/import"): ("allowlist.import", "1 rows"),
     ("POST", f"{ALLOWLIST}/bulk-remove"): ("allowlist.bulk_remove", "1 MACs"),
     ("DELETE", f"{ALLOWLIST}/all"): ("allowlist.clear", None),
+    ("POST", BATCH): ("session.start", ANY),
+    ("POST", f"{BATCH}/start"): ("session.start", ANY),
+    ("POST", "/api/v1/provisioning/secrets/rotate"): ("secrets.rotate", "0 passwords"),
+    **{
+        ("POST", f"{BATCH}/{{id}}/devices/{{mac}}/{verb}"): (f"device.{verb}", LISTED)
+        for verb in ("provision", "retry", "skip")
+    },
 }
+for one in [one for one in WRITES if one.tag == "provisioning" and "{id}" in one.path and "{mac}" not in one.path]:
+    ACTIONS[one.method, one.path] = one.action, session_for(one)
 OUTCOMES = {
     "api_key.revoke": "was not there",
     "scan.cancel": "had ended",
@@ -255,6 +284,8 @@ OUTCOMES = {
     "allowlist.import": "1 added, 0 updated, 0 skipped, 0 refused",
     "allowlist.bulk_remove": "1 removed",
     "allowlist.clear": "1 removed",
+    "device.provision": "was so already",
+    "device.retry": "was so already",
 }
 
 

@@ -1,0 +1,163 @@
+"""`events`, beside a daemon process: what was, what comes, and back again after the daemon was away."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+from tests.support.process import COMMAND, command, daemon, environment, write_toml
+from tests.support.waiting import eventually
+
+ENABLE, DISABLE = "/api/v1/onboarding/auto/enable", "/api/v1/onboarding/auto/disable"
+
+
+class Cli:
+    """`await cli("--json")` is `events --json` beside a daemon."""
+
+    def __init__(self, world, process, folder):
+        self.world, self.process, self.folder = world, process, folder
+        self.config = write_toml(folder / "client.toml", world.tree(http={"listen": [process.api.url[7:]]}))
+
+    async def __call__(self, *args, code=0, **how):
+        done = await command("events", *args, "--config", self.config, **how)
+        assert "Traceback" not in done.err
+        assert done.code == code, done
+        assert [line for line in (done.out + done.err).splitlines() if not line.isprintable()] == []
+        assert "--json" in args or [line for line in done.out.splitlines() if len(line) > 80] == []
+        return done
+
+    async def objects(self, *args, **how):
+        return [json.loads(line) for line in (await self("--json", *args, **how)).out.splitlines()]
+
+    async def toggle(self, times):
+        """So many events more."""
+        for number in range(times):
+            await self.process.admin.post(DISABLE if number % 2 == 0 else ENABLE)
+
+    @contextlib.asynccontextmanager
+    async def following(self, *args):
+        """`events --follow` as a process; `out()` and `err()` are what it has written by now."""
+        out, err = self.folder / "out", self.folder / "err"
+        with out.open("wb") as to, err.open("wb") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *COMMAND,
+                *("events", "--follow", *args, "--config", str(self.config)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=to,
+                stderr=errors,
+                env=environment(),
+            )
+        process.out, process.err = out.read_text, err.read_text
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+async def cli(world, tmp_path):
+    async with daemon(world, tmp_path) as process:
+        yield Cli(world, process, tmp_path)
+
+
+async def test_the_command_explains_itself_within_the_width_of_a_terminal():
+    done = await command("events", "--help", env={"COLUMNS": "80"})
+    assert (done.code, done.err) == (0, "")
+    assert [line for line in done.out.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("args", [["--since", "x"], ["--since", "-1"], ["--since", str(2**63)], ["x"]], ids=" ".join)
+async def test_wrong_arguments_end_with_code_2(args):
+    done = await command("events", *args)
+    assert (done.code, done.out) == (2, "")
+
+
+@pytest.mark.parametrize("args", [[], ["--follow"]], ids=["past", "follow"])
+async def test_without_a_daemon_the_code_is_3_and_the_remedy_is_told(args, world):
+    done = await command("events", *args, "--url", "http://127.0.0.1:1")
+    assert (done.code, done.out) == (3, "")
+    assert "is it running?" in done.err
+    done = await command("events", *args, "--url", f"http://127.0.0.1:{world.broker.port}")
+    assert done.code == 3
+
+
+async def test_the_last_twenty_are_shown_oldest_first(cli):
+    await cli.toggle(25)
+    seen = await cli.objects()
+    ids = [event["id"] for event in seen]
+    assert len(ids) == 20
+    assert ids == sorted(set(ids))
+    assert seen[-1]["type"] == "onboarding.disabled"
+    lines = (await cli()).out.splitlines()
+    assert len(lines) == 20
+    assert lines[-1].split()[2] == "onboarding.disabled"
+    assert lines[-1].split()[3] == "by=admin"
+
+
+async def test_since_an_id_everything_is_shown(cli):
+    await cli.toggle(25)
+    newest = (await cli.objects())[-1]["id"]
+    assert [event["id"] for event in await cli.objects("--since", str(newest - 24))] == list(
+        range(newest - 23, newest + 1)
+    )
+    assert (await cli("--since", str(newest))).out == "No events.\n"
+    assert await cli.objects("--since", str(newest)) == []
+    await cli.world.sabotage(f"DELETE FROM events WHERE id < {newest - 2}")
+    done = await cli("--since", "1", "--json")
+    assert "not all events after 1 are known any more" in done.err
+    assert "camera.list" in {json.loads(line)["type"] for line in done.out.splitlines()}
+
+
+async def test_of_some_types_the_last_twenty_are_found_among_others(cli):
+    await cli.world.publish("camera/status/x", {"mac": cli.world.mac(900)})
+    await cli.toggle(30)
+    seen = await cli.objects("--types", "onboarding.enabled,nothing.*")
+    assert {event["type"] for event in seen} == {"onboarding.enabled"}
+    assert len(seen) == 15
+    assert len(await cli.objects("--types", "onboarding.*")) == 20
+    assert (await cli("--types", "nothing.at_all")).out == "No events.\n"
+    assert "types" in (await cli("--types", "NO!", code=1)).err
+
+
+async def test_who_has_no_key_sees_what_is_open_to_all(cli):
+    # The last event belongs to a session, and so never comes.
+    await cli.toggle(2)
+    body = {"target_ssid": "x", "target_password": ""}
+    answer = await cli.process.admin.post("/api/v1/provisioning/batch", json=body)
+    assert answer.status == 201
+    assert (await cli.objects())[-1]["type"] == "session.status"
+    url = cli.process.api.url
+    done = await command("events", "--json", "--url", url, "--state-dir", cli.folder / "none")
+    assert done.code == 0, done
+    seen = [json.loads(line)["type"] for line in done.out.splitlines()]
+    assert seen[-2:] == ["onboarding.disabled", "onboarding.enabled"]
+    assert "session.status" not in seen
+
+
+async def test_it_follows_and_comes_back_after_a_restart_without_a_gap(cli, world, tmp_path):
+    async with cli.following("--json", "--types", "onboarding.*") as process:
+        await cli.toggle(1)
+        await eventually(lambda: "onboarding.disabled" in process.out())
+        listen = [cli.process.api.url[7:]]
+        await cli.process.stop()
+        await eventually(lambda: "trying again in" in process.err())
+        async with daemon(world, tmp_path, http={"listen": listen}) as again:
+            await again.admin.post(ENABLE)
+            await eventually(lambda: "onboarding.enabled" in process.out(), within=40)
+            await eventually(lambda: "connected again" in process.err())
+            seen = [json.loads(line) for line in process.out().splitlines()]
+            assert [event["type"] for event in seen] == ["onboarding.disabled", "onboarding.enabled"]
+            assert max(map(len, process.err().splitlines())) <= 80
+            process.send_signal(2)
+            assert await process.wait() == 130
+
+
+async def test_what_a_camera_says_cannot_drive_the_terminal(cli, world):
+    async with world.camera(900, firmware_version="1\x1b[2J\x07evil", device_id="espcam-\x1b]0;x\x07") as camera:
+        await camera.say(firmware_version="1\x1b[2J\x07evil")
+        await eventually(lambda: cli.process.entries("camera onboarded"))
+        assert camera.mac in (await cli()).out
+        assert camera.mac in json.dumps(await cli.objects())
