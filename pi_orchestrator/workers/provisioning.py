@@ -156,7 +156,7 @@ class ProvisioningWorker:
         """One camera's turn; whatever its fault, it stays its own."""
         network = self._circuits.network
         try:
-            failed = await self._delivery.run(session, one)
+            await self._learn(session, await self._ended(session, one))
         except HandedBackError:
             network.release()
         except StorageError as error:
@@ -166,12 +166,16 @@ class ProvisioningWorker:
         except asyncio.CancelledError:
             network.release()
             raise
+
+    async def _ended(self, session: Session, one: Candidate) -> Failed | None:
+        try:
+            return await self._delivery.run(session, one)
+        except (HandedBackError, StorageError):
+            raise
         except Exception:
-            network.release()
             log.exception("provisioning a camera failed unexpectedly", mac=one.mac)
             await self._give_up(session.id, one.mac, "INTERNAL_ERROR", "an unexpected fault; see the log")
-        else:
-            await self._learn(session, failed)
+            return Failed("INTERNAL_ERROR", is_silence=False)
 
     async def _learn(self, session: Session, failed: Failed | None) -> None:
         """What one camera's end says about the way to all of them."""

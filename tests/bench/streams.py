@@ -14,11 +14,11 @@ from tests.bench.stage import connected, daemon, metric
 from tests.bench.streamer import CLIENTS, EVENTS_PER_S, PATH
 from tests.support.process import write_toml
 
-ROUNDS = 7
+ROUNDS = 5
 ROUND_S = 4
 MARGIN_S = 1
 STALLED = 50
-STALL_S = 30
+STALL_S = 25
 BARE = "bare aiohttp: a queue and a task for each client, the same bytes; ours are on disk before they are told"
 COST = "more memory than without them, at the worst moment; they are cut off after 10 to 15 s"
 BYTES_READ_AT_MOST = 4096

@@ -419,6 +419,7 @@ async def test_the_view_outlives_a_restart_of_the_daemon_and_says_how_to_go_on(c
                 assert "sessions resume ID --watch" in listed
                 assert (await cli("recoverable", "--json")).json[0]["id"] == session_id
                 assert "going on" in (await cli("resume")).out
+                assert world.rows("SELECT * FROM operator_actions WHERE action = 'session.recover'"), "no mere resume"
                 assert (await cli("recoverable", "--json")).json == []
 
 

