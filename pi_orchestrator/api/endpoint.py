@@ -139,7 +139,8 @@ class Endpoint:
         if model := route.model("headers"):
             arguments["headers"] = _validated(model, _headers(request, model), faults)
         if route.media_type:
-            _check_type(request, route.media_type)
+            if raw:
+                _check_type(request, route.media_type)
             model = route.model("body")
             arguments["body"] = _validated(model, _json(raw), faults) if model else Csv(raw)
         if faults:

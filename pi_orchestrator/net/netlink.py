@@ -122,7 +122,10 @@ class Netlink:
                 # The library is 8 MiB and a tenth of a second: not in the loop, and not before it is needed.
                 linux = await asyncio.to_thread(_load_library)
                 try:
-                    self._socket = linux.AsyncIPRoute()
+                    netlink = linux.AsyncIPRoute()
+                    # By itself it does so at the first question: at two at once twice, and one is never closed.
+                    await netlink.setup_endpoint()
+                    self._socket = netlink
                 except OSError as error:
                     self._refused = True
                     log.warning("no netlink: the kernel cannot be asked about links and addresses", error=str(error))

@@ -90,6 +90,8 @@ class ProvisioningWorker:
             if session.state is SessionState.CLOSING:
                 await self._finish(session)
             else:
+                if self._clock.trusted():  # else nobody knows how long it has waited already
+                    self._record.has_waited(session, self._clock.wall())
                 log.warning("a session was interrupted: resume or discard it", session_id=session.id)
 
     async def run(self, beat: Beat) -> None:
@@ -141,31 +143,30 @@ class ProvisioningWorker:
         now = self._clock.monotonic()
         if now < self._hold_until or self.sessions.obstacle():
             return
+        network = self._circuits.network
         for one in waiting:
-            if len(self._running) >= self._concurrency or not self._circuits.network.take(now):
+            probes = network.is_open
+            if len(self._running) >= self._concurrency or not network.take(now):
                 return
             key = (session.id, one.mac)
             self._running[key] = task = asyncio.create_task(self._deliver(session, one), name=f"provision-{one.mac}")
-            task.add_done_callback(partial(self._done, key))
+            task.add_done_callback(partial(self._done, key, probes))
 
-    def _done(self, key: _Key, _task: asyncio.Task[None]) -> None:
+    def _done(self, key: _Key, probed: bool, _task: asyncio.Task[None]) -> None:
+        if probed:
+            self._circuits.network.release()  # however it ended, cut off before its first step included
         self._running.pop(key, None)
         self._wake.set()
 
     async def _deliver(self, session: Session, one: Candidate) -> None:
         """One camera's turn; whatever its fault, it stays its own."""
-        network = self._circuits.network
         try:
             await self._learn(session, await self._ended(session, one))
         except HandedBackError:
-            network.release()
+            log.debug("a camera is not gone on with for now", mac=one.mac)
         except StorageError as error:
-            network.release()
             self._hold_until = self._clock.monotonic() + AFTER_TROUBLE_S
             log.warning("a camera waits for the database", mac=one.mac, reason=error.message, details=error.details)
-        except asyncio.CancelledError:
-            network.release()
-            raise
 
     async def _ended(self, session: Session, one: Candidate) -> Failed | None:
         try:
@@ -183,9 +184,7 @@ class ProvisioningWorker:
         self.outcomes["failed" if failed else "verified"] += 1
         if failed is None:
             network.succeeded()
-        elif not failed.is_silence:
-            network.release()
-        elif network.failed(now := self._clock.monotonic()):
+        elif failed.is_silence and network.failed(now := self._clock.monotonic()):
             wait_s = network.wait_s(now)
             log.warning("camera after camera fails: provisioning waits", code=failed.code, seconds=round(wait_s))
             message = f"camera after camera fails ({failed.code}): the rest waits {wait_s:.0f} s"
@@ -234,7 +233,7 @@ class ProvisioningWorker:
 
         async def job(tx: Tx) -> None:
             current = await sessions.get(tx.run, session.id)
-            if current is None or self._record.left_s(current) > left_s:
+            if current is None or current.updated_at != session.updated_at:
                 return  # something has happened in it after all
             if left_s <= 0:
                 await self._record.save(tx, current.close(Ending.EXPIRED))

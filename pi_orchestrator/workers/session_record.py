@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from pi_orchestrator.clock import Clock, rfc3339
@@ -26,6 +27,11 @@ class SessionRecord:
         """Seconds since the last change, or since the start of the daemon."""
         now = self._clock.monotonic()
         return now - self._active_at.setdefault(session_id, now)
+
+    def has_waited(self, session: Session, now: datetime) -> None:
+        """Nothing has happened in it since before this start: its time goes on from there."""
+        waited_s = max(0.0, (now - session.updated_at).total_seconds())
+        self._active_at[session.id] = self._clock.monotonic() - waited_s
 
     def left_s(self, session: Session) -> float:
         """Seconds until it ends if nothing happens; 0 for one that has ended."""

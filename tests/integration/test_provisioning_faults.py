@@ -206,6 +206,21 @@ async def test_a_live_word_from_the_old_network_is_no_proof_and_one_from_the_tar
         assert (await one.until(camera.mac, "verified"))["progress"] == 100
 
 
+async def test_a_word_from_before_the_credentials_left_is_no_proof(world):
+    async with by_hand(world) as one:
+        camera = one.cameras[0]
+        await camera.say(ssid=HOME)
+        camera.answer_now.clear()
+        await provisioned_alone(one)
+        await camera.asked.wait()
+        camera.body["ssid"] = SSID
+        await camera.say(ssid=SSID)
+        await eventually(lambda: one.running.services.registry.get(camera.mac).claims.ssid == SSID)
+        camera.answer_now.set()
+        end = await one.until(camera.mac, "failed", "verified")
+        assert (end["state"], end["error_code"], camera.requests) == ("failed", "VERIFICATION_TIMEOUT", 2)
+
+
 async def test_a_retained_word_from_the_target_network_is_no_proof(world):
     topic = f"camera/status/{world.mac(1)}"
     said = {"mac": world.mac(1), "ip": world.address(1), "ssid": SSID, "state": "ONLINE"}
