@@ -19,7 +19,6 @@ from pi_orchestrator.workers.session_record import candidate_fields, session_fie
 from pi_orchestrator.workers.sessions import Wish
 
 Timeout = Annotated[int, Field(ge=1, le=86400)]
-MacInPath = MacField
 
 
 class SessionTimes(Wire):
@@ -206,7 +205,7 @@ class SessionPath(BaseModel):
 class DevicePath(SessionPath):
     """A camera of a session."""
 
-    mac: MacInPath
+    mac: MacField
 
 
 class ShowQuery(BaseModel):

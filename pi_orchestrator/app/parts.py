@@ -155,6 +155,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
         is_espressif=vendors.is_espressif,
     )
     provisioning = ProvisioningWorker(
+        interface=settings.ap.interface,
         concurrency=settings.provisioning.concurrency,
         clock=ground.clock,
         database=ground.database,

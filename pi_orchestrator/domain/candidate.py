@@ -58,7 +58,8 @@ class Sent:
 class Candidate:
     """A camera of a session as of one moment; `queued` is its place in line, `rssi` 0 where it is not known.
 
-    `in_allowlist` and `container_id` are the allowlist's word at the moment of reading.
+    `unlisted` where it was asked for though it is not on the allowlist. `in_allowlist` and `container_id` are the
+    allowlist's word at the moment of reading.
     """
 
     session_id: str
@@ -71,6 +72,7 @@ class Candidate:
     firmware_version: str = ""
     retry_count: int = 0
     queued: int | None = None
+    unlisted: bool = False
     error_code: str | None = None
     error_message: str | None = None
     provisioned_at: datetime | None = None
@@ -89,7 +91,7 @@ class Candidate:
         """Whether it was taken out of the batch by a person."""
         return self.state is CandidateState.FAILED and self.error_code == SKIPPED
 
-    def queue(self, place: int) -> Candidate:
+    def queue(self, place: int, *, unlisted: bool = False) -> Candidate:
         """Stand in line; ConflictError where it has had its turn."""
         if self.state is not CandidateState.DISCOVERED:
             raise ConflictError(
@@ -97,7 +99,7 @@ class Candidate:
                 code=INVALID,
                 details="retry it" if self.state is CandidateState.FAILED else None,
             )
-        return replace(self, state=CandidateState.PROVISIONING, progress=Step.WAITING, queued=place)
+        return replace(self, state=CandidateState.PROVISIONING, progress=Step.WAITING, queued=place, unlisted=unlisted)
 
     def retry(self, place: int, *, max_retries: int) -> Candidate:
         """Stand in line again after a failure; ConflictError when that was done too often."""

@@ -102,6 +102,8 @@ class Evidence:
 class Device:
     """What is known of one MAC; `claims` is its latest status message, `heard_at` when it last spoke on MQTT itself.
 
+    `said` is its last live message as it came, `claims` that with what earlier ones of the same session said.
+
     `address` is the one that it answers for, `addresses` all of them with the time of the last answer, `left` the one
     that it had before.
     """
@@ -109,6 +111,7 @@ class Device:
     mac: Mac
     state: Presence = Presence.OFFLINE
     claims: Status | None = None
+    said: Status | None = None
     device_id: str | None = None
     heard_at: float | None = None
     evidence: dict[Source, Evidence] = field(default_factory=dict)
@@ -154,6 +157,7 @@ class Device:
                 return False
             self.silenced_at = now
             return self._become(Presence.OFFLINE, now)
+        self.said = status
         if not self._starts_session(status):
             status = with_what_lasts(status, self.claims)
         else:

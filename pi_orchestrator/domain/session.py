@@ -51,12 +51,16 @@ class SessionConfig:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many devices a session has; `provisioned` are those that took the credentials, verified ones included."""
+    """How many devices a session has; `provisioned` are those that took the credentials, verified ones included.
+
+    `under_way` are those that were asked for and have not come to an end.
+    """
 
     device: int = 0
     provisioned: int = 0
     verified: int = 0
     failed: int = 0
+    under_way: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,9 @@ class Session:
 
     @property
     def lifetime_s(self) -> float:
-        """How long it lives when nothing happens in it."""
-        return PAUSED_S if self.state is SessionState.PAUSED else float(self.config.total_s)
+        """How long it lives when nothing happens in it; one that waits for something waits long."""
+        waits = self.state is SessionState.PAUSED or self.counts.under_way > 0
+        return PAUSED_S if waits else float(self.config.total_s)
 
     @property
     def warning_s(self) -> float:
@@ -142,8 +147,9 @@ class Session:
         return replace(self, state=SessionState.PAUSED, interrupted=True)
 
     def close(self, ending: Ending) -> Session:
-        """Let what runs come to its end; one that is ending, or has ended, goes on doing so."""
-        if self.state in (SessionState.CLOSING, SessionState.CLOSED):
+        """Let what runs come to its end, or not where it is discarded; one that has ended stays as it is."""
+        hastened = self.state is SessionState.CLOSING and ending is Ending.DISCARDED
+        if self.state in (SessionState.CLOSING, SessionState.CLOSED) and not hastened:
             return self
         return replace(self, state=SessionState.CLOSING, ending=ending, interrupted=False)
 

@@ -21,7 +21,8 @@ _SESSIONS = (
     " count(d.mac) AS devices,"
     " count(d.mac) FILTER (WHERE d.state IN ('provisioned', 'verifying', 'verified')) AS provisioned,"
     " count(d.mac) FILTER (WHERE d.state = 'verified') AS verified,"
-    " count(d.mac) FILTER (WHERE d.state = 'failed') AS failed"
+    " count(d.mac) FILTER (WHERE d.state = 'failed') AS failed,"
+    " count(d.mac) FILTER (WHERE d.state IN ('provisioning', 'provisioned', 'verifying')) AS under_way"
     " FROM sessions s LEFT JOIN session_devices d ON d.session_id = s.id {where} GROUP BY s.number {order}"
 )
 _CANDIDATES = (
@@ -150,8 +151,8 @@ async def put_candidate(tx: Tx, one: Candidate) -> None:
     sent = one.sent
     await tx.run(
         "INSERT OR REPLACE INTO session_devices (session_id, mac, state, progress, ip, rssi, firmware_version,"
-        " retry_count, queued, error_code, error_message, discovered_at, provisioned_at, verified_at, sent_ip,"
-        " sent_boot_id, sent_monotonic) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " retry_count, queued, unlisted, error_code, error_message, discovered_at, provisioned_at, verified_at,"
+        " sent_ip, sent_boot_id, sent_monotonic) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             one.session_id,
             one.mac,
@@ -162,6 +163,7 @@ async def put_candidate(tx: Tx, one: Candidate) -> None:
             one.firmware_version,
             one.retry_count,
             one.queued,
+            one.unlisted,
             one.error_code,
             one.error_message,
             rfc3339(one.discovered_at),
@@ -230,7 +232,7 @@ def _session(row: Row) -> Session:
         interrupted=bool(row["interrupted"]),
         ending=Ending(row["ending"]) if row["ending"] else None,
         closed_at=_moment(row["closed_at"]),
-        counts=Counts(row["devices"], row["provisioned"], row["verified"], row["failed"]),
+        counts=Counts(row["devices"], row["provisioned"], row["verified"], row["failed"], row["under_way"]),
     )
 
 
@@ -246,6 +248,7 @@ def _candidate(row: Row) -> Candidate:
         firmware_version=row["firmware_version"],
         retry_count=row["retry_count"],
         queued=row["queued"],
+        unlisted=bool(row["unlisted"]),
         error_code=row["error_code"],
         error_message=row["error_message"],
         provisioned_at=_moment(row["provisioned_at"]),

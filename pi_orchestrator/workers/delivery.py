@@ -23,6 +23,7 @@ from pi_orchestrator.domain.onboarding import Code
 from pi_orchestrator.domain.presence import NEVER, Device, Presence
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.session import Session, SessionState
+from pi_orchestrator.domain.status import Status
 from pi_orchestrator.domain.wifi import Credentials, MqttAccess, names_network
 from pi_orchestrator.errors import (
     ConflictError,
@@ -47,6 +48,11 @@ from pi_orchestrator.workers.identity import Verifier
 from pi_orchestrator.workers.session_record import SessionRecord
 from pi_orchestrator.workers.sessions import purpose
 
+PROOF_S = 1.0
+"""Who has an address can change: what was proven longer ago than this is proven again before anything is sent."""
+SHORTEST_S = 0.1
+CAMERAS_RECONNECT_S = 10.0
+"""After a broker was away, its cameras take a while to find it again."""
 LOOK_S = 0.1
 """How often what has been heard of a camera is looked at; it costs no request."""
 ASK_S = 1.0
@@ -148,7 +154,7 @@ class Delivery:
         attempt = 0
         while one.state is CandidateState.PROVISIONING:
             try:
-                one = await self._send(session, one)
+                one = await self._send(session, one, deadline)
             except (OnboardingError, ProvisionError) as error:
                 code = _CODES.get(error.code, error.code)
                 arrived = isinstance(error, ProvisionError) and error.may_have_arrived
@@ -174,21 +180,29 @@ class Delivery:
             raise DeliveryError(why, code=code, has_nothing=True)
         return one if may_have_it else await self._step(one, lambda before: before.not_taken(why))
 
-    async def _send(self, session: Session, one: Candidate) -> Candidate:
-        """Prove who it is and send once."""
+    async def _send(self, session: Session, one: Candidate, deadline: float) -> Candidate:
+        """Prove who it is and send once; nothing that takes time comes between the two."""
         one = await self._step(one, Candidate.identifying, begins=True)
         ip = await self._address(one)
-        await self._verifier.verify(one.mac, ip, timeout_s=min(STATUS_TIMEOUT_S, self._settings.request_timeout_s))
-        mqtt = await self._broker()
+        credentials, mqtt = await self._credentials(session), await self._broker()
+        longest_s = min(self._settings.request_timeout_s, max(SHORTEST_S, deadline - self._clock.monotonic()))
+        await self._verifier.verify(one.mac, ip, timeout_s=min(STATUS_TIMEOUT_S, longest_s), afresh=True)
+        proven_at = self._clock.monotonic()
         sent = Sent(ip, self._clock.boot_id, self._clock.monotonic())
         one = await self._step(one, lambda now: now.sending(sent), begins=True, check=self._check_listed)
+        if self._clock.monotonic() - proven_at > PROOF_S:
+            raise ProvisionError(
+                "storing the step took so long that the proof of who it is has aged",
+                code="DEVICE_TIMEOUT",
+                may_have_arrived=False,
+            )
         await self._espcam.provision(
             ip,
-            credentials=await self._credentials(session),
+            credentials=credentials,
             mqtt=mqtt,
             container_id=one.container_id,
             request_id=_request_id(one),
-            timeout_s=self._settings.request_timeout_s,
+            timeout_s=longest_s,
         )
         return await self._step(one, lambda now: now.accepted(self._clock.wall()))
 
@@ -224,7 +238,7 @@ class Delivery:
         """Wait for a live word from the target network, then ask the camera itself."""
         one = await self._step(one, Candidate.returning, begins=True)
         left_s, asked_at = float(session.config.verification_timeout_seconds), NEVER
-        seen_at, why = self._clock.monotonic(), "it did not come back"
+        seen_at, deaf_until, why = self._clock.monotonic(), NEVER, "it did not come back"
         while left_s > 0:
             ip = self._back_at(session, one)
             now = self._clock.monotonic()
@@ -239,7 +253,10 @@ class Delivery:
                     why = trouble
             self._check_wrong_network(session, one)
             # What nobody could have heard is not held against the camera.
-            left_s -= now - seen_at if self._mqtt.connected else 0.0
+            if not self._mqtt.connected:
+                deaf_until = now + CAMERAS_RECONNECT_S
+            elif now >= deaf_until:
+                left_s -= now - seen_at
             seen_at = now
             await self._clock.sleep(LOOK_S)
         raise DeliveryError(
@@ -287,12 +304,12 @@ class Delivery:
 
     # What is known of it.
 
-    def _heard(self, one: Candidate) -> Device | None:
-        """The camera, if it has spoken since the credentials left."""
+    def _heard(self, one: Candidate) -> tuple[Device, Status] | None:
+        """The camera and its last message as it came, if it has spoken since the credentials left."""
         device, sent = self._registry.get(one.mac), one.sent
-        if device is None or device.heard_at is None or device.claims is None or sent is None:
+        if device is None or device.heard_at is None or device.said is None or sent is None:
             return None
-        return device if device.heard_at > self._since(sent) else None
+        return (device, device.said) if device.heard_at > self._since(sent) else None
 
     def _since(self, sent: Sent) -> float:
         # After a reboot of this machine everything that it hears came later.
@@ -300,30 +317,32 @@ class Delivery:
 
     def _back_at(self, session: Session, one: Candidate) -> str | None:
         """The address at which it has spoken from the target network; None while it has not."""
-        device = self._heard(one)
-        if device is None or device.claims is None or one.sent is None:
+        heard = self._heard(one)
+        if heard is None or one.sent is None:
             return None
-        told = device.claims.ip or str(self._registry.address_of(one.mac) or "") or None
-        if names_network(device.claims.ssid, session.target_ssid):
+        _, said = heard
+        told = said.ip or str(self._registry.address_of(one.mac) or "") or None
+        if names_network(said.ssid, session.target_ssid):
             return told
-        return told if device.claims.ssid is None and told != one.sent.ip else None
+        return told if said.ssid is None and told != one.sent.ip else None
 
     def _spoke_unnamed(self, one: Candidate) -> bool:
-        device = self._heard(one)
-        return device is not None and device.claims is not None and device.claims.ssid is None
+        heard = self._heard(one)
+        return heard is not None and heard[1].ssid is None
 
     def _check_wrong_network(self, session: Session, one: Candidate) -> None:
         """DeliveryError where it has rebooted since and is on another network than it was sent to."""
-        device = self._heard(one)
-        if device is None or device.claims is None or device.heard_at is None or one.sent is None:
+        heard = self._heard(one)
+        if heard is None or one.sent is None:
             return
-        claims, since = device.claims, self._since(one.sent)
+        device, said = heard
         # What its session began with is no proof: to a daemon that was restarted, everyone's is new.
-        rebooted = claims.uptime_s is not None and claims.uptime_s < device.heard_at - since
+        lived_s = (device.heard_at or NEVER) - self._since(one.sent)
+        rebooted = said.uptime_s is not None and said.uptime_s < lived_s
         settled = self._clock.monotonic() - device.session_since >= SETTLED_S
-        if claims.ssid and rebooted and settled and not self._back_at(session, one):
+        if said.ssid and rebooted and settled and not self._back_at(session, one):
             raise DeliveryError(
-                f"it is back on {claims.ssid!r} instead of {session.target_ssid!r}: is the password right?",
+                f"it is back on {said.ssid!r} instead of {session.target_ssid!r}: is the password right?",
                 code="WRONG_NETWORK",
                 has_nothing=True,
             )
@@ -361,14 +380,18 @@ class Delivery:
 
     async def _credentials(self, session: Session) -> Credentials:
         """Opened for one send, and not kept."""
-        sealed = await sessions.password(self._database.read, session.id)
-        if sealed is None:
-            raise DeliveryError("the session's password is gone", code="DATABASE_ERROR", has_nothing=True)
-        try:
-            text = await asyncio.to_thread(self._vault.open, sealed, purpose=purpose(session.id))
-        except StorageError as error:
-            raise DeliveryError(error.message, code=error.code, has_nothing=True) from None
-        return Credentials(session.target_ssid, SecretStr(text))
+        trouble = StorageError("the session's password is gone")
+        for _ in range(2):  # between reading and opening it, it may have been sealed anew
+            sealed = await sessions.password(self._database.read, session.id)
+            if sealed is None:
+                break
+            try:
+                text = await asyncio.to_thread(self._vault.open, sealed, purpose=purpose(session.id))
+            except StorageError as error:
+                trouble = error
+            else:
+                return Credentials(session.target_ssid, SecretStr(text))
+        raise DeliveryError(trouble.message, code=trouble.code, has_nothing=True)
 
     async def _broker(self) -> MqttAccess:
         """The broker as the camera will reach it: as configured, else the daemon's own, by an address that it knows."""
@@ -409,7 +432,7 @@ class Delivery:
         return await self._database.write(job)
 
     async def _check_listed(self, tx: Tx, one: Candidate) -> None:
-        if not self._settings.allow_unlisted and not await allowlist.is_listed(tx, one.mac):
+        if not (one.unlisted and self._settings.allow_unlisted) and not await allowlist.is_listed(tx, one.mac):
             raise DeliveryError("it is not on the allowlist any more", code="DEVICE_NOT_IN_ALLOWLIST", has_nothing=True)
 
     async def _current(self, one: Candidate) -> Candidate:

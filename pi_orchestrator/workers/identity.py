@@ -28,12 +28,15 @@ class Verifier:
         self._registry = registry
         self._ask = ask
 
-    async def verify(self, mac: Mac, ip: str, *, timeout_s: float) -> CameraAnswer:
-        """Prove that the address answers for the MAC; OnboardingError otherwise."""
+    async def verify(self, mac: Mac, ip: str, *, timeout_s: float, afresh: bool = False) -> CameraAnswer:
+        """Prove that the address answers for the MAC; OnboardingError otherwise.
+
+        `afresh`: the network is asked who has the address even if it answered a moment ago.
+        """
         before = await self._neighbours.at(ip)
         if before and before.fresh:
             _expect(mac, before.mac, f"the kernel knows {before.mac} at {ip}")
-        bound = await self._check_binding(mac, ip)
+        bound = await self._check_binding(mac, ip, afresh=afresh)
         answer = await self._espcam.status(ip, timeout_s=timeout_s)
         if answer.mac:
             _expect(mac, answer.mac, f"the camera at {ip} says that it is {answer.mac}")
@@ -48,12 +51,12 @@ class Verifier:
             )
         return answer
 
-    async def _check_binding(self, mac: Mac, ip: str) -> bool:
+    async def _check_binding(self, mac: Mac, ip: str, *, afresh: bool) -> bool:
         """Whether the network says that the address is this device's; OnboardingError if it says another's."""
         address = parse_ipv4(ip)
         now = self._clock.monotonic()
         answered = self._registry.claimants(address, since=now - FRESH_S)
-        if answered != {mac}:
+        if afresh or answered != {mac}:
             # An address is a leased fact: what was true at the last scan is asked again before anything is sent there.
             asked = await self._ask(address)
             answered = asked or self._registry.claimants(address, since=now - self._registry.windows.idle(Source.ARP))

@@ -10,7 +10,7 @@ from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.address import parse_ipv4
 from pi_orchestrator.domain.candidate import Candidate, CandidateState
 from pi_orchestrator.domain.mac import Mac
-from pi_orchestrator.domain.presence import HERE, Device, is_likely_camera
+from pi_orchestrator.domain.presence import HERE, NEVER, Device, is_likely_camera
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.session import Session
 from pi_orchestrator.domain.wifi import names_network
@@ -21,6 +21,9 @@ from pi_orchestrator.workers.session_record import SessionRecord
 
 MAX_STRANGERS = 256
 """Anyone on the network can invent cameras; those on the allowlist have no limit but its own."""
+FEW_STRANGERS = 32
+"""So many may keep a session alive by coming: cameras that somebody is about to put on the allowlist."""
+TOLD_AGAIN_AFTER_S = 10.0
 
 
 class Joining:
@@ -45,6 +48,7 @@ class Joining:
         self._record = record
         self._is_espressif = is_espressif
         self._looked_at: dict[str, int] = {}
+        self._told_at: dict[tuple[str, Mac], float] = {}
 
     async def pass_once(self, session: Session) -> None:
         """Look once, if anything has changed since the last look."""
@@ -60,6 +64,7 @@ class Joining:
     def forget(self, session_id: str) -> None:
         """It has ended."""
         self._looked_at.pop(session_id, None)
+        self._told_at = {key: at for key, at in self._told_at.items() if key[0] != session_id}
 
     async def _let_in(self, tx: Tx, session_id: str, here: list[Device]) -> None:
         session = await sessions.get(tx.run, session_id)
@@ -86,8 +91,11 @@ class Joining:
                     container_id=entry.container_id if entry else None,
                 )
             found.append(self._as_seen(device, before))
+            self._told_at[session_id, device.mac] = self._clock.monotonic()
         if found:
-            await self._record.joined(tx, found)
+            newcomers = [one for one in found if one.mac not in known]
+            welcome = any(one.in_allowlist for one in newcomers) or (bool(newcomers) and strangers <= FEW_STRANGERS)
+            await self._record.joined(tx, found, is_activity=welcome)
 
     def _belongs(self, device: Device, session: Session) -> bool:
         if device.shown not in HERE or not is_likely_camera(device, espressif=self._is_espressif(device.mac)):
@@ -111,6 +119,8 @@ class Joining:
         if known is None:
             return True
         if known.state is not CandidateState.DISCOVERED:
+            return False
+        if self._clock.monotonic() - self._told_at.get((known.session_id, known.mac), NEVER) < TOLD_AGAIN_AFTER_S:
             return False
         seen = self._as_seen(device, known)
         return (seen.ip, seen.firmware_version) != (known.ip, known.firmware_version)

@@ -41,6 +41,7 @@ class ProvisioningWorker:
     def __init__(
         self,
         *,
+        interface: str,
         concurrency: int,
         clock: Clock,
         database: Database,
@@ -50,6 +51,7 @@ class ProvisioningWorker:
         record: SessionRecord,
         circuits: Circuits,
     ) -> None:
+        self._interface = interface
         self._concurrency = concurrency
         self._clock = clock
         self._database = database
@@ -122,7 +124,7 @@ class ProvisioningWorker:
         unended = await sessions.unended(self._database.read)
         for session in unended:
             line = await sessions.in_line(self._database.read, session.id)
-            self._cut_off_others(session, {one.mac for one in line})
+            await self._cut_off_skipped(session, {one.mac for one in line})
             if session.state is SessionState.CLOSING:
                 await self._close(session)
                 continue
@@ -133,8 +135,9 @@ class ProvisioningWorker:
                 session.config.discovery_timeout_seconds
             ):
                 await self._advance(session)
-            if session.runs:
-                await self._start_some(session, [one for one in line if (session.id, one.mac) not in self._running])
+            if session.runs and session.network_interface == self._interface:
+                under_way = {mac for _, mac in self._running}  # in whichever session: a camera has one owner at a time
+                await self._start_some(session, [one for one in line if one.mac not in under_way])
         return bool(unended)
 
     # Whose turn it is.
@@ -202,10 +205,14 @@ class ProvisioningWorker:
 
         await self._database.write(job)
 
-    def _cut_off_others(self, session: Session, in_line: set[Mac]) -> None:
-        """Whoever was skipped or ended meanwhile is not gone on with."""
-        for (session_id, mac), task in self._running.items():
-            if session_id == session.id and mac not in in_line:
+    async def _cut_off_skipped(self, session: Session, in_line: set[Mac]) -> None:
+        """Whoever was skipped meanwhile is not gone on with; who has just come to an end is let finish."""
+        for session_id, mac in list(self._running):
+            if session_id != session.id or mac in in_line:
+                continue
+            one = await sessions.candidate(self._database.read, session_id, mac)
+            task = self._running.get((session_id, mac))
+            if task and (one is None or one.skipped):
                 task.cancel()
 
     # Time.
@@ -224,8 +231,6 @@ class ProvisioningWorker:
 
     async def _expire(self, session: Session) -> bool:
         """Warn of the end of a session in which nothing happens, then end it; True when it was ended."""
-        if any(session_id == session.id for session_id, _ in self._running):
-            return False
         left_s = self._record.left_s(session)
         if left_s > session.warning_s:
             self._warned.discard(session.id)
@@ -273,9 +278,12 @@ class ProvisioningWorker:
             await self._record.save(tx, current.ended(tx.stamp.at))
 
         await self._database.write(job)
-        await self._database.scrub()
         self._since = {key: at for key, at in self._since.items() if key[0] != session.id}
         self._warned.discard(session.id)
         self._joining.forget(session.id)
         self.sessions.has_ended(session.id)
         log.info("session closed", session_id=session.id, ending=session.ending)
+        try:
+            await self._database.scrub()
+        except StorageError as error:
+            log.warning("the write-ahead log is emptied later", reason=error.message)

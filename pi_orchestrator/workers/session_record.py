@@ -44,14 +44,13 @@ class SessionRecord:
     async def save(self, tx: Tx, session: Session) -> Session:
         """Store and tell a change of the session itself; returns it with its present counts."""
         await sessions.save(tx, session)
-        return await self._tell(tx, session.id)
+        return await self.tell(tx, session.id)
 
-    async def opened(self, tx: Tx, session: Session) -> Session:
-        """Tell of a session that was just stored."""
-        return await self._tell(tx, session.id)
+    async def joined(self, tx: Tx, found: Sequence[Candidate], *, is_activity: bool) -> None:
+        """Store cameras that were found or are known better now, and tell of each.
 
-    async def joined(self, tx: Tx, found: Sequence[Candidate]) -> None:
-        """Store cameras that were found or are known better now, and tell of each."""
+        What anyone on the network can bring about is no activity: it must not keep a session alive.
+        """
         for one in found:
             await sessions.put_candidate(tx, one)
             payload = {
@@ -63,8 +62,9 @@ class SessionRecord:
                 "device": candidate_fields(one),
             }
             await event_log.append(tx, Logged("device.discovered", payload, mac=one.mac, session_id=one.session_id))
-        await self._touch(tx, found[0].session_id)
-        await self._tell(tx, found[0].session_id)
+        if is_activity:
+            await self._touch(tx, found[0].session_id)
+            await self.tell(tx, found[0].session_id)
 
     async def changed(self, tx: Tx, before: Candidate, after: Candidate) -> None:
         """Store a camera's step and tell it; where it changes a count, the session too."""
@@ -81,7 +81,7 @@ class SessionRecord:
             payload["error"] = after.error_message
         await event_log.append(tx, Logged("device.state_changed", payload, mac=after.mac, session_id=after.session_id))
         if _counted(before) != _counted(after):
-            await self._tell(tx, after.session_id)
+            await self.tell(tx, after.session_id)
 
     async def trouble(
         self, tx: Tx, session_id: str, *, code: str, message: str, retry_after_s: float | None = None
@@ -92,7 +92,8 @@ class SessionRecord:
             payload["retry_after_seconds"] = round(retry_after_s)
         await event_log.append(tx, Logged("error", payload, session_id=session_id))
 
-    async def _tell(self, tx: Tx, session_id: str) -> Session:
+    async def tell(self, tx: Tx, session_id: str) -> Session:
+        """Tell how a session stands; returns it as it does."""
         session = await sessions.get(tx.run, session_id)
         if session is None:  # pragma: no cover  # it was stored a moment ago, in this transaction
             raise LookupError(session_id)

@@ -40,6 +40,7 @@ from pi_orchestrator.workers.scanner import Scanner
 from pi_orchestrator.workers.session_record import SessionRecord, candidate_fields, session_fields
 
 CLOSE_WAIT_S = 10.0
+MAX_OPEN = 8
 
 log = get_logger(__name__)
 
@@ -161,10 +162,12 @@ class Sessions:
                     code="SESSION_ALREADY_ACTIVE",
                     details=f"session {other.id} is {other.state}; close it first",
                 )
+            if len(await sessions.unended(tx.run)) >= MAX_OPEN:
+                raise ConflictError(f"{MAX_OPEN} sessions are open already", details="close one first")
             await sessions.insert(tx, session, sealed)
             await actions.record(tx, actor, target=session.id)
             tx.after_commit(self.on_change)
-            return await self._record.opened(tx, session)
+            return await self._record.tell(tx, session.id)
 
         # Sealed under a key that is about to be forgotten, it could never be opened.
         async with self._rotating:
@@ -247,7 +250,7 @@ class Sessions:
                 await self._begin(tx, before, session)
             place = await sessions.next_place(tx.run, session_id)
             for number, one in enumerate(chosen):
-                await self._record.changed(tx, one, one.queue(place + number))
+                await self._record.changed(tx, one, one.queue(place + number, unlisted=not one.in_allowlist))
             await actions.record(tx, actor, target=session_id)
             tx.after_commit(self.on_change)
             return Batch(len(chosen), sum(one.under_way for one in everyone), len(waiting) - len(chosen))
@@ -311,11 +314,11 @@ class Sessions:
         async def job(tx: Tx) -> Candidate:
             before = await self._in(tx, session_id)
             before.check_open()
-            session = before.provision() if starts else before
             one = await sessions.candidate(tx.run, session_id, mac)
             if one is None:
                 raise NotFoundError(f"{mac} is not in this session", code="DEVICE_NOT_FOUND")
-            after = change(session, one, await sessions.next_place(tx.run, session_id))
+            after = change(before, one, await sessions.next_place(tx.run, session_id))
+            session = before.provision() if starts and after != one else before
             await actions.record(tx, actor, target=mac, outcome="ok" if after != one else "was so already")
             if after != one:
                 await self._begin(tx, before, session)
@@ -348,6 +351,8 @@ class Sessions:
                 "the session has no network to send cameras to",
                 details="start one with target_ssid, or configure provisioning.target_ssid",
             )
+        if session.network_interface != self._interface:
+            raise NetworkError(f"cameras are looked for on {self._interface}, not on {session.network_interface}")
         self._circuits.check()
         if reason := self.obstacle():
             raise reason

@@ -56,8 +56,13 @@ def test_a_close_is_an_end_whose_first_reason_stays():
         for ending in Ending:
             closing = session(state, interrupted=True).close(ending)
             assert (closing.state, closing.ending, closing.interrupted) == (CLOSING, ending, False)
-    for state in (CLOSING, CLOSED):
-        assert session(state).close(Ending.DISCARDED) == session(state)
+    for ending in Ending:
+        assert session(CLOSED, ending=Ending.CLOSED).close(ending).ending is Ending.CLOSED
+    assert session(CLOSING, ending=Ending.CLOSED).close(Ending.EXPIRED).ending is Ending.CLOSED
+
+
+def test_a_discard_hastens_a_close():
+    assert session(CLOSING, ending=Ending.CLOSED).close(Ending.DISCARDED).ending is Ending.DISCARDED
 
 
 def test_only_what_closes_can_be_closed():

@@ -46,6 +46,7 @@ CREATE TABLE session_devices (
     firmware_version TEXT NOT NULL,
     retry_count      INTEGER NOT NULL DEFAULT 0,
     queued           INTEGER,
+    unlisted         INTEGER NOT NULL DEFAULT 0,
     error_code       TEXT,
     error_message    TEXT,
     discovered_at    TEXT NOT NULL,
