@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ESTABLISHED = "connection.established"
 HEARTBEAT = "connection.heartbeat"
+_JITTER = random.Random()  # noqa: S311  # guards nothing
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 30.0
 _PASSES = frozenset({"UNREACHABLE", "RATE_LIMITED", "INTERNAL_ERROR"})
@@ -78,7 +79,7 @@ def follow(
                 raise
             reason = error.message
         # Not all who were cut off at once come back at once.
-        pause_s = delay_s * random.uniform(0.5, 1.0)  # noqa: S311  # nothing secret
+        pause_s = delay_s * _JITTER.uniform(0.5, 1.0)
         yield Lost(reason, pause_s)
         sleep(pause_s)
         waited_s += pause_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -23,15 +24,18 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 @contextlib.asynccontextmanager
 async def http_server(sock: socket.socket, handler: Handler) -> AsyncIterator[None]:
     """Serve on a bound socket; on leaving, what is being answered has half a second."""
-    runner = web.ServerRunner(
-        web.Server(handler, access_log=None, logger=_LIBRARY, keepalive_timeout=5), shutdown_timeout=0.5
-    )
+    server = web.Server(handler, access_log=None, logger=_LIBRARY, keepalive_timeout=5)
+    runner = web.ServerRunner(server, shutdown_timeout=0.5)
     await runner.setup()
     try:
         await web.SockSite(runner, sock).start()
         yield
     finally:
         await runner.cleanup()
+        # A connection that was being accepted meanwhile takes a few turns of the loop until the server knows of it.
+        for _ in range(4):
+            await asyncio.sleep(0)
+        await server.shutdown(0.1)
 
 
 def cannot_listen(address: IPv4Address, port: int, exc: OSError) -> StartupError:

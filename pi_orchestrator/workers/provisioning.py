@@ -281,9 +281,9 @@ class ProvisioningWorker:
         self._since = {key: at for key, at in self._since.items() if key[0] != session.id}
         self._warned.discard(session.id)
         self._joining.forget(session.id)
-        self.sessions.has_ended(session.id)
-        log.info("session closed", session_id=session.id, ending=session.ending)
         try:
             await self._database.scrub()
         except StorageError as error:
             log.warning("the write-ahead log is emptied later", reason=error.message)
+        self.sessions.has_ended(session.id)
+        log.info("session closed", session_id=session.id, ending=session.ending)

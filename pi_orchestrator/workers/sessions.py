@@ -40,7 +40,7 @@ from pi_orchestrator.workers.scanner import Scanner
 from pi_orchestrator.workers.session_record import SessionRecord, candidate_fields, session_fields
 
 CLOSE_WAIT_S = 10.0
-MAX_OPEN = 8
+MAX_OPEN = 32
 
 log = get_logger(__name__)
 

@@ -229,4 +229,5 @@ async def test_closed_and_discarded_and_resumed_at_once_it_ends_once(world):
         kept = (await api.get(f"{BASE}/sessions/history")).data["sessions"]
         assert [one["state"] for one in kept] == ["closed"]
     states = world.rows("SELECT json_extract(payload, '$.session.state') FROM events WHERE type = 'session.status'")
-    assert states.count(("closed",)) == states.count(("closing",)) == 1
+    assert states.count(("closed",)) == 1
+    assert 1 <= states.count(("closing",)) <= 2, "a discard hastens a close"
