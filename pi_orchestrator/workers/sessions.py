@@ -338,7 +338,7 @@ class Sessions:
 
     def _check(self, session: Session, one: Candidate) -> None:
         """Whether a camera may be started on now."""
-        if not one.in_allowlist:
+        if not one.in_allowlist and not (one.unlisted and self._settings.allow_unlisted):
             raise ForbiddenError(
                 f"{one.mac} is not on the allowlist", code="DEVICE_NOT_IN_ALLOWLIST", details="add it, then try again"
             )

@@ -11,13 +11,14 @@ import pytest
 
 from pi_orchestrator.clock import parse_rfc3339
 from pi_orchestrator.domain.candidate import Candidate, CandidateState, Step
+from pi_orchestrator.sandbox.faults import Fault
 from pi_orchestrator.storage import sessions
 from pi_orchestrator.storage.vault import Vault
 from pi_orchestrator.workers.circuits import Circuits
 from pi_orchestrator.workers.delivery import PROOF_S
 from pi_orchestrator.workers.provisioning import ProvisioningWorker
 from pi_orchestrator.workers.sessions import MAX_OPEN
-from tests.support.provisioning import BASE, FAST, HOME, PASSWORD, QUIET, SSID, Batch, Hands, by_hand
+from tests.support.provisioning import BASE, FAST, HOME, PASSWORD, QUIET, SSID, Batch, Hands, batch, by_hand
 from tests.support.waiting import eventually
 from tests.support.world import HandCamera
 
@@ -231,6 +232,21 @@ async def test_only_who_was_asked_for_as_unlisted_is_sent_to_without_an_entry(wo
         assert posts(asked, removed.mac) == []
         assert [body["ssid"] for body in posts(asked, unlisted.mac)] == [SSID]
         await arrive(one, unlisted)
+
+
+async def test_who_was_asked_for_as_unlisted_can_be_retried_so_and_nobody_else_is_taken_singly(world):
+    settings = {"provisioning": {"allow_unlisted": True}}
+    async with batch(world, 2, allowed=False, faults=["provision-reject"], settings=settings) as one:
+        (refuses,) = one.fleet.with_fault(Fault.PROVISION_REJECT)
+        (other,) = one.fleet.with_fault(None)
+        await one.start()
+        await one.joined(2)
+        alone = await one.post(f"devices/{other.mac}/provision")
+        assert (alone.status, alone.json["code"]) == (403, "DEVICE_NOT_IN_ALLOWLIST")
+        assert (await one.post("provision-all", json={"only_allowlisted": False})).data["initiated_count"] == 2
+        assert (await one.until(refuses.mac, "failed"))["error_code"] == "DEVICE_REJECTED"
+        assert (await one.post(f"devices/{refuses.mac}/retry")).status == 202
+        await one.until(other.mac, "verified")
 
 
 @pytest.mark.parametrize("ssid", [HOME, None], ids=["named", "unnamed"])
