@@ -189,6 +189,11 @@ async def test_a_run_has_an_id_progress_and_a_place_in_history_and_a_second_requ
         site.daemon(connected=False, discovery={"interval_s": 3600, "probe": False}) as daemon,
     ):
         await scanned(daemon)
+
+        async def periodic_one_is_over():
+            return any(scan["requested_by"] == "periodic" for scan in (await daemon.api.get(SCAN)).data["scans"])
+
+        await eventually(periodic_one_is_over, what="no request below joins the periodic run")
         first = (await daemon.api.post(SCAN)).data["scan"]
         joined = await asyncio.gather(*(daemon.api.post(SCAN) for _ in range(5)))
         assert {answer.data["scan"]["id"] for answer in joined} == {first["id"]}
