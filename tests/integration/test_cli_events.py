@@ -1,12 +1,10 @@
 """`events`, beside a daemon process: what was, what comes, and back again after the daemon was away."""
 
-import asyncio
-import contextlib
 import json
 
 import pytest
 
-from tests.support.process import COMMAND, command, daemon, environment, write_toml
+from tests.support.process import command, daemon, going_on, write_toml
 from tests.support.waiting import eventually
 
 ENABLE, DISABLE = "/api/v1/onboarding/auto/enable", "/api/v1/onboarding/auto/disable"
@@ -35,26 +33,9 @@ class Cli:
         for number in range(times):
             await self.process.admin.post(DISABLE if number % 2 == 0 else ENABLE)
 
-    @contextlib.asynccontextmanager
-    async def following(self, *args):
-        """`events --follow` as a process; `out()` and `err()` are what it has written by now."""
-        out, err = self.folder / "out", self.folder / "err"
-        with out.open("wb") as to, err.open("wb") as errors:
-            process = await asyncio.create_subprocess_exec(
-                *COMMAND,
-                *("events", "--follow", *args, "--config", str(self.config)),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=to,
-                stderr=errors,
-                env=environment(),
-            )
-        process.out, process.err = out.read_text, err.read_text
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+    def following(self, *args):
+        """`events --follow` as a process that goes on (see `going_on`)."""
+        return going_on("events", "--follow", *args, "--config", self.config, folder=self.folder)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tests.support.process import COMMAND, Outcome, command, daemon, environment, write_toml
+from tests.support.process import COMMAND, Outcome, command, daemon, environment, going_on, write_toml
 from tests.support.waiting import eventually
 
 SSID, PASSWORD = "Target Küche", "canary-4711-canary"
@@ -73,30 +73,9 @@ class Cli:
         answer = await self.process.admin.get(f"{BATCH}/{session_id}/devices")
         return {device["mac"]: device for device in answer.data["devices"]}
 
-    @contextlib.asynccontextmanager
-    async def started(self, *args, prefix=()):
-        """The command as a process that goes on, with `output()` as it grows."""
-        out, err = self.folder / "out", self.folder / "err"
-        with out.open("wb") as to, err.open("wb") as errors:
-            process = await asyncio.create_subprocess_exec(
-                *prefix,
-                *COMMAND,
-                "sessions",
-                *map(str, args),
-                "--config",
-                str(self.config),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=to,
-                stderr=errors,
-                env=environment(),
-            )
-        process.out, process.err = out.read_text, err.read_text
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+    def started(self, *args, prefix=()):
+        """The command as a process that goes on (see `going_on`)."""
+        return going_on("sessions", *args, "--config", self.config, folder=self.folder, prefix=prefix)
 
 
 @pytest.fixture

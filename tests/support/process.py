@@ -241,6 +241,29 @@ async def command(*args, env=None, prefix=(), within=30, program=COMMAND, cwd="/
     return Outcome(process.returncode, out.decode(), err.decode())
 
 
+@contextlib.asynccontextmanager
+async def going_on(*args, folder, prefix=()):
+    """`pi-orchestrator ARGS` for the length of the block; `out()` and `err()` are what it has written by now."""
+    out, err = folder / "out", folder / "err"
+    with out.open("wb") as to, err.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *prefix,
+            *COMMAND,
+            *map(str, args),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=to,
+            stderr=errors,
+            env=environment(),
+        )
+    process.out, process.err = out.read_text, err.read_text
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
 @dataclass
 class NotifySocket:
     """systemd's end: collects the datagrams, as lines, in the order in which they came."""
