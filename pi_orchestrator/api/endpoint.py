@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from pi_orchestrator.api import envelope
 from pi_orchestrator.api.auth import COOKIE, COOKIE_S, KEY_HEADER, NOBODY, Gate, Identity
-from pi_orchestrator.api.route import Csv, Route
+from pi_orchestrator.api.envelope import Shape
+from pi_orchestrator.api.route import Csv, Encoded, Route
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.domain.strict_json import parse_object
 from pi_orchestrator.errors import (
@@ -73,12 +74,17 @@ class Endpoint:
         arguments = self._arguments(request, raw, identity)
         if route.streams:
             return await self._stream(request, arguments, identity)
-        key = request.headers.get("Idempotency-Key") if route.writes else None
-        if key is None:
-            data, status = await self._run(arguments)
-        else:
-            data, status = await self._once(key, request, raw, arguments)
-        response = envelope.success(data, shape=route.shape, status=status, correlation=request[CORRELATION])
+        # A picture is not kept for a repeat: another one is as good.
+        key = request.headers.get("Idempotency-Key") if route.writes and route.shape is not Shape.BINARY else None
+        answer = await (self._run(arguments) if key is None else self._once(key, request, raw, arguments))
+        response = envelope.success(
+            answer.body,
+            shape=route.shape,
+            status=answer.status,
+            correlation=request[CORRELATION],
+            media_type=answer.media_type,
+            headers=answer.headers,
+        )
         if route.successor:
             response.headers["Deprecation"] = "true"
             response.headers["Link"] = f'<{route.successor}>; rel="successor-version"'
@@ -147,7 +153,7 @@ class Endpoint:
             raise ValidationFailedError("Validation failed", details="; ".join(faults))
         return arguments
 
-    async def _run(self, arguments: dict[str, Any]) -> tuple[bytes, int]:
+    async def _run(self, arguments: dict[str, Any]) -> Encoded:
         """Call the handler; an operator's action that it refuses is recorded like one that it does."""
         try:
             return self._route.encode(await self._route.handler(**arguments))
@@ -163,7 +169,7 @@ class Endpoint:
                 await self._services.database.write(job)
             raise
 
-    async def _once(self, key: str, request: web.Request, raw: bytes, arguments: dict[str, Any]) -> tuple[bytes, int]:
+    async def _once(self, key: str, request: web.Request, raw: bytes, arguments: dict[str, Any]) -> Encoded:
         """Run the handler unless this key has been answered; repeats that overlap wait for the first."""
         if not envelope.WELL_FORMED_ID.fullmatch(key):
             raise ValidationFailedError("Validation failed", details="Idempotency-Key: 1 to 128 visible characters")
@@ -176,9 +182,9 @@ class Endpoint:
             if stored is not None:
                 if stored.request_hash != request_hash:
                     raise ConflictError("this Idempotency-Key was used for another request")
-                return stored.body, stored.status
-            data, status = await self._run(arguments)
-            answer = StoredAnswer(request_hash, status, data)
+                return Encoded(stored.body, stored.status)
+            encoded = await self._run(arguments)
+            answer = StoredAnswer(request_hash, encoded.status, encoded.body)
             if self._route.secret:
                 self._secrets.keep(key, answer, now=self._services.clock.monotonic())
             else:
@@ -187,7 +193,7 @@ class Endpoint:
                     await idempotency.save(tx, key=key, operation=operation, answer=answer)
 
                 await self._services.database.write(job)
-            return data, status
+            return encoded
 
     async def _answered(self, key: str, operation: str) -> StoredAnswer | None:
         if self._route.secret:

@@ -20,11 +20,13 @@ HTTP_STATUS: Mapping[str, int] = {
     "VALIDATION_FAILED": 400,
     "INVALID_REQUEST": 400,
     "ONBOARD_ENABLE_FAILED": 400,
+    "INVALID_POSITION": 400,
     "UNAUTHORIZED": 401,
     "FORBIDDEN": 403,
     "DEVICE_NOT_IN_ALLOWLIST": 403,
     "NOT_FOUND": 404,
     "CAMERA_NOT_FOUND": 404,
+    "CONTAINER_NOT_FOUND": 404,
     "DEVICE_NOT_FOUND": 404,
     "SESSION_NOT_FOUND": 404,
     "CONFLICT": 409,
@@ -34,17 +36,42 @@ HTTP_STATUS: Mapping[str, int] = {
     "DEVICE_ALREADY_PROVISIONING": 409,
     "DEVICE_INVALID_STATE": 409,
     "MAX_RETRIES_EXCEEDED": 409,
+    "CONTAINER_HAS_CAMERAS": 409,
+    "POSITION_OCCUPIED": 409,
+    "CAMERA_ALREADY_ASSIGNED": 409,
     "SESSION_EXPIRED": 410,
     "RATE_LIMITED": 429,
     "INTERNAL_ERROR": 500,
     "DATABASE_ERROR": 500,
+    "CAPTURE_FAILED": 502,
+    "REBOOT_FAILED": 502,
+    "DEVICE_UNREACHABLE": 502,
+    "DEVICE_REJECTED": 502,
+    "CAMERA_OFFLINE": 503,
     "NETWORK_ERROR": 503,
     "MQTT_UNAVAILABLE": 503,
     "CIRCUIT_OPEN": 503,
+    "CAPTURE_TIMEOUT": 504,
+    "DEVICE_TIMEOUT": 504,
 }
 
 # A code's class says whether a repeat can help; an internal error always may have been bad luck.
-_RETRYABLE = frozenset({"RATE_LIMITED", "INTERNAL_ERROR", "NETWORK_ERROR", "MQTT_UNAVAILABLE", "CIRCUIT_OPEN"})
+_RETRYABLE = frozenset(
+    {
+        "RATE_LIMITED",
+        "INTERNAL_ERROR",
+        "NETWORK_ERROR",
+        "MQTT_UNAVAILABLE",
+        "CIRCUIT_OPEN",
+        "CAMERA_OFFLINE",
+        "CAPTURE_TIMEOUT",
+        "CAPTURE_FAILED",
+        "REBOOT_FAILED",
+        "DEVICE_UNREACHABLE",
+        "DEVICE_REJECTED",
+        "DEVICE_TIMEOUT",
+    }
+)
 _DEFAULT_RETRY_S = {"RATE_LIMITED": 30.0}
 WELL_FORMED_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
@@ -65,6 +92,7 @@ class Shape(Enum):
     DOUBLED = "in the envelope, and its fields repeated at the top level for old dashboards"
     PLAIN = "bare JSON"
     TEXT = "Prometheus text"
+    BINARY = "bytes of a kind of their own, or bare JSON"
     STREAM = "server-sent events, without end"
 
 
@@ -83,13 +111,22 @@ def correlation_id(headers: Mapping[str, str]) -> str:
     return str(uuid.UUID(int=random.getrandbits(128), version=4))
 
 
-def success(data: bytes, *, shape: Shape, status: int, correlation: str) -> web.Response:
-    """An answer around encoded data."""
+def success(
+    data: bytes,
+    *,
+    shape: Shape,
+    status: int,
+    correlation: str,
+    media_type: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """An answer around encoded data; as it is where it has a media type of its own."""
     if shape in (Shape.ENVELOPE, Shape.DOUBLED):
         tail = b',"correlation_id":%b,"timestamp":"%b"' % (json.dumps(correlation).encode(), _now())
         repeated = (b",", memoryview(data)[1:-1]) if shape is Shape.DOUBLED and len(data) > 2 else ()
         data = b"".join((b'{"success":true,"data":', data, tail, *repeated, b"}"))  # copied once: lists are long
-    return _response(data, status=status, correlation=correlation, content_type=CONTENT_TYPES.get(shape, JSON))
+    content_type = media_type or CONTENT_TYPES.get(shape, JSON)
+    return _response(data, status=status, correlation=correlation, content_type=content_type, headers=headers)
 
 
 def stream(*, correlation: str) -> web.StreamResponse:
@@ -137,8 +174,8 @@ def failure(
 def _response(
     body: bytes, *, status: int, correlation: str, content_type: str, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    if status == 204:
-        return web.Response(status=204, headers={**SECURITY_HEADERS, "X-Request-Id": correlation})
+    if status in (204, 304):
+        return web.Response(status=status, headers={**SECURITY_HEADERS, "X-Request-Id": correlation, **(headers or {})})
     return web.Response(
         body=body,
         status=status,

@@ -185,7 +185,10 @@ def _successes(route: Route) -> Json:
             "timestamp": "2026-01-22T15:00:00.000000Z",
             **(example if route.shape is Shape.DOUBLED else {}),
         }
-    content = {content_type: {"schema": data, "example": example}}
+    content: Json = {content_type: {"schema": data, "example": example}}
+    if route.shape is Shape.BINARY:
+        raw = {route.produces: {"schema": {"type": "string", "contentMediaType": route.produces}}}
+        content = raw | (content if _is_model(route.answer) else {})
     return {
         str(status): {"description": "OK" if status < 400 else "Not ready", "content": content}
         for status in (route.status, *route.also)

@@ -38,11 +38,23 @@ class Wire(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[T]):
-    """An answer with a status of its own, or one that is encoded already."""
+    """An answer with a status or headers of its own, or one that is encoded already: as JSON, or as `media_type`."""
 
     data: T | None = None
     encoded: bytes | None = None
     status: int | None = None
+    media_type: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An answer as bytes, and what is sent before them; `media_type` only where they are no JSON."""
+
+    body: bytes
+    status: int
+    media_type: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,8 @@ class Route:
     `scope` None is open to everyone in every mode. Otherwise it is what a key must cover where a key is needed:
     always when `keyed`, and in `required` mode for the rest.
     One with a `successor` is there for old dashboards, and says so in its headers.
-    A `secret` answer is kept for a repeat in memory only. `action` is what a write is called in the record of
+    A `secret` answer is kept for a repeat in memory only. One of shape BINARY is sent as `produces`, and its model is
+    what it is in JSON, for those who ask for that. `action` is what a write is called in the record of
     operator actions.
     """
 
@@ -71,6 +84,7 @@ class Route:
     example: Any = None
     secret: bool = False
     successor: str = ""
+    produces: str = ""
     inputs: Mapping[str, Any] = field(init=False)
     answer: Any = field(init=False)
     adapter: TypeAdapter[Any] = field(init=False)
@@ -113,11 +127,9 @@ class Route:
             return None
         return "text/csv" if self.inputs["body"] is Csv else "application/json"
 
-    def encode(self, answer: Any) -> tuple[bytes, int]:
-        """A handler's answer as bytes, and its status."""
-        if isinstance(answer, Reply):
-            status = answer.status or self.status
-            if answer.encoded is not None:
-                return answer.encoded, status
-            return self.adapter.dump_json(answer.data, exclude_none=True), status
-        return self.adapter.dump_json(answer, exclude_none=True), self.status
+    def encode(self, answer: Any) -> Encoded:
+        """A handler's answer as bytes."""
+        if not isinstance(answer, Reply):
+            return Encoded(self.adapter.dump_json(answer, exclude_none=True), self.status)
+        body = self.adapter.dump_json(answer.data, exclude_none=True) if answer.encoded is None else answer.encoded
+        return Encoded(body, answer.status or self.status, answer.media_type, answer.headers)
