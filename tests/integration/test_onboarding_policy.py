@@ -289,8 +289,9 @@ async def test_explain_gives_every_rules_verdict_and_does_nothing(world, section
         running.daemon.apply(world.settings(auto_onboard=limits | sections))
         if "rate" not in failing:
             await clock.advance(5)
-            # That the camera is online is stored by now or soon, and is no doing of what is asked here.
-            await eventually(lambda: world.rows("SELECT 1 FROM presence"))
+            # That the camera was found and is online is stored by now or soon, and is no doing of what is asked here.
+            stored = "SELECT 1 FROM presence, events WHERE type = 'device.found'"
+            await eventually(lambda: world.rows(stored))
         before, metrics = world.tables(), await running.status()
         answer = await running.api.get(f"{AUTO}/policy/explain", params=query)
         assert answer.status == 200
