@@ -28,6 +28,7 @@ _TAGS = {
     "cameras": "Cameras, live and registered",
     "discovery": "Who is on the camera network, and why that is believed",
     "streams": "What happens, as it happens",
+    "system": "The machine that the daemon runs on, and what the daemon says of itself",
     "keys": "Who may do what",
 }
 _ERROR: Json = {

@@ -9,6 +9,7 @@ from pi_orchestrator.api.sse import Streams
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.health import Health
+from pi_orchestrator.net.host import HostReader
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.net.vendors import Vendors
 from pi_orchestrator.storage.cameras import Roster
@@ -49,3 +50,4 @@ class Services:
     provisioning: Sessions
     joining: Joining
     metrics: MetricsPage
+    host: HostReader

@@ -21,6 +21,7 @@ from pi_orchestrator.domain.status import STATUS_TOPICS
 from pi_orchestrator.events import Hub
 from pi_orchestrator.health import Health, State
 from pi_orchestrator.net.espcam import EspCamClient
+from pi_orchestrator.net.host import HostReader
 from pi_orchestrator.net.leases import LeaseFiles
 from pi_orchestrator.net.mdns import Advert, Mdns
 from pi_orchestrator.net.mqtt import MqttLink
@@ -220,6 +221,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
         streams=streams,
         provisioning=provisioning.sessions,
         joining=joining,
+        host=HostReader(clock=ground.clock, folder=settings.storage.state_dir),
         views=CameraViews(roster=roster, registry=registry, presence=presence, onboarding=onboarding),
         metrics=MetricsPage(
             health=ground.health,

@@ -6,10 +6,21 @@ Handler docstrings say what a route does at length; the summaries here are its n
 from __future__ import annotations
 
 from pi_orchestrator.api.route import Route
-from pi_orchestrator.api.routes import allowlist, cameras, discovery, keys, onboarding, provisioning, streams, system
+from pi_orchestrator.api.routes import (
+    allowlist,
+    cameras,
+    discovery,
+    host,
+    keys,
+    onboarding,
+    provisioning,
+    streams,
+    system,
+)
 
 ROUTES: tuple[Route, ...] = (
     *system.ROUTES,
+    *host.ROUTES,
     *onboarding.ROUTES,
     *allowlist.ROUTES,
     *provisioning.ROUTES,
