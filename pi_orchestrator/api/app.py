@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -36,7 +36,9 @@ log = get_logger(__name__)
 
 def build_app(*, routes: Sequence[Route], services: Services, gate: Gate, guard: Guard) -> web.Application:
     """The application; it holds no state of its own."""
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_around_everything(services, guard)])
+    app = web.Application(
+        client_max_size=MAX_BODY_BYTES, middlewares=[_around_everything(services, guard, _first_names(routes))]
+    )
     for route in routes:
         serve = Endpoint(route, services=services, gate=gate).serve
         if route.method == "GET":
@@ -48,6 +50,15 @@ def build_app(*, routes: Sequence[Route], services: Services, gate: Gate, guard:
         methods = {route.method for route in routes if route.path == path}
         app.router.add_route("*", path, _only(methods | {"HEAD"} if "GET" in methods else methods))
     return app
+
+
+def _first_names(routes: Iterable[Route]) -> frozenset[str]:
+    """What the paths of routes begin with: below these there is no page."""
+    return frozenset(_first_name(route.path) for route in routes)
+
+
+def _first_name(path: str) -> str:
+    return path.lstrip("/").partition("/")[0].lower()
 
 
 def _only(methods: Collection[str]) -> Handler:
@@ -114,7 +125,7 @@ def _cannot_listen(where: Listen, error: OSError) -> StartupError:
     )
 
 
-def _around_everything(services: Services, guard: Guard) -> Middleware:
+def _around_everything(services: Services, guard: Guard, taken: Collection[str]) -> Middleware:
     answered = services.metrics.answered
 
     @web.middleware
@@ -125,7 +136,11 @@ def _around_everything(services: Services, guard: Guard) -> Middleware:
         response: web.StreamResponse
         try:
             guard.check(request)
-            response = await handler(request)
+            has_no_route = isinstance(request.match_info.http_exception, web.HTTPNotFound)
+            if has_no_route and _first_name(request.path) not in taken:
+                response = await services.assets.serve(request, correlation=correlation)
+            else:
+                response = await handler(request)
         except (OrchestratorError, web.HTTPException) as error:
             response = _refusal(error, request, correlation)
         except Exception:

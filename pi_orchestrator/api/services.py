@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pi_orchestrator.api.assets import Assets
 from pi_orchestrator.api.sse import Streams
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.registry import Registry
@@ -51,3 +52,4 @@ class Services:
     joining: Joining
     metrics: MetricsPage
     host: HostReader
+    assets: Assets

@@ -91,6 +91,7 @@ async def running(
         await services.onboarding.load()
         await services.discovery.load()
         await services.keyring.load()
+        await services.assets.look()
         await parts.provisioning.load()
         await _ensure_admin_key(services.keyring, state_dir)
 

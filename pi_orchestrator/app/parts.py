@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from pi_orchestrator import __version__
+from pi_orchestrator.api.assets import Assets
 from pi_orchestrator.api.auth import Keyring
 from pi_orchestrator.api.cameras import CameraViews
 from pi_orchestrator.api.metrics import MetricsPage
@@ -234,6 +235,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
             database=ground.database,
             streams=streams,
         ),
+        assets=Assets(folder=settings.http.dashboard_dir, clock=ground.clock, health=ground.health),
     )
     return Parts(services=services, probe=probe, provisioning=provisioning)
 

@@ -72,6 +72,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _state_dir,
         _disk,
         _ports,
+        _dashboard,
         _onboarding,
     )
     for check in checks:
@@ -166,6 +167,28 @@ def _ports(settings: Settings) -> Finding:
                     )
                 return Finding("ports", "fail", f"cannot listen on {listen}: {error.strerror}", "change http.listen")
     return Finding("ports", "ok", f"{', '.join(map(str, settings.http.listen))} free")
+
+
+def _dashboard(settings: Settings) -> Finding:
+    from pi_orchestrator.api.dashboard_folder import DashboardFolder
+    from pi_orchestrator.clock import Clock
+
+    root = settings.http.dashboard_dir
+    if root is None:
+        return Finding("dashboard", "ok", "none configured: the daemon shows its own page (http.dashboard_dir)")
+    trouble = DashboardFolder(root, clock=Clock()).trouble()
+    if trouble:
+        return Finding(
+            "dashboard",
+            "warn",
+            f"the daemon shows its own page: {trouble}",
+            "copy a built dashboard there, readable for the daemon's user, or correct http.dashboard_dir",
+        )
+    if root.is_relative_to("/home") or root.is_relative_to("/root"):
+        return Finding(
+            "dashboard", "warn", f"{root} is not seen by the systemd unit (ProtectHome)", "put it below /opt or /srv"
+        )
+    return Finding("dashboard", "ok", f"served from {root}")
 
 
 def _onboarding(settings: Settings) -> Finding:

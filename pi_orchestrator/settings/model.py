@@ -99,6 +99,9 @@ class HttpSettings(Section):
         (),
         description="further host names under which browsers may reach the daemon (guards against DNS rebinding)",
     )
+    dashboard_dir: Annotated[Path | None, Unset] = Field(
+        None, description="a built dashboard to serve at / in place of the daemon's own page"
+    )
     sse_unnamed_copy: bool = Field(
         True, description="send each event of a stream once more without its name, for pages that use onmessage alone"
     )

@@ -99,6 +99,7 @@ def as_environment(value):
 OTHER_VALUES = {
     "http.listen": ("127.0.0.1:9001,[::1]:9002", (Listen("127.0.0.1", 9001), Listen("::1", 9002))),
     "http.trusted_hosts": ("pi.example, other.example", ("pi.example", "other.example")),
+    "http.dashboard_dir": ("/opt/dashboard", Path("/opt/dashboard")),
     "http.sse_unnamed_copy": ("no", False),
     "auth.mode": ("required", "required"),
     "ap.interface": ("uap0", "uap0"),
