@@ -10,6 +10,8 @@ from pi_orchestrator.clock import parse_rfc3339, rfc3339
 from pi_orchestrator.domain.bucket import BucketState
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.onboarding import AuditEntry, Code, Stage
+from pi_orchestrator.events import Logged
+from pi_orchestrator.storage import event_log
 from pi_orchestrator.storage.database import Database, Row, Tx
 
 COUNTERS = ("attempts", "success", "failed", "rejected_by_policy", "already_onboarded")
@@ -117,7 +119,7 @@ async def reset_metrics(tx: Tx) -> None:
 
 
 async def audit(tx: Tx, entries: Sequence[AuditEntry]) -> None:
-    """Append rows to the audit."""
+    """Append rows to the audit, and one event that tells of them."""
     await tx.run_many(
         "INSERT INTO onboarding_audit (mac_address, stage, error_code, error_message, device_id, ip_address,"
         " firmware_version, container_id, duration_ms, at, boot_id, monotonic, clock_trusted)"
@@ -141,6 +143,11 @@ async def audit(tx: Tx, entries: Sequence[AuditEntry]) -> None:
             for entry in entries
         ],
     )
+    if entries:
+        last = entries[-1]
+        told = {"rows": len(entries), "mac": last.mac, "stage": last.stage, "error_code": last.code}
+        payload = {name: value for name, value in told.items() if value is not None}
+        await event_log.append(tx, Logged("onboarding.audited", payload, mac=last.mac))
 
 
 async def audit_page(

@@ -1,6 +1,7 @@
 """What is stored, table group by table group: cameras and places, onboarding, keys, actions, events, answers."""
 
 import asyncio
+import json
 import sqlite3
 from contextlib import closing
 from datetime import timedelta
@@ -306,6 +307,15 @@ async def test_the_newest_events_are_kept(database, write):
     assert [row["id"] for row in await database.read("SELECT id FROM events")] == [8, 9, 10]
 
 
+async def test_the_audit_tells_of_its_rows_in_one_event(database, write):
+    await write(lambda tx: onboarding.audit(tx, [audited(), audited()]))
+    await write(lambda tx: onboarding.audit(tx, []))
+    rows = await database.read("SELECT type, payload FROM events")
+    assert [row["type"] for row in rows] == ["onboarding.audited"]
+    told = json.loads(rows[0]["payload"])
+    assert (told["rows"], told["mac"], told["stage"]) == (2, audited().mac, audited().stage)
+
+
 async def test_an_answer_is_found_by_its_key_and_operation(database, write, clock):
     answer = StoredAnswer(request_hash=b"hash", status=200, body=b"{}")
     await write(lambda tx: idempotency.save(tx, key="once", operation="post_enable", answer=answer))
@@ -342,10 +352,10 @@ async def test_maintenance_deletes_by_age_only_while_the_clock_can_be_trusted(da
     clock.jump_wall(timedelta(days=40))
     clock.is_trusted = False
     await worker.clean()
-    assert await left(database) == [1, 1, 1, 1]
+    assert await left(database) == [1, 1, 1, 2], "the audit's own event is one of them"
     clock.is_trusted = True
     await worker.clean()
-    assert await left(database) == [0, 0, 0, 1]
+    assert await left(database) == [0, 0, 0, 2]
 
 
 async def test_maintenance_bounds_the_event_log_by_number(database, write, clock):
@@ -358,7 +368,8 @@ async def test_maintenance_bounds_the_event_log_by_number(database, write, clock
     assert len(await database.read("SELECT id FROM events")) == 2
     await filled(write)
     await worker.clean()
-    assert [row["id"] for row in await database.read("SELECT id FROM events")] == [EVENTS_KEPT, EVENTS_KEPT + 1]
+    left_over = [row["id"] for row in await database.read("SELECT id FROM events")]
+    assert left_over == [EVENTS_KEPT, EVENTS_KEPT + 1, EVENTS_KEPT + 2]
 
 
 async def test_maintenance_comes_a_minute_after_the_start_and_then_each_hour(database, clock):
