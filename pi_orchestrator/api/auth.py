@@ -73,6 +73,11 @@ class Keyring:
         return self._configured is None and not any(key.scope is Scope.ADMIN for key in self._stored.values())
 
     @property
+    def needs_configured(self) -> bool:
+        """Whether nobody could make keys without the configuration's."""
+        return self._configured is not None and not any(key.scope is Scope.ADMIN for key in self._stored.values())
+
+    @property
     def _configured_id(self) -> str | None:
         """What stands for the configured key in a cookie: another key, another id."""
         return f"{CONFIGURED.key_id}-{self._configured.hex()[:16]}" if self._configured else None

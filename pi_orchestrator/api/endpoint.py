@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from typing import Any
+from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 from aiohttp import hdrs, web
@@ -87,7 +88,8 @@ class Endpoint:
         )
         if route.successor:
             response.headers["Deprecation"] = "true"
-            response.headers["Link"] = f'<{route.successor}>; rel="successor-version"'
+            same = {name: quote(value, safe="") for name, value in request.match_info.items()}
+            response.headers["Link"] = f'<{route.successor.format_map(same)}>; rel="successor-version"'
         self._give_cookie(request, response, identity)
         return response
 

@@ -30,6 +30,7 @@ _TAGS = {
     "streams": "What happens, as it happens",
     "system": "The machine that the daemon runs on, and what the daemon says of itself",
     "keys": "Who may do what",
+    "config": "What is configured, and what of it can change while the daemon runs",
 }
 _ERROR: Json = {
     "type": "object",

@@ -15,6 +15,7 @@ from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.net.vendors import Vendors
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
+from pi_orchestrator.workers.configuration import Configuration
 from pi_orchestrator.workers.discovery import DiscoveryWorker
 from pi_orchestrator.workers.joining import Joining
 from pi_orchestrator.workers.onboarding import OnboardingWorker
@@ -53,3 +54,4 @@ class Services:
     metrics: MetricsPage
     host: HostReader
     assets: Assets
+    configuration: Configuration

@@ -11,7 +11,7 @@ from pi_orchestrator.api.services import Services
 from pi_orchestrator.app.parts import configured_key, windows_of
 from pi_orchestrator.errors import SettingsError
 from pi_orchestrator.health import Health
-from pi_orchestrator.logs import configure, get_logger
+from pi_orchestrator.logs import configure
 from pi_orchestrator.settings import Listen, Settings, changed_paths
 
 RELOADABLE = frozenset(
@@ -38,9 +38,9 @@ RELOADABLE = frozenset(
         "auto_onboard.queue_limit",
     }
 )
-"""What SIGHUP can change; every other key needs a restart."""
+"""What SIGHUP and operators can change; every other key needs a restart."""
 
-log = get_logger(__name__)
+_NOT_OFF = "auth.mode: 'off' is refused while the daemon listens on the network; restart it"
 
 
 @dataclass(slots=True)
@@ -65,12 +65,24 @@ class Daemon:
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(first.host, first.host)
         return f"http://{host}:{first.port}"
 
+    def obstacle(self, settings: Settings) -> str | None:
+        """Why nobody may be given these settings from afar, valid as they are; None where nothing is in the way."""
+        if settings.auth.mode == "off" and self._on_the_network:
+            return _NOT_OFF
+        if configured_key(settings) is None and self._keyring.needs_configured:
+            return "auth.api_key is the last admin key: make another one first"
+        return None
+
+    @property
+    def _on_the_network(self) -> bool:
+        # The new listeners may be loopback only; those in use are not, until a restart.
+        return not all(where.is_loopback for where in self.listen)
+
     def apply(self, settings: Settings) -> list[str]:
         """Take what can change while running; returns the keys that need a restart."""
         changed = changed_paths(self.settings, settings)
-        if settings.auth.mode == "off" and not all(where.is_loopback for where in self.listen):
-            # The new listeners may be loopback only; those in use are not, until a restart.
-            raise SettingsError(["auth.mode: 'off' is refused while the daemon listens on the network; restart it"])
+        if settings.auth.mode == "off" and self._on_the_network:
+            raise SettingsError([_NOT_OFF])
         self.settings = settings
         self._guard.trust(settings.http.trusted_hosts)
         self._gate.mode = settings.auth.mode
@@ -88,6 +100,4 @@ class Daemon:
         )
         if "logging.level" in changed:
             configure(level=settings.logging.level, style=settings.logging.format)
-        restart_needed = sorted(set(changed_paths(self.started_with, settings)) - RELOADABLE)
-        log.info("configuration reloaded", changed=changed, restart_needed=restart_needed)
-        return restart_needed
+        return sorted(set(changed_paths(self.started_with, settings)) - RELOADABLE)

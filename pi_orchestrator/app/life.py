@@ -11,13 +11,14 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 from pi_orchestrator import __version__
 from pi_orchestrator.api.app import build_app, served
 from pi_orchestrator.api.auth import Gate, Keyring, new_key
 from pi_orchestrator.api.guard import Guard
 from pi_orchestrator.api.routes import ROUTES
-from pi_orchestrator.app.daemon import Daemon
+from pi_orchestrator.app.daemon import RELOADABLE, Daemon
 from pi_orchestrator.app.parts import Ground, Parts, assemble
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.errors import SettingsError
@@ -29,7 +30,8 @@ from pi_orchestrator.net.broker import embedded_broker
 from pi_orchestrator.net.espcam import new_session
 from pi_orchestrator.net.netlink import Netlink
 from pi_orchestrator.net.systemd import Notifier
-from pi_orchestrator.settings import Loaded, Settings
+from pi_orchestrator.settings import Loaded, Settings, given, overrides
+from pi_orchestrator.settings.overrides import Overrides
 from pi_orchestrator.storage import schema
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.database import Database
@@ -38,30 +40,33 @@ from pi_orchestrator.storage.state_dir import ADMIN_KEY, StateDir
 from pi_orchestrator.storage.vault import Vault
 from pi_orchestrator.supervisor import Supervisor, Worker
 from pi_orchestrator.workers import scanner
+from pi_orchestrator.workers.configuration import Configuration
 from pi_orchestrator.workers.maintenance import INTERVAL_S as MAINTENANCE_S
 from pi_orchestrator.workers.maintenance import MaintenanceWorker
 from pi_orchestrator.workers.pulse import DATABASE, PulseWorker
 
 STOP_GRACE_S = 2.0
 RECOVERY = "recovery"
+OVERRIDES = "overrides"
 
 log = get_logger(__name__)
 
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, clock: Clock | None = None, notifier: Notifier | None = None
+    configured: Settings | Loaded, *, clock: Clock | None = None, notifier: Notifier | None = None
 ) -> AsyncIterator[Daemon]:
     """The daemon for the length of the block; StartupError says what stops it from starting."""
+    loaded = await asyncio.to_thread(given, configured) if isinstance(configured, Settings) else configured
+    settings = loaded.settings
     clock = clock or Clock()
     await asyncio.to_thread(clock.look)
     notifier = notifier or Notifier()
     health = Health(clock=clock)
     hub = Hub()
     async with AsyncExitStack() as stack:
-        state_dir = StateDir(settings.storage.state_dir)
-        await asyncio.to_thread(state_dir.claim)
-        stack.callback(state_dir.release)
+        state_dir = await _claimed(stack, settings)
+        loaded = await asyncio.to_thread(_look_at_overrides, loaded, health)
         database = await _open_database(stack, settings, state_dir, clock=clock, hub=hub, health=health)
         netlink = Netlink()
         stack.callback(netlink.close)
@@ -82,6 +87,7 @@ async def running(
             mqtt_port=mqtt_port,
             session_secret=await asyncio.to_thread(state_dir.session_secret),
             vault=vault,
+            configuration=Configuration(loaded=loaded, state_dir=state_dir, database=database),
         )
         parts = assemble(settings, ground)
         services = parts.services
@@ -98,23 +104,11 @@ async def running(
         gate = Gate(keyring=services.keyring, mode=settings.auth.mode, clock=clock)
         guard = Guard(trusted_hosts=settings.http.trusted_hosts, ports=[listen.port for listen in settings.http.listen])
         app = build_app(routes=ROUTES, services=services, gate=gate, guard=guard)
-        listen = await stack.enter_async_context(served(app, settings.http.listen))
-        guard.serve_on(where.port for where in listen)
-
         supervisor = Supervisor(clock=clock, health=health)
-        stack.callback(hub.close)
-        stack.push_async_callback(supervisor.stop, grace_s=STOP_GRACE_S)
-        for worker in _workers(settings, parts, notifier):
-            supervisor.start(worker)
-        stack.callback(services.streams.close)
-
-        notifier.ready()
-        stack.callback(notifier.stopping)
-        log.info("ready", version=__version__, listen=[str(where) for where in listen], cameras=len(services.roster))
-        yield Daemon(
+        daemon = Daemon(
             settings=settings,
             started_with=settings,
-            listen=listen,
+            listen=[*settings.http.listen],
             mqtt_port=mqtt_port,
             services=services,
             health=health,
@@ -123,6 +117,25 @@ async def running(
             _guard=guard,
             _keyring=services.keyring,
         )
+        services.configuration.attach(daemon, reloadable=RELOADABLE)
+        daemon.listen = await stack.enter_async_context(served(app, settings.http.listen))
+        guard.serve_on(where.port for where in daemon.listen)
+
+        stack.callback(hub.close)
+        stack.push_async_callback(supervisor.stop, grace_s=STOP_GRACE_S)
+        for worker in _workers(settings, parts, notifier):
+            supervisor.start(worker)
+        stack.callback(services.streams.close)
+
+        notifier.ready()
+        stack.callback(notifier.stopping)
+        log.info(
+            "ready",
+            version=__version__,
+            listen=[str(where) for where in daemon.listen],
+            cameras=len(services.roster),
+        )
+        yield daemon
         log.info("stopping")
 
 
@@ -145,7 +158,7 @@ async def run(load: Callable[[], Loaded]) -> int:
     try:
         loaded = await asyncio.to_thread(load)
         configure(level=loaded.settings.logging.level, style=loaded.settings.logging.format)
-        async with running(loaded.settings, notifier=notifier) as daemon:
+        async with running(loaded, notifier=notifier) as daemon:
             started = True
             reloader = asyncio.create_task(_reload_on(hang_up, load, daemon, notifier), name="reloader")
             await _first_of(stop, daemon.failed)
@@ -178,6 +191,13 @@ def _workers(settings: Settings, parts: Parts, notifier: Notifier) -> Iterator[W
         clock=clock, health=services.health, database=database, roster=services.roster, notifier=notifier
     )
     yield Worker("pulse", pulse.run)
+
+
+async def _claimed(stack: AsyncExitStack, settings: Settings) -> StateDir:
+    state_dir = StateDir(settings.storage.state_dir)
+    await asyncio.to_thread(state_dir.claim)
+    stack.callback(state_dir.release)
+    return state_dir
 
 
 async def _open_database(
@@ -220,6 +240,25 @@ async def _open_database(
     return database
 
 
+def _look_at_overrides(loaded: Loaded, health: Health) -> Loaded:
+    """Set a damaged override file aside, and say what is not in force; for a thread, because it writes."""
+    found, troubles = loaded.overrides, [*loaded.ignored.values()]
+    if found.fault:
+        troubles.append(f"{found.file.name} {found.fault}")
+        try:
+            aside = overrides.set_aside(found.file)
+            loaded = replace(loaded, overrides=Overrides(found.file))
+            log.error("damaged overrides set aside: none is in force", file=str(aside), reason=found.fault)
+        except OSError as error:
+            log.error("damaged overrides: none is in force", file=str(found.file), reason=found.fault, why=error)
+    for path, why in loaded.ignored.items():
+        log.warning("an override is not in force", key=path, file=str(found.file), reason=why)
+    if troubles:
+        health.add(OVERRIDES)
+        health.set(OVERRIDES, State.DEGRADED, "; ".join(troubles)[:500])
+    return loaded
+
+
 async def _ensure_admin_key(keyring: Keyring, state_dir: StateDir) -> None:
     """A first key, so that somebody can make others: told by its place, never by itself."""
     if not keyring.lacks_admin:
@@ -239,7 +278,7 @@ async def _reload_on(hang_up: asyncio.Event, load: Callable[[], Loaded], daemon:
         hang_up.clear()
         notifier.reloading()
         try:
-            daemon.apply((await asyncio.to_thread(load)).settings)
+            await daemon.services.configuration.reload(load)
         except SettingsError as error:
             log.error("configuration not reloaded: it is not valid, the old one stays", problems=error.problems)
         notifier.ready()

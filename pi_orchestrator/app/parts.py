@@ -37,6 +37,7 @@ from pi_orchestrator.storage.database import Database
 from pi_orchestrator.storage.vault import Vault
 from pi_orchestrator.workers import scanner as scanner_part
 from pi_orchestrator.workers.circuits import Circuits
+from pi_orchestrator.workers.configuration import Configuration
 from pi_orchestrator.workers.delivery import Delivery
 from pi_orchestrator.workers.discovery import DiscoveryWorker
 from pi_orchestrator.workers.identity import Verifier
@@ -64,6 +65,7 @@ class Ground:
     mqtt_port: int
     session_secret: bytes
     vault: Vault
+    configuration: Configuration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +238,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
             streams=streams,
         ),
         assets=Assets(folder=settings.http.dashboard_dir, clock=ground.clock, health=ground.health),
+        configuration=ground.configuration,
     )
     return Parts(services=services, probe=probe, provisioning=provisioning)
 

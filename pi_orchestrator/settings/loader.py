@@ -1,8 +1,9 @@
-"""The configuration's layers: defaults ← file ← credentials ← environment ← flags.
+"""The configuration's layers: defaults ← file ← credentials ← environment ← overrides ← flags.
 
 Each layer is read into a plain tree of values first, so that every value knows where it came from, and then the
 merged tree is validated once, so that every mistake is named at once. The old names of the Go daemon's variables
-are a layer of their own, below the new ones.
+are a layer of their own, below the new ones. The layers are kept as they were read: an override that is set or
+taken away later is put between the same ones, whatever has become of the files since.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from pi_orchestrator.errors import SettingsError
+from pi_orchestrator.settings import overrides
 from pi_orchestrator.settings.model import Settings
+from pi_orchestrator.settings.overrides import Overrides
 
 DEFAULT_PATH = Path("/etc/pi-orchestrator/config.toml")
 ENV_PREFIX = "PIORCH_"
@@ -27,12 +30,32 @@ RESERVED_ENV = frozenset({"PIORCH_CONFIG", "PIORCH_API_KEY", "PIORCH_URL"})
 Tree = dict[str, Any]
 
 
+Entry = tuple[tuple[str, ...], Any, str]
+"""A value of a layer: where it belongs, what it is, and where it came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """What was read, below the overrides and above them; `secrets` are the files with secrets that were read so far."""
+
+    below: tuple[Entry, ...]
+    above: tuple[Entry, ...] = ()
+    problems: tuple[str, ...] = ()
+    secrets: dict[Path, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and where each value came from (`path` → `default`, `file`, `environment NAME`, …)."""
+    """Settings, and where each value came from (`path` → `default`, `file`, `environment NAME`, …).
+
+    `ignored` are overrides that are kept but not in force, each with the reason.
+    """
 
     settings: Settings
     origins: dict[str, str]
+    overrides: Overrides
+    layers: Layers = field(repr=False)
+    ignored: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(
@@ -43,20 +66,60 @@ def load(
 ) -> Loaded:
     """Read every layer; SettingsError lists all problems with their paths."""
     problems: list[str] = []
-    merged: Tree = {}
-    origins: dict[str, str] = {}
-    layers = [
+    below = (
         *_file_layer(path, environ, problems),
         *_credential_layer(environ, problems),
         *_legacy_layer(environ),
         *_environment_layer(environ, problems),
-        *((_leaf, value, "flag") for _leaf, value in _leaves(flags or {})),
-    ]
-    for leaf, value, origin in layers:
-        _place(merged, leaf, value)
-        origins[".".join(leaf)] = origin
-    _read_secret_files(merged, origins, problems)
-    return Loaded(_validate(merged, problems, origins), origins)
+    )
+    above = tuple((leaf, value, "flag") for leaf, value in _leaves(flags or {}))
+    layers = Layers(below, above, tuple(problems))
+    return settle(layers, overrides.read(_state_dir(layers) / overrides.NAME))
+
+
+def given(settings: Settings) -> Loaded:
+    """Settings that a program was written with, in place of a file; the overrides of their state folder hold."""
+    usual = Settings()
+    below = tuple(
+        ((*path.split("."),), value_at(settings, path), "program")
+        for path in known_paths()
+        if value_at(settings, path) != value_at(usual, path)
+    )
+    return settle(Layers(below), overrides.read(settings.storage.state_dir / overrides.NAME))
+
+
+def settle(layers: Layers, found: Overrides) -> Loaded:
+    """The layers with the overrides that are possible; those that are not are ignored, each with its reason."""
+    known = set(known_paths()) - {_STATE_DIR}
+    usable = {path: text for path, text in found.values.items() if path in known}
+    ignored = {path: f"{path}: unknown key{_suggest(path)}" for path in found.values if path not in known}
+    ignored |= _impossible(layers, usable, found.file)
+    in_force = {path: text for path, text in usable.items() if path not in ignored}
+    settings, origins = _combine(layers, in_force, found.file)
+    return Loaded(settings, origins, found, layers, ignored)
+
+
+def overridden(loaded: Loaded, path: str, text: str | None) -> Loaded:
+    """The same with an override set to this text, or without it; SettingsError where that cannot be."""
+    values = {**loaded.overrides.values}
+    values.pop(path, None)
+    if text is not None:
+        values[path] = text
+    ignored = {other: why for other, why in loaded.ignored.items() if other != path}
+    in_force = {other: value for other, value in values.items() if other not in ignored}
+    settings, origins = _combine(loaded.layers, in_force, loaded.overrides.file)
+    return Loaded(settings, origins, replace(loaded.overrides, values=values), loaded.layers, ignored)
+
+
+def closest(path: str) -> str | None:
+    """The key or section that was probably meant by one that is not there."""
+    known = known_paths()
+    close = difflib.get_close_matches(path, known if "." in path else Settings.model_fields, n=1, cutoff=0.6)
+    if not close:
+        tail = path.rsplit(".", 1)[-1]
+        by_key = {item.split(".")[1]: item for item in known}
+        close = [by_key[key] for key in difflib.get_close_matches(tail, by_key, n=1, cutoff=0.75)]
+    return close[0] if close else None
 
 
 def known_paths() -> list[str]:
@@ -89,7 +152,53 @@ def changed_paths(old: Settings, new: Settings) -> list[str]:
     return [path for path in known_paths() if value_at(old, path) != value_at(new, path)]
 
 
-Layer = Iterator[tuple[tuple[str, ...], Any, str]]
+_STATE_DIR = "storage.state_dir"  # it says where the overrides are, so it can be none of them
+
+Layer = Iterator[Entry]
+
+
+def _combine(layers: Layers, values: Mapping[str, str], file: Path) -> tuple[Settings, dict[str, str]]:
+    """Everything as one: the settings, and where each value came from."""
+    problems = [*layers.problems]
+    merged: Tree = {}
+    origins: dict[str, str] = {}
+    between = (((*path.split("."),), text, f"override {file}") for path, text in values.items())
+    for leaf, value, origin in (*layers.below, *between, *layers.above):
+        _place(merged, leaf, value)
+        origins[".".join(leaf)] = origin
+    _read_secret_files(merged, origins, problems, layers.secrets)
+    return _validate(merged, problems, origins), origins
+
+
+def _impossible(layers: Layers, values: Mapping[str, str], file: Path) -> dict[str, str]:
+    """Which of these overrides cannot be, and why; none where it is not they that are to blame."""
+
+    def fault(some: Mapping[str, str]) -> str | None:
+        try:
+            _combine(layers, some, file)
+        except SettingsError as error:
+            return error.problems[0]
+        return None
+
+    if not values or fault(values) is None or fault({}) is not None:
+        return {}
+    taken: dict[str, str] = {}
+    while True:
+        faults: dict[str, str] = {}
+        before = len(taken)
+        for path in [path for path in values if path not in taken]:
+            if why := fault({**taken, path: values[path]}):
+                faults[path] = why
+            else:
+                taken[path] = values[path]
+        if len(taken) == before:  # else one that was not possible may be, beside another that came after it
+            return faults
+
+
+def _state_dir(layers: Layers) -> Path:
+    named = [value for leaf, value, _ in (*layers.below, *layers.above) if ".".join(leaf) == _STATE_DIR]
+    # What is no path is told as a mistake, with all the others.
+    return Path(named[-1]) if named and isinstance(named[-1], str | Path) else Settings().storage.state_dir
 
 
 def _file_layer(path: Path | None, environ: Mapping[str, str], problems: list[str]) -> Layer:
@@ -112,7 +221,7 @@ def _file_layer(path: Path | None, environ: Mapping[str, str], problems: list[st
         yield leaf, value, f"file {target}"
 
 
-_LAYERS = ("file", "credential", "environment", "flag")
+_LAYERS = ("program", "file", "credential", "environment", "override", "flag")
 _CREDENTIALS = {
     "api_key": ("auth", "api_key"),
     "mqtt_password": ("mqtt", "password"),
@@ -219,7 +328,7 @@ def _conflicts(settings: Settings) -> Iterator[tuple[set[str], str]]:
         yield {"http"}, "http.listen: names the same address twice"
 
 
-def _read_secret_files(merged: Tree, origins: dict[str, str], problems: list[str]) -> None:
+def _read_secret_files(merged: Tree, origins: dict[str, str], problems: list[str], read: dict[Path, str]) -> None:
     """Put the contents of `*_file` keys in place of the keys that they stand for, unless a higher layer gives those."""
     for section, key in _CREDENTIALS.values():
         branch = merged.get(section)
@@ -231,8 +340,9 @@ def _read_secret_files(merged: Tree, origins: dict[str, str], problems: list[str
         file = branch.get(f"{key}_file")
         if not file or not isinstance(file, str | Path):
             continue
-        secret = _secret_in(Path(file), f"{section}.{key}_file", problems)
+        secret = read.get(Path(file)) or _secret_in(Path(file), f"{section}.{key}_file", problems)
         if secret:
+            read[Path(file)] = secret
             branch[key] = secret
             origins[f"{section}.{key}"] = f"file {file}"
 
@@ -272,10 +382,5 @@ def _place(tree: Tree, leaf: tuple[str, ...], value: Any) -> None:
 
 
 def _suggest(path: str) -> str:
-    known = known_paths()
-    close = difflib.get_close_matches(path, known if "." in path else Settings.model_fields, n=1, cutoff=0.6)
-    if not close:
-        tail = path.rsplit(".", 1)[-1]
-        by_key = {item.split(".")[1]: item for item in known}
-        close = [by_key[key] for key in difflib.get_close_matches(tail, by_key, n=1, cutoff=0.75)]
-    return f"; did you mean {close[0]}?" if close else ""
+    close = closest(path)
+    return f"; did you mean {close}?" if close else ""

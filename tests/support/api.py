@@ -60,6 +60,8 @@ BODIES = {
     f"{ALLOWLIST}/{{mac}}": {"description": "Camera 2"},
     f"{ALLOWLIST}/bulk": {"entries": [{"mac": LISTED}, {"mac": "24:6F"}]},
     f"{ALLOWLIST}/bulk-remove": {"macs": [LISTED]},
+    "/api/v1/config/{key}": {"value": "77"},
+    "/api/dashboard/config/{key}": {"value": "78"},
 }
 FILES = {f"{ALLOWLIST}/import": b"mac,description\n24:6F:28:44:CC:30,Camera 3\n"}
 
@@ -147,6 +149,7 @@ def target(route):
     values = {
         "mac": LISTED if of_sessions or route.tag == "allowlist" else CAMERA,
         "id": session_for(route) if of_sessions else LAST_ID.get(route.tag, CAMERA),
+        "key": "cameras.idle_after_s",
     }
     return re.sub(r"\{(\w+)\}", lambda match: quote(values[match[1]], safe=""), route.path)
 
@@ -161,6 +164,11 @@ async def ask(api, route, **more):
     if route.path in QUERIES:
         more.setdefault("params", QUERIES[route.path])
     return await api.call(route.method, target(route), **more)
+
+
+def told(route, answer):
+    """What a good answer says, in the envelope of its route or in none."""
+    return answer.json if route.shape is Shape.PLAIN else answer.data
 
 
 def good_body(route):

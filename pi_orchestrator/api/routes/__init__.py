@@ -9,6 +9,7 @@ from pi_orchestrator.api.route import Route
 from pi_orchestrator.api.routes import (
     allowlist,
     cameras,
+    config,
     discovery,
     host,
     keys,
@@ -28,4 +29,5 @@ ROUTES: tuple[Route, ...] = (
     *discovery.ROUTES,
     *streams.ROUTES,
     *keys.ROUTES,
+    *config.ROUTES,
 )

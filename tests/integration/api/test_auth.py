@@ -129,6 +129,8 @@ async def test_the_console_of_forgotten_paths_is_not_open_either(world):
 async def test_in_provisioning_mode_a_key_is_needed_where_data_can_be_lost(world):
     keyed = {("GET", KEYS), ("POST", KEYS), ("DELETE", f"{KEYS}/{{id}}")}
     keyed |= {("POST", "/api/v1/onboarding/auto/events/cleanup")}
+    for path in "/api/v1/config", "/api/dashboard/config":
+        keyed |= {("PUT", f"{path}/{{key}}"), ("POST", f"{path}/{{key}}/reset")}
     keyed |= {(route.method, route.path) for route in ROUTES if route.path.startswith("/api/v1/provisioning/")}
     async with world.daemon() as running, world.fleet(1):
         await camera_is_registered(running)
