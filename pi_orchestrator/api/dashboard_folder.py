@@ -8,6 +8,7 @@ that is too large for memory is read.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -83,7 +84,7 @@ class DashboardFolder:
         except NotFoundError as error:
             return f"{self.root}/{INDEX}: {error.details}"
         except OSError as error:
-            return f"{self.root}/{INDEX}: {os.strerror(error.errno or 0)}"
+            return f"{self.root}/{INDEX}: {error.strerror}"
 
     def read(self, parts: tuple[str, ...], encodings: Sequence[str]) -> Found | None:
         """A file, compressed where a sibling is and the client takes it; None where there is none."""
@@ -186,7 +187,7 @@ def _check(status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise NotFoundError("there is nothing here", details="symbolic links are not followed")
     if not stat.S_ISREG(status.st_mode):
-        raise FileNotFoundError
+        raise OSError(errno.EISDIR, "it is no plain file")
     if status.st_size > MAX_FILE_BYTES:
         raise NotFoundError("there is nothing here", details=f"the file is over {MAX_FILE_BYTES // 2**20} MiB")
 
