@@ -1,0 +1,93 @@
+// The frame: navigation, what stands above every view, and which view is shown.
+
+import { Api } from "./client.js";
+import * as cameras from "./cameras.js";
+import { fill, h, set } from "./dom.js";
+import { header } from "./header.js";
+import { icon } from "./icons.js";
+import { askForKey } from "./key.js";
+import { Cameras } from "./store.js";
+import { Stream } from "./stream.js";
+import * as system from "./system.js";
+import { empty, problem } from "./ui.js";
+
+/** Every view: the first part of the address, its icon, and {title, mount(root, context) → unmount}. */
+const VIEWS = [
+  { name: "cameras", symbol: "camera", view: cameras },
+  { name: "system", symbol: "gauge", view: system, minor: true },
+];
+
+const api = new Api({ askForKey });
+const stream = new Stream({ api });
+const context = { api, stream, cameras: new Cameras({ api, stream }), go: (hash) => (location.hash = hash) };
+const main = document.getElementById("main");
+const top = header({ ...context, openMenu });
+let unmount = null;
+
+/** Show the view that the address names; the rest of the address is the view's own. */
+function route() {
+  const [name, ...path] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
+  const found = VIEWS.find((one) => one.name === (name || VIEWS[0].name));
+  unmount?.();
+  unmount = null;
+  closeMenu();
+  for (const link of document.querySelectorAll("#nav a")) set(link, "aria-current", link.dataset.view === found?.name ? "page" : null);
+  const title = found?.view.title ?? "Not here";
+  document.title = `${title} · Pi Orchestrator`;
+  top.title(title);
+  fill(main);
+  scrollTo(0, 0);
+  if (found) unmount = shown(found.view, path);
+  else fill(main, empty("search", "There is no such page", "Choose one from the navigation."));
+}
+
+function shown(view, path) {
+  try {
+    return view.mount(main, { ...context, path });
+  } catch (error) {
+    console.error(error);
+    fill(main, problem({ message: "This view could not be shown", remedy: "Reload the page." }, () => location.reload()));
+    return null;
+  }
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+function navigation() {
+  const links = VIEWS.map(({ name, symbol, view, minor }) =>
+    h("a", { href: `#/${name}`, "data-view": name, class: minor ? "minor" : null }, icon(symbol), h("span", {}, view.title)),
+  );
+  const more = h("button", { type: "button", class: "more", "aria-expanded": "false", onclick: openMenu }, icon("more"), h("span", {}, "More"));
+  const brand = h("a", { class: "brand", href: "#/cameras" }, h("img", { src: "/favicon.svg", alt: "", width: 28, height: 28 }), h("span", {}, "Pi Orchestrator"));
+  fill(document.getElementById("nav"), brand, h("div", { class: "links" }, links), top.tools, more);
+}
+
+function openMenu() {
+  const nav = document.getElementById("nav");
+  const open = nav.dataset.open === undefined;
+  nav.toggleAttribute("data-open", open);
+  set(nav.querySelector(".more"), "aria-expanded", String(open));
+}
+
+function closeMenu() {
+  if (document.getElementById("nav").dataset.open !== undefined) openMenu();
+}
+
+navigation();
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
+addEventListener("keydown", (event) => event.key === "Escape" && closeMenu());
+addEventListener("hashchange", () => {
+  route();
+  main.focus({ preventScroll: true });
+});
+route();
+stream.reopen();
