@@ -6,6 +6,7 @@ import { fill, h, set } from "./dom.js";
 import { header } from "./header.js";
 import { icon } from "./icons.js";
 import { askForKey } from "./key.js";
+import * as logs from "./logs.js";
 import { Cameras } from "./store.js";
 import { Stream } from "./stream.js";
 import * as system from "./system.js";
@@ -14,6 +15,7 @@ import { empty, problem } from "./ui.js";
 /** Every view: the first part of the address, its icon, and {title, mount(root, context) → unmount}. */
 const VIEWS = [
   { name: "cameras", symbol: "camera", view: cameras },
+  { name: "logs", symbol: "log", view: logs, minor: true },
   { name: "system", symbol: "gauge", view: system, minor: true },
 ];
 
