@@ -50,14 +50,15 @@ function build(context, first) {
   const [status, bars, photo, failed] = [state("offline"), signal(), picture(), captureNote()];
   const [trouble, data, why, history] = [h("p", { class: "note", "data-tone": "warn" }), h("div"), h("div", { class: "stack" }), h("div", { class: "scroll" })];
   const shoot = button("Capture", { kind: "primary", symbol: "camera", onclick: () => shoot.busy(() => capture(context, now, shoot, failed.note)) });
-  const ping = button("Ping", { symbol: "link", onclick: () => ping.busy(() => command(context, now, { action: "ping" }, `${now.name} answered`)) });
-  const ask = button("Health check", { symbol: "info", onclick: () => ask.busy(() => command(context, now, { action: "health_check" }, `${now.name} says`)) });
+  const ping = button("Ping", { kind: "quiet", symbol: "link", onclick: () => ping.busy(() => command(context, now, { action: "ping" }, `${now.name} answered`)) });
+  const ask = button("Health check", { kind: "quiet", symbol: "info", onclick: () => ask.busy(() => command(context, now, { action: "health_check" }, `${now.name} says`)) });
   const owned = [
-    button("Rename", { symbol: "edit", onclick: () => rename(context, now) }),
-    button("Replace", { symbol: "refresh", onclick: () => replace(context, now) }),
-    button("Unpair", { symbol: "trash", onclick: () => unpair(context, now) }),
+    button("Rename", { kind: "quiet", symbol: "edit", onclick: () => rename(context, now) }),
+    button("Replace", { kind: "quiet", symbol: "refresh", onclick: () => replace(context, now) }),
+    button("Unpair", { kind: "quiet", symbol: "trash", onclick: () => unpair(context, now) }),
   ];
-  const deeds = h("div", { class: "toolbar" }, shoot, button("Reboot", { symbol: "power", onclick: () => reboot(context, now) }), ping, ask, owned);
+  const again = button("Reboot", { symbol: "power", onclick: () => reboot(context, now) });
+  const deeds = [h("div", { class: "toolbar" }, shoot, again), h("div", { class: "toolbar tight" }, ping, ask, owned)];
   const node = h(
     "div",
     { class: "stack" },

@@ -1,7 +1,7 @@
 // What cards and the page of a camera share: its picture, its signal, its evidence, and what can be done with it.
 
 import { fill, h, keyed, say, set } from "./dom.js";
-import { moment } from "./format.js";
+import { dbm, moment } from "./format.js";
 import { icon, signalBars } from "./icons.js";
 import { advice, age, confirm, dialog, field, toast, toastError } from "./ui.js";
 
@@ -59,7 +59,7 @@ export function signal() {
   const show = ({ quality, rssi }) => {
     bars.show(quality);
     set(node, "data-tone", { poor: "bad", fair: "warn", unknown: "off" }[quality] ?? "ok");
-    say(words, rssi ? `${quality[0].toUpperCase()}${quality.slice(1)}, ${rssi} dBm` : "Signal unknown");
+    say(words, rssi ? `${quality[0].toUpperCase()}${quality.slice(1)}, ${dbm(rssi)}` : "Signal unknown");
   };
   return Object.assign(node, { show });
 }

@@ -23,8 +23,9 @@ function furnish(node, props, children) {
 /** Set a property, an attribute or a listener; what has not changed is not touched. */
 export function set(node, name, value) {
   if (typeof value === "function") node.addEventListener(name.slice(2), value);
-  else if (/^(on|style$|srcdoc$)/.test(name)) throw new TypeError(`${name} is not set from text`);
-  else if (PROPERTIES.has(name)) {
+  else if (/^(on|style$|srcdoc$)/.test(name)) {
+    if (value) throw new TypeError(`${name} is not set from text`);
+  } else if (PROPERTIES.has(name)) {
     if (node[name] !== value) node[name] = value ?? "";
   } else if (value === null || value === undefined || value === false) node.removeAttribute(name);
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value === true ? "" : value);

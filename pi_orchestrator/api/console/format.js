@@ -72,3 +72,6 @@ export function quality(dbm) {
   if (dbm >= -60) return "good";
   return dbm >= -70 ? "fair" : "poor";
 }
+
+/** dBm with a real minus sign. */
+export const dbm = (value) => `${String(value).replace("-", "\u2212")} dBm`;

@@ -3,7 +3,7 @@
 import { lineChart } from "./charts.js";
 import { configuration } from "./config.js";
 import { fill, h, keyed } from "./dom.js";
-import { bytes, count, duration } from "./format.js";
+import { bytes, count, dbm, duration } from "./format.js";
 import { button, facts, meter, problem, section, state, toast, toastError } from "./ui.js";
 
 export const title = "System";
@@ -86,7 +86,7 @@ function connections(context) {
   const asked = [
     ["/api/v1/network/mqtt", (one) => ["MQTT broker", one.connected ? "connected" : "disconnected", `${one.broker}:${one.port}${one.connected ? ` · answers in ${one.latency_ms.toFixed(0)} ms` : ""}`]],
     ["/api/v1/network/bridge", ({ status }) => ["Upstream gateway", status.connected ? "connected" : status.configured ? "disconnected" : "off", status.configured ? status.url : "Not configured: everything stays on this Pi"]],
-    ["/api/v1/wifi/status", ({ status }) => ["WiFi of the Pi", status.client_status, [status.client_ssid, status.client_ip, status.client_signal && `${status.client_signal} dBm`].filter(Boolean).join(" · ")]],
+    ["/api/v1/wifi/status", ({ status }) => ["WiFi of the Pi", status.client_status, [status.client_ssid, status.client_ip, status.client_signal && dbm(status.client_signal)].filter(Boolean).join(" · ")]],
     ["/api/v1/wifi/status", ({ status }) => ["Access point", status.ap_status, [status.ap_ssid, status.ap_ip, count(status.connected_devices, "device")].filter(Boolean).join(" · ")]],
   ];
   const look = async () => {
@@ -115,7 +115,7 @@ async function scanWifi(api, place) {
   try {
     const { networks } = await api.get("/api/v1/wifi/scan", { timeout: 30000 });
     const head = ["Network", "Signal", "Channel", "Security"].map((word) => h("th", { scope: "col" }, word));
-    const rows = networks.map((one) => h("tr", {}, h("td", {}, one.ssid || "(hidden)"), h("td", {}, one.signal ? `${one.signal} dBm` : "unknown"), h("td", {}, String(one.channel)), h("td", {}, one.security)));
+    const rows = networks.map((one) => h("tr", {}, h("td", {}, one.ssid || "(hidden)"), h("td", {}, one.signal ? dbm(one.signal) : "unknown"), h("td", {}, String(one.channel)), h("td", {}, one.security)));
     fill(place, networks.length ? h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)) : h("p", { class: "muted" }, "No network was heard."));
   } catch (error) {
     toastError(error, "WiFi scan");
