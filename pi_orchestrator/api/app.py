@@ -17,6 +17,7 @@ from pi_orchestrator.api.auth import Gate
 from pi_orchestrator.api.endpoint import (
     CORRELATION,
     MAX_BODY_BYTES,
+    SUCCESSOR,
     Endpoint,
     PayloadTooLargeError,
     UnsupportedMediaTypeError,
@@ -149,6 +150,9 @@ def _around_everything(services: Services, guard: Guard, taken: Collection[str])
                 OrchestratorError("something went wrong inside the daemon; its log has the details"),
                 correlation=correlation,
             )
+        if successor := request.get(SUCCESSOR):
+            response.headers["Deprecation"] = "true"
+            response.headers["Link"] = f'<{successor}>; rel="successor-version"'
         answered[response.status] += 1
         return response
 

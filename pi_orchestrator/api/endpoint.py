@@ -40,6 +40,8 @@ BODY_TIMEOUT_S = 10.0
 SECRET_ANSWERS = 64
 SECRET_ANSWERS_S = 300.0
 CORRELATION: web.RequestKey[str] = web.RequestKey("correlation", str)
+SUCCESSOR: web.RequestKey[str] = web.RequestKey("successor", str)
+"""What has taken the place of the path that was asked for."""
 
 
 class PayloadTooLargeError(OrchestratorError):
@@ -68,6 +70,8 @@ class Endpoint:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answer a request; raises OrchestratorError for every refusal."""
         route = self._route
+        if route.successor:
+            request[SUCCESSOR] = _filled(route.successor, request)
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise PayloadTooLargeError(f"the body is over {MAX_BODY_BYTES // 1024} KiB")
         identity = self._gate.admit(route, request)
@@ -86,10 +90,6 @@ class Endpoint:
             media_type=answer.media_type,
             headers=answer.headers,
         )
-        if route.successor:
-            response.headers["Deprecation"] = "true"
-            same = {name: quote(value, safe="") for name, value in request.match_info.items()}
-            response.headers["Link"] = f'<{route.successor.format_map(same)}>; rel="successor-version"'
         self._give_cookie(request, response, identity)
         return response
 
@@ -240,6 +240,11 @@ async def _read(request: web.Request) -> bytes:
 
 def _path(request: web.Request) -> dict[str, Any]:
     return dict(request.match_info)
+
+
+def _filled(template: str, request: web.Request) -> str:
+    """A path with the values that the request has in its own."""
+    return template.format_map({name: quote(value, safe=":") for name, value in request.match_info.items()})
 
 
 def _query(request: web.Request) -> dict[str, Any]:

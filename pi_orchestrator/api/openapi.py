@@ -27,6 +27,8 @@ _TAGS = {
     "provisioning": "Cameras given the credentials of their network, many at once",
     "cameras": "Cameras, live and registered",
     "discovery": "Who is on the camera network, and why that is believed",
+    "network": "The network around: broker, gateway, WiFi",
+    "dashboard": "Old paths that dashboards still call",
     "streams": "What happens, as it happens",
     "system": "The machine that the daemon runs on, and what the daemon says of itself",
     "keys": "Who may do what",

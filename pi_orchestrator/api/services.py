@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pi_orchestrator.api.auth import Keyring
     from pi_orchestrator.api.cameras import CameraViews
     from pi_orchestrator.api.metrics import MetricsPage
+    from pi_orchestrator.api.network import Surroundings
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Services:
     streams: Streams
     provisioning: Sessions
     joining: Joining
+    surroundings: Surroundings
     metrics: MetricsPage
     host: HostReader
     assets: Assets

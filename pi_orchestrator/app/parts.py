@@ -14,6 +14,7 @@ from pi_orchestrator.api.cameras import CameraViews
 from pi_orchestrator.api.metrics import MetricsPage
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.api.sse import Streams
+from pi_orchestrator.app.surroundings import build_surroundings
 from pi_orchestrator.app.survey import build_scanner
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.presence import Windows
@@ -225,6 +226,9 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
         provisioning=provisioning.sessions,
         joining=joining,
         host=HostReader(clock=ground.clock, folder=settings.storage.state_dir),
+        surroundings=build_surroundings(
+            settings, clock=ground.clock, link=link, mqtt_port=ground.mqtt_port, netlink=ground.netlink
+        ),
         views=CameraViews(roster=roster, registry=registry, presence=presence, onboarding=onboarding),
         metrics=MetricsPage(
             health=ground.health,

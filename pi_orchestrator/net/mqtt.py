@@ -23,6 +23,7 @@ from pi_orchestrator.supervisor import Beat, full_jitter
 
 NAME = "mqtt"
 STATUS_TOPIC = "piorch/status"
+ECHO_TOPIC = "piorch/echo"
 QUEUE_LIMIT = 4096
 CONNECT_TIMEOUT_S = 3.0
 RETRY_CAP_S = 2.0
@@ -63,6 +64,18 @@ class MqttLink:
     def discarded(self) -> int:
         """Messages dropped because the queue was full."""
         return self._discards.count
+
+    async def echo(self, *, within_s: float) -> float | None:
+        """Seconds until the broker acknowledges an empty message, `within_s` if it does not; None where it is away."""
+        client = self._client
+        if client is None:
+            return None
+        sent_at = self._clock.monotonic()
+        try:
+            await client.publish(ECHO_TOPIC, b"", qos=1, timeout=within_s)
+        except aiomqtt.MqttError:
+            return within_s if self.connected else None
+        return self._clock.monotonic() - sent_at
 
     async def run(self, beat: Beat) -> None:
         """Keep the connection up until cancelled."""

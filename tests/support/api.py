@@ -29,12 +29,14 @@ from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.scan import Scan, ScanState
 from pi_orchestrator.domain.session import Session, SessionConfig, SessionState
 from pi_orchestrator.logs import configure
+from pi_orchestrator.net import wifi_scan
 from pi_orchestrator.net.links import Link
 from pi_orchestrator.settings import Listen
 from pi_orchestrator.storage import scans, sessions
 from pi_orchestrator.workers.discovery import DiscoveryWorker
 from pi_orchestrator.workers.provisioning import ProvisioningWorker
 from pi_orchestrator.workers.scanner import Scanner
+from tests.support import programs
 from tests.support.waiting import eventually
 from tests.support.world import Answer, Api
 
@@ -107,6 +109,12 @@ def with_scans(monkeypatch):
 
     monkeypatch.setattr(Scanner, "look", look)
     monkeypatch.setattr(DiscoveryWorker, "load", load_with_one)
+
+
+def with_network(monkeypatch, folder):
+    """NetworkManager and Tailscale are installed, as stand-ins that answer; each request looks for networks anew."""
+    programs.install(monkeypatch, folder, nmcli=programs.NMCLI, tailscale=programs.TAILSCALE)
+    monkeypatch.setattr(wifi_scan, "EACH_S", 0.0)
 
 
 def session_for(route):

@@ -45,7 +45,7 @@ HOMES = {
     "amqtt": ("net.broker",),
     "cryptography": ("storage.vault",),
     "prometheus_client": ("api.metrics",),
-    "pyroute2": ("net.netlink", "net.stations"),
+    "pyroute2": ("net.netlink", "net.wireless"),
     "scapy": ("net.arp_frames",),
     "sqlite3": ("storage",),
     "zeroconf": ("net.mdns",),

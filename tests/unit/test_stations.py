@@ -17,7 +17,7 @@ from pyroute2.netlink import ctrlmsg
 from pyroute2.netlink.nl80211 import nl80211cmd
 
 from pi_orchestrator.domain.sighting import Source
-from pi_orchestrator.net import nl80211, stations
+from pi_orchestrator.net import nl80211, stations, wireless
 from pi_orchestrator.net.nl80211 import Radio, Station, attributes, decode_radio, decode_station
 from pi_orchestrator.net.stations import Stations
 
@@ -240,7 +240,7 @@ async def test_a_wifi_direct_group_owner_serves_too(ask):
     ids=["no family", "no radio", "nothing", "silence", "refused", "silent list", "no list", "no kind"],
 )
 async def test_why_there_is_nothing_to_learn(ask, kernel, reason, monkeypatch):
-    monkeypatch.setattr(stations, "ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(wireless, "ANSWER_WITHIN_S", 0.2)
     assert await ask(kernel) == (None, reason)
 
 
@@ -258,7 +258,7 @@ async def test_without_the_library_it_says_so(monkeypatch, clock):
     def gone():
         raise ImportError("no module named pyroute2")
 
-    monkeypatch.setattr(stations, "_load_library", gone)
+    monkeypatch.setattr(wireless, "_load_library", gone)
     asking = Stations(clock=clock)
     assert await asking.read(INDEX) is None
     assert asking.reason == "nl80211 cannot be asked: no module named pyroute2"
@@ -282,7 +282,7 @@ async def test_asking_many_times_leaves_nothing_behind(ask, clock):
 
 
 async def test_answers_that_make_no_sense_are_a_reason_and_no_more(ask, clock, monkeypatch):
-    monkeypatch.setattr(stations, "ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr(wireless, "ANSWER_WITHIN_S", 0.05)
     rng = random.Random(11)
     good = message(FAMILY, 0, 0, interface())[16:]
     for round_ in range(150):

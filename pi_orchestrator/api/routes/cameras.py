@@ -7,7 +7,7 @@ from pi_orchestrator.api.envelope import Shape
 from pi_orchestrator.api.route import Route
 from pi_orchestrator.storage.keys import Scope
 
-_CAMERA = {
+CAMERA = {
     "id": "espcam-b0f7f1",
     "device_id": "espcam-b0f7f1",
     "name": "espcam-b0f7f1",
@@ -28,6 +28,7 @@ _CAMERA = {
         "firmware_version": "2.1.0",
     },
 }
+DIAGNOSED = {**CAMERA, "diagnostics": {"connection_quality": "good", "error_count": 0}}
 _PAIRED = {
     "mac_address": "24:6F:28:B0:F7:F1",
     "container_id": "550e8400-e29b-41d4-a716-446655440000",
@@ -50,7 +51,7 @@ ROUTES: tuple[Route, ...] = (
         "Live cameras",
         Scope.READ,
         shape=Shape.DOUBLED,
-        example={"cameras": [_CAMERA], "count": 1},
+        example={"cameras": [CAMERA], "count": 1},
     ),
     Route(
         "GET",
@@ -60,7 +61,7 @@ ROUTES: tuple[Route, ...] = (
         "Live cameras with diagnostics",
         Scope.READ,
         shape=Shape.PLAIN,
-        example=[{**_CAMERA, "diagnostics": {"connection_quality": "good", "error_count": 0}}],
+        example=[DIAGNOSED],
     ),
     Route(
         "GET",
@@ -71,7 +72,7 @@ ROUTES: tuple[Route, ...] = (
         Scope.READ,
         shape=Shape.DOUBLED,
         errors=("CAMERA_NOT_FOUND",),
-        example=_CAMERA,
+        example=CAMERA,
     ),
     Route(
         "GET",

@@ -1,12 +1,13 @@
 import pytest
 
-from tests.support.api import production_log, watch, with_scans, with_sessions
+from tests.support.api import production_log, watch, with_network, with_scans, with_sessions
 
 
 @pytest.fixture(autouse=True)
-def every_answer_is_as_documented(monkeypatch):
+def every_answer_is_as_documented(monkeypatch, tmp_path):
     watch(monkeypatch)
     with_scans(monkeypatch)
+    with_network(monkeypatch, tmp_path / "programs")
 
 
 @pytest.fixture

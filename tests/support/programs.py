@@ -1,0 +1,50 @@
+"""Programs that the daemon asks, as scripts of the test's own: `install` puts them before all others."""
+
+import json
+import os
+import sys
+
+STATES = "wlan0:wifi:unmanaged\neth0:ethernet:connected\nwlan1:wifi:connected\n"
+LISTED = (
+    r"wlan1:*:4F6666696365:3C\:84\:6A\:11\:22\:30:2437 MHz:70:WPA2 WPA3" + "\n"
+    r"wlan1: :436166C3A9203A5C:3C\:84\:6A\:11\:22\:40:5180 MHz:45:" + "\n"
+    r"wlan1: ::3C\:84\:6A\:11\:22\:50:2462 MHz:20:WPA1 WPA2 802.1X" + "\n"
+)
+NMCLI = f"""
+case "$*" in
+  *"device status") cat <<'END'
+{STATES}END
+  ;;
+  *"wifi list"*) cat <<'END'
+{LISTED}END
+  ;;
+  *) exit 2 ;;
+esac"""
+TAILSCALE_STATUS = {
+    "Version": "1.76.1",
+    "BackendState": "Running",
+    "AuthURL": "https://login.example/a/secret",
+    "TailscaleIPs": ["100.101.102.103", "fd7a:115c:a1e0::1"],
+    "Self": {"ID": "nSelf", "HostName": "pi-kitchen", "TailscaleIPs": ["100.101.102.103"], "Online": True},
+    "Peer": {
+        "nodekey:1": {"ID": "nOffice", "HostName": "office", "TailscaleIPs": ["100.101.102.104"], "Online": True},
+        "nodekey:2": {"ID": "nPhone", "HostName": "phone", "TailscaleIPs": None, "Online": False},
+    },
+}
+TAILSCALE = f"cat <<'END'\n{json.dumps(TAILSCALE_STATUS)}\nEND\n"
+
+
+def install(monkeypatch, folder, **scripts):
+    """Put programs on PATH: each a name and what its shell script does."""
+    folder.mkdir(exist_ok=True)
+    for name, script in scripts.items():
+        file = folder / name
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+    if str(folder) not in os.environ["PATH"].split(":"):
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def python(source):
+    """A script that is Python."""
+    return f"exec {sys.executable} -c '{source}' \"$@\""
