@@ -1,5 +1,7 @@
+import functools
 import io
 import logging
+import os
 import sys
 
 import pytest
@@ -8,9 +10,16 @@ from blockbuster import blockbuster_ctx
 
 import pi_orchestrator
 from pi_orchestrator.logs import configure
+from pi_orchestrator.net import vendors
 from tests.support.broker import Broker
 from tests.support.clock import FakeClock
 from tests.support.world import World
+
+# Databases and their fsyncs in memory: no test takes the power away, and what a SIGKILL leaves is the same.
+if os.access("/dev/shm", os.W_OK):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
+
+read_manufacturers_once = functools.cache(vendors._load)
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +59,11 @@ async def broker(tmp_path):
     broker = Broker(tmp_path)
     await broker.start()
     yield broker
-    await broker.stop()
+    await broker.kill()
 
 
 @pytest.fixture
-async def world(tmp_path, broker):
+async def world(tmp_path, broker, monkeypatch):
+    # A tenth of a second of computing for each daemon in this process; how the list is read has tests of its own.
+    monkeypatch.setattr(vendors, "_load", read_manufacturers_once)
     return World(state_dir=tmp_path / "state", broker=broker)

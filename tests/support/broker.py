@@ -52,6 +52,12 @@ class Broker:
                 assert self.process.returncode is None, "mosquitto has ended"
                 await asyncio.sleep(0.01)
 
+    async def kill(self):
+        """End it at once: told to stop, it takes a tenth of a second to look."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
     async def stop(self):
         if self.process is not None and self.process.returncode is None:
             self.process.send_signal(signal.SIGCONT)

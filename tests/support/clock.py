@@ -67,6 +67,11 @@ class FakeClock:
         self._move_to(end)
         await settle()
 
+    async def leap(self, seconds):
+        """Move on in one step, as over a suspend: who slept meanwhile wakes once, at its end."""
+        self._move_to(self._monotonic + seconds)
+        await self.advance(0)
+
     def _move_to(self, monotonic):
         self._wall += timedelta(seconds=monotonic - self._monotonic)
         self._monotonic = monotonic

@@ -64,7 +64,7 @@ async def opened(folder, *, cameras=0, network=NETWORK, seed=1, broker=True):
         try:
             yield site
         finally:
-            await site.broker.stop()
+            await site.broker.kill()
 
 
 @contextlib.asynccontextmanager

@@ -204,7 +204,8 @@ async def test_a_pi_is_read(pi, clock):
     assert (seen.memory.percent, len(seen.cpu.per_core)) == (14.8, 4)
     disk = os.statvfs(pi)
     assert seen.disk.total == disk.f_blocks * disk.f_frsize
-    assert 0 < seen.disk.percent <= 100
+    assert 0 < seen.disk.used < seen.disk.total
+    assert seen.disk.percent == round(100 * seen.disk.used / seen.disk.total, 1)
 
 
 async def test_sensors_of_hwmon_where_no_zone_reads_anything(pi, clock):
