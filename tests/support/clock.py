@@ -34,6 +34,11 @@ class FakeClock:
     def stamp(self):
         return Stamp(self.wall(), self.boot_id, self.monotonic(), self.trusted())
 
+    @property
+    def waited_for(self):
+        """Whether anybody sleeps until it moves."""
+        return any(not future.done() for _, _, future in self._sleepers)
+
     async def sleep(self, seconds):
         if seconds <= 0:
             await asyncio.sleep(0)
