@@ -412,7 +412,8 @@ def test_by_their_own_transitions():
     run_state_machine_as_test(PureMachine, settings=settings(max_examples=300, stateful_step_count=60))
 
 
-def test_as_commands_against_a_database():
+def test_as_commands_against_a_database(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     run_state_machine_as_test(StoredMachine, settings=settings(max_examples=25, stateful_step_count=25))
 
 
