@@ -18,7 +18,7 @@ export function mount(root, context) {
     const camera = cameras.find(path[0]);
     if (!camera) {
       page = null;
-      fill(place, cameras.loaded ? missing() : cameras.error ? problem(cameras.error, () => cameras.refresh()) : skeleton(2));
+      fill(place, cameras.loaded ? missing() : cameras.error ? problem(cameras.error, () => cameras.refresh({ ask: true })) : skeleton(2));
       return;
     }
     if (!page) {
@@ -28,11 +28,12 @@ export function mount(root, context) {
     }
     page.update(camera);
   });
-  const look = () => !document.hidden && page?.look();
+  const look = () => !document.hidden && stream.state === "open" && page?.look();
   fill(root, h("a", { class: "back", href: "#/cameras" }, icon("back"), "All cameras"), place);
   cameras.addEventListener("change", draw);
   const timer = setInterval(look, EVERY_MS);
   const heard = ["camera.onboarded", "camera.onboarding_failed", "camera.replaced"].map((type) => stream.on(type, look));
+  if (!cameras.loaded) cameras.refresh({ ask: true });
   draw();
   return () => {
     cameras.removeEventListener("change", draw);
@@ -75,7 +76,8 @@ function build(context, first) {
     const found = troubleOf(camera);
     say(trouble, found ? [found.text, found.advice].filter(Boolean).join(". ") : "");
     for (const one of owned) one.hidden = !camera.registered;
-    fill(data, described(camera, context.cameras));
+    const facts = described(camera, context.cameras);
+    if (facts.textContent !== data.textContent) fill(data, facts);
   };
   return { node, update, look: () => Promise.all([lookWhy(context, now, why), lookHistory(context, now, history)]) };
 }

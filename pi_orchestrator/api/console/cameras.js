@@ -47,7 +47,7 @@ function mountList(root, context) {
   fill(place, skeleton());
   cameras.addEventListener("change", draw);
   if (cameras.loaded || cameras.error) draw();
-  else cameras.refresh();
+  else cameras.refresh({ ask: true });
   return () => {
     cameras.removeEventListener("change", draw);
     draw.cancel();
@@ -60,7 +60,7 @@ function matches({ name, mac, ip, id, container }) {
 }
 
 function insteadOf({ cameras }, all) {
-  if (!all.length && cameras.error) return problem(cameras.error, () => cameras.refresh());
+  if (!all.length && cameras.error) return problem(cameras.error, () => cameras.refresh({ ask: true }));
   if (all.length) return empty("search", "No camera matches", "Change the search or the filter above.");
   const go = (hash, label, symbol) => h("a", { class: "button", href: hash }, label, symbol);
   const text = "Switch a camera on within reach of the Pi's network. With auto-onboarding it appears here by itself; otherwise give it credentials in a session.";

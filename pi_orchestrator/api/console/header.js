@@ -1,34 +1,38 @@
 // What stands above every view: health and its reasons, the connection of this page, theme, key, and a warning in dev mode.
 
 import { fill, h, say, set } from "./dom.js";
-import { duration } from "./format.js";
+import { duration, now } from "./format.js";
 import { icon } from "./icons.js";
+import { remedyFor } from "./remedies.js";
 import { button, dialog, state, toast } from "./ui.js";
 
 const HEALTH_MS = 15000;
+const LATE_MS = 30000;
 const THEMES = { auto: ["auto", "contrast"], light: ["light", "sun"], dark: ["dark", "moon"] };
 
 /** Build the header; returns {title(text), tools}: what sets its heading, and the buttons that belong to the navigation. */
-export function header({ api, stream }) {
+export function header({ api, stream, cameras }) {
   const heading = h("h1");
-  fill(document.getElementById("top"), heading, h("div", { class: "pills" }, healthPill(api, stream), connectionPill(stream)));
+  fill(document.getElementById("top"), heading, h("div", { class: "pills" }, healthPill(api, stream), connectionPill(api, stream)));
   watchDevMode(api, stream);
+  watchVersion(api, stream);
+  tellReboots(stream, cameras);
   return { title: (text) => say(heading, text), tools: h("div", { class: "tools" }, keyButton(api), themeButton()) };
 }
 
 function healthPill(api, stream) {
   const word = state("starting", "Health");
-  const pill = h("button", { type: "button", class: "pill", "aria-label": "Health of the daemon", onclick: () => explain(api) }, word);
+  const pill = h("button", { type: "button", class: "pill", "aria-label": "Health of the daemon", onclick: explain }, word);
   const look = async () => {
     if (document.hidden) return;
-    const health = await readiness(api);
-    set(pill, "disabled", !health);
-    if (!health) word.show("unknown", "Health unknown");
-    else if (!health.ready) word.show("not_ready", "Not ready");
+    const health = stream.state === "waiting" ? null : await readiness();
+    pill.hidden = !health; // of a daemon that does not answer nothing is known
+    if (!health) return;
+    if (!health.ready) word.show("not_ready", "Not ready");
     else if (health.errors.length) word.show("degraded", health.errors.length === 1 ? "1 warning" : `${health.errors.length} warnings`);
     else word.show("ready", "All well");
     set(pill, "aria-label", `Health of the daemon: ${word.textContent}`);
-    set(pill, "title", health?.errors.join("\n") || null);
+    set(pill, "title", health.errors.join("\n") || null);
   };
   setInterval(look, HEALTH_MS);
   stream.addEventListener("state", look);
@@ -38,7 +42,7 @@ function healthPill(api, stream) {
 }
 
 /** {ready, checks, errors} from /readyz, which answers 503 with the same body; null where nobody answers. */
-async function readiness(api) {
+async function readiness() {
   try {
     const response = await fetch("/readyz", { cache: "no-store", signal: AbortSignal.timeout(10000) });
     const health = await response.json();
@@ -48,8 +52,8 @@ async function readiness(api) {
   }
 }
 
-async function explain(api) {
-  const health = await readiness(api);
+async function explain() {
+  const health = await readiness();
   if (!health) return;
   const reasons = new Map(health.errors.map((line) => [line.split(": ")[0], line.slice(line.indexOf(": ") + 2)]));
   const rows = Object.entries(health.checks).map(([name, fine]) =>
@@ -62,9 +66,9 @@ async function explain(api) {
   });
 }
 
-function connectionPill(stream) {
+function connectionPill(api, stream) {
   const word = state("connecting", "Connecting");
-  const pill = h("button", { type: "button", class: "pill", onclick: () => stream.reopen() }, word);
+  const pill = h("button", { type: "button", class: "pill", onclick: () => (stream.state === "locked" ? api.needKey() : stream.reopen()) }, word);
   const wordsOf = {
     connecting: () => ["connecting", "Connecting"],
     open: () => ["connected", "Live"],
@@ -87,7 +91,11 @@ function connectionPill(stream) {
 }
 
 function keyButton(api) {
-  const node = button("", { symbol: "key", kind: "quiet", onclick: () => (api.hasKey ? api.forgetKey() : api.needKey()) });
+  const node = button("", { symbol: "key", kind: "quiet", onclick: () => (api.hasKey ? forget() : api.needKey()) });
+  const forget = () => {
+    api.forgetKey();
+    toast("The key was forgotten", { detail: "What only reads stays open in this browser for up to 12 hours." });
+  };
   const show = () => node.label(api.hasKey ? "Forget API key" : "Enter API key");
   api.addEventListener("key", show);
   show();
@@ -134,9 +142,33 @@ function watchDevMode(api, stream) {
 function banner() {
   return h(
     "p",
-    { class: "banner", role: "note" },
+    { class: "banner" },
     icon("alert"),
     h("span", {}, h("strong", {}, "Development mode. "), "New cameras are onboarded by themselves."),
     h("a", { href: "#/onboarding" }, "Kill switch"),
   );
+}
+
+/** A page that is older than its daemon is to be loaded anew. */
+function watchVersion(api, stream) {
+  let known = "";
+  stream.addEventListener("resync", async () => {
+    try {
+      const { version } = await api.get("/version", { background: true });
+      if (known && version !== known) toast(`The daemon is now version ${version}`, { tone: "info", action: { label: "Reload", onclick: () => location.reload() } });
+      known = version;
+    } catch {
+      // it is asked for again after the next reconnection
+    }
+  });
+}
+
+/** How a reboot ended, wherever people are by then; what is replayed after a reconnection is told no more. */
+function tellReboots(stream, cameras) {
+  stream.on("camera.reboot", ({ mac, state: ending }, { timestamp }) => {
+    if (now() - Date.parse(timestamp) > LATE_MS) return;
+    const name = cameras.find(mac)?.name ?? mac;
+    if (ending === "back") toast(`${name} is back`);
+    if (ending === "failed") toast(`${name} did not come back`, { tone: "bad", detail: remedyFor("REBOOT_FAILED") });
+  });
 }

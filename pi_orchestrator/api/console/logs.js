@@ -28,7 +28,7 @@ export function mount(root, { api, stream }) {
     if (!following) return;
     const wanted = [...lines.values()].filter(matches).sort((a, b) => a.id - b.id).slice(-SHOWN);
     keyed(rows, wanted, (line) => line.id, (line) => ({ node: row(line) }));
-    const instead = wanted.length ? rows : failed ? problem(failed, load) : empty("log", "No lines", lines.size ? "None matches the filter above." : "Nothing was logged yet.");
+    const instead = wanted.length ? rows : failed ? problem(failed, () => load()) : empty("log", "No lines", lines.size ? "None matches the filter above." : "Nothing was logged yet.");
     if (view.firstChild !== instead) fill(view, instead);
     view.scrollTop = view.scrollHeight;
   });
@@ -47,9 +47,9 @@ export function mount(root, { api, stream }) {
     if (!following && matches(line)) unseen += 1;
     if (lines.size > KEPT) lines.delete(lines.keys().next().value);
   };
-  const load = async () => {
+  const load = async ({ background = false } = {}) => {
     try {
-      const { logs } = await api.get(`/api/v1/system/logs?limit=${SHOWN}`);
+      const { logs } = await api.get(`/api/v1/system/logs?limit=${SHOWN}`, { background });
       logs.reverse().forEach(take);
       failed = null;
     } catch (error) {
@@ -58,18 +58,20 @@ export function mount(root, { api, stream }) {
     draw();
   };
 
+  const resync = () => load({ background: true });
+
   fill(root, bar, h("div", { class: "log-frame" }, view, back));
   const release = stream.want("log");
   const end = stream.on("log", (line) => {
     take(line);
     draw();
   });
-  stream.addEventListener("resync", load);
+  stream.addEventListener("resync", resync);
   load();
   return () => {
     end();
     release();
-    stream.removeEventListener("resync", load);
+    stream.removeEventListener("resync", resync);
     draw.cancel();
   };
 }

@@ -86,6 +86,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
+document.addEventListener("click", ({ target }) => document.getElementById("nav").contains(target) || closeMenu());
 addEventListener("keydown", (event) => event.key === "Escape" && closeMenu());
 addEventListener("hashchange", () => {
   route();

@@ -16,6 +16,7 @@ export class Cameras extends EventTarget {
   #byMac = new Map();
   #labels = new Map();
   #dirty = new Set();
+  #allDirty = false;
   #timer = 0;
   #refreshing = null;
   #tell = eachFrame(() => this.dispatchEvent(new Event("change")));
@@ -26,12 +27,11 @@ export class Cameras extends EventTarget {
     stream.addEventListener("resync", () => this.refresh());
     api.addEventListener("key", () => this.refresh());
     const touched = ({ mac }) => this.touch(mac);
-    for (const kind of ["onboarded", "registered", "renamed", "paired", "captured", "remedy", "reboot"]) stream.on(`camera.${kind}`, touched);
+    for (const kind of ["renamed", "captured", "remedy", "reboot"]) stream.on(`camera.${kind}`, touched);
     stream.on("camera.status_changed", ({ mac, status }) => this.patch(mac, { status }) || touched({ mac }));
-    stream.on("camera.removed", ({ mac }) => this.#forget(mac));
-    stream.on("camera.replaced", () => this.refresh());
-    for (const kind of ["created", "updated", "deleted"]) stream.on(`container.${kind}`, () => this.#refreshSoon());
-    setInterval(() => document.hidden || this.refresh(), EVERY_MS);
+    const many = ["camera.onboarded", "camera.registered", "camera.paired", "camera.removed", "camera.replaced"];
+    for (const type of [...many, "container.created", "container.updated", "container.deleted"]) stream.on(type, () => this.#later({ all: true }));
+    setInterval(() => document.hidden || stream.state !== "open" || this.refresh(), EVERY_MS);
   }
 
   /** Every camera. */
@@ -49,16 +49,16 @@ export class Cameras extends EventTarget {
     return this.#byMac.get(id) ?? this.all.find((camera) => camera.id === id);
   }
 
-  /** Ask for all anew; calls that overlap share one answer. */
-  refresh() {
-    this.#refreshing ??= this.#load().finally(() => (this.#refreshing = null));
+  /** Ask for all anew; calls that overlap share one answer. Where a key is missing, people are asked with `ask` only. */
+  refresh({ ask = false } = {}) {
+    this.#refreshing ??= this.#load({ background: !ask }).finally(() => (this.#refreshing = null));
     return this.#refreshing;
   }
 
   /** Ask for one camera soon; when many are touched at once, for all of them and less often. */
   touch(mac) {
     this.#dirty.add(mac);
-    this.#later(SOON_MS);
+    this.#later();
   }
 
   /** Change what is known of a camera; false where it is not known. */
@@ -70,29 +70,20 @@ export class Cameras extends EventTarget {
     return true;
   }
 
-  #refreshSoon() {
-    for (let at = 0; at <= SINGLY; at += 1) this.#dirty.add(at);
-    this.#later(SOON_MS);
-  }
-
-  #forget(mac) {
-    this.#byMac.delete(mac);
-    this.touch(mac); // it may be here still, as a stranger
-    this.#tell();
-  }
-
-  #later(wait) {
-    this.#timer ||= setTimeout(() => this.#fetchDirty(), wait);
+  #later({ all = false } = {}) {
+    this.#allDirty ||= all;
+    this.#timer ||= setTimeout(() => this.#fetchDirty(), SOON_MS);
   }
 
   async #fetchDirty() {
     const macs = [...this.#dirty];
+    const all = this.#allDirty || macs.length > SINGLY;
     this.#dirty.clear();
-    if (macs.length > SINGLY) await this.refresh();
-    else await Promise.all(macs.map((mac) => this.#fetchOne(mac)));
-    await new Promise((done) => setTimeout(done, macs.length > SINGLY ? FLOOD_MS : 0));
+    this.#allDirty = false;
+    await (all ? this.refresh() : Promise.all(macs.map((mac) => this.#fetchOne(mac))));
+    await new Promise((done) => setTimeout(done, all ? FLOOD_MS : 0));
     this.#timer = 0;
-    if (this.#dirty.size) this.#later(SOON_MS);
+    if (this.#allDirty || this.#dirty.size) this.#later();
   }
 
   async #fetchOne(mac) {
@@ -106,12 +97,9 @@ export class Cameras extends EventTarget {
     this.#tell();
   }
 
-  async #load() {
+  async #load(options) {
     try {
-      const [live, paired] = await Promise.all([
-        this.#api.get("/api/v1/cameras/diagnostics", { background: this.loaded }),
-        this.#api.get("/api/v1/espcam/paired", { background: this.loaded }),
-      ]);
+      const [live, paired] = await Promise.all([this.#api.get("/api/v1/cameras/diagnostics", options), this.#api.get("/api/v1/espcam/paired", options)]);
       const registered = new Map(paired.cameras.map((one) => [one.mac_address, one]));
       const seen = live.map((one) => [one.mac_address, merged(one, registered.get(one.mac_address))]);
       const silent = paired.cameras.map((one) => [one.mac_address, ofPaired(one)]);

@@ -20,7 +20,7 @@ export function mount(root, context) {
   fill(root, h("div", { class: "columns" }, parts[0].node, h("div", { class: "stack" }, parts[1].node, bundle(context))), parts[2].node);
   let turn = 0;
   const look = () => {
-    if (document.hidden) return;
+    if (document.hidden || (turn && context.stream.state !== "open")) return;
     parts[0].look();
     if (turn % SLOWLY === 0) parts[1].look();
     turn += 1;
@@ -71,7 +71,7 @@ function machine({ api }) {
       fill(trouble);
     } catch (error) {
       node.hidden = error.absent;
-      fill(trouble, problem(error, look));
+      if (!samples.length) fill(trouble, problem(error, look));
     }
   };
   return { node, look };

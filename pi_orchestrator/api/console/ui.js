@@ -12,10 +12,10 @@ const TOASTS = 4;
 const STATES = {
   ok: "online ready verified paired registered success pass active done connected available running healthy",
   busy: "pairing connecting provisioning provisioned verifying discovering closing rebooting retrying starting",
-  warn: "warning degraded paused idle needs_power_cycle flapping rejected_by_policy skipped",
+  warn: "warn warning degraded paused needs_power_cycle flapping rejected_by_policy skipped",
   bad: "error failed failure fail critical interrupted not_ready",
-  off: "offline off closed cancelled disabled unknown used disconnected",
-  info: "discovered claimed info debug",
+  off: "debug offline off closed cancelled disabled unknown used disconnected",
+  info: "discovered claimed info idle",
 };
 const ICONS = { ok: "check", busy: "wait", warn: "alert", bad: "alert", off: "off", info: "info" };
 const TONES = new Map(Object.entries(STATES).flatMap(([tone, words]) => words.split(" ").map((word) => [word, tone])));
@@ -167,8 +167,8 @@ export function dialog({ title, body, submit = null, dismiss = "Cancel", kind = 
   const trouble = h("div", { class: "trouble", role: "alert", hidden: true });
   const send = submit && button(submit.label, { kind: submit.kind ?? "primary", type: "submit" });
   const leave = button(dismiss, { kind: "quiet", onclick: () => node.close() });
-  const form = h("form", {}, h("h2", { id: "dialog-title" }, title), body, trouble, h("div", { class: "actions" }, leave, send));
-  const node = h("dialog", { class: `dialog ${kind}`, "aria-labelledby": "dialog-title" }, form);
+  const form = h("form", {}, h("h2", {}, title), body, trouble, h("div", { class: "actions" }, leave, send));
+  const node = h("dialog", { class: `dialog ${kind}`, "aria-label": title }, form);
   return new Promise((resolve) => {
     let result = null;
     form.addEventListener("submit", (event) => {
