@@ -19,7 +19,7 @@ from pi_orchestrator.errors import FieldError
 
 NAME = "overrides.json"
 VERSION = 1
-MAX_BYTES = 4 * 1024 * 1024
+MAX_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def read(file: Path) -> Overrides:
 
 def render(values: Mapping[str, str]) -> bytes:
     """The content of a file that holds these."""
-    return json.dumps({"version": VERSION, "overrides": dict(values)}, indent=2).encode() + b"\n"
+    return json.dumps({"version": VERSION, "overrides": dict(values)}, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def set_aside(file: Path) -> Path:

@@ -173,6 +173,8 @@ class Configuration:
         if loaded.overrides.fault:
             raise StorageError(f"{loaded.overrides.file} {loaded.overrides.fault}", details="move it away, and restart")
         content = override_file.render(loaded.overrides.values)
+        if len(content) > override_file.MAX_BYTES:
+            raise ValidationFailedError("Validation failed", details="all overrides together are too long")
         await asyncio.to_thread(self._state_dir.write_private, override_file.NAME, content)
 
     async def _undo(self, old: Loaded) -> str:
