@@ -50,6 +50,10 @@ class Client:
         """The data of a POST whose body is a file."""
         return self._call("POST", path, query, (media_type, file))
 
+    def put(self, path: str, body: dict[str, Any]) -> Any:
+        """The data of a PUT."""
+        return self._call("PUT", path, {}, (JSON, json.dumps(body).encode()))
+
     def delete(self, path: str) -> Any:
         """The data of a DELETE."""
         return self._call("DELETE", path, {})

@@ -13,7 +13,7 @@ from pi_orchestrator.cli.output import print_json, wrapped
 
 if TYPE_CHECKING:
     from pi_orchestrator.cli.options import Subparsers
-    from pi_orchestrator.settings import Settings
+    from pi_orchestrator.settings import Loaded, Settings
 
 MIN_FREE_MIB = 200
 
@@ -42,7 +42,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def doctor(args: argparse.Namespace) -> int:
     """Run every check."""
-    findings = list(examine(load_settings(args).settings))
+    loaded = load_settings(args)
+    findings = [*examine(loaded.settings), _overrides(loaded)]
     if args.json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -201,3 +202,16 @@ def _onboarding(settings: Settings) -> Finding:
         "auto_onboard.mode is 'dev': every camera on the network can be let in",
         "set it to 'off' in production",
     )
+
+
+def _overrides(loaded: Loaded) -> Finding:
+    found = loaded.overrides
+    if found.fault:
+        remedy = "run as the daemon's user or with sudo; what is damaged, the daemon sets aside at its next start"
+        return Finding("overrides", "warn", f"{found.file} {found.fault}", remedy)
+    in_force = ", ".join(path for path in found.values if path not in loaded.ignored) or "none"
+    if loaded.ignored:
+        what = f"in force: {in_force}; not in force: {'; '.join(loaded.ignored.values())}"
+        remedy = f"pi-orchestrator config reset KEY, or take it out of {found.file} while the daemon is stopped"
+        return Finding("overrides", "warn", what, remedy)
+    return Finding("overrides", "ok", f"set while the daemon ran: {in_force}")

@@ -18,7 +18,7 @@ from tests.support.process import COMMAND, POWERLESS, ROOT, command, daemon, env
 
 CHECKS = [
     *("interface", "engine", "leases", "stations", "mdns"),
-    *("broker", "clock", "state", "disk", "ports", "dashboard", "onboarding"),
+    *("broker", "clock", "state", "disk", "ports", "dashboard", "onboarding", "overrides"),
 ]
 # A network of its own, in which lo is down.
 ALONE = (*(shutil.which("unshare") or "unshare", *(() if os.geteuid() == 0 else ("--map-root-user",)), "--net"),)

@@ -111,8 +111,10 @@ class World:
     @contextlib.asynccontextmanager
     async def daemon(self, *, clock=None, connected=True, **sections):
         """Run a daemon; yields it with `.api` (no key) and `.admin` (the admin key) beside it."""
+        # In a thread, as the daemon reads it: there may be overrides of a daemon before.
+        settings = await asyncio.to_thread(self.settings, **sections)
         async with (
-            running(self.settings(**sections), clock=clock, notifier=Notifier({})) as daemon,
+            running(settings, clock=clock, notifier=Notifier({})) as daemon,
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
         ):
             if connected:
