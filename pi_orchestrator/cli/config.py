@@ -38,7 +38,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _add_verbs(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    one = verbs.add_parser("get", help="keys with value, origin and limits", description="Secrets are masked.")
+    one = verbs.add_parser(
+        "get", help="keys with their values, and where those come from", description="Secrets are masked."
+    )
     one.add_argument("key", nargs="?", metavar="KEY", help="a key or a section; default: all")
     one.set_defaults(func=get)
     new = verbs.add_parser(
@@ -103,7 +105,7 @@ def get(args: argparse.Namespace) -> int:
     elif items[0]["key"] == args.key:
         print(items[0]["value"])
     else:
-        print(table(("KEY", "VALUE", "FROM", "SET BY", "LIMITS"), map(_row, items), shrink=(1,)))
+        print(table(("KEY", "FROM", "SET BY", "VALUE"), map(_row, items)))
     return 0
 
 
@@ -140,11 +142,9 @@ def _tell(args: argparse.Namespace, data: dict[str, Any]) -> int:
 
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:
-    limits = item["validation"]
-    span = f"{limits.get('min', '')}..{limits.get('max', '')}" if "min" in limits else limits.get("pattern", "")
     how = "config set" if item["editable"] else "file, restart"
     waits = " (after a restart)" if item["restart_needed"] else ""
-    return item["key"], item["value"] + waits, item["origin"], how, " | ".join(limits.get("options", ())) or span
+    return item["key"], item["origin"], how, item["value"] + waits
 
 
 def _unknown(key: str) -> Exception:
@@ -152,7 +152,7 @@ def _unknown(key: str) -> Exception:
     from pi_orchestrator.settings import closest
 
     close = closest(key)
-    return NotFoundError(f"there is no key {key}", details=f"did you mean {close}?" if close else None)
+    return NotFoundError(f"there is no setting {key}", details=f"did you mean {close}?" if close else None)
 
 
 def _warn(loaded: Loaded) -> None:

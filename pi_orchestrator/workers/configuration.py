@@ -215,4 +215,4 @@ def _known(path: str) -> Key:
     if key := keys().get(path):
         return key
     close = closest(path)
-    raise NotFoundError(f"there is no key {path}", details=f"did you mean {close}?" if close else None)
+    raise NotFoundError(f"there is no setting {path}", details=f"did you mean {close}?" if close else None)

@@ -15,6 +15,8 @@ COMMANDS = [
     ["scan"],
     ["check-config"],
     ["show-config"],
+    ["config"],
+    *(["config", verb] for verb in ("get", "set", "reset")),
     ["cameras"],
     ["devices"],
     ["onboarding"],

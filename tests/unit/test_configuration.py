@@ -150,7 +150,7 @@ async def test_a_value_that_is_configured_already_is_pinned_by_an_override(bench
     ("path", "text", "error", "says"),
     [
         ("cameras.idle_after", "60", NotFoundError, "did you mean cameras.idle_after_s?"),
-        ("zebra", "60", NotFoundError, "no key zebra"),
+        ("zebra", "60", NotFoundError, "no setting zebra"),
         (IDLE, "sixty", ValidationFailedError, "valid number"),
         (IDLE, "", ValidationFailedError, "valid number"),
         (IDLE, "nan", ValidationFailedError, "Input should be"),
