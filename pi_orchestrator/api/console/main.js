@@ -2,11 +2,15 @@
 
 import { Api } from "./client.js";
 import * as cameras from "./cameras.js";
+import * as containers from "./containers.js";
+import * as discovery from "./discovery.js";
 import { fill, h, set } from "./dom.js";
 import { header } from "./header.js";
 import { icon } from "./icons.js";
 import { askForKey } from "./key.js";
 import * as logs from "./logs.js";
+import * as onboarding from "./onboarding.js";
+import * as sessions from "./sessions.js";
 import { Cameras } from "./store.js";
 import { Stream } from "./stream.js";
 import * as system from "./system.js";
@@ -15,6 +19,10 @@ import { empty, problem } from "./ui.js";
 /** Every view: the first part of the address, its icon, and {title, mount(root, context) → unmount}. */
 const VIEWS = [
   { name: "cameras", symbol: "camera", view: cameras },
+  { name: "containers", symbol: "box", view: containers },
+  { name: "onboarding", symbol: "join", view: onboarding },
+  { name: "sessions", symbol: "layers", view: sessions },
+  { name: "discovery", symbol: "radar", view: discovery, minor: true },
   { name: "logs", symbol: "log", view: logs, minor: true },
   { name: "system", symbol: "gauge", view: system, minor: true },
 ];
