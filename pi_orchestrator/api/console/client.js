@@ -5,6 +5,8 @@ import { remedyFor } from "./remedies.js";
 
 const TIMEOUT_MS = 15000;
 const KEPT = "piorch.key";
+const KNOWN = "piorch.known";
+const COOKIE_MS = 12 * 3600 * 1000;
 const KEY_CHECK = "/api/v1/provisioning/allowlist/stats";
 
 /** What went wrong, in the daemon's words, and what to do about it. */
@@ -22,7 +24,7 @@ export class ApiError extends Error {
 
 /** Asks the daemon; `askForKey(check, error)` shows a dialogue and resolves to whether there is a key now. */
 export class Api extends EventTarget {
-  #key = readKept();
+  #key = kept(sessionStorage, KEPT);
   #asking = null;
   #askForKey;
 
@@ -34,6 +36,11 @@ export class Api extends EventTarget {
   /** Whether this page holds a key. */
   get hasKey() {
     return this.#key !== "";
+  }
+
+  /** Whether a call that needs a key may succeed: there is one, or the browser still has the cookie of one. */
+  get mayBeKnown() {
+    return this.hasKey || Number(kept(localStorage, KNOWN)) > Date.now();
   }
 
   get(path, options) {
@@ -87,7 +94,8 @@ export class Api extends EventTarget {
   #take({ key, keep }) {
     if (key === this.#key) return;
     this.#key = key;
-    keepKey(keep ? key : "");
+    store(sessionStorage, KEPT, keep ? key : "");
+    store(localStorage, KNOWN, key ? String(Date.now() + COOKIE_MS) : "");
     this.dispatchEvent(new Event("key"));
   }
 
@@ -154,19 +162,19 @@ function needsKey(error) {
   return error.status === 401 || (error.code === "FORBIDDEN" && /\bkey\b/.test(error.message));
 }
 
-function readKept() {
+function kept(storage, name) {
   try {
-    return sessionStorage.getItem(KEPT) ?? "";
+    return storage.getItem(name) ?? "";
   } catch {
     return ""; // storage is switched off
   }
 }
 
-function keepKey(key) {
+function store(storage, name, text) {
   try {
-    if (key) sessionStorage.setItem(KEPT, key);
-    else sessionStorage.removeItem(KEPT);
+    if (text) storage.setItem(name, text);
+    else storage.removeItem(name);
   } catch {
-    // storage is switched off: the key lasts as long as the page
+    // storage is switched off: it lasts as long as the page
   }
 }

@@ -134,7 +134,7 @@ const SOURCES = {
 };
 
 function sources() {
-  const list = h("ul", { class: "rows" });
+  const list = h("ul", { class: "facts" });
   const node = section("Sources of evidence", list);
   const show = (all) =>
     keyed(list, all, (one) => one.source, (first) => {

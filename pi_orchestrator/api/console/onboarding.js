@@ -19,7 +19,7 @@ export function mount(root, context) {
   const { stream } = context;
   const [control, results, audit] = [toggle(context), numbers(context), trail(context)];
   const trouble = h("div");
-  fill(root, trouble, h("div", { class: "columns" }, control.node, results.node), audit.node, explain(context));
+  fill(root, trouble, h("div", { class: "columns" }, h("div", { class: "stack" }, control.node, explain(context)), results.node), audit.node);
   const look = async () => {
     if (document.hidden) return;
     try {
@@ -123,7 +123,7 @@ const COUNTERS = [
   ["success", "Onboarded", "ok"],
   ["failed", "Failed", "bad"],
   ["rejected_by_policy", "Rejected by policy", "warn"],
-  ["already_onboarded", "Were onboarded already", "info"],
+  ["already_onboarded", "Known already", "info"],
   ["attempts", "Attempts", "busy"],
 ];
 
@@ -163,7 +163,7 @@ function numbers({ api }) {
 }
 
 const FILTERS = [
-  ["", "Everything"],
+  ["all", "Everything"],
   ["paired", "Paired"],
   ["failed", "Failed"],
   ["rejected_by_policy", "Rejected by policy"],
@@ -182,7 +182,7 @@ function trail({ api }) {
     try {
       const pages = [];
       for (let offset = 0; offset < shown; offset += PAGE) {
-        const page = await api.get(`${PATH}/events?limit=${PAGE}&offset=${offset}${stage.value && `&stage=${stage.value}`}`, { background: true });
+        const page = await api.get(`${PATH}/events?limit=${PAGE}&offset=${offset}${stage.value === "all" ? "" : `&stage=${stage.value}`}`, { background: true });
         pages.push(...page.events);
         more.hidden = !page.pagination.has_more;
         if (!page.pagination.has_more) break;

@@ -5,6 +5,7 @@ import { dialog, field, toast } from "./ui.js";
 
 /** The positions of a container, as people count them. */
 export const POSITIONS = [1, 2, 3, 4];
+const NEW = "a new one"; // no id of a container: those have no blanks
 
 /** The free positions of a container. */
 export const freeIn = (container) => POSITIONS.filter((at) => !container.cameras.some((camera) => camera.position === at));
@@ -13,7 +14,7 @@ export const freeIn = (container) => POSITIONS.filter((at) => !container.cameras
 export async function pair({ api, cameras }, { mac, name }) {
   const { containers } = await api.get("/api/v1/containers");
   const open = containers.filter((one) => freeIn(one).length);
-  const where = h("select", { name: "container", autofocus: true, onchange: () => offer() }, open.map((one) => h("option", { value: one.id }, `${one.label || one.id}, ${one.camera_count} of 4`)), h("option", { value: "" }, "A new container"));
+  const where = h("select", { name: "container", autofocus: true, onchange: () => offer() }, open.map((one) => h("option", { value: one.id }, `${one.label || one.id}, ${one.camera_count} of 4`)), h("option", { value: NEW }, "A new container"));
   const at = h("select", { name: "position" });
   const offer = () => {
     const chosen = open.find((one) => one.id === where.value);
@@ -27,7 +28,7 @@ export async function pair({ api, cameras }, { mac, name }) {
     submit: {
       label: "Pair",
       work: async () => {
-        const container = where.value || (await api.post("/api/v1/containers", {})).id;
+        const container = where.value === NEW ? (await api.post("/api/v1/containers", {})).id : where.value;
         await api.post("/api/v1/espcam/pair", { mac, container_id: container, position: Number(at.value) });
         toast(`${name} is paired`);
         await cameras.refresh();

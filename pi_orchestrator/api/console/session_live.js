@@ -97,11 +97,13 @@ function heading(context, path, changed) {
     changed();
   };
   const all = button("Provision all", { kind: "primary", symbol: "play", onclick: () => all.busy(() => act("provision-all", { only_allowlisted: true }, "Cameras are in line")) });
+  const allow = button("Add all to the allowlist", { symbol: "plus", onclick: () => addToList(context, { macs: unlisted }).then((done) => done && changed()) });
   const hold = button("Pause", { symbol: "pause", onclick: () => hold.busy(() => act("pause", undefined, "Nothing new is started")) });
   const go = button("Resume", { symbol: "play", onclick: () => go.busy(() => act("resume", undefined, "The session goes on")) });
   const end = button("Close", { symbol: "stop", onclick: () => close() });
-  const node = h("section", { class: "panel", "aria-label": "Open session" }, h("div", { class: "row spread wrap" }, name, word), bar, h("div", { class: "row wrap" }, all, hold, go, end), left, net);
+  const node = h("section", { class: "panel", "aria-label": "Open session" }, h("div", { class: "row spread wrap" }, name, word), bar, h("div", { class: "row wrap" }, all, allow, hold, go, end), left, net);
   let now = null;
+  let unlisted = [];
   const close = () =>
     confirm({
       title: "Close the session?",
@@ -127,6 +129,9 @@ function heading(context, path, changed) {
     const busy = devices.filter((one) => UNDER_WAY.has(one.state)).length;
     bar.show(devices.length ? verified / devices.length : 0, `${verified} of ${count(devices.length, "camera")}${busy ? `, ${busy} under way` : ""}${failed ? `, ${failed} failed` : ""}`, failed ? "warn" : "ok");
     const ended = session.state === "closed" || session.state === "closing";
+    unlisted = devices.filter((one) => one.state === "discovered" && !one.in_allowlist).map((one) => one.mac);
+    allow.hidden = ended || !unlisted.length;
+    allow.label(`Add ${unlisted.length} to the allowlist`);
     hold.hidden = ended || session.state === "paused";
     go.hidden = session.state !== "paused";
     all.hidden = end.hidden = ended;

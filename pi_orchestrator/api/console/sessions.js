@@ -17,15 +17,21 @@ export function mount(root, context) {
   const stage = h("div", { class: "stack" }, skeleton(2, "line"));
   const [lost, list, past] = [recoverable(context), allowlist(context), history(context)];
   fill(root, lost.node, stage, list.node, past.node);
-  let [view, shownId, over] = [null, "", false];
+  let [view, shown, over] = [null, "", false];
   const show = (session) => {
-    if (view && shownId === session?.id) return;
+    const wanted = session?.id ?? "form";
+    if (shown === wanted) return; // what somebody is filling in stays
     view?.end();
-    shownId = session?.id ?? "";
+    shown = wanted;
     view = session ? live(context, session, { finished: again, again: () => show(null) }) : null;
     fill(stage, view ? view.node : start(context, { started: (made) => (show(made), again()) }));
   };
   const again = async () => {
+    if (!view && !api.mayBeKnown) {
+      shown = "";
+      fill(stage, locked());
+      return;
+    }
     try {
       const { sessions } = await api.get(`${PATH}/sessions`, { background: view !== null });
       if (over) return;
@@ -34,9 +40,16 @@ export function mount(root, context) {
       if (open || !view) show(open ?? null);
       await Promise.all([lost.look(), list.look(), past.look()]);
     } catch (error) {
-      if (!over && !view) fill(stage, problem(error, again));
+      if (over || view) return;
+      shown = "";
+      fill(stage, problem(error, again));
     }
   };
+  const locked = () => {
+    const enter = button("Enter a key", { kind: "primary", symbol: "key", onclick: () => api.needKey() });
+    return empty("key", "Sessions need an API key", "They hand out the password of a network. The first key is in the file admin.key in the daemon's state folder.", enter);
+  };
+  api.addEventListener("key", again);
   const ends = [stream.on("session.status", () => again()), stream.on("allowlist.changed", () => list.look())];
   stream.addEventListener("resync", again);
   lost.resumed = again;
@@ -45,6 +58,7 @@ export function mount(root, context) {
     over = true;
     view?.end();
     stream.removeEventListener("resync", again);
+    api.removeEventListener("key", again);
     ends.forEach((end) => end());
   };
 }
@@ -89,8 +103,10 @@ function allowlist(context) {
   const text = h("p", { class: "muted" });
   const add = button("Add cameras", { symbol: "plus", onclick: () => addToList(context).then((done) => done && look()) });
   const node = section("Allowlist", text, h("div", {}, add));
+  node.hidden = true;
   const look = async () => {
     const { total, used, available } = await context.api.get(`${PATH}/allowlist/stats`, { background: true });
+    node.hidden = false;
     fill(text, total ? `${count(total, "camera")} on the list: ${used} used, ${available} to come. ` : "Nobody is on the list. ", "Only cameras on the list are given a password.");
   };
   return { node, look };
@@ -99,10 +115,11 @@ function allowlist(context) {
 function history({ api }) {
   const rows = h("ul", { class: "rows" });
   const node = section("Past sessions", rows);
+  node.hidden = true;
   const look = async () => {
     const { sessions } = await api.get(`${PATH}/sessions/history?limit=${PAST}`, { background: true });
     keyed(rows, sessions, (one) => one.id, (one) => ({ node: h("li", { class: "row spread wrap" }, summary(one), state(one.failed_count ? "warning" : "verified", one.ending)) }));
-    if (!sessions.length) fill(rows, h("li", {}, empty("clock", "No past sessions", "How each session ended is kept here.")));
+    node.hidden = !sessions.length;
   };
   return { node, look };
 }
