@@ -1,156 +1,39 @@
-"""The access point's stations: nl80211's own bytes, made by netlink's message classes, answered by a stand-in kernel.
-
-The stand-in sits at the other end of the socket and speaks netlink: it knows families, dumps, errors and silence.
-"""
+"""The access point's stations: nl80211's own bytes, answered by a stand-in kernel."""
 
 import asyncio
 import errno
 import random
-import socket
 import struct
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyroute2.netlink import ctrlmsg
 from pyroute2.netlink.nl80211 import nl80211cmd
 
 from pi_orchestrator.domain.sighting import Source
 from pi_orchestrator.net import nl80211, stations, wireless
 from pi_orchestrator.net.nl80211 import Radio, Station, attributes, decode_radio, decode_station
 from pi_orchestrator.net.stations import Stations
-
-FAMILY, INDEX = 0x1C, 3
-MAC, OTHER = "24:6F:28:B0:F7:F1", "24:6F:28:CA:00:10"
-ERROR, DONE, CTRL = 2, 3, 0x10
-MULTI = 0x2
-IFTYPE = {"station": 2, "ap": 3, "monitor": 6, "p2p_go": 9}
-
-
-def tlv(kind, payload):
-    data = struct.pack("=HH", 4 + len(payload), kind) + payload
-    return data + b"\0" * (-len(data) % 4)
-
-
-def message(kind, flags, sequence, body):
-    return struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, 0) + body
-
-
-def encoded(command, attrs):
-    """The body (generic netlink header and attributes) of an nl80211 message, by the library's definitions."""
-    made = nl80211cmd()
-    made["cmd"] = command
-    made["version"] = 1
-    made["attrs"] = [(f"NL80211_ATTR_{name}", value) for name, value in attrs]
-    made["header"]["type"] = FAMILY
-    made.encode()
-    return bytes(made.data[16:])
-
-
-def interface(kind="ap", *, ssid=b"DeliCasa", frequency=2437, index=INDEX):
-    attrs = [
-        ("IFINDEX", index),
-        ("IFNAME", "wlan0"),
-        ("WIPHY", 0),
-        ("IFTYPE", IFTYPE[kind]),
-        ("MAC", "dc:a6:32:00:00:01"),
-    ]
-    attrs += [("GENERATION", 4)]
-    if ssid is not None:
-        attrs += [("SSID", ssid)]
-    if frequency:
-        attrs += [("WIPHY_FREQ", frequency)]
-    return encoded(7, attrs)
-
-
-def station(mac=MAC, *, flags=None, **info):
-    """INACTIVE_TIME (ms), SIGNAL, SIGNAL_AVG, CONNECTED_TIME …; `flags` are mask and values."""
-    known = [(f"NL80211_STA_INFO_{name}", value) for name, value in info.items()]
-    body = encoded(19, [("IFINDEX", INDEX), ("MAC", mac), ("GENERATION", 7), ("STA_INFO", {"attrs": known})])
-    if flags is None:
-        return body
-    head, told = body[:4], attributes(body[4:])
-    told[21] += tlv(17, struct.pack("=II", *flags))
-    return head + b"".join(tlv(kind, payload) for kind, payload in told.items())
-
-
-class Kernel:
-    """Answers what it is asked: `answers` by command is a list of bodies, an error number, or None for silence."""
-
-    def __init__(self, *, family=True, **answers):
-        self.family = family
-        self.answers = {5: answers.get("interface", []), 17: answers.get("stations", [])}
-        self.per_datagram = answers.get("per_datagram", 100)
-        self.asked = []
-        self.ends = []
-
-    def new_socket(self):
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        for end in (ours, theirs):
-            end.setblocking(False)
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        self.ends.append(ours)
-        asyncio.get_running_loop().add_reader(ours, self._read, ours)
-        return NetlinkSocket(fileno=theirs.detach())
-
-    def close(self):
-        for end in self.ends:
-            asyncio.get_running_loop().remove_reader(end)
-            end.close()
-
-    def _read(self, end):
-        data = end.recv(65536)
-        if not data:
-            asyncio.get_running_loop().remove_reader(end)
-            return
-        _, kind, flags, sequence, _ = struct.unpack_from("=IHHII", data)
-        for answer in self._answers(kind, flags, sequence, data):
-            end.send(answer)
-
-    def _answers(self, kind, flags, sequence, data):
-        if kind == CTRL:
-            assert b"nl80211\0" in data
-            return [self._family(sequence)]
-        assert kind == FAMILY
-        command, asked = data[16], attributes(data[20:])
-        self.asked.append((command, struct.unpack("=I", asked[3])[0], flags))
-        answer = self.answers[command]
-        if answer is None:
-            return []
-        if isinstance(answer, bytes):
-            return [answer.replace(b"SEQU", struct.pack("=I", sequence))]
-        if isinstance(answer, int):
-            return [message(ERROR, 0, sequence, struct.pack("=i", -answer) + data)]
-        if not flags & 0x300:
-            return [message(FAMILY, 0, sequence, body) for body in answer]
-        parts = [message(FAMILY, MULTI, sequence, body) for body in answer]
-        parts.append(message(DONE, MULTI, sequence, struct.pack("=i", 0)))
-        return [b"".join(parts[at : at + self.per_datagram]) for at in range(0, len(parts), self.per_datagram)]
-
-    def _family(self, sequence):
-        if not self.family:
-            return message(ERROR, 0, sequence, struct.pack("=i", -errno.ENOENT) + bytes(16))
-        made = ctrlmsg()
-        made["cmd"] = 1
-        made["attrs"] = [("CTRL_ATTR_FAMILY_NAME", "nl80211"), ("CTRL_ATTR_FAMILY_ID", FAMILY)]
-        made["header"]["type"] = CTRL
-        made.encode()
-        return message(CTRL, 0, sequence, bytes(made.data[16:]))
+from tests.support.wireless import (
+    DONE,
+    ERROR,
+    FAMILY,
+    INDEX,
+    MAC,
+    MULTI,
+    OTHER,
+    Kernel,
+    encoded,
+    interface,
+    message,
+    station,
+    tlv,
+)
 
 
 def descriptors():
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-class NetlinkSocket(socket.socket):
-    """What only a netlink socket can: bind to a port number, send to the kernel by address."""
-
-    def bind(self, address):
-        pass
-
-    def sendto(self, data, address):
-        return self.send(data)
 
 
 @pytest.fixture
