@@ -18,6 +18,7 @@ from pi_orchestrator.cli import (
     doctor,
     events,
     keys,
+    network,
     onboarding,
     openapi,
     run,
@@ -80,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pi-orchestrator {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     groups = (
-        (run, demo, scan, config, cameras, devices, onboarding),
+        (run, demo, scan, config, cameras, devices, network, onboarding),
         (allowlist, sessions, events, keys, secrets, doctor, openapi, sandbox),
     )
     for module in (module for group in groups for module in group):

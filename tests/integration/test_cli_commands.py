@@ -19,6 +19,7 @@ COMMANDS = [
     *(["config", verb] for verb in ("get", "set", "reset")),
     ["cameras"],
     ["devices"],
+    ["network"],
     ["onboarding"],
     *(["onboarding", verb] for verb in ("status", "enable", "disable", "events", "explain")),
     ["allowlist"],
