@@ -222,7 +222,7 @@ function explain({ api }) {
       }
     });
   };
-  const form = h("form", { class: "asking", onsubmit }, field("MAC", mac), field("Address", ip, "may be left out"), ask);
+  const form = h("form", { class: "asking", onsubmit }, field("MAC", mac), field("Address, if known", ip), ask);
   return section("Would this camera be let in?", h("p", { class: "muted" }, "Each rule's verdict, as of now. Nothing is done."), form, answer);
 }
 
