@@ -78,7 +78,7 @@ function toolbar(changed) {
     for (const { name, node } of tabs) set(node, "aria-pressed", String(chosen.filter === name));
     changed();
   };
-  const search = h("input", { type: "search", "aria-label": "Search cameras", placeholder: "Name, MAC, address, container", value: chosen.search, oninput: () => choose({ search: search.value }) });
+  const search = h("input", { type: "search", "aria-label": "Search cameras", placeholder: "Search", value: chosen.search, oninput: () => choose({ search: search.value }) });
   const order = h("select", { "aria-label": "Order", onchange: () => choose({ order: order.value }) }, Object.entries(ORDERS).map(([name, [label]]) => h("option", { value: name, selected: name === chosen.order }, label)));
   const node = h("div", { class: "toolbar", hidden: true }, h("div", { class: "tabs", role: "group", "aria-label": "Filter" }, tabs.map((tab) => tab.node)), h("div", { class: "row grow finders" }, search, order));
   for (const tab of tabs) set(tab.node, "aria-pressed", String(chosen.filter === tab.name));
@@ -100,7 +100,7 @@ function card(context, first) {
   const trouble = h("p", { class: "note", "data-tone": "warn" });
   const shoot = button("Capture", { symbol: "camera", onclick: () => shoot.busy(() => capture(context, now, shoot, failed.note)) });
   const tools = [iconButton("edit", "Rename", { onclick: () => rename(context, now) }), iconButton("power", "Reboot", { onclick: () => reboot(context, now) })];
-  const heading = h("div", { class: "row spread" }, h("h2", { class: "grow" }, name), status);
+  const heading = h("div", { class: "row spread heading" }, h("h2", { class: "grow" }, name), status);
   const words = h("div", { class: "words" }, heading, where, h("div", { class: "row spread wrap" }, bars), proof, trouble, failed);
   const node = h("li", { class: "card" }, photo, words, h("div", { class: "row spread deeds" }, shoot, h("div", { class: "row" }, tools)));
   const update = (camera) => {

@@ -144,7 +144,7 @@ function banner() {
     "p",
     { class: "banner" },
     icon("alert"),
-    h("span", {}, h("strong", {}, "Development mode. "), "New cameras are onboarded by themselves."),
+    h("span", {}, h("strong", {}, "Development mode. "), "Cameras are onboarded by themselves."),
     h("a", { href: "#/onboarding" }, "Kill switch"),
   );
 }

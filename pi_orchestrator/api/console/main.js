@@ -4,7 +4,7 @@ import { Api } from "./client.js";
 import * as cameras from "./cameras.js";
 import * as containers from "./containers.js";
 import * as discovery from "./discovery.js";
-import { fill, h, set } from "./dom.js";
+import { fill, h, say, set } from "./dom.js";
 import { header } from "./header.js";
 import { icon } from "./icons.js";
 import { askForKey } from "./key.js";
@@ -82,7 +82,9 @@ function openMenu() {
   const nav = document.getElementById("nav");
   const open = nav.dataset.open === undefined;
   nav.toggleAttribute("data-open", open);
-  set(nav.querySelector(".more"), "aria-expanded", String(open));
+  const more = nav.querySelector(".more");
+  set(more, "aria-expanded", String(open));
+  say(more.querySelector("span"), open ? "Close" : "More");
 }
 
 function closeMenu() {

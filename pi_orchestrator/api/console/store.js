@@ -141,7 +141,7 @@ function merged(live, paired) {
     uptime: health.uptime_seconds,
     resolution: health.resolution ?? "",
     seenAt: live.last_seen ?? "",
-    pictureAt: health.last_capture ?? "",
+    pictureAt: (paired?.last_image !== "" && health.last_capture) || "", // one that is no longer kept is none
     trouble: health.last_error ?? "",
     registered: Boolean(paired),
     paired_at: paired?.paired_at ?? "",
