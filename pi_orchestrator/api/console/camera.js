@@ -1,8 +1,8 @@
 // The page of one camera: its picture, what can be done with it, why it is believed to be where it is, what happened to it.
 
-import { capture, captureNote, command, picture, placeOf, reboot, rename, replace, signal, troubleOf, unpair, when } from "./camera_parts.js";
+import { capture, captureNote, command, picture, placeOf, reboot, rename, replace, signal, troubleNote, unpair, when } from "./camera_parts.js";
 import { eachFrame, fill, h, say } from "./dom.js";
-import { bytes, duration } from "./format.js";
+import { bytes, duration, sentence } from "./format.js";
 import { icon } from "./icons.js";
 import { age, button, empty, facts, problem, section, skeleton, state } from "./ui.js";
 
@@ -49,7 +49,7 @@ function build(context, first) {
   let now = first;
   const name = h("h2", { class: "big" });
   const [status, bars, photo, failed] = [state("offline"), signal(), picture(), captureNote()];
-  const [trouble, data, why, history] = [h("p", { class: "note", "data-tone": "warn" }), h("div"), h("div", { class: "stack" }), h("div", { class: "scroll" })];
+  const [trouble, data, why, history] = [troubleNote(), h("div"), h("div", { class: "stack" }), h("div", { class: "scroll" })];
   const shoot = button("Capture", { kind: "primary", symbol: "camera", onclick: () => shoot.busy(() => capture(context, now, shoot, failed.note)) });
   const ping = button("Ping", { kind: "quiet", symbol: "link", onclick: () => ping.busy(() => command(context, now, { action: "ping" }, `${now.name} answered`)) });
   const ask = button("Health check", { kind: "quiet", symbol: "info", onclick: () => ask.busy(() => command(context, now, { action: "health_check" }, `${now.name} says`)) });
@@ -73,8 +73,7 @@ function build(context, first) {
     status.show(camera.status);
     bars.show(camera);
     photo.show(camera);
-    const found = troubleOf(camera);
-    say(trouble, found ? [found.text, found.advice].filter(Boolean).join(". ") : "");
+    trouble.show(camera);
     for (const one of owned) one.hidden = !camera.registered;
     const facts = described(camera, context.cameras);
     if (facts.textContent !== data.textContent) fill(data, facts);
@@ -106,7 +105,7 @@ function described(camera, cameras) {
 async function lookWhy({ api }, camera, place) {
   try {
     const device = await api.get(`/api/v1/devices/${encodeURIComponent(camera.mac)}`, { background: true });
-    fill(place, h("p", {}, `${device.why[0]?.toUpperCase() ?? ""}${device.why.slice(1)}.`), oddities(device), h("div", { class: "scroll" }, evidenceTable(device.evidence)));
+    fill(place, h("p", {}, `${sentence(device.why)}.`), oddities(device), h("div", { class: "scroll" }, evidenceTable(device.evidence)));
   } catch (error) {
     fill(place, h("p", { class: "muted" }, error.status === 404 ? "Nothing has been heard of it since the daemon started." : error.message));
   }

@@ -1,7 +1,7 @@
 // What cards and the page of a camera share: its picture, its signal, its evidence, and what can be done with it.
 
 import { fill, h, keyed, say, set } from "./dom.js";
-import { dbm, moment } from "./format.js";
+import { dbm, moment, sentence } from "./format.js";
 import { icon, signalBars } from "./icons.js";
 import { advice, age, confirm, dialog, field, toast, toastError } from "./ui.js";
 
@@ -59,7 +59,7 @@ export function signal() {
   const show = ({ quality, rssi }) => {
     bars.show(quality);
     set(node, "data-tone", { poor: "bad", fair: "warn", unknown: "off" }[quality] ?? "ok");
-    say(words, rssi ? `${quality[0].toUpperCase()}${quality.slice(1)}, ${dbm(rssi)}` : "Signal unknown");
+    say(words, rssi ? `${sentence(quality)}, ${dbm(rssi)}` : "Signal unknown");
   };
   return Object.assign(node, { show });
 }
@@ -85,6 +85,19 @@ export function troubleOf({ trouble, diagnostics, status }) {
   return trouble && status !== "offline" ? { text: trouble, advice: "" } : null;
 }
 
+/** The place where a camera's trouble is told; `.show(camera)`. */
+export function troubleNote() {
+  const [text, rest] = [h("strong"), h("span")];
+  const node = h("p", { class: "note", "data-tone": "warn", hidden: true }, text, rest);
+  const show = (camera) => {
+    const found = troubleOf(camera);
+    node.hidden = !found;
+    say(text, sentence(found?.text));
+    say(rest, found?.advice && `. ${found.advice}`);
+  };
+  return Object.assign(node, { show });
+}
+
 /** Take a picture: the button says how long it has taken, `note(error or null)` shows what went wrong. */
 export async function capture({ api, cameras }, camera, control, note) {
   const began = Date.now();
@@ -107,7 +120,11 @@ export async function capture({ api, cameras }, camera, control, note) {
 /** The place where a failed capture is told, with its remedy; `.note(error or null)`. */
 export function captureNote() {
   const node = h("p", { class: "note", "data-tone": "bad", role: "status" });
-  const note = (error) => (error && error.code !== "CANCELLED" ? fill(node, h("strong", {}, error.message), " ", advice(error)) : fill(node));
+  const note = (error) => {
+    if (!error || error.code === "CANCELLED") fill(node);
+    else if (error.code === "OFFLINE") toastError(error); // that is not about this camera
+    else fill(node, h("strong", {}, error.message), ". ", advice(error));
+  };
   return Object.assign(node, { note });
 }
 

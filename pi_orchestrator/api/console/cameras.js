@@ -1,6 +1,6 @@
 // All cameras as cards. There may be hundreds: a card is built once and from then on only changed where it changes.
 
-import { cameraLink, capture, captureNote, evidence, picture, placeOf, reboot, rename, signal, troubleOf } from "./camera_parts.js";
+import { cameraLink, capture, captureNote, evidence, picture, placeOf, reboot, rename, signal, troubleNote, troubleOf } from "./camera_parts.js";
 import * as camera from "./camera.js";
 import { eachFrame, fill, h, keyed, say, set } from "./dom.js";
 import { button, empty, iconButton, problem, skeleton, state, toneOf } from "./ui.js";
@@ -97,21 +97,20 @@ function card(context, first) {
   const name = h("a", { class: "name" });
   const where = h("p", { class: "where" });
   const [status, bars, proof, photo, failed] = [state("offline"), signal(), evidence(), picture(), captureNote()];
-  const trouble = h("p", { class: "note", "data-tone": "warn" });
+  const trouble = troubleNote();
   const shoot = button("Capture", { symbol: "camera", onclick: () => shoot.busy(() => capture(context, now, shoot, failed.note)) });
   const tools = [iconButton("edit", "Rename", { onclick: () => rename(context, now) }), iconButton("power", "Reboot", { onclick: () => reboot(context, now) })];
   const heading = h("div", { class: "row spread heading" }, h("h2", { class: "grow" }, name), status);
-  const words = h("div", { class: "words" }, heading, where, h("div", { class: "row spread wrap" }, bars), proof, trouble, failed);
-  const node = h("li", { class: "card" }, photo, words, h("div", { class: "row spread deeds" }, shoot, h("div", { class: "row" }, tools)));
+  const words = h("div", { class: "words" }, heading, where, h("div", { class: "row spread wrap" }, bars), proof);
+  const notes = h("div", { class: "notes" }, trouble, failed);
+  const node = h("li", { class: "card" }, photo, words, notes, h("div", { class: "row spread deeds" }, shoot, h("div", { class: "row" }, tools)));
   const update = (camera) => {
     now = camera;
     say(name, camera.name);
     set(name, "href", cameraLink(camera));
     say(where, placeOf(camera, context.cameras));
     status.show(camera.status);
-    for (const part of [bars, proof, photo]) part.show(camera);
-    const found = troubleOf(camera);
-    say(trouble, found ? [found.text, found.advice].filter(Boolean).join(". ") : "");
+    for (const part of [bars, proof, photo, trouble]) part.show(camera);
     set(shoot, "aria-label", `Capture ${camera.name}`);
     set(tools[0], "aria-label", `Rename ${camera.name}`);
     set(tools[1], "aria-label", `Reboot ${camera.name}`);

@@ -1,6 +1,6 @@
 // The daemon's API: one way to ask, one kind of error, and a key that is asked for when it is needed.
 
-import { hearClock } from "./format.js";
+import { hearClock, sentence } from "./format.js";
 import { remedyFor } from "./remedies.js";
 
 const TIMEOUT_MS = 15000;
@@ -12,7 +12,7 @@ const KEY_CHECK = "/api/v1/provisioning/allowlist/stats";
 /** What went wrong, in the daemon's words, and what to do about it. */
 export class ApiError extends Error {
   constructor({ code, message, details = "", retryable = false, retryAfter = 0, status = 0 }) {
-    super(message ? message[0].toUpperCase() + message.slice(1) : code);
+    super(sentence(message) || code);
     Object.assign(this, { code, details, retryable, retryAfter, status, remedy: remedyFor(code, status) });
   }
 

@@ -75,3 +75,6 @@ export function quality(dbm) {
 
 /** dBm with a real minus sign. */
 export const dbm = (value) => `${String(value).replace("-", "\u2212")} dBm`;
+
+/** A text that begins like a sentence. */
+export const sentence = (text) => text && text[0].toUpperCase() + text.slice(1);

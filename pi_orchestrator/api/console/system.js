@@ -82,7 +82,7 @@ function connections(context) {
   const list = h("div", { class: "stack" });
   const networks = h("div", { class: "scroll" });
   const scan = button("Look for WiFi networks", { symbol: "search", onclick: () => scan.busy(() => scanWifi(api, networks)) });
-  const node = section("Connections", list, scan, networks);
+  const node = section("Connections", list, h("div", {}, scan), networks);
   const asked = [
     ["/api/v1/network/mqtt", (one) => ["MQTT broker", one.connected ? "connected" : "disconnected", `${one.broker}:${one.port}${one.connected ? ` · answers in ${one.latency_ms.toFixed(0)} ms` : ""}`]],
     ["/api/v1/network/bridge", ({ status }) => ["Upstream gateway", status.connected ? "connected" : status.configured ? "disconnected" : "off", status.configured ? status.url : "Not configured: everything stays on this Pi"]],

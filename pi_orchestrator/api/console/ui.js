@@ -14,7 +14,7 @@ const STATES = {
   busy: "pairing connecting provisioning provisioned verifying discovering closing rebooting retrying starting",
   warn: "warn warning degraded paused needs_power_cycle flapping rejected_by_policy skipped",
   bad: "error failed failure fail critical interrupted not_ready",
-  off: "debug offline off closed cancelled disabled unknown used disconnected",
+  off: "debug inactive offline off closed cancelled disabled unknown used disconnected",
   info: "discovered claimed info idle",
 };
 const ICONS = { ok: "check", busy: "wait", warn: "alert", bad: "alert", off: "off", info: "info" };
