@@ -24,7 +24,7 @@ export class ApiError extends Error {
 
 /** Asks the daemon; `askForKey(check, error)` shows a dialogue and resolves to whether there is a key now. */
 export class Api extends EventTarget {
-  #key = kept(sessionStorage, KEPT);
+  #key = kept("sessionStorage", KEPT);
   #asking = null;
   #askForKey;
 
@@ -40,7 +40,7 @@ export class Api extends EventTarget {
 
   /** Whether a call that needs a key may succeed: there is one, or the browser still has the cookie of one. */
   get mayBeKnown() {
-    return this.hasKey || Number(kept(localStorage, KNOWN)) > Date.now();
+    return this.hasKey || Number(kept("localStorage", KNOWN)) > Date.now();
   }
 
   get(path, options) {
@@ -94,8 +94,8 @@ export class Api extends EventTarget {
   #take({ key, keep }) {
     if (key === this.#key) return;
     this.#key = key;
-    store(sessionStorage, KEPT, keep ? key : "");
-    store(localStorage, KNOWN, key ? String(Date.now() + COOKIE_MS) : "");
+    store("sessionStorage", KEPT, keep ? key : "");
+    store("localStorage", KNOWN, key ? String(Date.now() + COOKIE_MS) : "");
     this.dispatchEvent(new Event("key"));
   }
 
@@ -164,7 +164,7 @@ function needsKey(error) {
 
 function kept(storage, name) {
   try {
-    return storage.getItem(name) ?? "";
+    return window[storage].getItem(name) ?? "";
   } catch {
     return ""; // storage is switched off
   }
@@ -172,8 +172,8 @@ function kept(storage, name) {
 
 function store(storage, name, text) {
   try {
-    if (text) storage.setItem(name, text);
-    else storage.removeItem(name);
+    if (text) window[storage].setItem(name, text);
+    else window[storage].removeItem(name);
   } catch {
     // storage is switched off: it lasts as long as the page
   }
