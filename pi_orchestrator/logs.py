@@ -1,7 +1,8 @@
 """Logging: structlog in front of the standard library, JSON lines for journald, colours on a terminal.
 
 Every value is made safe before it is written: secrets are masked by the name of their field and where
-they stand in a text, and control characters cannot start a line of their own.
+they stand in a text, and control characters cannot start a line of their own. Whoever listens (`heard_by`) is told
+what is safe already, and of more than may be written: what is information is heard at any level.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import logging
 import os
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TextIO, cast
 
@@ -18,6 +20,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+ALWAYS_HEARD = "info"
 
 _SECRET_NAMES = re.compile(r"password|secret|token|api[_-]?key|authorization|cookie|psk", re.IGNORECASE)
 _SECRET_IN_TEXT = re.compile(
@@ -26,9 +29,13 @@ _SECRET_IN_TEXT = re.compile(
 _USER_IN_URL = re.compile(r"(://)[^/\s@]+@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_TRACE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_OUR_KEY = re.compile(r"(piorch_[0-9a-f]{8}_)[\w-]{20,}", re.ASCII)
 MASK = "***"
 CORRELATION_ID: ContextVar[str] = ContextVar("correlation_id")
 """The request that is being answered: on every line that is logged meanwhile."""
+
+Hearer = Callable[[EventDict], None]
+_hearers: tuple[Hearer, ...] = ()
 
 _PRIORITIES = {"critical": 2, "exception": 3, "error": 3, "warning": 4, "info": 6, "debug": 7}
 
@@ -54,28 +61,70 @@ def configure(*, level: str, style: str, stream: TextIO | None = None) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    written = LEVELS[level]
+    made_safe: list[Processor] = [structlog.processors.format_exc_info, redact]
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, redact, renderer, *rank],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        processors=[*shared, *made_safe, _tell, _at_least(written), renderer, *rank],
+        wrapper_class=structlog.make_filtering_bound_logger(min(written, LEVELS[ALWAYS_HEARD])),
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Outlet(out))),
         cache_logger_on_first_use=False,
     )
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*shared, _name_component],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            redact,
-            renderer,
-            *rank,
-        ],
-    )
     handler = logging.StreamHandler(_Outlet(out))
-    handler.setFormatter(formatter)
+    handler.setLevel(written)
+    hearing = _Hearing()
+    for one, ends in ((handler, [renderer, *rank]), (hearing, [_tell, _nothing])):
+        one.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=[*shared, _name_component],
+                processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *made_safe, *ends],
+            )
+        )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, hearing]
     # Libraries speak at their own volume: what they call information is detail to the person who runs this.
-    root.setLevel(max(LEVELS[level], logging.WARNING) if level != "debug" else logging.INFO)
+    root.setLevel(logging.WARNING if level != "debug" else logging.INFO)
+
+
+@contextmanager
+def heard_by(hearer: Hearer) -> Iterator[None]:
+    """Tell somebody every line from information on, made safe, for the length of the block; from any thread.
+
+    What it raises is its own affair: nobody who speaks hears of it.
+    """
+    global _hearers  # noqa: PLW0603  # there is one log in a process
+    _hearers = (*_hearers, hearer)
+    try:
+        yield
+    finally:
+        _hearers = tuple(one for one in _hearers if one is not hearer)
+
+
+def _tell(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for hearer in _hearers:
+        with suppress(Exception):
+            hearer(event)
+    return event
+
+
+def _at_least(level: int) -> Processor:
+    def gate(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        if LEVELS.get(event["level"], logging.CRITICAL) < level:
+            raise structlog.DropEvent
+        return event
+
+    return gate
+
+
+class _Hearing(logging.Handler):
+    """Tells what libraries say; to format a record is to tell it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(Exception):  # whoever writes the record complains of it
+            self.format(record)
+
+
+def _nothing(_logger: WrappedLogger, _method: str, _event: EventDict) -> str:
+    return ""
 
 
 class _Outlet:
@@ -104,8 +153,9 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def mask_text(text: str) -> str:
-    """A text with what looks like a secret masked: parameters of URLs, fields of JSON, users of URLs."""
-    return _USER_IN_URL.sub(rf"\1{MASK}@", _SECRET_IN_TEXT.sub(rf"\1{MASK}", text))
+    """A text with what looks like a secret masked: parameters of URLs, fields of JSON, users of URLs, our keys."""
+    text = _USER_IN_URL.sub(rf"\1{MASK}@", _SECRET_IN_TEXT.sub(rf"\1{MASK}", text))
+    return _OUR_KEY.sub(rf"\1{MASK}", text)
 
 
 def _safe(key: str, value: object) -> object:
@@ -120,7 +170,15 @@ def _safe(key: str, value: object) -> object:
         return [_safe(key, item) for item in value]
     if isinstance(value, bytes):
         return _safe(key, repr(value[:200]))
-    return value
+    if value is None or isinstance(value, int | float):
+        return value
+    return _safe(key, _said(value))  # an error's text, an address: it would be written, too
+
+
+def _said(value: object) -> str:
+    with suppress(Exception):
+        return str(value)
+    return f"<{type(value).__name__}>"
 
 
 def _rank(_logger: WrappedLogger, method: str, line: EventDict) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, WithJsonSchema
 
 from pi_orchestrator.api.envelope import Shape
-from pi_orchestrator.api.sse import Feed
+from pi_orchestrator.api.sse import Feed, LineFeed
 from pi_orchestrator.storage.keys import Scope
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Route:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(self.handler, include_extras=True)
         returned = hints.pop("return")
-        if typing.get_origin(returned) in (Reply, Feed):
+        if typing.get_origin(returned) in (Reply, Feed, LineFeed):
             returned = typing.get_args(returned)[0]
         object.__setattr__(self, "inputs", hints)
         object.__setattr__(self, "answer", returned)

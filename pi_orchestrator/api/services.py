@@ -10,6 +10,7 @@ from pi_orchestrator.api.sse import Streams
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.health import Health
+from pi_orchestrator.log_ring import LogRing
 from pi_orchestrator.net.host import HostReader
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.net.vendors import Vendors
@@ -57,3 +58,4 @@ class Services:
     host: HostReader
     assets: Assets
     configuration: Configuration
+    log_ring: LogRing

@@ -1,9 +1,10 @@
-"""Server-sent events: one subscription to the hub feeds every client, and none of them can hold up another.
+"""Server-sent events: one engine feeds every client, and none of them can hold up another.
 
 An event is rendered once, to bytes that all queues share. Each client's task writes what is queued for it; one whose
 queue grows too long, or that takes nothing for too long, is cut off and comes back by itself with the id that it got
-to. A client that is behind, because it has just come or because this part was, reads the log page by page at its own
-speed. It goes on live in the very step of the loop in which the log holds nothing more, so nothing is lost or doubled.
+to. A client that is behind in a source (`sources.py`), because it has just come or because this part was, reads it
+page by page at its own speed. It goes on live in the very step of the loop in which the source holds nothing more, so
+nothing is lost or doubled. Lines of the log are always read that way: they can come faster than anybody takes them.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import itertools
 import json
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 
+from pi_orchestrator.api.sources import Cursor, LogLines, StoredEvents, bookmark, event_frame, frames, named
 from pi_orchestrator.clock import Clock, rfc3339
 from pi_orchestrator.errors import OrchestratorError, RateLimitedError
 from pi_orchestrator.events import Event, Hub, Logged
+from pi_orchestrator.log_ring import LineWanted, LogRing
 from pi_orchestrator.logs import get_logger
-from pi_orchestrator.storage import event_log
 from pi_orchestrator.storage.database import Database
 from pi_orchestrator.storage.event_log import Bounds, Wanted
 from pi_orchestrator.supervisor import Beat
@@ -35,8 +37,10 @@ HEARTBEAT_S = 15.0
 TURNS_A_HEARTBEAT = 3
 STUCK_S = 10.0
 RETRY_MS = 3000
+ESTABLISHED = "connection.established"
+HEARTBEAT = "connection.heartbeat"
+KEEPALIVE = "keepalive"
 LONGEST_REPLAY = 5000
-PAGE = 250
 BACKLOG = 16_384
 QUEUE_BYTES = 1024 * 1024
 WRITE_BYTES = 32 * 1024
@@ -51,54 +55,60 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 @dataclass(frozen=True, slots=True)
 class Feed(Generic[T]):
-    """What a client is sent: a `message` to begin with, then what is wanted after the id `after` (None: from now on).
+    """What a client is sent: a `message` to begin with, then events after the id `after` (None: from now on).
 
-    Where the log does not reach back that far, the events of `state` stand for what was missed. `T` is the model of
-    what is in a frame.
+    Where the event log does not reach back that far, the events of `state` stand for what was missed. Lines of the
+    log come among them from now on, where `lines` says which. `T` is the model of what is in a frame.
     """
 
     message: str
     wanted: Wanted
     after: int | None
     state: Callable[[], Awaitable[list[Logged]]]
+    lines: LineWanted | None = None
 
 
-def frames(
-    type_: str, *, at: str, payload: object, session_id: str | None = None, event_id: int | None = None, copy: bool
-) -> bytes:
-    """An event as it is sent: under its name, and with `copy` once more without one, for those who listen to none."""
-    envelope: dict[str, Any] = {"version": "1.0", "type": type_, "timestamp": at}
-    if session_id is not None:
-        envelope["session_id"] = session_id
-    envelope["payload"] = payload
-    # JSON in ASCII is one line, whatever is in it.
-    data = f"data:{_encode(envelope)}\n\n"
-    mark = "" if event_id is None else f"id:{event_id}\n"
-    return f"{mark}event:{type_}\n{data}{mark + data if copy else ''}".encode()
+@dataclass(frozen=True, slots=True)
+class LineFeed(Generic[T]):
+    """What a client of the log is sent: lines after the id `after`, or from the last `tail` lines on where it is None.
 
+    Where the ring does not reach back that far, all that it holds comes.
+    """
 
-def bookmark(event_id: int) -> bytes:
-    """A block without an event, by which a client learns where it stands before it has got one."""
-    return b"id:%d\n\n" % event_id
+    message: str
+    wanted: LineWanted
+    after: int | None
+    tail: int = 0
 
 
 class Client:
-    """A connected client: what is queued for it, and the id up to which that is all that it wants.
+    """A connected client: what is queued for it, and where it stands in what it reads.
 
-    One that is `behind` is told nothing: its task reads the log.
+    The ids that it is sent are those of the first of its `cursors`.
     """
 
-    def __init__(self, *, wanted: Wanted, transport: asyncio.Transport, stands: Callable[[], bool]) -> None:
-        self.wanted = wanted
+    def __init__(
+        self,
+        *,
+        cursors: Sequence[Cursor],
+        transport: asyncio.Transport,
+        stands: Callable[[], bool],
+        heartbeat: str = HEARTBEAT,
+    ) -> None:
+        self.cursors = cursors
         self.stands = stands
-        self.position = 0
-        self.behind = True
+        self.heartbeat = heartbeat
         self.ended = False
         self.queued = 0
         self.writing_since: float | None = None
         self.woken = asyncio.Event()
         self._queue: deque[bytes | memoryview] = deque()
         self._transport = transport
+
+    @property
+    def behind(self) -> Cursor | None:
+        """The source that its task has to read on in, if there is one."""
+        return next((cursor for cursor in self.cursors if cursor.behind), None)
 
     @property
     def gone(self) -> bool:
@@ -142,15 +152,17 @@ class Client:
 class Streams:
     """Every open stream; `unnamed_copy` may change while they run."""
 
-    def __init__(self, *, hub: Hub, database: Database, clock: Clock, unnamed_copy: bool) -> None:
+    def __init__(self, *, hub: Hub, database: Database, log_ring: LogRing, clock: Clock, unnamed_copy: bool) -> None:
         self.unnamed_copy = unnamed_copy
         self.sent = 0
         self.dropped = 0
         self._hub = hub
-        self._database = database
+        self._log_ring = log_ring
         self._clock = clock
         self._clients: set[Client] = set()
-        self._newest = 0  # the last event that was told; what comes after it, the clients will be told
+        self._events = StoredEvents(database)
+        self._lines = LogLines(log_ring, among_events=False)
+        self._lines_among_events = LogLines(log_ring, among_events=True)
         self._closed = False
         self._complain_at = 0.0
 
@@ -167,6 +179,7 @@ class Streams:
         beat()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(), name="streams-events")
+            tasks.create_task(self._follow_lines(), name="streams-lines")
             tasks.create_task(self._watch(beat), name="streams-watch")
 
     def close(self) -> None:
@@ -176,7 +189,12 @@ class Streams:
             client.end()
 
     async def serve(
-        self, feed: Feed[Any], request: web.Request, response: web.StreamResponse, *, stands: Callable[[], bool]
+        self,
+        feed: Feed[Any] | LineFeed[Any],
+        request: web.Request,
+        response: web.StreamResponse,
+        *,
+        stands: Callable[[], bool],
     ) -> None:
         """Send a feed until the client goes, may not stay (`stands`), or the daemon stops.
 
@@ -187,35 +205,66 @@ class Streams:
         transport = request.transport
         if transport is None:
             return
-        client = Client(wanted=feed.wanted, transport=transport, stands=stands)
+        client = Client(
+            cursors=self._cursors(feed),
+            transport=transport,
+            stands=stands,
+            heartbeat=KEEPALIVE if isinstance(feed, LineFeed) else HEARTBEAT,
+        )
         self._clients.add(client)
         try:
-            greeting = await self._greeting(feed, client)
+            greeting = (
+                self._line_greeting(feed, client) if isinstance(feed, LineFeed) else await self._greeting(feed, client)
+            )
             _bound(transport)
-            await self._send(client, greeting, request, response)
+            await self._send(client, b"retry: %d\n%b" % (RETRY_MS, greeting), request, response)
         finally:
             client.ended = True
             self._clients.discard(client)
 
+    def _cursors(self, feed: Feed[Any] | LineFeed[Any]) -> list[Cursor]:
+        if isinstance(feed, LineFeed):
+            return [Cursor(self._lines, feed.wanted)]
+        cursors = [Cursor(self._events, feed.wanted)]
+        if feed.lines is not None:
+            cursors.append(Cursor(self._lines_among_events, feed.lines, position=self._log_ring.newest))
+        return cursors
+
     async def _greeting(self, feed: Feed[Any], client: Client) -> bytes:
-        """The first frames, and where the client stands after them."""
+        """The first frames, and where the client stands in the event log after them."""
+        cursor = client.cursors[0]
         session_id = feed.wanted.session_id
-        bounds = await event_log.bounds(self._database)
+        bounds = await self._events.bounds()
         payload: dict[str, Any] = {"message": feed.message}
         if session_id is not None:
             payload["session_id"] = session_id
-        payload["last_event_id"] = client.position = bounds.newest
+        payload["last_event_id"] = cursor.position = bounds.newest
         if feed.after is None:
             rest = bookmark(bounds.newest)
         elif _reaches(bounds, feed.after):
-            client.position = feed.after
+            cursor.position = feed.after
             rest = b""
         else:
             # The state is newer than the id: what happens in between is told twice rather than never.
             payload["snapshot"] = True
             rest = self._snapshot(await feed.state(), feed.wanted, bounds.newest)
-        established = self._frames("connection.established", payload=payload, session_id=session_id)
-        return b"retry: %d\n" % RETRY_MS + established + rest
+        established = self._frames(ESTABLISHED, payload=payload, session_id=session_id, copy=self.unnamed_copy)
+        return established + rest
+
+    def _line_greeting(self, feed: LineFeed[Any], client: Client) -> bytes:
+        """The first frame, and where the client stands in the ring after it."""
+        ring = self._log_ring
+        payload: dict[str, Any] = {"message": feed.message, "last_event_id": ring.newest}
+        if feed.after is None:
+            position = ring.before_last(feed.tail, wanted=feed.wanted)
+        elif ring.oldest - 1 <= feed.after <= ring.newest:
+            position = feed.after
+        else:
+            payload["snapshot"] = True
+            position = ring.oldest - 1
+        client.cursors[0].position = position
+        # Whoever listens to no names takes every frame for a line: this one is for those who do.
+        return self._frames(ESTABLISHED, payload=payload, copy=False) + bookmark(position)
 
     def _snapshot(self, state: Iterable[Logged], wanted: Wanted, newest: int) -> bytes:
         """The state as frames, of which the last alone carries the id: a client cut off before it asks again."""
@@ -223,7 +272,8 @@ class Streams:
         if not events:
             return bookmark(newest)
         last = events.pop()
-        return b"".join([*(self._event(event, None) for event in events), self._event(last, newest)])
+        told = [*(event_frame(event, None, copy=self.unnamed_copy) for event in events)]
+        return b"".join([*told, event_frame(last, newest, copy=self.unnamed_copy)])
 
     async def _send(self, client: Client, greeting: bytes, request: web.Request, response: web.StreamResponse) -> None:
         # An answer that has begun cannot become another: whatever goes wrong from here on, the connection ends.
@@ -232,15 +282,16 @@ class Streams:
             if writer is None or self._closed:
                 return
             client.put(greeting)
-            client.behind = client.position < self._newest
+            for cursor in client.cursors:
+                cursor.behind = cursor.position < cursor.source.newest
             while not client.ended:
                 if client.queued:
                     client.writing_since = self._clock.monotonic()
                     await writer.write(client.take())
                     await writer.drain()
                     client.writing_since = None
-                elif client.behind:
-                    await self._read_on(client)
+                elif behind := client.behind:
+                    await self._read_on(client, behind)
                 else:
                     await client.woken.wait()
                     client.woken.clear()
@@ -253,25 +304,20 @@ class Streams:
             log.exception("a stream broke off")
             client.abort()
 
-    async def _read_on(self, client: Client) -> None:
-        """One page of the log for a client that is behind; at its end it goes on live."""
-        upto = min(client.position + PAGE, self._newest)
-        events = await event_log.between(self._database, client.position, upto, wanted=client.wanted)
-        # Asked afterwards, so that it shows what was trimmed before the page was read.
-        bounds = await event_log.bounds(self._database)
-        if bounds.oldest > client.position + 1:
+    async def _read_on(self, client: Client, cursor: Cursor) -> None:
+        """One page of a source for a client that is behind in it; at its end it goes on live."""
+        page = await cursor.source.page(cursor, copy=self.unnamed_copy)
+        if page is None:
             client.end()  # it was too slow: it comes back, and gets the state
             return
-        for event in events:
-            client.put(self._event(event, event.id))
-        self.sent += len(events)
-        client.position = upto
-        client.behind = upto < self._newest
+        for frame in page:
+            client.put(frame)
+        self.sent += len(page)
 
     async def _follow(self) -> None:
         while True:
             with self._hub.subscribe(_is_logged, maxsize=BACKLOG) as subscription:
-                self._leave_to_log((await event_log.bounds(self._database)).newest)
+                self._leave_to_log((await self._events.bounds()).newest)
                 work = 0
                 async for event in subscription:
                     if isinstance(event, Logged):
@@ -282,19 +328,20 @@ class Streams:
                         await asyncio.sleep(0)  # a flood: let it be written
 
     def _tell(self, event: Logged) -> None:
-        if event.id <= self._newest:
+        if event.id <= self._events.newest:
             return
-        if event.id > self._newest + 1:
+        if event.id > self._events.newest + 1:
             self._leave_to_log(event.id)
             return
-        self._newest = event.id
+        self._events.newest = event.id
         data = b""
         for client in self._clients:
-            if client.behind or client.position >= event.id:
+            cursor = client.cursors[0]
+            if cursor.source is not self._events or cursor.behind or cursor.position >= event.id:
                 continue
-            client.position = event.id
-            if client.wanted.takes(event) and not client.ended:
-                data = data or self._event(event, event.id)
+            cursor.position = event.id
+            if cursor.wanted.takes(event) and not client.ended:
+                data = data or event_frame(event, event.id, copy=self.unnamed_copy)
                 client.put(data)
                 self.sent += 1
                 if client.queued > QUEUE_BYTES:
@@ -302,10 +349,23 @@ class Streams:
 
     def _leave_to_log(self, newest: int) -> None:
         """Events up to `newest` may have escaped us: whoever has not got them reads them in the log."""
-        self._newest = max(self._newest, newest)
+        self._events.newest = max(self._events.newest, newest)
         for client in self._clients:
-            client.behind = True
-            client.woken.set()
+            cursor = client.cursors[0]
+            if cursor.source is self._events:
+                cursor.behind = True
+                client.woken.set()
+
+    async def _follow_lines(self) -> None:
+        bell = _Bell()
+        with self._log_ring.told(bell.ring):
+            while True:
+                for client in self._clients:
+                    cursor = client.cursors[-1]
+                    if cursor.source is not self._events:
+                        cursor.behind = True
+                        client.woken.set()
+                await bell.rung()
 
     async def _watch(self, beat: Beat) -> None:
         for turn in itertools.count(1):
@@ -319,14 +379,18 @@ class Streams:
                 self._heartbeat()
 
     def _heartbeat(self) -> None:
-        data = self._frames("connection.heartbeat", payload=None)
+        at = rfc3339(self._clock.wall())
+        beats = {
+            HEARTBEAT: self._frames(HEARTBEAT, payload=None, copy=self.unnamed_copy),
+            KEEPALIVE: named(KEEPALIVE, _encode({"timestamp": at}).encode(), copy=False),
+        }
         for client in self._clients:
             if client.ended:
                 continue
             if not client.stands():
                 client.end()
             elif not client.behind:
-                client.put(data)
+                client.put(beats[client.heartbeat])
 
     def _drop(self, client: Client) -> None:
         client.abort()
@@ -336,19 +400,30 @@ class Streams:
             self._complain_at = now + COMPLAINT_S
             log.warning("a stream's client does not keep up and was cut off", dropped=self.dropped)
 
-    def _event(self, event: Logged, event_id: int | None) -> bytes:
-        return frames(
-            event.type,
-            at=event.at,
-            payload=event.payload,
-            session_id=event.session_id,
-            event_id=event_id,
-            copy=self.unnamed_copy,
-        )
+    def _frames(self, type_: str, *, payload: object, session_id: str | None = None, copy: bool) -> bytes:
+        return frames(type_, at=rfc3339(self._clock.wall()), payload=payload, session_id=session_id, copy=copy)
 
-    def _frames(self, type_: str, *, payload: object, session_id: str | None = None) -> bytes:
-        at = rfc3339(self._clock.wall())
-        return frames(type_, at=at, payload=payload, session_id=session_id, copy=self.unnamed_copy)
+
+class _Bell:
+    """Rung from any thread; however often that is before the loop gets to it, it gets to it once."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._heard = asyncio.Event()
+        self._is_ringing = False
+
+    def ring(self) -> None:
+        if not self._is_ringing:
+            self._is_ringing = True
+            self._loop.call_soon_threadsafe(self._hear)
+
+    async def rung(self) -> None:
+        await self._heard.wait()
+        self._heard.clear()
+
+    def _hear(self) -> None:
+        self._is_ringing = False
+        self._heard.set()
 
 
 def _is_logged(event: Event) -> bool:

@@ -10,10 +10,12 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from pi_orchestrator.api.route import Time, Wire
 from pi_orchestrator.api.services import Services
+from pi_orchestrator.api.sources import LINE
 from pi_orchestrator.api.sse import Feed
 from pi_orchestrator.clock import rfc3339
 from pi_orchestrator.errors import FieldError, NotFoundError
 from pi_orchestrator.events import Logged
+from pi_orchestrator.log_ring import LineWanted
 from pi_orchestrator.storage import sessions
 from pi_orchestrator.storage.event_log import Wanted
 
@@ -119,7 +121,9 @@ async def everything(
     """Every event in one stream, so that a page needs one connection only.
 
     It works as the stream of provisioning does; a snapshot ends with `camera.list`, which is the answer of
-    `GET /api/v1/cameras`. Events of provisioning sessions are only for those who may open that stream.
+    `GET /api/v1/cameras`. Events of provisioning sessions are only for those who may open that stream. With `log`
+    among `types`, lines of the daemon's log come, too, from now on: as events of the type `log` without an id, whose
+    payload is a line as `GET /api/v1/system/logs` has it.
     """
     asked = query.types or frozenset()
 
@@ -137,6 +141,7 @@ async def everything(
         ),
         after=_after(headers, query),
         state=state,
+        lines=LineWanted() if LINE in asked else None,
     )
 
 

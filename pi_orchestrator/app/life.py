@@ -24,7 +24,8 @@ from pi_orchestrator.clock import Clock
 from pi_orchestrator.errors import SettingsError
 from pi_orchestrator.events import Hub
 from pi_orchestrator.health import Health, State
-from pi_orchestrator.logs import configure, get_logger
+from pi_orchestrator.log_ring import LogRing
+from pi_orchestrator.logs import configure, get_logger, heard_by
 from pi_orchestrator.net import mqtt
 from pi_orchestrator.net.broker import embedded_broker
 from pi_orchestrator.net.espcam import new_session
@@ -66,6 +67,7 @@ async def running(
     hub = Hub()
     async with AsyncExitStack() as stack:
         state_dir = await _claimed(stack, settings)
+        log_ring = await _hearing(stack, state_dir)
         loaded = await asyncio.to_thread(_look_at_overrides, loaded, health)
         database = await _open_database(stack, settings, state_dir, clock=clock, hub=hub, health=health)
         netlink = Netlink()
@@ -81,6 +83,7 @@ async def running(
             clock=clock,
             health=health,
             hub=hub,
+            log_ring=log_ring,
             database=database,
             netlink=netlink,
             session=session,
@@ -198,6 +201,13 @@ async def _claimed(stack: AsyncExitStack, settings: Settings) -> StateDir:
     await asyncio.to_thread(state_dir.claim)
     stack.callback(state_dir.release)
     return state_dir
+
+
+async def _hearing(stack: AsyncExitStack, state_dir: StateDir) -> LogRing:
+    """The ring, which hears the log from now on."""
+    log_ring = LogRing(start=await asyncio.to_thread(state_dir.count_start))
+    stack.enter_context(heard_by(log_ring.hear))
+    return log_ring
 
 
 async def _open_database(

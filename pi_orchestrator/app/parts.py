@@ -22,6 +22,7 @@ from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.status import STATUS_TOPICS
 from pi_orchestrator.events import Hub
 from pi_orchestrator.health import Health, State
+from pi_orchestrator.log_ring import LogRing
 from pi_orchestrator.net.espcam import EspCamClient
 from pi_orchestrator.net.host import HostReader
 from pi_orchestrator.net.leases import LeaseFiles
@@ -60,6 +61,7 @@ class Ground:
     clock: Clock
     health: Health
     hub: Hub
+    log_ring: LogRing
     database: Database
     netlink: Netlink
     session: aiohttp.ClientSession
@@ -203,6 +205,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
     streams = Streams(
         hub=ground.hub,
         database=ground.database,
+        log_ring=ground.log_ring,
         clock=ground.clock,
         unnamed_copy=settings.http.sse_unnamed_copy,
     )
@@ -225,6 +228,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
         streams=streams,
         provisioning=provisioning.sessions,
         joining=joining,
+        log_ring=ground.log_ring,
         host=HostReader(clock=ground.clock, folder=settings.storage.state_dir),
         surroundings=build_surroundings(
             settings, clock=ground.clock, link=link, mqtt_port=ground.mqtt_port, netlink=ground.netlink

@@ -8,14 +8,18 @@ import secrets
 from pathlib import Path
 
 from pi_orchestrator.errors import StartupError
+from pi_orchestrator.logs import get_logger
 from pi_orchestrator.storage.schema import fsync_folder
 
 DATABASE = "orchestrator.db"
 BACKUPS = "backups"
 ADMIN_KEY = "admin.key"
 SESSION_SECRET = "session.secret"  # noqa: S105  # a file's name
+STARTS = "starts"
 _LOCK = "lock"
 _CLEAN = "clean-shutdown"
+
+log = get_logger(__name__)
 
 
 class StateDir:
@@ -66,6 +70,19 @@ class StateDir:
         """Say that the database was closed in order."""
         (self.path / _CLEAN).touch(mode=0o600)
         fsync_folder(self.path)
+
+    def count_start(self) -> int:
+        """Which start this is, from 1 on: what was made of the number of another one is never made again."""
+        try:
+            number = max(0, int((self.path / STARTS).read_bytes()[:20])) + 1
+        except (OSError, ValueError):
+            number = 1
+        try:
+            self.write_private(STARTS, b"%d\n" % number)
+        except OSError as error:
+            # A full disk is no reason not to start.
+            log.warning("this start cannot be counted: ids of log lines may repeat", reason=error.strerror)
+        return number
 
     def session_secret(self) -> bytes:
         """The secret behind session cookies; made at first use."""

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pi_orchestrator.api import sse
-from pi_orchestrator.api.sse import Client, bookmark, frames
-from pi_orchestrator.storage.event_log import Bounds, Wanted
+from pi_orchestrator.api import sources, sse
+from pi_orchestrator.api.sources import bookmark, frames
+from pi_orchestrator.api.sse import Client
+from pi_orchestrator.storage.event_log import Bounds
 from pi_orchestrator.workers.maintenance import EVENTS_KEPT
 
 AT = "2026-01-11T21:45:29Z"
@@ -79,7 +80,7 @@ class Transport:
 
 
 def client(transport=None):
-    return Client(wanted=Wanted(), transport=transport or Transport(), stands=lambda: True)
+    return Client(cursors=[], transport=transport or Transport(), stands=lambda: True)
 
 
 @given(st.lists(st.integers(1, 3 * sse.WRITE_BYTES) | st.integers(1, 2000) | st.none(), max_size=60))
@@ -155,5 +156,5 @@ def test_the_limits_leave_room_for_what_they_are_for():
     one = frame(payload=device, event_id=123456, session_id="550e8400-e29b-41d4-a716-446655440000", copy=True)
     assert 1000 * len(one) < sse.QUEUE_BYTES
     assert sse.LONGEST_REPLAY < EVENTS_KEPT
-    assert sse.PAGE < sse.LONGEST_REPLAY
+    assert sources.PAGE < sse.LONGEST_REPLAY
     assert 50 * 3 * sse.WRITE_BYTES < 10 * 1024 * 1024

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pi_orchestrator.api import system
+import json
+
+from pi_orchestrator.api import logs, system
 from pi_orchestrator.api.envelope import Shape
 from pi_orchestrator.api.route import Route
+from pi_orchestrator.api.sources import bookmark, frames, named
+from pi_orchestrator.api.sse import RETRY_MS
 from pi_orchestrator.storage.keys import Scope
 
 _AT = "2026-01-22T15:00:00.000000Z"
@@ -19,6 +23,24 @@ _INFO = {
     "overall_status": "warning",
     "reasons": ["temperature at 71.6 °C (warning from 70 °C on)"],
 }
+_LINE = {
+    "id": 6442450962,
+    "timestamp": _AT,
+    "level": "warn",
+    "component": "net.mqtt",
+    "message": "mqtt not connected",
+    "fields": {"host": "127.0.0.1", "port": 1883, "reason": "Connection refused"},
+}
+_STREAM = (
+    frames(
+        "connection.established",
+        at=_AT,
+        payload={"message": "Connected to logs", "last_event_id": 6442450961},
+        copy=False,
+    )
+    + bookmark(6442450961)
+    + named("log", json.dumps(_LINE).encode(), event_id=6442450962, copy=True)
+)
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/v1/system/info", system.info, "system", "The machine", Scope.READ, example=_INFO),
@@ -32,5 +54,28 @@ ROUTES: tuple[Route, ...] = (
         shape=Shape.PLAIN,
         successor="/api/v1/system/info",
         example=_INFO,
+    ),
+    Route(
+        "GET",
+        "/api/v1/system/logs",
+        logs.recent,
+        "system",
+        "The last lines of the log",
+        Scope.READ,
+        example={
+            "logs": [_LINE],
+            "count": 1,
+            "pagination": {"total": 318, "limit": 1, "has_more": True, "before": 6442450962},
+        },
+    ),
+    Route(
+        "GET",
+        "/api/v1/system/logs/stream",
+        logs.stream,
+        "system",
+        "The log as it is written",
+        Scope.READ,
+        shape=Shape.STREAM,
+        example=f"retry: {RETRY_MS}\n{_STREAM.decode()}",
     ),
 )

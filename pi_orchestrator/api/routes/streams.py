@@ -5,7 +5,8 @@ from __future__ import annotations
 from pi_orchestrator.api import streams
 from pi_orchestrator.api.envelope import Shape
 from pi_orchestrator.api.route import Route
-from pi_orchestrator.api.sse import RETRY_MS, bookmark, frames
+from pi_orchestrator.api.sources import bookmark, frames
+from pi_orchestrator.api.sse import RETRY_MS
 from pi_orchestrator.storage.keys import Scope
 
 _AT = "2026-01-22T15:00:00.000000Z"
