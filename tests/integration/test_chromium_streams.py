@@ -11,19 +11,11 @@ from playwright.async_api import async_playwright
 from pi_orchestrator.api.app import build_app, served
 from pi_orchestrator.api.routes import ROUTES
 from pi_orchestrator.settings import Listen
+from tests.support.browser import FLAGS
 from tests.support.sse import BATCH, EVENTS, SESSION, say, store_session
 from tests.support.waiting import eventually
 
 REQUIRED = {"auth": {"mode": "required"}}
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGE = """<!doctype html><title>streams</title><script>
     const seen = [], types = ["connection.established", "session.status", "device.discovered", "error",
         "network.status_changed", "scan.started"];
