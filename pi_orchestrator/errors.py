@@ -11,6 +11,8 @@ class OrchestratorError(Exception):
 
     code = "INTERNAL_ERROR"
     retryable = False
+    on_record = False
+    """Whether the operator's action that failed by it is on record already."""
 
     def __init__(
         self,
@@ -143,3 +145,29 @@ class ProvisionError(OrchestratorError):
     def __init__(self, message: str, *, code: str, may_have_arrived: bool) -> None:
         super().__init__(message, code=code)
         self.may_have_arrived = may_have_arrived
+
+
+class CameraOfflineError(OrchestratorError):
+    """The camera is known to be away."""
+
+    code = "CAMERA_OFFLINE"
+    retryable = True
+
+
+class CaptureError(OrchestratorError):
+    """No picture; `code` is CAPTURE_TIMEOUT or CAPTURE_FAILED, `final` where another way would get none either."""
+
+    code = "CAPTURE_FAILED"
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        details: str | None = None,
+        retry_after_s: float | None = None,
+        final: bool = False,
+    ) -> None:
+        super().__init__(message, code=code, details=details, retry_after_s=retry_after_s)
+        self.final = final

@@ -79,9 +79,10 @@ class Endpoint:
         arguments = self._arguments(request, raw, identity)
         if route.streams:
             return await self._stream(request, arguments, identity)
+        key = _idempotency_key(request) if route.writes else None
         # A picture is not kept for a repeat: another one is as good.
-        key = request.headers.get("Idempotency-Key") if route.writes and route.shape is not Shape.BINARY else None
-        answer = await (self._run(arguments) if key is None else self._once(key, request, raw, arguments))
+        again = key if route.shape is not Shape.BINARY else None
+        answer = await (self._run(arguments) if again is None else self._once(again, request, raw, arguments))
         response = envelope.success(
             answer.body,
             shape=route.shape,
@@ -162,7 +163,7 @@ class Endpoint:
         except StorageError:
             raise  # what could not be written cannot be recorded either
         except OrchestratorError as error:
-            if actor := arguments.get("actor"):
+            if (actor := arguments.get("actor")) and not error.on_record:
                 target, outcome = _target(arguments), error.code
 
                 async def job(tx: Tx) -> None:
@@ -173,8 +174,6 @@ class Endpoint:
 
     async def _once(self, key: str, request: web.Request, raw: bytes, arguments: dict[str, Any]) -> Encoded:
         """Run the handler unless this key has been answered; repeats that overlap wait for the first."""
-        if not envelope.WELL_FORMED_ID.fullmatch(key):
-            raise ValidationFailedError("Validation failed", details="Idempotency-Key: 1 to 128 visible characters")
         operation = self._route.operation_id
         path = request.raw_path.encode("utf-8", "surrogateescape")
         request_hash = self._services.keyring.fingerprint(path + b"\n" + raw)
@@ -225,6 +224,13 @@ def _target(arguments: dict[str, Any]) -> str | None:
     path, body = arguments.get("path"), arguments.get("body")
     named = [*dict(path).values()] if path is not None else [getattr(body, "name", getattr(body, "mac", None))]
     return str(named[0]) if named and named[0] is not None else None
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not envelope.WELL_FORMED_ID.fullmatch(key):
+        raise ValidationFailedError("Validation failed", details="Idempotency-Key: 1 to 128 visible characters")
+    return key
 
 
 async def _read(request: web.Request) -> bytes:

@@ -26,6 +26,7 @@ _TAGS = {
     "allowlist": "Which cameras may be provisioned",
     "provisioning": "Cameras given the credentials of their network, many at once",
     "cameras": "Cameras, live and registered",
+    "captures": "Pictures",
     "discovery": "Who is on the camera network, and why that is believed",
     "network": "The network around: broker, gateway, WiFi",
     "dashboard": "Old paths that dashboards still call",
@@ -143,6 +144,8 @@ def _parameters(route: Route) -> list[Json]:
         schema = model.model_json_schema(mode="validation", ref_template=_REF)
         inline = schema.get("$defs", {})
         for name, field in schema["properties"].items():
+            if name == "Accept":
+                continue  # OpenAPI has the kinds of answers for that
             described = _inlined(_without_null(field), inline)
             described.pop("title", None)
             parameters.append(
@@ -191,10 +194,13 @@ def _successes(route: Route) -> Json:
         }
     content: Json = {content_type: {"schema": data, "example": example}}
     if route.shape is Shape.BINARY:
-        raw = {route.produces: {"schema": {"type": "string", "contentMediaType": route.produces}}}
-        content = raw | (content if _is_model(route.answer) else {})
+        raw: Json = {"schema": {"type": "string", "contentMediaType": route.produces}}
+        in_json = content if _is_model(route.answer) else {}
+        content = {route.produces: raw if in_json else raw | {"example": example}} | in_json
     return {
-        str(status): {"description": "OK" if status < 400 else "Not ready", "content": content}
+        str(status): {"description": "Not modified"}
+        if status == 304
+        else {"description": "OK" if status < 400 else "Not ready", "content": content}
         for status in (route.status, *route.also)
     }
 

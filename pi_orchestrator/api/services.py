@@ -16,6 +16,7 @@ from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.net.vendors import Vendors
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
+from pi_orchestrator.workers.captures import Captures
 from pi_orchestrator.workers.configuration import Configuration
 from pi_orchestrator.workers.discovery import DiscoveryWorker
 from pi_orchestrator.workers.joining import Joining
@@ -59,3 +60,4 @@ class Services:
     assets: Assets
     configuration: Configuration
     log_ring: LogRing
+    captures: Captures

@@ -24,6 +24,7 @@ RELOADABLE = frozenset(
         "cameras.idle_after_s",
         "cameras.offline_after_s",
         "cameras.max_devices",
+        "cameras.capture_cache_s",
         "logging.level",
         "discovery.interval_s",
         "auto_onboard.mode",
@@ -91,6 +92,7 @@ class Daemon:
         self.services.registry.windows = windows_of(settings)
         self.services.discovery.interval_s = settings.discovery.interval_s
         self.services.registry.max_devices = settings.cameras.max_devices
+        self.services.captures.cache_s = settings.cameras.capture_cache_s
         # The target container is made at start, and loopback is for the sandbox: neither changes under way.
         fixed = self.services.onboarding.settings
         self.services.onboarding.reconfigure(

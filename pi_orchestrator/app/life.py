@@ -182,6 +182,7 @@ def _workers(settings: Settings, parts: Parts, notifier: Notifier) -> Iterator[W
     yield Worker("presence", services.presence.run)
     yield Worker("onboarding", services.onboarding.run)
     yield Worker("provisioning", parts.provisioning.run)
+    yield Worker("care", parts.care.run)
     yield Worker(scanner.NAME, services.scanner.run, reports_itself=True)
     yield Worker("discovery", services.discovery.run)
     yield Worker("sources", services.sources.run)

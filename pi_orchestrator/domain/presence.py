@@ -161,7 +161,7 @@ class Device:
         if not self._starts_session(status):
             status = with_what_lasts(status, self.claims)
         else:
-            self.replaced_live_session = self._in_session and self.state is not Presence.OFFLINE
+            self.replaced_live_session = self.in_session and self.state is not Presence.OFFLINE
             self.session_since = now
         if status.last_error and status.last_error != self.last_error:
             self.error_count += 1
@@ -233,7 +233,7 @@ class Device:
         """The state that the evidence speaks for; None where it changes nothing."""
         here = idle = False
         for one in self.evidence.values():
-            if one.alive_at <= self.silenced_at or (one.source is Source.MQTT and not self._in_session):
+            if one.alive_at <= self.silenced_at or (one.source is Source.MQTT and not self.in_session):
                 continue
             age = now - one.alive_at
             if age < windows.idle(one.source):
@@ -250,7 +250,7 @@ class Device:
         return None if self.state is Presence.CLAIMED else Presence.OFFLINE
 
     @property
-    def _in_session(self) -> bool:
+    def in_session(self) -> bool:
         """Whether it speaks on MQTT; being seen otherwise is no session."""
         return self.heard_at is not None and self.heard_at > self.session_ended_at
 
@@ -269,7 +269,7 @@ class Device:
             self.silenced_at, self.leaving_at = self.leaving_at, None
 
     def _starts_session(self, status: Status) -> bool:
-        if not self._in_session or self.state not in (Presence.ONLINE, Presence.IDLE):
+        if not self.in_session or self.state not in (Presence.ONLINE, Presence.IDLE):
             return True
         before = self.claims.uptime_s if self.claims else None
         return before is not None and status.uptime_s is not None and status.uptime_s < before

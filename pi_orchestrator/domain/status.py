@@ -40,7 +40,10 @@ class Announced(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One status message. `mac` is None where only a device id was given; `ip` is a claim, not an address yet."""
+    """One status message. `mac` is None where only a device id was given; `ip` is a claim, not an address yet.
+
+    `topic` is the one that it came by: the camera listens for commands beside it.
+    """
 
     topic_id: str
     mac: Mac | None
@@ -58,6 +61,7 @@ class Status:
     resolution: str | None = None
     last_error: str | None = None
     reason: str | None = None
+    topic: str = ""
 
 
 # What a camera that leaves a field out has not taken back.
@@ -116,6 +120,7 @@ def parse_status(topic: str, payload: bytes) -> Status:
         resolution=clean_text(fields.get("resolution"), max_chars=32),
         last_error=clean_text(fields.get("last_error")),
         reason=clean_text(fields.get("reason"), max_chars=64),
+        topic=topic,
     )
 
 

@@ -12,13 +12,14 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from pydantic import SecretStr
 
+from pi_orchestrator.domain.capture import MAX_IMAGE_BYTES, is_jpeg
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.onboarding import Code
 from pi_orchestrator.domain.ssid import MAX_SSID_BYTES
 from pi_orchestrator.domain.status import parse_device_id
 from pi_orchestrator.domain.strict_json import clean_number, clean_text, parse_object
 from pi_orchestrator.domain.wifi import Credentials, MqttAccess
-from pi_orchestrator.errors import FieldError, OnboardingError, ProvisionError
+from pi_orchestrator.errors import CaptureError, FieldError, OnboardingError, ProvisionError
 
 MAX_BODY_BYTES = 64 * 1024
 _CAMERA_FIELDS = frozenset({"camera_initialized", "framesize"})
@@ -94,6 +95,30 @@ class EspCamClient:
         failure = await self._post(f"http://{address}:{self._port}/provision", fields, timeout_s=timeout_s)
         if failure is not None:
             raise failure
+
+    async def capture(self, address: str, *, timeout_s: float) -> bytes:
+        """`GET /capture`: a JPEG; CaptureError says what came instead."""
+        url = f"http://{address}:{self._port}/capture"
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.get(
+                    url, headers={"Accept": "image/jpeg"}, allow_redirects=False, timeout=_UNLIMITED
+                ) as response,
+            ):
+                return await _read_picture(response)
+        except TimeoutError:
+            raise CaptureError(
+                f"no picture from {address} by HTTP within {timeout_s:g} s", code="CAPTURE_TIMEOUT"
+            ) from None
+        except FieldError as error:
+            raise CaptureError(f"the answer to GET /capture is {error}") from None
+        except aiohttp.ClientConnectorError as error:
+            raise CaptureError(f"cannot connect to {address}: {_reason(error)}") from None
+        except _BROKEN as error:
+            raise CaptureError(f"the connection broke during GET /capture: {_brief(error)}") from None
+        except (aiohttp.ClientError, ValueError) as error:
+            raise CaptureError(f"GET /capture was not answered in proper HTTP: {_brief(error)}") from None
 
     async def _get(self, url: str) -> bytes:
         try:
@@ -179,19 +204,32 @@ async def _refusal(response: aiohttp.ClientResponse) -> ProvisionError | None:
     )
 
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+async def _read_picture(response: aiohttp.ClientResponse) -> bytes:
+    if response.status != 200:
+        raise FieldError(f"status {response.status}")
+    kind = response.content_type
+    if not kind.startswith("image/jp"):
+        raise FieldError(f"{clean_text(kind, max_chars=40)}, not image/jpeg")
+    jpeg = await _read_bounded(response, limit=MAX_IMAGE_BYTES)
+    if not is_jpeg(jpeg):
+        raise FieldError("no JPEG")
+    return jpeg
+
+
+async def _read_bounded(response: aiohttp.ClientResponse, *, limit: int = MAX_BODY_BYTES) -> bytes:
     """The body; FieldError says what it is instead of one that is read."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise FieldError("compressed, which was not asked for")
-    too_long = FieldError(f"over {MAX_BODY_BYTES // 1024} KiB")
-    if (response.content_length or 0) > MAX_BODY_BYTES:
+    too_long = FieldError(f"over {limit // 1024} KiB")
+    if (response.content_length or 0) > limit:
         raise too_long
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(8192):
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
+    pieces, size = [], 0
+    async for piece in response.content.iter_chunked(65_536):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
             raise too_long
-    return bytes(body)
+    return b"".join(pieces)
 
 
 def _parse(body: bytes) -> CameraAnswer:

@@ -7,6 +7,7 @@ connect, `offline` as last will and at the end, both retained.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from asyncio import to_thread
@@ -15,6 +16,7 @@ from collections.abc import Callable
 import aiomqtt
 
 from pi_orchestrator.clock import Clock
+from pi_orchestrator.errors import MqttUnavailableError
 from pi_orchestrator.health import Health, State
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.mqtt_client import MqttClient
@@ -25,6 +27,7 @@ NAME = "mqtt"
 STATUS_TOPIC = "piorch/status"
 ECHO_TOPIC = "piorch/echo"
 QUEUE_LIMIT = 4096
+QUEUE_LIMIT_BYTES = 32 * 1024 * 1024
 CONNECT_TIMEOUT_S = 3.0
 RETRY_CAP_S = 2.0
 STABLE_AFTER_S = 5.0
@@ -47,6 +50,7 @@ class MqttLink:
         self._routes: list[tuple[str, list[str], Handler]] = []
         self._client: MqttClient | None = None
         self._discards = _DiscardCounter()
+        self.on_lost: Callable[[], None] | None = None
         self._connected_at = 0.0
         self.received = 0
         self.connections = 0
@@ -76,6 +80,16 @@ class MqttLink:
         except aiomqtt.MqttError:
             return within_s if self.connected else None
         return self._clock.monotonic() - sent_at
+
+    async def publish(self, topic: str, payload: bytes, *, timeout_s: float) -> None:
+        """Hand a message to the broker (QoS 1, not retained); MqttUnavailableError unless the broker has it."""
+        client = self._client
+        if client is None:
+            raise MqttUnavailableError("the MQTT broker is away")
+        try:
+            await client.publish(topic, payload, qos=1, timeout=timeout_s)
+        except (aiomqtt.MqttError, ValueError) as error:
+            raise MqttUnavailableError(f"the MQTT broker did not take the message: {error}") from None
 
     async def run(self, beat: Beat) -> None:
         """Keep the connection up until cancelled."""
@@ -120,6 +134,8 @@ class MqttLink:
                     self.received += 1
                     self._dispatch(message.topic.value, message.payload, message.retain)
         finally:
+            if self._client is not None and self.on_lost:
+                self.on_lost()
             self._client = None
             # An orderly goodbye: the broker sends a will only for those who vanish.
             await _say_goodbye(client)
@@ -137,6 +153,7 @@ class MqttLink:
             will=aiomqtt.Will(STATUS_TOPIC, "offline", qos=1, retain=True),
             timeout=CONNECT_TIMEOUT_S,
             max_queued_incoming_messages=QUEUE_LIMIT,
+            queue_type=_Queue,
             tls_context=tls,
             logger=self._discards.logger,
         )
@@ -161,6 +178,27 @@ class MqttLink:
             raise OSError(f"mqtt.ca_file {self._settings.ca_file} cannot be used: {error.strerror or error}") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
+
+
+class _Queue(asyncio.Queue[aiomqtt.Message]):
+    """The library's queue, bounded in bytes too: pieces of pictures are long, and anyone may publish them."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self._held_bytes = 0
+
+    def full(self) -> bool:
+        """Whether it is full by either measure."""
+        return super().full() or self._held_bytes > QUEUE_LIMIT_BYTES
+
+    def _put(self, item: aiomqtt.Message) -> None:
+        self._held_bytes += len(item.payload)
+        super()._put(item)
+
+    def _get(self) -> aiomqtt.Message:
+        item = super()._get()
+        self._held_bytes -= len(item.payload)
+        return item
 
 
 async def _say_goodbye(client: aiomqtt.Client) -> None:

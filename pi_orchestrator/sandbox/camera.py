@@ -14,7 +14,6 @@ import errno
 import json
 import logging
 import random
-import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +29,7 @@ from pi_orchestrator.domain.strict_json import clean_text
 from pi_orchestrator.domain.wifi import MqttAccess
 from pi_orchestrator.errors import FieldError
 from pi_orchestrator.net.mqtt_client import MqttClient
+from pi_orchestrator.sandbox.commands import CommandDesk, PictureError
 from pi_orchestrator.sandbox.faults import Fault, bend_status, raw_server
 from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 from pi_orchestrator.sandbox.picture import render_picture
@@ -40,10 +40,10 @@ FIRMWARE: Final = "2.4.1"
 RECONNECT_FIRST_S: Final = 0.2
 RECONNECT_MAX_S: Final = 5.0
 ADDRESS_EACH_S: Final = 0.05
+FOREVER_S: Final = 1e9
 _LIBRARY = logging.getLogger("pi_orchestrator.sandbox.mqtt")
 _LIBRARY.propagate = False
 _LIBRARY.addHandler(logging.NullHandler())  # a camera whose plug is pulled mid-sentence has nothing to report
-_REQUEST_ID = re.compile(r"[A-Za-z0-9:._-]{1,64}", re.ASCII)
 
 
 OnEvent = Callable[["SimulatedCamera", str, str], None]
@@ -82,6 +82,7 @@ class SimulatedCamera:
         self.dialling = dialling
         self.on_event = on_event
         self.message_count = 0
+        self.restarts = 0
         self.connected = asyncio.Event()
         self.reported = asyncio.Event()
         self._random = random.Random(mac)  # noqa: S311 - jitter and readings that tests can repeat
@@ -93,6 +94,14 @@ class SimulatedCamera:
         self._away_s = 0.0
         self._rebooting = False
         self._provisioning = Provisioning(fault=fault)
+        self.desk = CommandDesk(
+            mac=mac,
+            device_id=self.device_id,
+            fault=fault,
+            health=self.http_status,
+            picture=self._picture,
+            restart=self.restart,
+        )
         self._order: ProvisionRequest | None = None
         self._mqtt = MqttAccess(options.broker_host, options.broker_port)
         self._container_id: str | None = None
@@ -189,7 +198,8 @@ class SimulatedCamera:
 
     def restart(self) -> None:
         """Reboot as the command does: REBOOTING, away for `reboot_s`, back with uptime 0."""
-        self._reboot(self.options.reboot_s)
+        self.restarts += 1
+        self._reboot(FOREVER_S if self.fault is Fault.REBOOT_VANISH else self.options.reboot_s)
 
     def _reboot(self, away_s: float) -> None:
         if self._life is not None and not self._life.done() and not self._life.cancelling():
@@ -281,7 +291,8 @@ class SimulatedCamera:
                 return await self._provision(request)
             case "POST", "/reboot":
                 response = await _sent(request, web.json_response({"rebooting": True}))
-                self.restart()
+                if self.fault is not Fault.REBOOT_IGNORED:
+                    self.restart()
                 return response
             case _, "/status" | "/capture" | "/provision" | "/reboot":
                 return web.json_response({"error": "method not allowed"}, status=405)
@@ -307,11 +318,22 @@ class SimulatedCamera:
 
     async def _capture(self) -> web.Response:
         try:
+            jpeg = await self._picture()
+        except PictureError as exc:
+            return web.json_response({"error": str(exc)}, status=503)
+        return web.Response(body=jpeg, content_type="image/jpeg")
+
+    async def _picture(self) -> bytes:
+        if self.fault is Fault.CAPTURE_HANGS and not self.restarts:
+            await asyncio.Event().wait()
+        if self.fault is Fault.CAPTURE_ERROR:
+            raise PictureError("frame buffer timeout")
+        try:
             # Pillow reads files when it is imported and the picture takes milliseconds: not on the loop.
             jpeg = await asyncio.to_thread(render_picture, self.device_id, datetime.now(UTC))
         except ModuleNotFoundError:
-            return web.json_response({"error": "pictures need Pillow: install the extra 'demo'"}, status=503)
-        return web.Response(body=jpeg, content_type="image/jpeg")
+            raise PictureError("pictures need Pillow: install the extra 'demo'") from None
+        return jpeg[:-2] if self.fault is Fault.CAPTURE_NOT_JPEG else jpeg
 
     async def _stay_connected(self) -> None:
         link = MqttClient(
@@ -352,9 +374,14 @@ class SimulatedCamera:
         await self._publish_status(link, qos=1)
         self._came_online()
         reporting = asyncio.create_task(self._report(link), name=f"{self.device_id} status")
+
+        async def respond(suffix: str, payload: str) -> None:
+            await link.publish(self.topic(f"response/{suffix}"), payload, qos=1)
+
         try:
-            async for message in link.messages:
-                await self._obey(link, message.payload)
+            async with self.desk.open():
+                async for message in link.messages:
+                    await self.desk.obey(respond, message.payload)
         finally:
             reporting.cancel()
             await asyncio.wait([reporting])
@@ -383,27 +410,6 @@ class SimulatedCamera:
         self.message_count += 1
         topic = self.topic("status", self.message_count)
         await link.publish(topic, json.dumps(self.status(state)), qos=qos, retain=self.options.retain)
-
-    async def _obey(self, link: MqttClient, payload: object) -> None:
-        command = _parse_command(payload)
-        if command is None:
-            await self._respond(link, "_invalid/error", success=False, error="not a command")
-            return
-        action, request_id = command
-        if action not in {"ping", "restart"}:
-            error = f"this simulated camera knows ping and restart, not {action[:40]}"
-            await self._respond(link, f"{request_id}/error", request_id=request_id, success=False, error=error)
-            return
-        await self._respond(link, request_id, request_id=request_id, success=True, action=action)
-        if action == "restart":
-            self.restart()
-
-    async def _respond(self, link: MqttClient, suffix: str, *, success: bool, **fields: str) -> None:
-        state = {"success": success, "status": "complete" if success else "error"}
-        if not success:
-            state |= {"error_code": "UNSUPPORTED_COMMAND", "error_category": "command"}
-        answer = {"device_id": self.device_id, "timestamp": _now()} | state | fields
-        await link.publish(self.topic(f"response/{suffix}"), json.dumps(answer), qos=1)
 
     def _came_online(self) -> None:
         self.connected.set()
@@ -437,19 +443,6 @@ async def _sent(request: web.BaseRequest, response: web.StreamResponse) -> web.S
     await response.prepare(request)
     await response.write_eof()
     return response
-
-
-def _parse_command(payload: object) -> tuple[str, str] | None:
-    try:
-        command = json.loads(payload) if isinstance(payload, bytes) else None
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(command, dict):
-        return None
-    action, request_id = command.get("action"), command.get("request_id")
-    if not isinstance(action, str) or not isinstance(request_id, str):
-        return None
-    return (action, request_id) if _REQUEST_ID.fullmatch(request_id) else None
 
 
 def _now() -> str:

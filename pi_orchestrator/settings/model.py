@@ -173,6 +173,8 @@ class CameraSettings(Section):
     idle_after_s: Seconds = Field(120, description="a registered camera that is silent for this long is idle")
     offline_after_s: Seconds = Field(600, description="and after this long offline")
     max_devices: int = Field(4096, ge=16, description="how many devices are remembered; registered ones always are")
+    capture_cache_s: float = Field(2, ge=0, le=60, description="a picture this young is given to whoever asks for one")
+    images_kept_mb: int = Field(16, ge=8, le=1024, description="memory for the last picture of each camera")
 
 
 class AutoOnboardSettings(Section):

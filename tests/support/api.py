@@ -12,6 +12,7 @@ import logging
 import re
 import uuid
 from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from urllib.parse import quote
 
@@ -21,10 +22,12 @@ from jsonschema import Draft202012Validator
 from multidict import CIMultiDict
 
 from pi_orchestrator.api.app import build_app, served
+from pi_orchestrator.api.cameras import CameraViews
 from pi_orchestrator.api.envelope import HTTP_STATUS, Shape
 from pi_orchestrator.api.openapi import build
 from pi_orchestrator.api.routes import ROUTES
 from pi_orchestrator.domain.candidate import Candidate, CandidateState
+from pi_orchestrator.domain.capture import Picture, Source
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.scan import Scan, ScanState
 from pi_orchestrator.domain.session import Session, SessionConfig, SessionState
@@ -33,6 +36,7 @@ from pi_orchestrator.net import wifi_scan
 from pi_orchestrator.net.links import Link
 from pi_orchestrator.settings import Listen
 from pi_orchestrator.storage import scans, sessions
+from pi_orchestrator.workers.captures import Captures
 from pi_orchestrator.workers.discovery import DiscoveryWorker
 from pi_orchestrator.workers.provisioning import ProvisioningWorker
 from pi_orchestrator.workers.scanner import Scanner
@@ -151,6 +155,19 @@ def with_sessions(monkeypatch):
     monkeypatch.setattr(ProvisioningWorker, "load", load_with_some)
 
 
+def with_pictures(monkeypatch):
+    """`CAMERA` is known and has a picture; how pictures are taken is tested with cameras."""
+    find = CameraViews.find
+    picture = Picture(b"\xff\xd8 a picture \xff\xd9", datetime(2026, 1, 22, 15, tzinfo=UTC), 0.0, Source.MQTT, 120)
+
+    async def take(self, mac):
+        return picture
+
+    monkeypatch.setattr(CameraViews, "find", lambda self, name: CAMERA if name == CAMERA else find(self, name))
+    monkeypatch.setattr(Captures, "_take", take)
+    monkeypatch.setattr(Captures, "last", lambda self, mac: picture)
+
+
 def target(route):
     """A path of this route that exists while the first camera of a fleet is registered."""
     of_sessions = route.tag == "provisioning"
@@ -176,6 +193,8 @@ async def ask(api, route, **more):
 
 def told(route, answer):
     """What a good answer says, in the envelope of its route or in none."""
+    if route.shape is Shape.BINARY:
+        return answer.body
     return answer.json if route.shape is Shape.PLAIN else answer.data
 
 
@@ -214,8 +233,9 @@ def hold(method, path, answer):
     if content is None or method == "HEAD":
         assert not answer.body, f"{method} {path}: {answer.status} has a body"
         return None
-    ((media_type, described),) = content.items()
-    assert answer.headers["Content-Type"].split(";")[0] == media_type
+    media_type = answer.headers["Content-Type"].split(";")[0]
+    assert media_type in content
+    described = content[media_type]
     if media_type != JSON:
         return None
     if answer.status >= 400 and described["schema"].get("$ref", "").endswith("/Error"):

@@ -26,6 +26,7 @@ IN_EFFECT = {
     "cameras.idle_after_s": ("60.5", 60.5, lambda d: d.services.registry.windows.idle_after_s),
     "cameras.offline_after_s": ("300", 300, lambda d: d.services.registry.windows.offline_after_s),
     "cameras.max_devices": ("100", 100, lambda d: d.services.registry.max_devices),
+    "cameras.capture_cache_s": ("0.5", 0.5, lambda d: d.services.captures.cache_s),
     "logging.level": ("warning", False, _logs_information),
     "discovery.interval_s": ("30", 30, lambda d: d.services.discovery.interval_s),
     "auto_onboard.mode": ("off", Mode.OFF, _onboarding("mode")),

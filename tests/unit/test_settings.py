@@ -126,6 +126,8 @@ OTHER_VALUES = {
     "cameras.idle_after_s": ("60.5", 60.5),
     "cameras.offline_after_s": ("300", 300),
     "cameras.max_devices": ("100", 100),
+    "cameras.capture_cache_s": ("0.5", 0.5),
+    "cameras.images_kept_mb": ("32", 32),
     "auto_onboard.enabled": ("1", True),
     "auto_onboard.mode": ("dev", Mode.DEV),
     "auto_onboard.target_container": ("box-1", "box-1"),

@@ -9,6 +9,7 @@ from pi_orchestrator.api.route import Route
 from pi_orchestrator.api.routes import (
     allowlist,
     cameras,
+    captures,
     config,
     dashboard,
     discovery,
@@ -28,6 +29,7 @@ ROUTES: tuple[Route, ...] = (
     *allowlist.ROUTES,
     *provisioning.ROUTES,
     *cameras.ROUTES,
+    *captures.ROUTES,
     *discovery.ROUTES,
     *network.ROUTES,
     *dashboard.ROUTES,

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.support.api import production_log, watch, with_network, with_scans, with_sessions
+from tests.support.api import production_log, watch, with_network, with_pictures, with_scans, with_sessions
 
 
 @pytest.fixture(autouse=True)
@@ -13,6 +13,7 @@ def every_answer_is_as_documented(monkeypatch, tmp_path):
 @pytest.fixture
 def a_session_for_each_route(monkeypatch):
     with_sessions(monkeypatch)
+    with_pictures(monkeypatch)
 
 
 @pytest.fixture

@@ -74,8 +74,10 @@ def retry_after(code):
 
 
 def check_headers(answer):
-    streams = answer.headers.get("Content-Type") == "text/event-stream"
-    for name, value in (SECURITY_HEADERS | ({"Cache-Control": "no-cache"} if streams else {})).items():
+    kept = {"text/event-stream": "no-cache", "image/jpeg": "private, no-cache"}
+    control = kept.get(answer.headers.get("Content-Type"), "no-store")
+    control = "no-store" if "X-Capture-Source" in answer.headers else control
+    for name, value in (SECURITY_HEADERS | {"Cache-Control": control}).items():
         assert answer.headers.getall(name) == [value]
     assert len(answer.headers.getall("X-Request-Id")) == 1
 
@@ -128,6 +130,9 @@ async def test_every_good_answer_is_in_the_shape_that_its_route_says(world):
                 continue
             if route.streams:
                 assert answer.headers["Content-Type"] == "text/event-stream"
+                continue
+            if route.shape is Shape.BINARY:
+                assert answer.headers["Content-Type"] == route.produces
                 continue
             assert answer.headers["Content-Type"] == "application/json"
             if route.path != "/openapi.json":

@@ -16,6 +16,7 @@ from pi_orchestrator.storage.keys import Scope
 from tests.support.api import (
     ALLOWLIST,
     BATCH,
+    CAMERA,
     LISTED,
     NOT_LISTED,
     SCAN,
@@ -35,7 +36,7 @@ AUTO = "/api/v1/onboarding/auto"
 KEYS = "/api/v1/keys"
 CONFIGS = ("/api/v1/config", "/api/dashboard/config")
 WRITES = [route for route in ROUTES if route.writes]
-REPLAYED = [route for route in WRITES if not route.secret]
+REPLAYED = [route for route in WRITES if not route.secret and route.shape is not Shape.BINARY]
 LOGS = {"operator_actions", "events", "idempotency", "sqlite_sequence"}  # they tell of each request
 
 # What a repeat is told differs from the first answer, which tells what was done: see the module of these routes.
@@ -285,6 +286,8 @@ ACTIONS = {
         for verb in ("provision", "retry", "skip")
     },
 }
+for one in [one for one in WRITES if one.tag == "captures"]:
+    ACTIONS[one.method, one.path] = one.action, CAMERA
 for one in [one for one in WRITES if one.tag == "provisioning" and "{id}" in one.path and "{mac}" not in one.path]:
     ACTIONS[one.method, one.path] = one.action, session_for(one)
 OUTCOMES = {

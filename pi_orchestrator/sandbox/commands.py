@@ -1,0 +1,191 @@
+"""What a simulated camera does when it is told to over MQTT: pictures in four phases, and the rest in one answer.
+
+A capture runs beside the other commands, so that a camera that hangs in one can still be told to restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import aiomqtt
+
+from pi_orchestrator.domain.mac import Mac
+from pi_orchestrator.domain.strict_json import clean_text
+from pi_orchestrator.sandbox.faults import Fault, other_mac
+
+CHUNK_BYTES: Final = 4096
+OVERSIZED: Final = 9 * 1024 * 1024
+RESOLUTIONS: Final = ("QVGA", "VGA", "SVGA", "XGA", "SXGA", "UXGA")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9:._-]{1,64}", re.ASCII)
+
+Publish = Callable[[str, str], Awaitable[None]]
+"""Takes the topic's end below `response/`, and the payload."""
+
+
+class PictureError(Exception):
+    """The camera cannot take one; the text is what it answers."""
+
+
+class CommandDesk:
+    """Takes commands; `restart` and `picture` are the camera's own."""
+
+    def __init__(
+        self,
+        *,
+        mac: Mac,
+        device_id: str,
+        fault: Fault | None,
+        health: Callable[[], dict[str, Any]],
+        picture: Callable[[], Awaitable[bytes]],
+        restart: Callable[[], None],
+    ) -> None:
+        self.captures = 0
+        self.resolution = "VGA"
+        self._mac = mac
+        self._device_id = device_id
+        self._fault = fault
+        self._health = health
+        self._picture = picture
+        self._restart = restart
+        self._capturing: asyncio.Task[None] | None = None
+        self._random = random.Random(mac)  # noqa: S311 - an order that tests can repeat
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """For one connection; a capture that is under way ends with it."""
+        try:
+            yield
+        finally:
+            if self._capturing is not None:
+                self._capturing.cancel()
+                await asyncio.wait([self._capturing])
+                self._capturing = None
+
+    async def obey(self, publish: Publish, payload: object) -> None:
+        """Carry out one command, or say why not."""
+        command = _parse(payload)
+        if command is None:
+            await self._refuse(publish, "_invalid/error", "not a command")
+            return
+        action, request_id, fields = command
+        match action:
+            case "capture":
+                await self._begin_capture(publish, request_id)
+            case "ping":
+                await self._answer(publish, request_id, action)
+            case "health_check":
+                await self._answer(publish, request_id, action, health=self._health())
+            case "set_resolution":
+                await self._set_resolution(publish, request_id, fields.get("resolution"))
+            case "restart" | "reset":
+                await self._answer(publish, request_id, action)
+                if self._fault is not Fault.REBOOT_IGNORED:
+                    self._restart()
+            case _:
+                error = f"this simulated camera does not know {clean_text(action, max_chars=40)}"
+                await self._refuse(publish, f"{request_id}/error", error, request_id=request_id)
+
+    async def _set_resolution(self, publish: Publish, request_id: str, wanted: object) -> None:
+        if wanted not in RESOLUTIONS:
+            error = f"resolution is one of {', '.join(RESOLUTIONS)}"
+            await self._refuse(publish, f"{request_id}/error", error, code="INVALID_PARAMETER", request_id=request_id)
+            return
+        self.resolution = str(wanted)
+        await self._answer(publish, request_id, "set_resolution", resolution=self.resolution)
+
+    async def _begin_capture(self, publish: Publish, request_id: str) -> None:
+        if self._capturing is not None and not self._capturing.done():
+            await self._refuse(publish, f"{request_id}/error", "busy", code="CAMERA_BUSY", request_id=request_id)
+            return
+        self.captures += 1
+        self._capturing = asyncio.create_task(self._capture(publish, request_id), name=f"{self._device_id} capture")
+
+    async def _capture(self, publish: Publish, request_id: str) -> None:
+        if self._fault is Fault.CAPTURE_NO_ACK:
+            await asyncio.Event().wait()
+        # A connection that is lost is the reader's to notice.
+        with contextlib.suppress(aiomqtt.MqttError):
+            await self._send_picture(publish, request_id)
+
+    async def _send_picture(self, publish: Publish, request_id: str) -> None:
+        began = time.monotonic()
+        header = {"request_id": request_id, "device_id": self._device_id}
+        if self._fault is Fault.CAPTURE_FOREIGN:
+            header["device_id"] = f"espcam-{other_mac(self._mac).replace(':', '').lower()[-6:]}"
+        await self._say(publish, f"{request_id}/ack", header | {"action": "capture", "status": "in_progress"})
+        try:
+            jpeg = await self._picture()
+        except PictureError as error:
+            await self._refuse(publish, f"{request_id}/error", str(error), code="CAPTURE_FAILED", request_id=request_id)
+            return
+        chunks = [jpeg[at : at + CHUNK_BYTES] for at in range(0, len(jpeg), CHUNK_BYTES)]
+        size = OVERSIZED if self._fault is Fault.CAPTURE_OVERSIZED else len(jpeg)
+        info = {"success": True, "image_size": size, "content_type": "image/jpeg", "total_size": size}
+        timings = {"capture_ms": _since(began), "validate_ms": 0, "encode_ms": 0}
+        info |= {"total_chunks": len(chunks), "timings": timings}
+        await self._say(publish, f"{request_id}/info", header | info)
+        for sent, index in enumerate(self._order(len(chunks))):
+            if self._fault is Fault.CAPTURE_REBOOTS and sent == len(chunks) // 2:
+                self._restart()
+            if self._fault is Fault.CAPTURE_STALLS and sent == len(chunks) // 2:
+                await asyncio.Event().wait()
+            told = index + len(chunks) if self._fault is Fault.CAPTURE_WRONG_INDEX else index
+            data = base64.b64encode(chunks[index]).decode()
+            piece = {"request_id": request_id, "chunk_index": told, "chunk_data": data}
+            await publish(f"{request_id}/chunk", json.dumps(piece))
+        end = {"success": True, "status": "complete", "chunks_sent": len(chunks), "total_chunks": len(chunks)}
+        end["timings"] = {"total_ms": _since(began)}
+        await self._say(publish, f"{request_id}/complete", header | end)
+
+    def _order(self, count: int) -> Iterator[int]:
+        order = list(range(count))
+        if self._fault is Fault.CAPTURE_SHUFFLED:
+            self._random.shuffle(order)
+        if self._fault is Fault.CAPTURE_DOUBLED:
+            order = [index for index in order for _ in range(2)]
+        if self._fault is Fault.CAPTURE_MISSING:
+            del order[count // 2]
+        yield from order
+
+    async def _answer(self, publish: Publish, request_id: str, action: str, **fields: object) -> None:
+        header = {"request_id": request_id, "device_id": self._device_id, "action": action}
+        await self._say(publish, request_id, header | {"success": True, "status": "complete"} | fields)
+
+    async def _refuse(
+        self, publish: Publish, suffix: str, error: str, *, code: str = "UNSUPPORTED_COMMAND", **fields: object
+    ) -> None:
+        state = {"success": False, "status": "error", "error": error, "error_code": code, "error_category": "command"}
+        await self._say(publish, suffix, {"device_id": self._device_id} | state | fields)
+
+    async def _say(self, publish: Publish, suffix: str, fields: dict[str, Any]) -> None:
+        await publish(suffix, json.dumps(fields | {"timestamp": _now()}))
+
+
+def _parse(payload: object) -> tuple[str, str, dict[str, Any]] | None:
+    try:
+        command = json.loads(payload) if isinstance(payload, bytes) else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(command, dict):
+        return None
+    action, request_id = command.get("action"), command.get("request_id")
+    if not isinstance(action, str) or not isinstance(request_id, str):
+        return None
+    return (action, request_id, command) if _REQUEST_ID.fullmatch(request_id) else None
+
+
+def _since(began: float) -> int:
+    return round((time.monotonic() - began) * 1000)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

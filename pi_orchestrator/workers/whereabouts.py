@@ -1,0 +1,49 @@
+"""The address at which a camera may be spoken to by HTTP, on the access point's network or on its target network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network
+
+from pi_orchestrator.domain.address import check_camera_address, parse_ipv4
+from pi_orchestrator.domain.mac import Mac
+from pi_orchestrator.domain.registry import Registry
+from pi_orchestrator.errors import FieldError
+from pi_orchestrator.net.neighbours import Neighbours
+from pi_orchestrator.storage.cameras import Roster
+
+
+class Whereabouts:
+    """`of` says where a camera is; who answers there is proven by others."""
+
+    def __init__(
+        self,
+        *,
+        ap_subnet: IPv4Network,
+        target_subnets: Sequence[IPv4Network],
+        allow_loopback: bool,
+        registry: Registry,
+        roster: Roster,
+        neighbours: Neighbours,
+    ) -> None:
+        self._networks = (ap_subnet, *target_subnets)
+        self._allow_loopback = allow_loopback
+        self._registry = registry
+        self._roster = roster
+        self._neighbours = neighbours
+
+    async def of(self, mac: Mac) -> str:
+        """Where it answers; else where it says that it is, else where it was. FieldError where it may not be."""
+        device, camera = self._registry.get(mac), self._roster.get(mac)
+        proven = self._registry.address_of(mac)
+        claimed = device.claims.ip if device and device.claims else None
+        told = str(proven) if proven else claimed or (camera.ip_address if camera else None)
+        if told is None:
+            raise FieldError("nobody knows its address")
+        address = parse_ipv4(told)
+        network = next((one for one in self._networks if address in one), None)
+        if network is None:
+            raise FieldError(f"{address} is outside the camera network and provisioning.target_subnets")
+        own = await self._neighbours.own_addresses()
+        check_camera_address(told, ap_subnet=network, allowed=(network,), own=own, allow_loopback=self._allow_loopback)
+        return told
