@@ -31,7 +31,12 @@ class OrchestratorError(Exception):
 
 
 class FieldError(ValueError):
-    """A value that is not what its field holds; the text says what would be."""
+    """A value that is not what its field holds; the text says what would be.
+
+    `code` is what a request is refused with that has no other fault.
+    """
+
+    code = "VALIDATION_FAILED"
 
 
 class SettingsError(OrchestratorError):

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from pi_orchestrator.api.route import Reply, Time, Wire
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import rfc3339
+from pi_orchestrator.domain.camera import (
+    MAX_NAME_CHARS,
+    CameraStatus,
+    camera_status,
+    connection_quality,
+    device_id_for,
+    parse_name,
+)
 from pi_orchestrator.domain.camera import Camera as Registered
-from pi_orchestrator.domain.camera import CameraStatus, camera_status, connection_quality, device_id_for
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.presence import HERE, Device
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import NotFoundError
+from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.workers.onboarding import OnboardingWorker
 from pi_orchestrator.workers.presence import PresenceWorker
+
+Name = Annotated[
+    str | None,
+    BeforeValidator(parse_name),
+    WithJsonSchema({"anyOf": [{"type": "string", "maxLength": MAX_NAME_CHARS}, {"type": "null"}]}),
+]
 
 
 class CameraHealth(Wire):
@@ -72,11 +87,11 @@ class CameraList(Wire):
 
 
 class PairedCamera(Wire):
-    """A registered camera in its place; text is empty and numbers are 0 where there is no value."""
+    """A registered camera in its place; text is empty and the signal 0 where there is no value."""
 
     mac_address: str
     container_id: str
-    position: int | None = None
+    position: int = Field(ge=1, le=4)
     status: str
     firmware_version: str
     signal_strength: int
@@ -88,12 +103,20 @@ class PairedCamera(Wire):
 
 
 class PairedList(Wire):
-    """Every registered camera, online or not."""
+    """Every registered camera that stands in a container, online or not."""
 
     cameras: list[PairedCamera]
     total: int
     online_count: int
     online: int
+
+
+class CameraChange(BaseModel):
+    """What to call a camera."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = Field(description="control characters are left out; empty or null: by its device id again")
 
 
 class CameraPath(BaseModel):
@@ -230,7 +253,7 @@ class CameraViews:
         return PairedCamera(
             mac_address=camera.mac,
             container_id=camera.container_id or "",
-            position=camera.position,
+            position=camera.position or 0,
             status=_PAIRED_WORDS.get(view.status, "offline"),
             firmware_version=view.firmware_version or "",
             signal_strength=view.health.wifi_rssi,
@@ -262,6 +285,11 @@ def _trouble(device: Device | None) -> str | None:
     return device.last_error
 
 
+def is_online(status: CameraStatus) -> bool:
+    """Whether a camera counts as there: a silent one that was not given up yet does."""
+    return _PAIRED_WORDS.get(status) == "online"
+
+
 # The pairing answer knows four words: a silent camera that was not given up yet still counts as there.
 _PAIRED_WORDS = {
     CameraStatus.ONLINE: "online",
@@ -281,13 +309,25 @@ async def show(services: Services, path: CameraPath) -> Reply[Camera]:
     return Reply(encoded=services.views.encoded(services.views.find(path.id)))
 
 
+async def rename(services: Services, path: CameraPath, body: CameraChange, actor: Actor) -> Camera:
+    """Call a registered camera something else."""
+    camera = await services.inventory.rename(services.views.find(path.id), body.name, actor)
+    return services.views.camera(camera.mac)
+
+
 async def diagnostics(services: Services) -> list[DiagnosedCamera]:
     """Live cameras with how well they are reached."""
     return [services.views.diagnosed(mac) for mac in services.views.live()]
 
 
+async def list_unassigned(services: Services) -> CameraList:
+    """Registered cameras that stand in no container, online or not."""
+    cameras = [services.views.camera(one.mac) for one in services.roster if one.container_id is None]
+    return CameraList(cameras=cameras, count=len(cameras))
+
+
 async def list_paired(services: Services) -> PairedList:
-    """Every registered camera, online or not."""
-    cameras = [services.views.paired(camera) for camera in services.roster]
+    """Every registered camera that stands in a container, online or not; the others are `/cameras/unassigned`."""
+    cameras = [services.views.paired(camera) for camera in services.roster if camera.container_id is not None]
     online = sum(camera.status == "online" for camera in cameras)
     return PairedList(cameras=cameras, total=len(cameras), online_count=online, online=online)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
@@ -54,6 +54,13 @@ class UnsupportedMediaTypeError(OrchestratorError):
     """A body of another kind than is due: 415."""
 
     code = "INVALID_REQUEST"
+
+
+class _Fault(NamedTuple):
+    """What is wrong with one field."""
+
+    code: str
+    text: str
 
 
 class Endpoint:
@@ -129,7 +136,7 @@ class Endpoint:
 
     def _arguments(self, request: web.Request, raw: bytes, identity: Identity | None) -> dict[str, Any]:
         route = self._route
-        faults: list[str] = []
+        faults: list[_Fault] = []
         arguments: dict[str, Any] = {}
         if "services" in route.inputs:
             arguments["services"] = self._services
@@ -153,7 +160,12 @@ class Endpoint:
             model = route.model("body")
             arguments["body"] = _validated(model, _json(raw), faults) if model else Csv(raw)
         if faults:
-            raise ValidationFailedError("Validation failed", details="; ".join(faults))
+            codes = {fault.code for fault in faults}
+            raise ValidationFailedError(
+                "Validation failed",
+                code=codes.pop() if len(codes) == 1 else None,
+                details="; ".join(fault.text for fault in faults),
+            )
         return arguments
 
     async def _run(self, arguments: dict[str, Any]) -> Encoded:
@@ -275,11 +287,13 @@ def _json(raw: bytes) -> dict[str, Any]:
         raise InvalidRequestError(f"the body is {error}") from None
 
 
-def _validated(model: type[BaseModel], values: dict[str, Any], faults: list[str]) -> BaseModel | None:
+def _validated(model: type[BaseModel], values: dict[str, Any], faults: list[_Fault]) -> BaseModel | None:
     try:
         return model.model_validate(values)
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_input=False):
             where = ".".join(str(part) for part in fault["loc"])
-            faults.append(f"{where}: {fault['msg'].removeprefix('Value error, ')}")
+            ours = fault.get("ctx", {}).get("error")
+            code = ours.code if isinstance(ours, FieldError) else ValidationFailedError.code
+            faults.append(_Fault(code, f"{where}: {fault['msg'].removeprefix('Value error, ')}"))
         return None

@@ -27,6 +27,8 @@ _TAGS = {
     "provisioning": "Cameras given the credentials of their network, many at once",
     "cameras": "Cameras, live and registered",
     "captures": "Pictures",
+    "containers": "Containers of four cameras, and who stands where",
+    "pairing": "Cameras put on the record, taken off it and replaced by hand",
     "discovery": "Who is on the camera network, and why that is believed",
     "network": "The network around: broker, gateway, WiFi",
     "dashboard": "Old paths that dashboards still call",

@@ -16,9 +16,11 @@ from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.net.vendors import Vendors
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
+from pi_orchestrator.storage.dismissed import Dismissed
 from pi_orchestrator.workers.captures import Captures
 from pi_orchestrator.workers.configuration import Configuration
 from pi_orchestrator.workers.discovery import DiscoveryWorker
+from pi_orchestrator.workers.inventory import Inventory
 from pi_orchestrator.workers.joining import Joining
 from pi_orchestrator.workers.onboarding import OnboardingWorker
 from pi_orchestrator.workers.presence import PresenceWorker
@@ -61,3 +63,5 @@ class Services:
     configuration: Configuration
     log_ring: LogRing
     captures: Captures
+    inventory: Inventory
+    dismissed: Dismissed

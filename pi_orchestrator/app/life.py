@@ -95,7 +95,7 @@ async def running(
         parts = assemble(settings, ground)
         services = parts.services
         stack.callback(services.scanner.close)
-        await services.roster.load(database)
+        await asyncio.gather(services.roster.load(database), services.dismissed.load(database))
         await services.presence.load()
         await services.onboarding.load()
         await services.discovery.load()

@@ -37,6 +37,7 @@ from pi_orchestrator.net.vendors import Vendors
 from pi_orchestrator.settings import Settings
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
+from pi_orchestrator.storage.dismissed import Dismissed
 from pi_orchestrator.storage.vault import Vault
 from pi_orchestrator.workers import scanner as scanner_part
 from pi_orchestrator.workers.capture_record import CaptureRecord
@@ -48,11 +49,13 @@ from pi_orchestrator.workers.delivery import Delivery
 from pi_orchestrator.workers.discovery import DiscoveryWorker
 from pi_orchestrator.workers.exchanges import Exchanges
 from pi_orchestrator.workers.identity import Verifier
+from pi_orchestrator.workers.inventory import Inventory
 from pi_orchestrator.workers.joining import Joining
 from pi_orchestrator.workers.onboarding import OnboardingWorker
 from pi_orchestrator.workers.presence import PresenceWorker
 from pi_orchestrator.workers.probe import ProbeWorker
 from pi_orchestrator.workers.provisioning import ProvisioningWorker
+from pi_orchestrator.workers.registration import Registrar
 from pi_orchestrator.workers.scanner import Scanner
 from pi_orchestrator.workers.session_record import SessionRecord
 from pi_orchestrator.workers.sessions import Sessions
@@ -90,7 +93,8 @@ class Parts:
 def assemble(settings: Settings, ground: Ground) -> Parts:
     """Every part."""
     neighbours = Neighbours(clock=ground.clock, netlink=ground.netlink)
-    roster = Roster()
+    roster, dismissed = Roster(), Dismissed()
+    registrar = Registrar(roster=roster, dismissed=dismissed)
     registry = Registry(
         registered=roster,
         max_devices=settings.cameras.max_devices,
@@ -149,7 +153,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
         clock=ground.clock,
         hub=ground.hub,
         database=ground.database,
-        roster=roster,
+        registrar=registrar,
         neighbours=neighbours,
         verifier=verifier,
     )
@@ -191,7 +195,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
             database=ground.database,
             vault=ground.vault,
             registry=registry,
-            roster=roster,
+            registrar=registrar,
             neighbours=neighbours,
             espcam=espcam,
             verifier=verifier,
@@ -278,6 +282,13 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
         assets=Assets(folder=settings.http.dashboard_dir, clock=ground.clock, health=ground.health),
         configuration=ground.configuration,
         captures=captures,
+        inventory=Inventory(
+            database=ground.database,
+            registry=registry,
+            registrar=registrar,
+            target=lambda: onboarding.settings.target_container,
+        ),
+        dismissed=dismissed,
     )
     care = CareWorker(clock=ground.clock, captures=captures, record=capture_record)
     return Parts(services=services, probe=probe, provisioning=provisioning, care=care)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from pi_orchestrator.domain.container import parse_container_id
 from pi_orchestrator.domain.mac import Mac, parse_mac
-from pi_orchestrator.domain.strict_json import clean_text
+from pi_orchestrator.domain.strict_json import clean_text, text_field
 from pi_orchestrator.errors import FieldError
 
 MAX_ENTRIES = 10_000
@@ -30,7 +30,6 @@ COLUMNS = ("mac", "description", "container_id")
 FULL = f"the allowlist is full: it holds {MAX_ENTRIES:,} entries"
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-_BREAKS = str.maketrans("\t\r\n", "   ")
 _HEADER = f"the first line must be the header {','.join(COLUMNS)}"
 
 
@@ -101,13 +100,7 @@ class Step(NamedTuple):
 
 def parse_description(value: object) -> str | None:
     """Text of up to 200 characters without control characters, None for none; FieldError for anything else."""
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise FieldError("a description is text")
-    if len(value) > MAX_DESCRIPTION_CHARS:
-        raise FieldError(f"{len(value)} characters, over the limit of {MAX_DESCRIPTION_CHARS}")
-    return clean_text(value.translate(_BREAKS), max_chars=MAX_DESCRIPTION_CHARS)
+    return text_field(value, what="a description", max_chars=MAX_DESCRIPTION_CHARS)
 
 
 def parse_container(value: object) -> str | None:

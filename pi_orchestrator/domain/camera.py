@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.presence import Device, Presence
+from pi_orchestrator.domain.strict_json import text_field
+
+MAX_NAME_CHARS = 64
 
 
 class CameraStatus(StrEnum):
@@ -37,6 +40,11 @@ class Camera:
     position: int | None = None
     paired_at: datetime | None = None
     last_seen_at: datetime | None = None
+
+
+def parse_name(value: object) -> str | None:
+    """What people call a camera, in up to 64 characters; FieldError for anything else."""
+    return text_field(value, what="a name", max_chars=MAX_NAME_CHARS)
 
 
 def device_id_for(mac: Mac, claimed: str | None) -> str:

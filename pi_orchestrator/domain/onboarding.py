@@ -92,13 +92,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rules look at for one camera at one moment."""
+    """What the rules look at for one camera at one moment; `dismissed` says why an operator has taken it out."""
 
     mac: Mac
     ip: str | None
     enabled: bool
     registered: bool
     tokens: float
+    dismissed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ def judge(policy: Policy, facts: Facts) -> Iterator[Verdict]:
         Code.NOT_ENABLED,
     )
     yield _subnet(policy, facts.ip)
-    yield _verdict("deny", facts.mac not in policy.deny, "not on the deny list", "on the deny list", Code.DENIED)
+    denied = "on the deny list" if facts.mac in policy.deny else facts.dismissed
+    yield _verdict("deny", denied is None, "not on the deny list, nor taken out", denied or "", Code.DENIED)
     yield _verdict(
         "already_onboarded",
         not facts.registered,

@@ -208,6 +208,16 @@ class Registry:
         if device.state is not state:
             self._note_state(device, state)
 
+    def estrange(self, mac: Mac) -> None:
+        """A camera is registered no more: from here on it can be forgotten like any stranger."""
+        device = self._devices.get(mac)
+        if device is None:
+            return
+        if device.evidence or device.claims:
+            self._touch(mac, strong=not _STRONG.isdisjoint(device.evidence))
+        else:
+            self._forget(mac)  # nothing but the record spoke for it
+
     def learn_name(self, name: str, mac: Mac) -> None:
         """A device id stands for this MAC; a device that makes up new ids keeps its first few."""
         names = self._names.setdefault(mac, [])

@@ -10,6 +10,8 @@ from pi_orchestrator.errors import FieldError
 
 MAX_DEPTH = 8
 
+_BREAKS = str.maketrans("\t\r\n", "   ")
+
 
 def parse_object(payload: bytes, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     """Bytes → object; FieldError says which limit was broken."""
@@ -39,6 +41,17 @@ def clean_text(value: object, *, max_chars: int = 128) -> str | None:
     if not text.isprintable():
         text = "".join(char for char in text if char.isprintable())
     return text.strip() or None
+
+
+def text_field(value: object, *, what: str, max_chars: int) -> str | None:
+    """What a person wrote, in one line and safe to show; None where nothing is left, FieldError for anything else."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise FieldError(f"{what} is text")
+    if len(value) > max_chars:
+        raise FieldError(f"{len(value)} characters, over the limit of {max_chars}")
+    return clean_text(value.translate(_BREAKS), max_chars=max_chars)
 
 
 def clean_number(value: object, *, low: float, high: float) -> float | None:

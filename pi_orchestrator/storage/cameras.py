@@ -11,6 +11,11 @@ from pi_orchestrator.domain.camera import Camera, device_id_for
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.storage.database import Database, Row, Tx
 
+_WHOLE = (
+    "SELECT c.*, a.container_id, a.position, a.assigned_at, p.seen_at FROM cameras c"
+    " LEFT JOIN assignments a USING (mac) LEFT JOIN presence p USING (mac)"
+)
+
 
 class Roster:
     """Every registered camera by MAC and by device id; a few hundred at most, asked for at every message."""
@@ -22,18 +27,25 @@ class Roster:
 
     async def load(self, database: Database) -> None:
         """Fill from the database."""
-        rows = await database.read(
-            "SELECT c.*, a.container_id, a.position, a.assigned_at, p.seen_at FROM cameras c"
-            " LEFT JOIN assignments a USING (mac) LEFT JOIN presence p USING (mac)"
-            " ORDER BY c.registered_at, c.mac"
-        )
-        for row in rows:
+        for row in await database.read(f"{_WHOLE} ORDER BY c.registered_at, c.mac"):
             self.put(_camera(row))
 
     def put(self, camera: Camera) -> None:
         """Add or replace a camera."""
+        newest = next(reversed(self._by_mac.values()), None)
         self._by_mac[camera.mac] = camera
         self._by_device_id[camera.device_id] = camera.mac
+        if newest and _age(camera) < _age(newest):  # it took over an older one's registration
+            self._by_mac = {one.mac: one for one in sorted(self._by_mac.values(), key=_age)}
+        self.revision += 1
+
+    def drop(self, mac: Mac) -> None:
+        """Take a camera off, if it is on."""
+        camera = self._by_mac.pop(mac, None)
+        if camera is None:
+            return
+        if self._by_device_id.get(camera.device_id) == mac:
+            del self._by_device_id[camera.device_id]
         self.revision += 1
 
     def get(self, mac: Mac) -> Camera | None:
@@ -56,12 +68,18 @@ class Roster:
         return len(self._by_mac)
 
 
+async def find(tx: Tx, mac: Mac) -> Camera | None:
+    """A registered camera and its place, as of this transaction."""
+    rows = await tx.run(f"{_WHOLE} WHERE c.mac = ?", (mac,))
+    return _camera(rows[0]) if rows else None
+
+
 async def is_registered(tx: Tx, mac: Mac) -> bool:
     """Whether the database holds this camera."""
     return bool(await tx.run("SELECT 1 FROM cameras WHERE mac = ?", (mac,)))
 
 
-async def register(tx: Tx, mac: Mac, *, device_id: str | None, ip: str, firmware: str | None, by: str) -> Camera:
+async def register(tx: Tx, mac: Mac, *, device_id: str | None, ip: str | None, firmware: str | None, by: str) -> Camera:
     """Insert a camera; a device id that another camera has already, or another's MAC, gives way to the own MAC."""
     chosen = device_id_for(mac, device_id)
     foreign = try_mac(chosen) not in (None, mac)
@@ -73,6 +91,21 @@ async def register(tx: Tx, mac: Mac, *, device_id: str | None, ip: str, firmware
         (mac, chosen, ip, firmware, by, rfc3339(tx.stamp.at)),
     )
     return Camera(mac=mac, device_id=chosen, ip_address=ip, firmware_version=firmware, registered_at=tx.stamp.at)
+
+
+async def remove(tx: Tx, mac: Mac) -> None:
+    """Delete a camera, and with it its place and presence."""
+    await tx.run("DELETE FROM cameras WHERE mac = ?", (mac,))
+
+
+async def rename(tx: Tx, mac: Mac, name: str | None) -> None:
+    """Store what a camera is called."""
+    await tx.run("UPDATE cameras SET name = ? WHERE mac = ?", (name, mac))
+
+
+async def inherit(tx: Tx, mac: Mac, *, name: str | None, registered_at: datetime) -> None:
+    """Store what a camera takes over from the one that it replaces."""
+    await tx.run("UPDATE cameras SET name = ?, registered_at = ? WHERE mac = ?", (name, rfc3339(registered_at), mac))
 
 
 async def save_facts(tx: Tx, changed: list[Camera]) -> None:
@@ -106,6 +139,10 @@ async def load_presence(database: Database) -> list[tuple[Mac, str, str, float]]
     """(mac, state, short boot id, monotonic s) as last stored."""
     rows = await database.read("SELECT mac, state, boot_id, seen_monotonic FROM presence")
     return [(Mac(row["mac"]), row["state"], row["boot_id"], row["seen_monotonic"]) for row in rows]
+
+
+def _age(camera: Camera) -> tuple[datetime, Mac]:
+    return camera.registered_at, camera.mac
 
 
 def _camera(row: Row) -> Camera:

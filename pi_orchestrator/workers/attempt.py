@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pi_orchestrator.domain.camera import Camera
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.onboarding import AuditEntry, Code, Overflow, Stage
-from pi_orchestrator.domain.presence import Presence
 from pi_orchestrator.errors import OnboardingError
-from pi_orchestrator.events import Logged
 from pi_orchestrator.net.espcam import CameraAnswer
-from pi_orchestrator.storage import cameras, containers, event_log, onboarding
+from pi_orchestrator.storage import cameras, containers, onboarding
 from pi_orchestrator.storage.database import Tx
+from pi_orchestrator.workers.registration import Newcomer, Registrar
 
 
 @dataclass(slots=True)
@@ -43,12 +42,16 @@ async def pair(
     candidate: Candidate,
     answer: CameraAnswer,
     *,
+    registrar: Registrar,
     target: str,
     overflow: Overflow,
     verified_ms: int,
     total_ms: int,
 ) -> Camera | None:
-    """Register and place a verified camera with its audit rows; None when it is registered already."""
+    """Register and place a verified camera with its audit rows; None when it is registered already.
+
+    DismissedError where an operator has taken it out since the attempt began.
+    """
     if await cameras.is_registered(tx, candidate.mac):
         return None
     candidate = replace(
@@ -56,47 +59,35 @@ async def pair(
         device_id=candidate.device_id or answer.device_id,
         firmware_version=answer.firmware_version or candidate.firmware_version,
     )
-    container_id, position = await _place(tx, target, overflow)
-    camera = await cameras.register(
-        tx,
-        candidate.mac,
+    newcomer = Newcomer(
+        mac=candidate.mac,
         device_id=candidate.device_id,
-        ip=candidate.ip or "",
-        firmware=candidate.firmware_version,
-        by="auto",
+        ip=candidate.ip,
+        firmware_version=candidate.firmware_version,
+        here=True,
     )
-    await containers.assign(tx, camera.mac, container_id, position)
-    # It has just answered: a restart a moment from now must not call it offline.
-    seen = tx.stamp
-    await cameras.save_presence(tx, [(camera.mac, Presence.ONLINE, seen.at, seen.boot_id, seen.monotonic)])
+    camera = await registrar.register(tx, newcomer, automatic=True, place=await _place(tx, target, overflow))
     row = replace(candidate, device_id=camera.device_id)
     await onboarding.audit(
         tx,
         [
             row.entry(Stage.VERIFIED, duration_ms=verified_ms),
             row.entry(Stage.REGISTERED, duration_ms=total_ms),
-            row.entry(Stage.PAIRED, duration_ms=total_ms, container_id=container_id),
+            row.entry(Stage.PAIRED, duration_ms=total_ms, container_id=camera.container_id),
         ],
     )
     await onboarding.count(tx, success=1)
-    payload = {
-        "mac": camera.mac,
-        "device_id": camera.device_id,
-        "container_id": container_id,
-        "position": position,
-    }
-    await event_log.append(tx, Logged("camera.onboarded", payload, mac=camera.mac))
-    return replace(camera, container_id=container_id, position=position, paired_at=tx.stamp.at)
+    return camera
 
 
 async def _place(tx: Tx, target: str, overflow: Overflow) -> tuple[str, int]:
     """The container and position for the next camera."""
-    label = await containers.label_of(tx, target)
-    if label is None:
+    container = await containers.find(tx, target)
+    if container is None:
         raise OnboardingError(f"there is no container {target}", code=Code.CONTAINER_UNKNOWN)
     position = await containers.next_free(tx, target)
     if position is not None:
         return target, position
     if overflow is Overflow.REJECT:
         raise OnboardingError(f"the four positions of {target} are taken", code=Code.CONTAINER_FULL)
-    return await containers.next_overflow(tx, target, label)
+    return await containers.next_overflow(tx, target, container.title)

@@ -20,7 +20,7 @@ from pi_orchestrator.domain.address import check_camera_address, parse_ipv4
 from pi_orchestrator.domain.candidate import Candidate, CandidateState, Sent
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.onboarding import Code
-from pi_orchestrator.domain.presence import NEVER, Device, Presence
+from pi_orchestrator.domain.presence import NEVER, Device
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.session import Session, SessionState
 from pi_orchestrator.domain.status import Status
@@ -33,18 +33,17 @@ from pi_orchestrator.errors import (
     ProvisionError,
     StorageError,
 )
-from pi_orchestrator.events import Logged
 from pi_orchestrator.net.espcam import CameraAnswer, EspCamClient
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.net.neighbours import Neighbours
 from pi_orchestrator.settings import Settings
-from pi_orchestrator.storage import allowlist, cameras, containers, event_log, sessions
-from pi_orchestrator.storage.cameras import Roster
+from pi_orchestrator.storage import allowlist, cameras, containers, sessions
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.storage.vault import Vault
 from pi_orchestrator.supervisor import full_jitter
 from pi_orchestrator.workers.circuits import Circuits
 from pi_orchestrator.workers.identity import Verifier
+from pi_orchestrator.workers.registration import Newcomer, Registrar
 from pi_orchestrator.workers.session_record import SessionRecord
 from pi_orchestrator.workers.sessions import purpose
 
@@ -106,7 +105,7 @@ class Delivery:
         database: Database,
         vault: Vault,
         registry: Registry,
-        roster: Roster,
+        registrar: Registrar,
         neighbours: Neighbours,
         espcam: EspCamClient,
         verifier: Verifier,
@@ -123,7 +122,7 @@ class Delivery:
         self._database = database
         self._vault = vault
         self._registry = registry
-        self._roster = roster
+        self._registrar = registrar
         self._neighbours = neighbours
         self._espcam = espcam
         self._verifier = verifier
@@ -287,20 +286,16 @@ class Delivery:
         if await cameras.is_registered(tx, one.mac):
             return
         device = self._registry.get(one.mac)
-        camera = await cameras.register(
-            tx,
-            one.mac,
+        newcomer = Newcomer(
+            mac=one.mac,
             device_id=answer.device_id or (device.device_id if device else None),
             ip=one.ip,
-            firmware=answer.firmware_version,
-            by="manual",
+            firmware_version=answer.firmware_version,
+            here=True,
         )
-        camera = await containers.place(tx, camera, one.container_id) if one.container_id else camera
-        seen = tx.stamp
-        await cameras.save_presence(tx, [(one.mac, Presence.ONLINE, seen.at, seen.boot_id, seen.monotonic)])
-        payload = {"mac": one.mac, "device_id": camera.device_id, "session_id": one.session_id}
-        await event_log.append(tx, Logged("camera.registered", payload, mac=one.mac))
-        tx.after_commit(lambda: self._roster.put(camera))
+        position = await containers.room_in(tx, one.container_id) if one.container_id else None
+        place = (one.container_id, position) if one.container_id and position else None
+        await self._registrar.register(tx, newcomer, automatic=False, place=place, session_id=one.session_id)
 
     # What is known of it.
 

@@ -40,13 +40,13 @@ from pi_orchestrator.net.neighbours import Neighbours
 from pi_orchestrator.settings import AutoOnboardSettings
 from pi_orchestrator.storage import actions, cameras, containers, event_log, onboarding
 from pi_orchestrator.storage.actions import Actor
-from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.storage.onboarding import Metrics
 from pi_orchestrator.supervisor import Beat
 from pi_orchestrator.workers.attempt import Candidate, pair
 from pi_orchestrator.workers.identity import Verifier
 from pi_orchestrator.workers.refusals import Refusals
+from pi_orchestrator.workers.registration import DismissedError, Registrar
 from pi_orchestrator.workers.retries import Retries
 
 TARGET_LABEL = "Auto-onboarded"
@@ -88,7 +88,7 @@ class OnboardingWorker:
         clock: Clock,
         hub: Hub,
         database: Database,
-        roster: Roster,
+        registrar: Registrar,
         neighbours: Neighbours,
         verifier: Verifier,
     ) -> None:
@@ -97,7 +97,8 @@ class OnboardingWorker:
         self._clock = clock
         self._hub = hub
         self._database = database
-        self._roster = roster
+        self._registrar = registrar
+        self._roster = registrar.roster
         self._neighbours = neighbours
         self._verifier = verifier
         self._bucket = TokenBucket(
@@ -357,6 +358,8 @@ class OnboardingWorker:
                     candidate.mac, candidate.ip or "", timeout_s=self.settings.verification_timeout_sec
                 )
                 await self._pair(candidate, answer, started)
+            except DismissedError as error:
+                self._refuse(candidate, Verdict("deny", passed=False, why=error.message, code=Code.DENIED))
             except OnboardingError as error:
                 await self._fail(candidate, error, started)
         except _StoppedError:
@@ -388,6 +391,7 @@ class OnboardingWorker:
                 tx,
                 candidate,
                 answer,
+                registrar=self._registrar,
                 target=settings.target_container,
                 overflow=settings.overflow,
                 verified_ms=verified_ms,
@@ -408,7 +412,6 @@ class OnboardingWorker:
             )
 
     def _paired(self, camera: Camera) -> None:
-        self._roster.put(camera)
         self._retries.forget(camera.mac)
         self._count(success=1)
 
@@ -469,7 +472,15 @@ class OnboardingWorker:
         )
 
     def _facts(self, mac: Mac, ip: str | None, *, tokens: float) -> Facts:
-        return Facts(mac=mac, ip=ip, enabled=self.enabled, registered=mac in self._roster, tokens=tokens)
+        dismissal = self._registrar.dismissed.get(mac)
+        return Facts(
+            mac=mac,
+            ip=ip,
+            enabled=self.enabled,
+            registered=mac in self._roster,
+            tokens=tokens,
+            dismissed=dismissal.why if dismissal else None,
+        )
 
     def _elapsed_ms(self, started: float) -> int:
         return round((self._clock.monotonic() - started) * 1000)

@@ -292,6 +292,7 @@ class PresenceWorker:
                 ],
             )
             await cameras.save_facts(tx, facts)
+            tx.after_commit(lambda: self._learn(facts))
             for event in self._changes.events(states, others):
                 await event_log.append(tx, event)
 
@@ -303,8 +304,12 @@ class PresenceWorker:
             self._changes.give_back(states, others)
             return
         self._stored_alive |= times
-        for camera in facts:
-            self._roster.put(camera)
+
+    def _learn(self, facts: list[Camera]) -> None:
+        """Take new facts over into the roster, where the camera may have been changed or taken out meanwhile."""
+        for new in facts:
+            if camera := self._roster.get(new.mac):
+                self._roster.put(replace(camera, ip_address=new.ip_address, firmware_version=new.firmware_version))
 
     def _is_news(self, mac: Mac) -> bool:
         device = self._registry.get(mac)

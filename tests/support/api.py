@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import uuid
+import zlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
@@ -35,7 +36,8 @@ from pi_orchestrator.logs import configure
 from pi_orchestrator.net import wifi_scan
 from pi_orchestrator.net.links import Link
 from pi_orchestrator.settings import Listen
-from pi_orchestrator.storage import scans, sessions
+from pi_orchestrator.storage import cameras, containers, dismissed, scans, sessions
+from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.workers.captures import Captures
 from pi_orchestrator.workers.discovery import DiscoveryWorker
 from pi_orchestrator.workers.provisioning import ProvisioningWorker
@@ -69,6 +71,34 @@ BODIES = {
     "/api/v1/config/{key}": {"value": "77"},
     "/api/dashboard/config/{key}": {"value": "78"},
 }
+CONTAINERS = "/api/v1/containers"
+PLACE = f"{CONTAINERS}/{{id}}/cameras"
+PAIR, REPLACE = "/api/v1/espcam/pair", "/api/v1/espcam/replace"
+RENAME = "/api/v1/cameras/{id}"
+STOOD = {("DELETE", f"{PLACE}/{{device_id}}"), ("DELETE", "/api/v1/espcam/paired/{mac}"), ("POST", REPLACE)}
+
+
+def own_mac(method, path):
+    """The camera that is registered for this route alone; see `with_inventory`."""
+    digits = f"{zlib.crc32(f'{method} {path}'.encode()):08X}"
+    return f"24:6F:{digits[:2]}:{digits[2:4]}:{digits[4:6]}:{digits[6:]}"
+
+
+def own_container(method, path):
+    """The container that is there for this route alone; a camera stands in it where the route needs that."""
+    return f"box-{own_mac(method, path)[-5:].replace(':', '')}"
+
+
+BODIES |= {
+    CONTAINERS: {"label": "South hall", "description": "Shelf 1"},
+    f"{CONTAINERS}/{{id}}": {"label": "North hall"},
+    PLACE: {"device_id": own_mac("POST", PLACE), "position": 2},
+    PAIR: {"mac": own_mac("POST", PAIR), "container_id": own_container("POST", PAIR), "position": 3},
+    REPLACE: {"old_mac": own_mac("POST", REPLACE), "new_mac": "24:6F:28:44:CC:40"},
+    RENAME: {"name": "Entrance"},
+}
+
+
 FILES = {f"{ALLOWLIST}/import": b"mac,description\n24:6F:28:44:CC:30,Camera 3\n"}
 
 each_route = pytest.mark.parametrize("route", ROUTES, ids=ROUTE_IDS)
@@ -168,9 +198,40 @@ def with_pictures(monkeypatch):
     monkeypatch.setattr(Captures, "last", lambda self, mac: picture)
 
 
+def with_inventory(monkeypatch):
+    """Each route about containers or the record has a container and a registered camera of its own."""
+    load = Roster.load
+    own = [(route.method, route.path) for route in ROUTES if has_own_camera(route)]
+
+    async def load_with_some(self, database):
+        async def job(tx):
+            for one in own:
+                await containers.ensure(tx, own_container(*one), label="Box")
+                mac = Mac(own_mac(*one))
+                known = await cameras.is_registered(tx, mac) or await dismissed.find(tx, mac)
+                if not known:
+                    await cameras.register(tx, mac, device_id=None, ip=None, firmware=None, by="manual")
+                    if one in STOOD:
+                        await containers.assign(tx, mac, own_container(*one), 1)
+
+        await database.write(job)
+        await load(self, database)
+
+    monkeypatch.setattr(Roster, "load", load_with_some)
+
+
+def has_own_camera(route):
+    return route.tag in ("containers", "pairing") or (route.method, route.path) == ("PATCH", RENAME)
+
+
 def target(route):
     """A path of this route that exists while the first camera of a fleet is registered."""
     of_sessions = route.tag == "provisioning"
+    if has_own_camera(route):
+        one = (route.method, route.path)
+        values = {"mac": own_mac(*one), "device_id": own_mac(*one)}
+        values["id"] = own_container(*one) if route.tag == "containers" else own_mac(*one)
+        return re.sub(r"\{(\w+)\}", lambda match: quote(values[match[1]], safe=""), route.path)
     values = {
         "mac": LISTED if of_sessions or route.tag == "allowlist" else CAMERA,
         "id": session_for(route) if of_sessions else LAST_ID.get(route.tag, CAMERA),

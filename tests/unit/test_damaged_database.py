@@ -26,7 +26,7 @@ def sound(tmp_path_factory):
             [(mac, f"espcam-{mac}") for mac in macs],
         )
         connection.executemany(
-            "INSERT INTO containers VALUES (?, NULL, NULL, '2026-01-22', '2026-01-22')",
+            "INSERT INTO containers (id, created_at, updated_at) VALUES (?, '2026-01-22', '2026-01-22')",
             [(f"box-{number}",) for number in range(CAMERAS // 4)],
         )
         connection.executemany(

@@ -15,7 +15,7 @@ from pi_orchestrator.storage import schema
 from pi_orchestrator.storage.database import MAX_BATCH, Database
 from tests.support.waiting import eventually
 
-INSERT = "INSERT INTO containers VALUES (?, NULL, NULL, '2026-01-22', '2026-01-22')"
+INSERT = "INSERT INTO containers (id, created_at, updated_at) VALUES (?, '2026-01-22', '2026-01-22')"
 
 
 def add(name, *, before=None, after_commit=None):

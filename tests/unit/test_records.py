@@ -143,7 +143,7 @@ async def test_further_containers_are_made_one_after_the_other(database, write):
 async def test_a_container_is_made_once_and_keeps_its_label(write):
     async def job(tx):
         made = [await containers.ensure(tx, "box", label="Kitchen"), await containers.ensure(tx, "box", label="Cellar")]
-        return made, await containers.label_of(tx, "box"), await containers.label_of(tx, "nowhere")
+        return made, (await containers.find(tx, "box")).label, await containers.find(tx, "nowhere")
 
     assert await write(job) == ([True, False], "Kitchen", None)
 

@@ -11,14 +11,17 @@ import pytest
 
 from pi_orchestrator.domain.scan import ScanState
 from pi_orchestrator.errors import StartupError
-from pi_orchestrator.storage import allowlist, scans, schema
+from pi_orchestrator.storage import allowlist, containers, dismissed, scans, schema
+from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
+from pi_orchestrator.storage.dismissed import Dismissed
 
 DATA = Path(__file__).parents[1] / "data"
 OLD = DATA / "schema-0001.sql"
 NEWEST = schema.migrations()[-1][0]
 ADDS_A_COLUMN = "ALTER TABLE cameras ADD COLUMN lens TEXT;\nUPDATE cameras SET lens = 'wide';"
 ADDS_A_TABLE = "CREATE TABLE lenses (name TEXT PRIMARY KEY) STRICT;"
+LATER = ("dismissed", "replacements")
 PROVISIONING = ("allowlist", "session_devices", "session_secrets", "sessions")
 DEVICE_STATES = ("discovered", "provisioning", "provisioned", "verifying", "verified", "failed")
 FAILS_HALFWAY = "CREATE TABLE half (a TEXT) STRICT;\nUPDATE cameras SET name = 'half';\nINSERT INTO nowhere VALUES (1);"
@@ -153,6 +156,11 @@ DEVICE = (
     " VALUES ('{}', '24:6F:28:00:00:{}', '{}', {}, '', 0, '', '2026')"
 )
 SECRET = "INSERT INTO session_secrets (session_id, key_id, sealed) VALUES ('{}', 'k', {})"
+NAMED = (
+    "INSERT INTO containers (id, label, description, created_at, updated_at) VALUES ('crate', {}, {}, '2026', '2026')"
+)
+GONE = "INSERT INTO dismissed VALUES ('24:6F:28:00:00:{}', {}, {}, 'cam', NULL, 'me', '2026', 'b', 1.0, 1)"
+HEIR = "INSERT INTO replacements VALUES (1, '24:6F:28:00:00:01', '24:6F:28:00:00:02', {}, 'me', '2026', 'b', 1.0, 1)"
 SCAN = "INSERT INTO scans VALUES ('s-{}', 'me', 'arp', 'wlan0', '', {}, {}, 0, 0, 0, NULL, NULL, '2026', 'b', 1.0, 1)"
 
 
@@ -190,13 +198,23 @@ SCAN = "INSERT INTO scans VALUES ('s-{}', 'me', 'arp', 'wlan0', '', {}, {}, 0, 0
         (DEVICE.format("one", "02", "lost", 0), "CHECK"),
         (DEVICE.format("one", "02", "failed", 101), "CHECK"),
         (DEVICE.format("one", "02", "failed", -1), "CHECK"),
+        (NAMED.format("''", "NULL"), "CHECK"),
+        (NAMED.format(f"'{'x' * 101}'", "NULL"), "CHECK"),
+        (NAMED.format("NULL", "''"), "CHECK"),
+        (NAMED.format("NULL", f"'{'x' * 501}'"), "CHECK"),
+        (NAMED.format("NULL", "NULL").replace("crate", "box"), "UNIQUE"),
+        (GONE.format("03", "'lost'", "NULL"), "CHECK"),
+        (GONE.format("03", "'replaced'", "NULL"), "CHECK"),
+        (GONE.format("03", "'unpaired'", "'24:6F:28:00:00:01'"), "CHECK"),
+        (GONE.format("09", "'unpaired'", "NULL"), "UNIQUE"),
+        (HEIR.format("NULL"), "NOT NULL"),
     ],
 )
 def test_what_must_not_be_is_refused_by_the_database_itself(prepare, file, statement, why):
     prepare()
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("INSERT INTO containers VALUES ('box', NULL, NULL, '2026', '2026')")
+        connection.execute("INSERT INTO containers (id, created_at, updated_at) VALUES ('box', '2026', '2026')")
         connection.execute(CAMERA.format("01"))
         connection.execute(CAMERA.format("02"))
         connection.execute(PLACE.format("01", 1))
@@ -205,6 +223,7 @@ def test_what_must_not_be_is_refused_by_the_database_itself(prepare, file, state
         connection.execute(SESSION.format("one", "active", "wlan0", "NULL"))
         connection.execute(SECRET.format("one", "x'00'"))
         connection.execute(DEVICE.format("one", "01", "discovered", 0))
+        connection.execute(GONE.format("09", "'unpaired'", "NULL"))
         with pytest.raises(sqlite3.IntegrityError, match=why):
             connection.execute(statement)
 
@@ -256,7 +275,7 @@ def test_an_old_file_is_brought_to_the_newest_schema_with_every_row(prepare, old
     assert (report.migrated_from, report.set_aside) == (1, None)
     assert content(old, known) == before
     assert rows(old, "SELECT DISTINCT lens FROM cameras") == [("wide",)]
-    assert added(old, known) == dict.fromkeys(("lenses", "scans", *PROVISIONING), [])
+    assert added(old, known) == dict.fromkeys(("lenses", "scans", *PROVISIONING, *LATER), [])
 
 
 @pytest.mark.parametrize("number", range(1, NEWEST))
@@ -315,6 +334,44 @@ async def test_a_file_of_the_third_version_is_read_entry_by_entry_and_session_by
         assert [row["type"] for row in told] == ["session.status", "device.discovered", "device.state_changed"]
 
 
+async def test_a_file_of_the_fourth_version_is_read_container_by_container_and_camera_by_camera(
+    prepare, file, clock, hub
+):
+    leave(file, 4)
+    before, known = content(file), shape(file)
+    await asyncio.to_thread(prepare)
+    assert content(file, known) == before
+    async with Database(path=file, clock=clock, hub=hub).opened() as database:
+        labels = [(one.label, one.description) for one in await containers.listed(database)]
+        assert labels == [
+            ("Auto-onboarded", None),
+            ("Auto-onboarded (2)", None),
+            ("Halle Nord ☃", 'oben, "links"'),
+            (None, None),
+        ]
+        roster = Roster()
+        await roster.load(database)
+        named = roster.get("24:6F:28:00:02:01")
+        assert (named.name, named.position, named.last_seen_at) == ("Eingang", 3, None)
+        assert [camera.mac for camera in roster if camera.container_id is None] == ["24:6F:28:00:02:02"]
+        gone = Dismissed()
+        await gone.load(database)
+        assert [(one.mac[-2:], one.reason, one.replaced_by, one.by) for one in gone] == [
+            ("11", "replaced", named.mac, "admin"),
+            ("12", "unpaired", None, "-"),
+        ]
+        assert await dismissed.predecessors(database, named.mac) == [("24:6F:28:00:02:11", 21)]
+
+
+def test_a_label_that_is_too_long_is_cut_on_the_way(prepare, old):
+    """No program wrote one, but a hand may have."""
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("UPDATE containers SET label = ?, description = ''", ("ü" * 101,))
+        connection.commit()
+    prepare()
+    assert rows(old, "SELECT DISTINCT label, description FROM containers") == [("ü" * 100, None)]
+
+
 def test_a_backup_from_before_is_taken_whole(prepare, old, program_knows, tmp_path):
     before = content(old)
     program_knows(ADDS_A_COLUMN)
@@ -348,7 +405,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was_and_says_so(prepare, o
     with pytest.raises(StartupError, match="no such table: nowhere") as caught:
         prepare()
     assert version(old) == NEWEST, "what came before it stands"
-    assert added(old, known) == dict.fromkeys(("scans", *PROVISIONING), [])
+    assert added(old, known) == dict.fromkeys(("scans", *PROVISIONING, *LATER), [])
     assert content(old, known) == before
     backup = next(old.parent.glob("backups/*.db"))
     assert str(backup) in caught.value.remedy

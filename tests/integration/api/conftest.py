@@ -1,6 +1,14 @@
 import pytest
 
-from tests.support.api import production_log, watch, with_network, with_pictures, with_scans, with_sessions
+from tests.support.api import (
+    production_log,
+    watch,
+    with_inventory,
+    with_network,
+    with_pictures,
+    with_scans,
+    with_sessions,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +22,7 @@ def every_answer_is_as_documented(monkeypatch, tmp_path):
 def a_session_for_each_route(monkeypatch):
     with_sessions(monkeypatch)
     with_pictures(monkeypatch)
+    with_inventory(monkeypatch)
 
 
 @pytest.fixture

@@ -33,6 +33,12 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 HOURS = 3600
 REQUIRED = {"auth": {"mode": "required"}}
 
+# What an operator may do, and takes from the record what a person has put there.
+DESTROYING = {
+    ("POST", "/api/v1/espcam/replace"),
+    ("DELETE", "/api/v1/espcam/paired/{mac}"),
+    ("DELETE", "/api/v1/espcam/dismissed/{mac}"),
+}
 PROTECTED = [route for route in ROUTES if route.path not in OPEN]
 
 
@@ -132,6 +138,7 @@ async def test_in_provisioning_mode_a_key_is_needed_where_data_can_be_lost(world
     for path in "/api/v1/config", "/api/dashboard/config":
         keyed |= {("PUT", f"{path}/{{key}}"), ("POST", f"{path}/{{key}}/reset")}
     keyed |= {(route.method, route.path) for route in ROUTES if route.path.startswith("/api/v1/provisioning/")}
+    keyed |= DESTROYING
     async with world.daemon() as running, world.fleet(1):
         await camera_is_registered(running)
         for route in ROUTES:
@@ -377,7 +384,7 @@ def test_what_a_read_key_opens_changes_nothing_and_what_changes_something_needs_
     for route in PROTECTED:
         if route.writes:
             assert route.scope in (Scope.OPERATE, Scope.ADMIN), route.path
-        provisioning = route.path.startswith("/api/v1/provisioning/")
+        provisioning = route.path.startswith("/api/v1/provisioning/") or (route.method, route.path) in DESTROYING
         assert (route.scope is Scope.ADMIN or provisioning) is route.keyed, route.path
 
 

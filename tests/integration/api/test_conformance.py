@@ -15,7 +15,7 @@ from tests.support.process import command
 
 pytestmark = pytest.mark.usefixtures("a_session_for_each_route")
 
-ALL_OPTIONAL = {f"POST {BATCH}", f"POST {BATCH}/{{id}}/provision-all"}
+ALL_OPTIONAL = {"POST /api/v1/containers", f"POST {BATCH}", f"POST {BATCH}/{{id}}/provision-all"}
 
 
 def operations():

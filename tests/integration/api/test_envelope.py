@@ -154,7 +154,7 @@ async def test_every_good_answer_is_in_the_shape_that_its_route_says(world):
 async def test_lists_are_empty_and_never_null_when_there_is_nothing(daemon):
     for path, lists in (
         ("/api/v1/cameras", ["cameras"]),
-        ("/api/v1/espcam/paired", ["cameras"]),
+        ("/api/v1/espcam/dismissed", ["cameras"]),
         (f"{AUTO}/events", ["events"]),
         (f"{AUTO}/events/{MAC}", ["events"]),
     ):

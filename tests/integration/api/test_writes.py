@@ -16,14 +16,20 @@ from pi_orchestrator.storage.keys import Scope
 from tests.support.api import (
     ALLOWLIST,
     BATCH,
+    BODIES,
     CAMERA,
+    CONTAINERS,
     LISTED,
     NOT_LISTED,
+    REPLACE,
     SCAN,
     ask,
     case,
     exchange,
     good_body,
+    has_own_camera,
+    own_container,
+    own_mac,
     session_for,
     target,
     told,
@@ -281,6 +287,7 @@ ACTIONS = {
     ("POST", "/api/v1/provisioning/secrets/rotate"): ("secrets.rotate", "0 passwords"),
     **{("PUT", f"{path}/{{key}}"): ("config.set", "cameras.idle_after_s") for path in CONFIGS},
     **{("POST", f"{path}/{{key}}/reset"): ("config.reset", "cameras.idle_after_s") for path in CONFIGS},
+    ("POST", CONTAINERS): ("container.create", ANY),
     **{
         ("POST", f"{BATCH}/{{id}}/devices/{{mac}}/{verb}"): (f"device.{verb}", LISTED)
         for verb in ("provision", "retry", "skip")
@@ -290,7 +297,12 @@ for one in [one for one in WRITES if one.tag == "captures"]:
     ACTIONS[one.method, one.path] = one.action, CAMERA
 for one in [one for one in WRITES if one.tag == "provisioning" and "{id}" in one.path and "{mac}" not in one.path]:
     ACTIONS[one.method, one.path] = one.action, session_for(one)
+for one in [one for one in WRITES if has_own_camera(one) and one.path != CONTAINERS]:
+    names = own_mac(one.method, one.path), own_container(one.method, one.path)
+    ACTIONS[one.method, one.path] = one.action, names[one.action in ("container.change", "container.delete")]
+ACTIONS["POST", REPLACE] = "camera.replace", f"{BODIES[REPLACE]['old_mac']} by {BODIES[REPLACE]['new_mac']}"
 OUTCOMES = {
+    "camera.lift": "was not there",
     "api_key.revoke": "was not there",
     "scan.cancel": "had ended",
     "allowlist.bulk": "0 added, 0 updated, 1 skipped, 1 refused",
