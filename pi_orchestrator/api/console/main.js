@@ -31,7 +31,7 @@ const api = new Api({ askForKey });
 const stream = new Stream({ api });
 const context = { api, stream, cameras: new Cameras({ api, stream }), go: (hash) => (location.hash = hash) };
 const main = document.getElementById("main");
-const top = header({ ...context, openMenu });
+const above = header(context);
 let unmount = null;
 
 /** Show the view that the address names; the rest of the address is the view's own. */
@@ -44,7 +44,7 @@ function route() {
   for (const link of document.querySelectorAll("#nav a")) set(link, "aria-current", link.dataset.view === found?.name ? "page" : null);
   const title = found?.view.title ?? "Not here";
   document.title = `${title} · Pi Orchestrator`;
-  top.title(title);
+  above.title(title);
   fill(main);
   scrollTo(0, 0);
   if (found) unmount = shown(found.view, path);
@@ -73,12 +73,12 @@ function navigation() {
   const links = VIEWS.map(({ name, symbol, view, minor }) =>
     h("a", { href: `#/${name}`, "data-view": name, class: minor ? "minor" : null }, icon(symbol), h("span", {}, view.title)),
   );
-  const more = h("button", { type: "button", class: "more", "aria-expanded": "false", onclick: openMenu }, icon("more"), h("span", {}, "More"));
+  const more = h("button", { type: "button", class: "more", "aria-expanded": "false", onclick: toggleMenu }, icon("more"), h("span", {}, "More"));
   const brand = h("a", { class: "brand", href: "#/cameras" }, h("img", { src: "/favicon.svg", alt: "", width: 28, height: 28 }), h("span", {}, "Pi Orchestrator"));
-  fill(document.getElementById("nav"), brand, h("div", { class: "links" }, links), top.tools, more);
+  fill(document.getElementById("nav"), brand, h("div", { class: "links" }, links), above.tools, more);
 }
 
-function openMenu() {
+function toggleMenu() {
   const nav = document.getElementById("nav");
   const open = nav.dataset.open === undefined;
   nav.toggleAttribute("data-open", open);
@@ -88,7 +88,7 @@ function openMenu() {
 }
 
 function closeMenu() {
-  if (document.getElementById("nav").dataset.open !== undefined) openMenu();
+  if (document.getElementById("nav").dataset.open !== undefined) toggleMenu();
 }
 
 navigation();

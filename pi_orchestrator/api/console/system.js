@@ -50,7 +50,7 @@ function machine({ api }) {
   const rest = h("div");
   const trouble = h("div");
   const node = section("Machine", h("div", { class: "row wrap" }, status, reasons), cpu, memory, disk, heat, chart, rest, trouble);
-  const draw = (info) => {
+  const draw = (info, version) => {
     status.show(info.overall_status);
     keyed(reasons, info.reasons ?? [], (one) => one, (one) => ({ node: h("li", {}, one) }));
     cpu.show(info.cpu.usage_percent / 100, `${info.cpu.usage_percent.toFixed(0)} % of ${count(info.cpu.core_count, "core")}`, levelOf(info.cpu.usage_percent, 85, 97));
@@ -59,7 +59,7 @@ function machine({ api }) {
     heat.hidden = !info.temperature_celsius;
     heat.show(info.temperature_celsius / 100, `${info.temperature_celsius.toFixed(0)} °C`, levelOf(info.temperature_celsius, 70, 80));
     const { load_1: one, load_5: five, load_15: fifteen } = info.load_average;
-    fill(rest, facts([["Up for", duration(info.uptime / 1e9)], ["Load over 1, 5, 15 min", [one, five, fifteen].map((load) => load.toFixed(2)).join(" · ")], ["State folder", h("code", {}, info.disk.path)]]));
+    fill(rest, facts([["Daemon", `version ${version}`], ["Up for", duration(info.uptime / 1e9)], ["Load over 1, 5, 15 min", [one, five, fifteen].map((load) => load.toFixed(2)).join(" · ")], ["State folder", h("code", {}, info.disk.path)]]));
     samples.push({ at: Date.now(), cpu: info.cpu.usage_percent, memory: info.memory.used_percent });
     if (samples.length > SAMPLES) samples.shift();
     const points = (name) => samples.map((sample) => ({ at: sample.at, value: sample[name] }));
@@ -67,7 +67,8 @@ function machine({ api }) {
   };
   const look = async () => {
     try {
-      draw(await api.get("/api/v1/system/info", { background: samples.length > 0 }));
+      const [info, { version }] = await Promise.all([api.get("/api/v1/system/info", { background: samples.length > 0 }), api.get("/version", { background: true })]);
+      draw(info, version);
       fill(trouble);
     } catch (error) {
       node.hidden = error.absent;

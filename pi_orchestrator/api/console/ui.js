@@ -10,7 +10,7 @@ const TOASTS = 4;
 
 /** Words of states → [tone, icon]. A tone is a colour, and never without its word. */
 const STATES = {
-  ok: "online ready verified paired registered success pass active done connected available running healthy",
+  ok: "ok on online ready verified paired registered success pass active done connected available running healthy",
   busy: "pairing connecting provisioning provisioned verifying discovering closing rebooting retrying starting",
   warn: "warn warning degraded paused needs_power_cycle flapping rejected_by_policy skipped",
   bad: "error failed failure fail critical interrupted not_ready",
