@@ -1,7 +1,7 @@
 // The daemon's log, live. It follows until somebody scrolls up to read; what comes meanwhile waits.
 
 import { eachFrame, fill, h, keyed } from "./dom.js";
-import { clock, count, moment } from "./format.js";
+import { clock, count, moment, sentence } from "./format.js";
 import { button, empty, problem, skeleton, state } from "./ui.js";
 
 export const title = "Logs";
@@ -88,7 +88,7 @@ function filters(changed) {
     Object.assign(chosen, choice);
     changed();
   };
-  const level = h("select", { "aria-label": "Least level", onchange: () => choose({ level: level.value }) }, LEVELS.map((one) => h("option", { value: one, selected: one === chosen.level }, `${one} and above`)));
+  const level = h("select", { "aria-label": "Least level", onchange: () => choose({ level: level.value }) }, LEVELS.map((one) => h("option", { value: one, selected: one === chosen.level }, `${sentence(one)} and above`)));
   const component = h("select", { "aria-label": "Component", onchange: () => choose({ component: component.value }) });
   const search = h("input", { type: "search", "aria-label": "Search the log", placeholder: "Search the log", value: chosen.search, oninput: () => choose({ search: search.value }) });
   const components = (names) => {
