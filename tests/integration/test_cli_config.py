@@ -6,7 +6,8 @@ import tomllib
 import pytest
 
 from pi_orchestrator.settings import known_paths
-from tests.support.process import command, write_toml
+from pi_orchestrator.settings.overrides import render
+from tests.support.process import command, daemon, write_toml
 
 
 async def show(*args, **how):
@@ -129,3 +130,61 @@ async def test_show_config_in_json_and_toml_agree(tmp_path):
     for path, entry in as_json.items():
         section, key = path.split(".")
         assert json.loads(json.dumps(tree[section].get(key))) == entry["value"], path
+
+
+# Beside a running daemon.
+
+
+async def test_a_running_daemon_is_asked_and_told(world, tmp_path):
+    idle = "cameras.idle_after_s"
+    async with daemon(world, tmp_path, cameras={"idle_after_s": 90}, connected=False) as process:
+        config = write_toml(tmp_path / "client.toml", world.tree(http={"listen": [process.api.url[7:]]}))
+
+        async def cli(*args, code=0, **how):
+            done = await command("config", *args, "--config", config, **how)
+            assert (done.code, "Traceback" in done.err) == (code, False), done
+            return done.out if code == 0 else done.err
+
+        rows = (await cli("get")).splitlines()
+        assert rows[0].split() == ["KEY", "FROM", "SET", "BY", "VALUE"]
+        assert [row.split()[0] for row in rows[1:]] == known_paths()
+        assert [idle, "file", "config", "set", "90"] in [row.split() for row in rows]
+        assert await cli("get", idle) == "90\n"
+        assert await cli("set", idle, "60") == f"{idle} = 60 (from: override)\n"
+        (section, *_) = [item for item in json.loads(await cli("get", "cameras", "--json")) if item["key"] == idle]
+        assert (section["value"], section["origin"]) == ("60", "override")
+        assert json.loads(await cli("get", idle, "--json")) == section
+
+        shown = (await show("--json", "--config", config)).json[idle]
+        assert shown == {"value": 60, "origin": f"override {world.state_dir}/overrides.json"}
+        assert await cli("reset", idle) == f"{idle} = 90 (from: file)\n"
+
+        assert await cli("set", "auth.api_key", "a-new-key-0123", "--json")
+        assert await cli("get", "auth.api_key") == "***\n"
+        assert await cli("set", idle, "0", code=1) == (
+            f"error: Validation failed\n  {idle}: Input should be greater than 0\n"
+        )
+        assert "set it in the configuration file, and restart" in await cli("set", "mqtt.port", "1", code=1)
+        for verb in ("get",), ("reset",), ("set", "x"):
+            said = await cli(verb[0], "cameras.idle_after", *verb[1:], code=1)
+            assert said == "error: there is no setting cameras.idle_after\n  did you mean cameras.idle_after_s?\n"
+
+
+async def test_overrides_that_are_not_in_force_are_told_beside_what_is(tmp_path):
+    state = tmp_path / "state"
+    state.mkdir()
+    config = write_toml(tmp_path / "config.toml", {"storage": {"state_dir": str(state)}})
+    file = state / "overrides.json"
+    file.write_bytes(render({"gone.key": "1", "logging.level": "error"}))
+    for args in ("check-config",), ("show-config", "--json"):
+        done = await command(*args, "--config", config)
+        assert (done.code, done.err) == (
+            0,
+            f"warning: an override is not in force: gone.key: unknown key ({file})\n",
+        )
+    assert done.json["logging.level"] == {"value": "error", "origin": f"override {file}"}
+    file.write_bytes(b"{")
+    done = await command("check-config", "--config", config)
+    assert done.code == 0
+    assert done.err.startswith("warning: an override is not in force: overrides.json cannot be used: not JSON")
+    assert file.read_bytes() == b"{", "nothing is touched"

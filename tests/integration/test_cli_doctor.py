@@ -13,6 +13,7 @@ import pytest
 from pi_orchestrator.cli.doctor_network import station_finding
 from pi_orchestrator.net.nl80211 import Radio, Station
 from pi_orchestrator.net.stations import Air
+from pi_orchestrator.settings.overrides import render
 from tests.support import lan
 from tests.support.process import COMMAND, POWERLESS, ROOT, command, daemon, environment, write_toml
 
@@ -77,6 +78,7 @@ async def test_a_healthy_machine_has_no_failing_check_and_nothing_is_touched(doc
         assert "switched off (discovery." in findings[check]["what"]
     assert findings["broker"]["what"] == f"answers at 127.0.0.1:{world.broker.port}"
     assert findings["state"]["what"] == f"{world.state_dir} will be made at the first start"
+    assert findings["overrides"]["what"] == "set while the daemon ran: none"
     assert not world.state_dir.exists()
 
 
@@ -260,3 +262,17 @@ async def test_beside_a_running_daemon_it_disturbs_nothing(world, tmp_path):
 
 def test_the_environment_of_these_tests_is_clean():
     assert not {name for name in environment() if name.startswith(("PIORCH", "AUTO_ONBOARD", "API_KEY", "LOG_LEVEL"))}
+
+
+async def test_overrides_that_are_in_force_are_named_and_those_that_are_not(doctor, world):
+    async def finding():
+        found = (await doctor())["overrides"]
+        return found["result"], found["what"]
+
+    world.state_dir.mkdir()
+    file = world.state_dir / "overrides.json"
+    file.write_bytes(render({"auth.mode": "required", "gone.key": "1"}))
+    assert await finding() == ("warn", "in force: auth.mode; not in force: gone.key: unknown key")
+    file.write_bytes(b"{")
+    result, what = await finding()
+    assert (result, what.split(":")[0]) == ("warn", f"{file} cannot be used")

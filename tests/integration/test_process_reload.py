@@ -148,6 +148,31 @@ async def test_a_reload_does_not_throw_the_kill_switch_back(world, tmp_path):
         assert (status["enabled"], status["running"], status["config"]["burst_size"]) == (False, False, 12)
 
 
+async def test_a_reload_keeps_what_operators_have_set_and_takes_the_rest(world, tmp_path):
+    key = "/api/v1/config/auto_onboard.burst_size"
+    async with reloadable(world, tmp_path, auto_onboard={"burst_size": 5}) as (process, reload):
+
+        async def burst():
+            return (await process.api.get(STATUS)).data["config"]["burst_size"]
+
+        await process.admin.call("PUT", key, json={"value": "7"})
+        said = await reload(auto_onboard={"burst_size": 6, "max_per_minute": 60})
+        assert (said["changed"], await burst()) == (["auto_onboard.max_per_minute"], 7)
+        # Not reloaded yet, so a reset does not go back to it.
+        write_toml(tmp_path / "config.toml", world.tree(auto_onboard={"burst_size": 9}))
+        item = (await process.admin.post(f"{key}/reset")).data["item"]
+        assert (item["value"], item["origin"], await burst()) == ("6", "file", 6)
+        await reload(auto_onboard={"burst_size": 9})
+        assert await burst() == 9
+
+        # An override that the new file contradicts is named, and nothing changes.
+        await process.admin.call("PUT", "/api/v1/config/auth.mode", json={"value": "off"})
+        outside = {"http": {"listen": ["0.0.0.0:0"]}, "auto_onboard": {"allow_loopback": False}}
+        refused = await reload(expect=NOT_TAKEN, **outside)
+        assert "auth.mode: 'off' is refused" in refused["problems"][0]
+        assert await burst() == 9
+
+
 async def test_systemd_is_told_of_a_reload_and_of_its_end_valid_or_not(world, tmp_path):
     async with NotifySocket(tmp_path / "notify") as systemd:
         env = {"NOTIFY_SOCKET": str(systemd.path)}
