@@ -18,7 +18,7 @@ async def broker(tmp_path):
     broker = Broker(tmp_path)
     await broker.start()
     yield broker
-    await broker.stop()
+    await broker.kill()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
