@@ -1,6 +1,6 @@
 // The page of one camera: its picture, what can be done with it, why it is believed to be where it is, what happened to it.
 
-import { capture, captureNote, command, picture, placeOf, reboot, rename, replace, signal, troubleNote, unpair, when } from "./camera_parts.js";
+import { capture, captureNote, command, picture, placeOf, reboot, rename, replace, signal, toldBy, troubleNote, unpair, when } from "./camera_parts.js";
 import { eachFrame, fill, h, say } from "./dom.js";
 import { bytes, duration, sentence } from "./format.js";
 import { icon } from "./icons.js";
@@ -116,14 +116,14 @@ function oddities({ conflict, near, locally_administered: local, vendor }) {
     conflict.length && `Others claim its address: ${conflict.join(", ")}.`,
     near.length && `MACs next to its own, maybe the same board: ${near.join(", ")}.`,
     local && "Its MAC is made up, not the maker's.",
-    vendor && `Made by ${vendor}.`,
+    vendor && `Made by ${vendor.replace(/\.$/, "")}.`,
   ].filter(Boolean);
   return notes.map((note) => h("p", { class: "small muted" }, note));
 }
 
 function evidenceTable(evidence) {
   const rows = evidence.map((one) =>
-    h("tr", {}, h("td", {}, one.source), h("td", {}, one.proves_life ? state("ok", "proves it") : state("info", "hint")), h("td", {}, age(one.last_seen)), h("td", { class: "mono" }, one.ip_address ?? ""), h("td", {}, one.detail ?? one.host_name ?? "")),
+    h("tr", {}, h("td", {}, sentence(toldBy(one.source))), h("td", {}, one.proves_life ? state("ok", "proves it") : state("info", "hint")), h("td", {}, age(one.last_seen)), h("td", { class: "mono" }, one.ip_address ?? ""), h("td", {}, one.detail ?? one.host_name ?? "")),
   );
   const head = ["Source", "Worth", "Last", "Address", "Detail"].map((word) => h("th", { scope: "col" }, word));
   return h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));

@@ -17,6 +17,9 @@ const BY = {
   mdns: "announced itself (mDNS)",
 };
 
+/** How a source of evidence tells of a camera. */
+export const toldBy = (source) => BY[source] ?? "last seen";
+
 /** An API path below a camera. */
 export const cameraPath = (camera, rest = "") => `/api/v1/cameras/${encodeURIComponent(camera.mac)}${rest}`;
 
@@ -72,7 +75,7 @@ export function evidence(most = 2) {
     const told = proofs.length ? proofs : [{ source: "seen", last_seen: camera.seenAt }];
     keyed(node, told, (one) => one.source, (first) => {
       const when = age(first.last_seen);
-      return { node: h("li", {}, BY[first.source] ?? "last seen", " ", when), update: (one) => when.show(one.last_seen) };
+      return { node: h("li", {}, toldBy(first.source), " ", when), update: (one) => when.show(one.last_seen) };
     });
   };
   return Object.assign(node, { show });
