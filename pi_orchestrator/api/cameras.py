@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from pi_orchestrator.api.evidence import EvidenceView, Now, evidence_view, told_of, why
 from pi_orchestrator.api.route import Reply, Time, Wire
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import rfc3339
@@ -74,9 +75,11 @@ class Diagnostics(Wire):
 
 
 class DiagnosedCamera(Camera):
-    """A camera and how well it is reached."""
+    """A camera, how well it is reached, and `why` it is believed to be in its state, with the evidence."""
 
     diagnostics: Diagnostics
+    why: str
+    evidence: list[EvidenceView]
 
 
 class CameraList(Wire):
@@ -234,8 +237,8 @@ class CameraViews:
             onboarding=self._onboarding.is_onboarding(mac),
         )
 
-    def diagnosed(self, mac: Mac) -> DiagnosedCamera:
-        """A camera and how well it is reached."""
+    def diagnosed(self, mac: Mac, now: Now) -> DiagnosedCamera:
+        """A camera, how well it is reached, and why that is believed."""
         device = self._registry.get(mac)
         rssi = device.claims.rssi_dbm if device and device.claims else None
         return DiagnosedCamera(
@@ -245,6 +248,8 @@ class CameraViews:
                 error_count=device.error_count if device else 0,
                 last_error=_trouble(device),
             ),
+            why=why(now, device) if device else "",
+            evidence=[evidence_view(now, one) for one in told_of(device)] if device else [],
         )
 
     def paired(self, camera: Registered) -> PairedCamera:
@@ -316,8 +321,9 @@ async def rename(services: Services, path: CameraPath, body: CameraChange, actor
 
 
 async def diagnostics(services: Services) -> list[DiagnosedCamera]:
-    """Live cameras with how well they are reached."""
-    return [services.views.diagnosed(mac) for mac in services.views.live()]
+    """Live cameras with how well they are reached, and the evidence for what is said of each."""
+    now = Now.by(services.clock)
+    return [services.views.diagnosed(mac, now) for mac in services.views.live()]
 
 
 async def list_unassigned(services: Services) -> CameraList:

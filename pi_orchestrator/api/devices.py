@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from pi_orchestrator.api.evidence import EvidenceView, Now, evidence_view, told_of, why
 from pi_orchestrator.api.paging import MacPath
 from pi_orchestrator.api.route import Time, Wire
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import rfc3339
 from pi_orchestrator.domain.camera import Camera
 from pi_orchestrator.domain.mac import is_local
-from pi_orchestrator.domain.presence import HERE, NEVER, Device, Evidence, Presence
-from pi_orchestrator.domain.sighting import TRUSTED, Source
+from pi_orchestrator.domain.presence import HERE, Device, Evidence, Presence
 from pi_orchestrator.errors import NotFoundError
 from pi_orchestrator.health import State
 
 MAX_DEVICES = 5000
 SOURCES = ("scanner", "stations", "leases", "mdns", "probe", "mqtt")
-
-
-class EvidenceView(Wire):
-    """What one source has said; `proves_life` where it may, `age_seconds` since it last did."""
-
-    source: Source
-    proves_life: bool
-    first_seen: Time
-    last_seen: Time
-    age_seconds: float
-    ip_address: str | None = None
-    host_name: str | None = None
-    signal_strength: int | None = None
-    detail: str | None = None
 
 
 class DeviceView(Wire):
@@ -154,28 +138,12 @@ async def network(services: Services) -> Network:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Now:
-    """One moment on both clocks: what is told of a device must not contradict itself by microseconds."""
-
-    monotonic: float
-    wall: datetime
-
-    def age(self, at: float) -> float:
-        """Seconds since a monotonic time."""
-        return self.monotonic - at
-
-    def moment(self, at: float | None) -> str | None:
-        """A monotonic time as a date by today's clock."""
-        return None if at is None else rfc3339(self.wall - timedelta(seconds=self.age(at)))
-
-
 def view(services: Services, device: Device) -> DeviceView:
     """A device from all that is known of it."""
-    now = _Now(services.clock.monotonic(), services.clock.wall())
+    now = Now.by(services.clock)
     registry, camera = services.registry, services.roster.get(device.mac)
     claims = device.claims
-    told = sorted(device.evidence.values(), key=lambda one: one.last_at, reverse=True)
+    told = told_of(device)
     contested = registry.claimants(device.address) if device.address else frozenset()
     firmware = (claims.firmware_version if claims else None) or (camera.firmware_version if camera else None)
     return DeviceView(
@@ -183,7 +151,7 @@ def view(services: Services, device: Device) -> DeviceView:
         ip_address=str(device.address or _hearsay(told) or ""),
         ip_addresses=[str(address) for address in device.addresses],
         status=device.shown,
-        why=_why(now, device),
+        why=why(now, device),
         hostname=next((one.host_name for one in told if one.host_name), ""),
         vendor=services.vendors.name(device.mac) or "",
         signal_strength=next((one.rssi_dbm for one in told if one.rssi_dbm is not None), 0),
@@ -196,7 +164,7 @@ def view(services: Services, device: Device) -> DeviceView:
         locally_administered=is_local(device.mac),
         near=list(registry.near(device.mac)),
         conflict=sorted(contested - {device.mac}),
-        evidence=[_evidence(now, one) for one in told],
+        evidence=[evidence_view(now, one) for one in told],
     )
 
 
@@ -210,54 +178,11 @@ def _list(services: Services, query: DeviceQuery) -> tuple[list[DeviceView], int
     return [view(services, device) for device in sorted(chosen, key=order)[: query.limit]], len(chosen)
 
 
-def _first_seen(now: _Now, told: list[Evidence], camera: Camera | None) -> str | None:
+def _first_seen(now: Now, told: list[Evidence], camera: Camera | None) -> str | None:
     """Since when it is known; of a registered camera the record knows more than the memory."""
     first = now.moment(min((one.first_at for one in told), default=None))
     registered = rfc3339(camera.registered_at) if camera else None
     return min((moment for moment in (first, registered) if moment), default=None)
-
-
-def _evidence(now: _Now, one: Evidence) -> EvidenceView:
-    return EvidenceView(
-        source=one.source,
-        proves_life=one.alive_at != NEVER,
-        first_seen=now.moment(one.first_at) or "",
-        last_seen=now.moment(one.last_at) or "",
-        age_seconds=round(now.age(one.last_at if one.alive_at == NEVER else one.alive_at), 1),
-        ip_address=str(one.ip) if one.ip else None,
-        host_name=one.host_name,
-        signal_strength=one.rssi_dbm,
-        detail=one.detail or None,
-    )
-
-
-_SEEN_BY = {
-    Source.ARP: "answered ARP",
-    Source.NEIGHBOUR: "the kernel had its answer",
-    Source.STATION: "the radio heard it",
-    Source.MQTT: "spoke on MQTT",
-    Source.PROBE: "answered HTTP",
-    Source.RECORD: "was here before the restart",
-}
-
-
-def _why(now: _Now, device: Device) -> str:
-    """The state in one sentence: which source says so, and since when."""
-    alive = sorted(
-        (one for one in device.evidence.values() if one.source in TRUSTED and one.alive_at != NEVER),
-        key=lambda one: one.alive_at,
-        reverse=True,
-    )
-    seen = ", ".join(f"{_SEEN_BY[one.source]} {now.age(one.alive_at):.0f} s ago" for one in alive[:3])
-    if device.unstable:
-        return f"it came and went {len(device.drops)} times in the last minutes; {seen}"
-    if device.state is Presence.CLAIMED:
-        return "only a retained message speaks for it; nothing has proved it alive"
-    if device.state is Presence.OFFLINE and device.silenced_at > (device.alive_at or NEVER):
-        return f"its MQTT session ended {now.age(device.silenced_at):.0f} s ago and nothing has seen it since"
-    if device.session_ended_at > (device.heard_at or NEVER):
-        return f"{seen}; its MQTT session ended {now.age(device.session_ended_at):.0f} s ago"
-    return seen or "nothing has proved it alive yet"
 
 
 def _hearsay(told: list[Evidence]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -12,11 +13,11 @@ from pi_orchestrator.api.paging import MacPath, Pagination, Paging
 from pi_orchestrator.api.route import Time, Wire
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.clock import rfc3339
-from pi_orchestrator.domain.mac import MacField
+from pi_orchestrator.domain.mac import Mac, MacField
 from pi_orchestrator.domain.onboarding import AuditEntry, Stage
 from pi_orchestrator.domain.strict_json import clean_text
 from pi_orchestrator.errors import FieldError
-from pi_orchestrator.storage import actions, onboarding
+from pi_orchestrator.storage import actions, dismissed, onboarding
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.database import Tx
 
@@ -221,8 +222,8 @@ async def events(services: Services, query: AuditQuery) -> AuditPage:
 
 
 async def events_of_camera(services: Services, path: MacPath, query: MacAuditQuery) -> AuditPage:
-    """One camera's audit trail, newest first."""
-    return await _page(services, query, path.mac)
+    """One camera's audit trail, newest first, with that of the hardware that it replaced."""
+    return await _page(services, query, path.mac, before=await dismissed.predecessors(services.database, path.mac))
 
 
 async def reset_metrics(services: Services, actor: Actor) -> Message:
@@ -262,9 +263,21 @@ def _plain(seconds: float) -> int | float:
     return int(seconds) if seconds == int(seconds) else seconds
 
 
-async def _page(services: Services, query: AuditQuery | MacAuditQuery, mac: MacField | None) -> AuditPage:
+async def _page(
+    services: Services,
+    query: AuditQuery | MacAuditQuery,
+    mac: MacField | None,
+    *,
+    before: Sequence[tuple[Mac, int]] = (),
+) -> AuditPage:
     page = await onboarding.audit_page(
-        services.database, limit=query.limit, offset=query.offset, mac=mac, stage=query.stage, since=query.since
+        services.database,
+        limit=query.limit,
+        offset=query.offset,
+        mac=mac,
+        stage=query.stage,
+        since=query.since,
+        before=before,
     )
     return AuditPage(
         events=[_event(entry) for entry in page.entries],

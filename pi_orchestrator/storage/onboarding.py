@@ -158,19 +158,24 @@ async def audit_page(
     mac: Mac | None = None,
     stage: Stage | None = None,
     since: datetime | None = None,
+    before: Sequence[tuple[Mac, int]] = (),
 ) -> AuditPage:
-    """A page of audit rows that fit the filters, newest first."""
+    """A page of audit rows that fit the filters, newest first.
+
+    `before` are the cameras whose place that of `mac` has taken, with the last row that is its history too.
+    """
+    whose = " OR ".join(["mac_address = ?", *["mac_address = ? AND id <= ?"] * len(before)])
     filters = [
-        (clause, value)
-        for clause, value in (
-            ("mac_address = ?", mac),
-            ("stage = ?", stage),
-            ("at >= ?", rfc3339(since) if since else None),
+        (clause, params)
+        for clause, params in (
+            (f"({whose})", [mac, *(value for one in before for value in one)]),
+            ("stage = ?", [stage]),
+            ("at >= ?", [rfc3339(since) if since else None]),
         )
-        if value is not None
+        if params[0] is not None
     ]
     where = f" WHERE {' AND '.join(clause for clause, _ in filters)}" if filters else ""
-    values = [value for _, value in filters]
+    values = [value for _, params in filters for value in params]
     rows = await database.read(
         f"SELECT *, (SELECT count(*) FROM onboarding_audit{where}) AS total FROM onboarding_audit{where}"  # noqa: S608
         " ORDER BY id DESC LIMIT ? OFFSET ?",

@@ -28,7 +28,21 @@ CAMERA = {
         "firmware_version": "2.1.0",
     },
 }
-DIAGNOSED = {**CAMERA, "diagnostics": {"connection_quality": "good", "error_count": 0}}
+DIAGNOSED = {
+    **CAMERA,
+    "diagnostics": {"connection_quality": "good", "error_count": 0},
+    "why": "spoke on MQTT 12 s ago",
+    "evidence": [
+        {
+            "source": "mqtt",
+            "proves_life": True,
+            "first_seen": "2026-01-22T14:55:00.000000Z",
+            "last_seen": "2026-01-22T15:00:00.000000Z",
+            "age_seconds": 12.0,
+            "signal_strength": -54,
+        }
+    ],
+}
 _PAIRED = {
     "mac_address": "24:6F:28:B0:F7:F1",
     "container_id": "550e8400-e29b-41d4-a716-446655440000",
