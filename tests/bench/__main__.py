@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 
-from tests.bench import answers, lifecycle, messages, onboarding, provisioning, rest, streams, sweep, writes
+from tests.bench import answers, full, lifecycle, messages, onboarding, page, provisioning, rest, streams, sweep, writes
 from tests.bench.report import as_json, table
 from tests.bench.stage import Stage
 
@@ -19,17 +19,20 @@ MEASURES = (
     ("P3", onboarding.limited_storm),
     ("P4", messages.status_messages),
     ("P5", answers.camera_list),
+    ("P16", full.full_load),
     ("P6", answers.refusals),
     ("P7", writes.durable_writes),
     ("P8", streams.streams),
+    ("P9", rest.crowd),
     ("P10 P13", lifecycle.start_and_stop),
     ("P13", streams.stop_with_streams),
     ("P15", provisioning.batch),
+    ("F1", page.first_load),
 )
 AT_REST = (("P9", rest.memory), ("P11", rest.idle_cpu))
 LONG = "P12"
-NEED_ROOT = {"P1", "P9", "P11", "P12"}
-KNOWN = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12", "P13", "P15")
+NEED_ROOT = {"P1", "P9", "P11", "P12", "P16"}
+KNOWN = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12", "P13", "P15", "P16", "F1")
 
 
 async def measure(wanted):

@@ -46,8 +46,12 @@ async def http(file):
     async def answer_small(_request):
         return web.Response(body=b'{"status":"ok"}', content_type="application/json")
 
+    async def answer_as_page(_request):
+        return web.Response(body=body, content_type="text/html")
+
     app = web.Application()
     app.router.add_get("/bytes", answer)
+    app.router.add_get("/page", answer_as_page)
     app.router.add_get("/small", answer_small)
     app.router.add_post("/small", answer_and_close)
     runner = web.AppRunner(app, access_log=None)

@@ -87,13 +87,14 @@ class Connection(asyncio.Protocol):
 
 
 async def ask_for(seconds, *, port, path, method="GET", status=200, connections=4, rate=0.0, declare=0):
-    """Ask and ask again: {per_s, p99_ms}. A `rate` of 0 is as fast as it is answered.
+    """Ask and ask again: {per_s, p50_ms, p99_ms}. A `rate` of 0 is as fast as it is answered.
 
-    `declare` announces a body of so many bytes that never comes, and takes a new connection for each request.
+    Of several paths each is asked for in turn. `declare` announces a body of so many bytes that never comes, and takes
+    a new connection for each request.
     """
     loop = asyncio.get_running_loop()
     body = f"Content-Type: application/json\r\nContent-Length: {declare}\r\n" if declare else ""
-    request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{body}\r\n".encode()
+    paths = itertools.cycle([path] if isinstance(path, str) else path)
     latencies = []
     began = time.perf_counter()
 
@@ -107,7 +108,8 @@ async def ask_for(seconds, *, port, path, method="GET", status=200, connections=
                 started = time.perf_counter()
             elif rate:
                 started = due  # the answer before it came late: who waits for this one waits since it was due
-            got = await connection.ask(request)
+            path = next(paths)
+            got = await connection.ask(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{body}\r\n".encode())
             latencies.append(time.perf_counter() - started)
             if got != status:
                 raise RuntimeError(f"{method} {path} was answered by {got}, not {status}")
@@ -121,7 +123,7 @@ async def ask_for(seconds, *, port, path, method="GET", status=200, connections=
         for number in range(connections):
             clients.create_task(client(number))
     per_s = len(latencies) / (time.perf_counter() - began)
-    return {"per_s": per_s, "p99_ms": quantile(latencies, 0.99) * 1000}
+    return {"per_s": per_s, "p50_ms": quantile(latencies, 0.5) * 1000, "p99_ms": quantile(latencies, 0.99) * 1000}
 
 
 def http():

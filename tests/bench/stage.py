@@ -107,7 +107,7 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def daemon(world, **sections):
+async def daemon(world, *, python=sys.executable, **sections):
     """`run` until the end of the block; it is READY when the block begins."""
     folder, port = world.state_dir.parent, free_port()
     tree = world.tree(http={"listen": [f"127.0.0.1:{port}"]}, **sections)
@@ -121,7 +121,7 @@ async def daemon(world, **sections):
         notify.setblocking(False)
         started = time.monotonic()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pi_orchestrator", "run", "--config", str(config)),
+            *(python, "-m", "pi_orchestrator", "run", "--config", str(config)),
             cwd=CHECKOUT,
             env=clean_env(NOTIFY_SOCKET=str(address)),
             stderr=stderr,

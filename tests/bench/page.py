@@ -1,0 +1,75 @@
+"""F1: the first load of the console page in a browser that has never seen it, beside one file of as many bytes."""
+
+import contextlib
+import statistics
+
+from tests.bench.process import child
+from tests.bench.report import Row
+from tests.bench.stage import api, connected, daemon
+from tests.support import browser
+from tests.support.waiting import eventually
+
+ROUNDS = 7
+BARE = "a bare aiohttp with one page of as many bytes as came over the wire, in the same browser"
+
+# In the page, before anything of its own: when the first of these was there.
+WATCH = """
+new MutationObserver((_, watch) => {
+  if (document.querySelector(".cards > .card")) { window.firstCard = performance.now(); watch.disconnect(); }
+}).observe(document, { childList: true, subtree: true });
+"""
+PAINTED = 'performance.getEntriesByName("first-contentful-paint")[0]?.startTime'
+
+
+async def first_load(stage):
+    async with stage.settled_world("page") as world, daemon(world) as running, browser.opened() as chromium:
+        await connected(running)
+        async with api(running) as get:
+            if not (await get("/api/v1/cameras"))["data"]["cameras"]:
+                raise RuntimeError("there is no camera to be shown")
+        size = round((await _load(chromium, f"{running.url}/", cards=True))["bytes"])
+        file = stage.path("page") / "page.html"
+        file.write_text(f"<!doctype html><title>Page</title><p>Page</p><!--{'x' * (size - 200)}-->")
+        async with child("tests.bench.bare", "http", file) as bare:
+            url = f"http://127.0.0.1:{await bare.line()}/page"
+            ours, reference = [], []
+            for _ in range(ROUNDS):
+                ours.append(await _load(chromium, f"{running.url}/", cards=True))
+                reference.append(await _load(chromium, url))
+    rows = []
+    for what, key, other, unit in (
+        ("console page: bytes", "bytes", "bytes", "KiB"),
+        ("… requests", "requests", "requests", ""),
+        ("… first contentful paint", "paint", "paint", "ms"),
+        ("… first camera card", "card", "paint", "ms"),
+    ):
+        median = statistics.median(one[key] for one in ours)
+        than = statistics.median(one[other] for one in reference)
+        scale = 1024 if unit == "KiB" else 1
+        rows.append(Row("F1", what, unit, median / scale, than / scale, median / than, note=BARE))
+    return rows
+
+
+async def _load(chromium, url, *, cards=False):
+    """Bytes, requests, first paint and, where `cards` are waited for, the first of them, in a profile of its own."""
+    context = await chromium.browser.new_context(viewport=browser.DESKTOP)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(context.close)
+        page = await context.new_page()
+        await page.add_init_script(WATCH)
+        wire = await context.new_cdp_session(page)
+        await wire.send("Network.enable")
+        sizes, requests = {}, set()
+        wire.on("Network.requestWillBeSent", lambda told: requests.add(told["requestId"]))
+        # What a stream has brought by now is counted as it comes: it has no end.
+        wire.on("Network.dataReceived", lambda told: _add(sizes, told["requestId"], told["encodedDataLength"]))
+        wire.on("Network.loadingFinished", lambda told: sizes.update({told["requestId"]: told["encodedDataLength"]}))
+        await page.goto(url)
+        # Asked again and again from here: the page's policy lets nobody wait in it.
+        card = await eventually(lambda: page.evaluate("window.firstCard")) if cards else 0.0
+        paint = await eventually(lambda: page.evaluate(PAINTED))
+        return {"bytes": sum(sizes.values()), "requests": len(requests), "paint": paint, "card": card}
+
+
+def _add(sizes, request, count):
+    sizes[request] = sizes.get(request, 0) + count
