@@ -8,6 +8,7 @@ STOPPING, streams, workers (they finish or hand back their step), event hub, API
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -163,6 +164,7 @@ async def run(load: Callable[[], Loaded]) -> int:
         configure(level=loaded.settings.logging.level, style=loaded.settings.logging.format)
         async with running(loaded, notifier=notifier) as daemon:
             started = True
+            _keep_what_stays()
             reloader = asyncio.create_task(_reload_on(hang_up, load, daemon, notifier), name="reloader")
             await _first_of(stop, daemon.failed)
             reloader.cancel()
@@ -171,6 +173,12 @@ async def run(load: Callable[[], Loaded]) -> int:
         if not stop.is_set():
             raise
         return 0
+
+
+def _keep_what_stays() -> None:
+    """Take what was loaded for good out of the garbage collector's sight: to go through it would hold up the loop."""
+    gc.collect()
+    gc.freeze()
 
 
 def _workers(settings: Settings, parts: Parts, notifier: Notifier) -> Iterator[Worker]:

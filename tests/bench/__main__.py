@@ -79,7 +79,7 @@ def _machine():
 def main():
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measure the daemon beside its references, in about eight minutes. Nothing else should run.",
+        description="Measure the daemon beside its references, in about ten minutes. Nothing else should run.",
         epilog="Exit codes: 0 measured, whatever the figures; 1 something broke; 2 bad arguments.",
     )
     parser.add_argument("--only", metavar="P4,P5", default=",".join(KNOWN), help="these measures alone")

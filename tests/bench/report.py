@@ -35,7 +35,7 @@ def paired(ours, references):
 
 
 def table(rows):
-    head = f"{'':<4}{'measure':<32}{'ours':>9}{'reference':>13}{'ratio':>6}  {'target':<9}met"
+    head = f"{'':<4}{'measure':<32}{'ours':>9}{'reference':>13}{'ratio':>6}  {'target':<10}met"
     lines = [head, "-" * len(head)]
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
     for row in rows:
@@ -44,7 +44,7 @@ def table(rows):
         ratio = "" if row.ratio is None else f"{row.ratio:.{2 if row.ratio >= 0.1 else 3}f}"
         met = {True: "yes", False: "NO", None: "-"}[row.met]
         ours = _shown(row.ours, row.unit)
-        lines.append(f"{row.id:<4}{row.measure:<32}{ours:>9}{reference + mark:>13}{ratio:>6}  {row.target:<9}{met}")
+        lines.append(f"{row.id:<4}{row.measure:<32}{ours:>9}{reference + mark:>13}{ratio:>6}  {row.target:<10}{met}")
     return "\n".join([*lines, *(f"[{number}] {note}" for number, note in enumerate(notes, 1))])
 
 

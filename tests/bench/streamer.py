@@ -127,7 +127,8 @@ async def read(port, seconds):
     await asyncio.sleep(seconds)
     for reader in readers:
         reader.transport.close()
-    return {"count": len(late), "p50_ms": quantile(late, 0.5) * 1000, "p99_ms": quantile(late, 0.99) * 1000}
+    seen = late or [0.0]
+    return {"count": len(late), "p50_ms": quantile(seen, 0.5) * 1000, "p99_ms": quantile(seen, 0.99) * 1000}
 
 
 def clients():
