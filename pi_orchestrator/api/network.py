@@ -46,12 +46,6 @@ class BridgeView(Wire):
     status: Bridge
 
 
-class PlainBridge(BridgeView):
-    """The same, as old dashboards read it."""
-
-    success: Literal[True] = True
-
-
 class WifiStatus(Wire):
     """The network that this machine has joined (`client_signal` in dBm), and the access point that it serves."""
 
@@ -161,11 +155,6 @@ async def mqtt(services: Services) -> MqttView:
 async def bridge() -> BridgeView:
     """The upstream gateway: this version has none, and says so."""
     return BridgeView(status=Bridge(configured=False, connected=False, url=""))
-
-
-async def plain_bridge() -> PlainBridge:
-    """The upstream gateway, for old dashboards."""
-    return PlainBridge(status=(await bridge()).status)
 
 
 async def wifi_status(services: Services) -> WifiStatusView:

@@ -1,75 +1,48 @@
-"""Routes: old paths that dashboards still call. Each has a successor, and says so in its headers."""
+"""Routes: old paths that dashboards still call, each a route of today in another shape, as its headers say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from pi_orchestrator.api import adapters, cameras, network
+from pi_orchestrator.api import adapters
 from pi_orchestrator.api.envelope import Shape
 from pi_orchestrator.api.route import Route
-from pi_orchestrator.api.routes.cameras import CAMERA, DIAGNOSED
-from pi_orchestrator.api.routes.network import BRIDGE, MQTT, NETWORKS, TAILSCALE, WIFI
-from pi_orchestrator.storage.keys import Scope
+from pi_orchestrator.api.routes import cameras, captures, network
 
-Handler = Callable[..., Any]
+_TODAY = {f"{route.method} {route.path}": route for route in (*cameras.ROUTES, *captures.ROUTES, *network.ROUTES)}
 
 
-def _old(
-    path: str, handler: Handler, summary: str, successor: str, *, example: Any, errors: tuple[str, ...] = ()
-) -> Route:
-    return Route(
-        "GET",
-        path,
-        handler,
-        "dashboard",
-        f"{summary}, for old dashboards",
-        Scope.READ,
-        shape=Shape.PLAIN,
-        successor=successor,
-        errors=errors,
-        example=example,
+def _old(path: str, today: str, *, shape: Shape = Shape.PLAIN, **differs: Any) -> Route:
+    route = _TODAY[today]
+    return replace(
+        route,
+        path=path,
+        shape=shape,
+        successor=route.path,
+        tag="dashboard",
+        summary=f"{route.summary}, for old dashboards",
+        **differs,
     )
 
 
 ROUTES: tuple[Route, ...] = (
     _old(
         "/api/dashboard/cameras",
-        adapters.cameras,
-        "Live cameras",
-        "/api/v1/cameras",
-        example={"cameras": [CAMERA], "count": 1, "success": True},
+        "GET /api/v1/cameras",
+        handler=adapters.cameras,
+        example={"cameras": [cameras.CAMERA], "count": 1, "success": True},
     ),
-    _old(
-        "/api/dashboard/cameras/diagnostics",
-        cameras.diagnostics,
-        "Live cameras with diagnostics",
-        "/api/v1/cameras/diagnostics",
-        example=[DIAGNOSED],
-    ),
-    _old("/api/dashboard/mqtt/status", network.mqtt, "The broker", "/api/v1/network/mqtt", example=MQTT),
+    _old("/api/dashboard/cameras/diagnostics", "GET /api/v1/cameras/diagnostics"),
+    _old("/api/dashboard/cameras/{id}/capture", "POST /api/v1/cameras/{id}/capture", shape=Shape.BINARY),
+    _old("/api/dashboard/mqtt/status", "GET /api/v1/network/mqtt"),
     _old(
         "/api/dashboard/bridge/status",
-        network.plain_bridge,
-        "The upstream gateway",
-        "/api/v1/network/bridge",
-        example={"status": BRIDGE, "success": True},
+        "GET /api/v1/network/bridge",
+        handler=adapters.bridge,
+        example={"status": network.BRIDGE, "success": True},
     ),
-    _old(
-        "/api/dashboard/tailscale/status",
-        network.tailscale,
-        "Tailscale",
-        "/api/v1/network/tailscale",
-        errors=("NOT_FOUND", "NETWORK_ERROR"),
-        example=TAILSCALE,
-    ),
-    _old("/api/wifi/status", network.wifi_status, "WiFi", "/api/v1/wifi/status", example={"status": WIFI}),
-    _old(
-        "/api/wifi/scan",
-        network.wifi_scan,
-        "Look for WiFi networks",
-        "/api/v1/wifi/scan",
-        errors=("NETWORK_ERROR",),
-        example=NETWORKS,
-    ),
+    _old("/api/dashboard/tailscale/status", "GET /api/v1/network/tailscale"),
+    _old("/api/wifi/status", "GET /api/v1/wifi/status"),
+    _old("/api/wifi/scan", "GET /api/v1/wifi/scan"),
 )

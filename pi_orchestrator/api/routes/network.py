@@ -6,7 +6,7 @@ from pi_orchestrator.api import network
 from pi_orchestrator.api.route import Route
 from pi_orchestrator.storage.keys import Scope
 
-MQTT = {
+_MQTT = {
     "connected": True,
     "broker": "127.0.0.1",
     "port": 1883,
@@ -14,7 +14,7 @@ MQTT = {
     "latency_ms": 0.84,
 }
 BRIDGE = {"configured": False, "connected": False, "url": ""}
-WIFI = {
+_WIFI = {
     "client_status": "connected",
     "client_ssid": "Office",
     "client_ip": "10.0.0.23",
@@ -24,7 +24,7 @@ WIFI = {
     "ap_ip": "192.168.10.1",
     "connected_devices": 12,
 }
-NETWORKS = {
+_NETWORKS = {
     "count": 1,
     "networks": [
         {
@@ -38,7 +38,7 @@ NETWORKS = {
         }
     ],
 }
-TAILSCALE = {
+_TAILSCALE = {
     "backend_state": "Running",
     "tailscale_ip": "100.101.102.103",
     "hostname": "pi-kitchen",
@@ -63,12 +63,12 @@ ROUTES: tuple[Route, ...] = (
                     "addresses": ["192.168.10.1/24"],
                 }
             ],
-            "wifi": WIFI,
-            "mqtt": MQTT,
+            "wifi": _WIFI,
+            "mqtt": _MQTT,
             "bridge": BRIDGE,
         },
     ),
-    Route("GET", "/api/v1/network/mqtt", network.mqtt, "network", "The broker", Scope.READ, example=MQTT),
+    Route("GET", "/api/v1/network/mqtt", network.mqtt, "network", "The broker", Scope.READ, example=_MQTT),
     Route(
         "GET",
         "/api/v1/network/bridge",
@@ -86,7 +86,7 @@ ROUTES: tuple[Route, ...] = (
         "Tailscale",
         Scope.READ,
         errors=("NOT_FOUND", "NETWORK_ERROR"),
-        example=TAILSCALE,
+        example=_TAILSCALE,
     ),
     Route(
         "GET",
@@ -95,7 +95,7 @@ ROUTES: tuple[Route, ...] = (
         "network",
         "WiFi",
         Scope.READ,
-        example={"status": WIFI},
+        example={"status": _WIFI},
     ),
     Route(
         "GET",
@@ -105,6 +105,6 @@ ROUTES: tuple[Route, ...] = (
         "Look for WiFi networks",
         Scope.READ,
         errors=("NETWORK_ERROR",),
-        example=NETWORKS,
+        example=_NETWORKS,
     ),
 )

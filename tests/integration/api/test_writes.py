@@ -293,7 +293,7 @@ ACTIONS = {
         for verb in ("provision", "retry", "skip")
     },
 }
-for one in [one for one in WRITES if one.tag == "captures"]:
+for one in [one for one in WRITES if one.tag in ("captures", "dashboard")]:
     ACTIONS[one.method, one.path] = one.action, CAMERA
 for one in [one for one in WRITES if one.tag == "provisioning" and "{id}" in one.path and "{mac}" not in one.path]:
     ACTIONS[one.method, one.path] = one.action, session_for(one)
