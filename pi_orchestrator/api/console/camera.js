@@ -1,6 +1,20 @@
-// The page of one camera: its picture, what can be done with it, why it is believed to be where it is, what happened to it.
+// The page of one camera: its picture, what can be done with it, why it is believed to be here, what happened to it.
 
-import { capture, captureNote, command, picture, placeOf, reboot, rename, replace, signal, toldBy, troubleNote, unpair, when } from "./camera_parts.js";
+import {
+  capture,
+  captureNote,
+  command,
+  picture,
+  placeOf,
+  reboot,
+  rename,
+  replace,
+  signal,
+  toldBy,
+  troubleNote,
+  unpair,
+  when,
+} from "./camera_parts.js";
 import { eachFrame, fill, h, say } from "./dom.js";
 import { bytes, duration, sentence } from "./format.js";
 import { icon } from "./icons.js";
@@ -18,7 +32,14 @@ export function mount(root, context) {
     const camera = cameras.find(path[0]);
     if (!camera) {
       page = null;
-      fill(place, cameras.loaded ? missing() : cameras.error ? problem(cameras.error, () => cameras.refresh({ ask: true })) : skeleton(2));
+      fill(
+        place,
+        cameras.loaded
+          ? missing()
+          : cameras.error
+            ? problem(cameras.error, () => cameras.refresh({ ask: true }))
+            : skeleton(2),
+      );
       return;
     }
     if (!page) {
@@ -32,7 +53,9 @@ export function mount(root, context) {
   fill(root, h("a", { class: "back", href: "#/cameras" }, icon("back"), "All cameras"), place);
   cameras.addEventListener("change", draw);
   const timer = setInterval(look, EVERY_MS);
-  const heard = ["camera.onboarded", "camera.onboarding_failed", "camera.replaced"].map((type) => stream.on(type, look));
+  const heard = ["camera.onboarded", "camera.onboarding_failed", "camera.replaced"].map((type) =>
+    stream.on(type, look),
+  );
   if (!cameras.loaded) cameras.refresh({ ask: true });
   draw();
   return () => {
@@ -43,16 +66,38 @@ export function mount(root, context) {
   };
 }
 
-const missing = () => empty("camera", "There is no such camera", "It was unpaired or replaced, or it has not been heard since the daemon started.");
+const missing = () =>
+  empty(
+    "camera",
+    "There is no such camera",
+    "It was unpaired or replaced, or it has not been heard since the daemon started.",
+  );
 
 function build(context, first) {
   let now = first;
   const name = h("h2", { class: "big" });
   const [status, bars, photo, failed] = [state("offline"), signal(), picture(), captureNote()];
-  const [trouble, data, why, history] = [troubleNote(), h("div"), h("div", { class: "stack" }), h("div", { class: "scroll" })];
-  const shoot = button("Capture", { kind: "primary", symbol: "camera", onclick: () => shoot.busy(() => capture(context, now, shoot, failed.note)) });
-  const ping = button("Ping", { kind: "quiet", symbol: "link", onclick: () => ping.busy(() => command(context, now, { action: "ping" }, `${now.name} answered`)) });
-  const ask = button("Health check", { kind: "quiet", symbol: "info", onclick: () => ask.busy(() => command(context, now, { action: "health_check" }, `${now.name} says`)) });
+  const [trouble, data, why, history] = [
+    troubleNote(),
+    h("div"),
+    h("div", { class: "stack" }),
+    h("div", { class: "scroll" }),
+  ];
+  const shoot = button("Capture", {
+    kind: "primary",
+    symbol: "camera",
+    onclick: () => shoot.busy(() => capture(context, now, shoot, failed.note)),
+  });
+  const ping = button("Ping", {
+    kind: "quiet",
+    symbol: "link",
+    onclick: () => ping.busy(() => command(context, now, { action: "ping" }, `${now.name} answered`)),
+  });
+  const ask = button("Health check", {
+    kind: "quiet",
+    symbol: "info",
+    onclick: () => ask.busy(() => command(context, now, { action: "health_check" }, `${now.name} says`)),
+  });
   const owned = [
     button("Rename", { kind: "quiet", symbol: "edit", onclick: () => rename(context, now) }),
     button("Replace", { kind: "quiet", symbol: "refresh", onclick: () => replace(context, now) }),
@@ -64,7 +109,12 @@ function build(context, first) {
     "div",
     { class: "stack" },
     h("div", { class: "row wrap spread" }, name, h("div", { class: "row" }, status, bars)),
-    h("div", { class: "columns" }, h("div", { class: "stack" }, photo, deeds, failed, trouble), section("What it is", data)),
+    h(
+      "div",
+      { class: "columns" },
+      h("div", { class: "stack" }, photo, deeds, failed, trouble),
+      section("What it is", data),
+    ),
     h("div", { class: "columns" }, section("Why this is believed", why), section("Onboarding history", history)),
   );
   const update = (camera) => {
@@ -105,9 +155,21 @@ function described(camera, cameras) {
 async function lookWhy({ api }, camera, place) {
   try {
     const device = await api.get(`/api/v1/devices/${encodeURIComponent(camera.mac)}`, { background: true });
-    fill(place, h("p", {}, `${sentence(device.why)}.`), oddities(device), h("div", { class: "scroll" }, evidenceTable(device.evidence)));
+    fill(
+      place,
+      h("p", {}, `${sentence(device.why)}.`),
+      oddities(device),
+      h("div", { class: "scroll" }, evidenceTable(device.evidence)),
+    );
   } catch (error) {
-    fill(place, h("p", { class: "muted" }, error.status === 404 ? "Nothing has been heard of it since the daemon started." : error.message));
+    fill(
+      place,
+      h(
+        "p",
+        { class: "muted" },
+        error.status === 404 ? "Nothing has been heard of it since the daemon started." : error.message,
+      ),
+    );
   }
 }
 
@@ -123,7 +185,15 @@ function oddities({ conflict, near, locally_administered: local, vendor }) {
 
 function evidenceTable(evidence) {
   const rows = evidence.map((one) =>
-    h("tr", {}, h("td", {}, sentence(toldBy(one.source))), h("td", {}, one.proves_life ? state("ok", "proves it") : state("info", "hint")), h("td", {}, age(one.last_seen)), h("td", { class: "mono" }, one.ip_address ?? ""), h("td", {}, one.detail ?? one.host_name ?? "")),
+    h(
+      "tr",
+      {},
+      h("td", {}, sentence(toldBy(one.source))),
+      h("td", {}, one.proves_life ? state("ok", "proves it") : state("info", "hint")),
+      h("td", {}, age(one.last_seen)),
+      h("td", { class: "mono" }, one.ip_address ?? ""),
+      h("td", {}, one.detail ?? one.host_name ?? ""),
+    ),
   );
   const head = ["Source", "Worth", "Last", "Address", "Detail"].map((word) => h("th", { scope: "col" }, word));
   return h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
@@ -131,13 +201,22 @@ function evidenceTable(evidence) {
 
 async function lookHistory({ api }, camera, place) {
   try {
-    const { events } = await api.get(`/api/v1/onboarding/auto/events/${encodeURIComponent(camera.mac)}?limit=${EVENTS}`, { background: true });
+    const { events } = await api.get(
+      `/api/v1/onboarding/auto/events/${encodeURIComponent(camera.mac)}?limit=${EVENTS}`,
+      { background: true },
+    );
     if (!events.length) return fill(place, h("p", { class: "muted" }, "It was not taken in by auto-onboarding."));
-    const rows = events.map((one) => h("tr", {}, h("td", {}, age(one.timestamp)), h("td", {}, state(one.stage)), h("td", {}, toldOf(one))));
+    const rows = events.map((one) =>
+      h("tr", {}, h("td", {}, age(one.timestamp)), h("td", {}, state(one.stage)), h("td", {}, toldOf(one))),
+    );
     return fill(place, h("table", {}, h("tbody", {}, rows)));
   } catch (error) {
     return fill(place, h("p", { class: "muted" }, error.message));
   }
 }
 
-const toldOf = (one) => one.error_message ?? [one.container_id, one.ip_address, one.duration_ms !== undefined && `${one.duration_ms} ms`].filter(Boolean).join(" · ");
+const toldOf = (one) =>
+  one.error_message ??
+  [one.container_id, one.ip_address, one.duration_ms !== undefined && `${one.duration_ms} ms`]
+    .filter(Boolean)
+    .join(" · ");

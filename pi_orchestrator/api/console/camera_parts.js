@@ -35,7 +35,13 @@ export function picture() {
   const image = h("img", { alt: "", decoding: "async", loading: "lazy", hidden: true });
   const none = h("div", { class: "none" }, icon("camera"), h("span", {}, "No picture yet"));
   const taken = age("");
-  const caption = h("span", { class: "taken", hidden: true }, icon("clock"), h("span", { class: "sr" }, "Taken "), taken);
+  const caption = h(
+    "span",
+    { class: "taken", hidden: true },
+    icon("clock"),
+    h("span", { class: "sr" }, "Taken "),
+    taken,
+  );
   let shown = "";
   const draw = (there) => {
     image.hidden = caption.hidden = !there;
@@ -73,10 +79,15 @@ export function evidence(most = 2) {
   const show = (camera) => {
     const proofs = (camera.evidence ?? []).filter((one) => one.proves_life).slice(0, most);
     const told = proofs.length ? proofs : [{ source: "seen", last_seen: camera.seenAt }];
-    keyed(node, told, (one) => one.source, (first) => {
-      const when = age(first.last_seen);
-      return { node: h("li", {}, toldBy(first.source), " ", when), update: (one) => when.show(one.last_seen) };
-    });
+    keyed(
+      node,
+      told,
+      (one) => one.source,
+      (first) => {
+        const when = age(first.last_seen);
+        return { node: h("li", {}, toldBy(first.source), " ", when), update: (one) => when.show(one.last_seen) };
+      },
+    );
   };
   return Object.assign(node, { show });
 }
@@ -84,7 +95,8 @@ export function evidence(most = 2) {
 /** What is wrong with a camera and what to do, or null. */
 export function troubleOf({ trouble, diagnostics, status }) {
   const remedy = diagnostics?.remedy;
-  if (remedy && remedy.state !== "ok") return { text: trouble || remedy.state.replaceAll("_", " "), advice: remedy.advice ?? "" };
+  if (remedy && remedy.state !== "ok")
+    return { text: trouble || remedy.state.replaceAll("_", " "), advice: remedy.advice ?? "" };
   return trouble && status !== "offline" ? { text: trouble, advice: "" } : null;
 }
 
@@ -125,7 +137,8 @@ export function captureNote() {
   const node = h("p", { class: "note", "data-tone": "bad", role: "status" });
   const note = (error) => {
     if (!error || error.code === "CANCELLED") fill(node);
-    else if (error.code === "OFFLINE") toastError(error); // that is not about this camera
+    else if (error.code === "OFFLINE")
+      toastError(error); // that is not about this camera
     else fill(node, h("strong", {}, error.message), ". ", advice(error));
   };
   return Object.assign(node, { note });
@@ -135,7 +148,11 @@ export function captureNote() {
 export const reboot = ({ api, cameras }, camera) =>
   confirm({
     title: `Reboot ${camera.name}?`,
-    consequences: ["It is away for about half a minute.", "A capture that is under way on it is lost.", "It keeps its name, its place and its settings."],
+    consequences: [
+      "It is away for about half a minute.",
+      "A capture that is under way on it is lost.",
+      "It keeps its name, its place and its settings.",
+    ],
     label: "Reboot",
     danger: false,
     work: async () => {
@@ -183,14 +200,36 @@ export const unpair = ({ api, cameras, go }, camera) =>
 /** Let new hardware take over everything that a camera has. */
 export function replace({ api, cameras, go }, camera) {
   const strangers = cameras.all.filter((one) => !one.registered);
-  const mac = h("input", { name: "mac", required: true, placeholder: "24:6F:28:00:00:00", list: "strangers", autocomplete: "off", spellcheck: "false", autofocus: true, class: "mono", maxlength: 24 });
+  const mac = h("input", {
+    name: "mac",
+    required: true,
+    placeholder: "24:6F:28:00:00:00",
+    list: "strangers",
+    autocomplete: "off",
+    spellcheck: "false",
+    autofocus: true,
+    class: "mono",
+    maxlength: 24,
+  });
   return dialog({
     title: `Replace ${camera.name}`,
     kind: "narrow",
     body: [
-      h("p", {}, "The new camera takes over name, container, position and history. The old one is not let in again by itself."),
-      field("MAC of the new camera", mac, strangers.length ? "Cameras that are here and not registered are offered." : ""),
-      h("datalist", { id: "strangers" }, strangers.map((one) => h("option", { value: one.mac }, one.name))),
+      h(
+        "p",
+        {},
+        "The new camera takes over name, container, position and history. The old one is not let in again by itself.",
+      ),
+      field(
+        "MAC of the new camera",
+        mac,
+        strangers.length ? "Cameras that are here and not registered are offered." : "",
+      ),
+      h(
+        "datalist",
+        { id: "strangers" },
+        strangers.map((one) => h("option", { value: one.mac }, one.name)),
+      ),
     ],
     submit: {
       label: "Replace",
@@ -208,7 +247,9 @@ export function replace({ api, cameras, go }, camera) {
 export async function command({ api }, camera, body, done) {
   try {
     const { answer } = await api.post(cameraPath(camera, "/commands"), body, { timeout: CAPTURE_MS });
-    const said = Object.entries(answer ?? {}).filter(([, value]) => typeof value !== "object").map(([name, value]) => `${name} ${value}`);
+    const said = Object.entries(answer ?? {})
+      .filter(([, value]) => typeof value !== "object")
+      .map(([name, value]) => `${name} ${value}`);
     toast(done, { detail: said.slice(0, 8).join(" · ") });
   } catch (error) {
     toastError(error, camera.name);

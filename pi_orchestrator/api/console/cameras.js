@@ -1,6 +1,18 @@
 // All cameras as cards. There may be hundreds: a card is built once and from then on only changed where it changes.
 
-import { cameraLink, capture, captureNote, evidence, picture, placeOf, reboot, rename, signal, troubleNote, troubleOf } from "./camera_parts.js";
+import {
+  cameraLink,
+  capture,
+  captureNote,
+  evidence,
+  picture,
+  placeOf,
+  reboot,
+  rename,
+  signal,
+  troubleNote,
+  troubleOf,
+} from "./camera_parts.js";
 import * as camera from "./camera.js";
 import { eachFrame, fill, h, keyed, say, set } from "./dom.js";
 import { button, empty, iconButton, problem, skeleton, state, toneOf } from "./ui.js";
@@ -17,9 +29,15 @@ const FILTERS = {
 const text = (a, b) => a.localeCompare(b, undefined, { numeric: true });
 const SEVERITY = ["bad", "warn", "off", "busy", "info", "ok"];
 const ORDERS = {
-  place: ["By place", (a, b) => text(a.container || "\uffff", b.container || "\uffff") || a.position - b.position || text(a.mac, b.mac)],
+  place: [
+    "By place",
+    (a, b) => text(a.container || "\uffff", b.container || "\uffff") || a.position - b.position || text(a.mac, b.mac),
+  ],
   name: ["By name", (a, b) => text(a.name, b.name) || text(a.mac, b.mac)],
-  state: ["Trouble first", (a, b) => SEVERITY.indexOf(toneOf(a.status)) - SEVERITY.indexOf(toneOf(b.status)) || text(a.name, b.name)],
+  state: [
+    "Trouble first",
+    (a, b) => SEVERITY.indexOf(toneOf(a.status)) - SEVERITY.indexOf(toneOf(b.status)) || text(a.name, b.name),
+  ],
   signal: ["Weakest signal first", (a, b) => (a.rssi || -999) - (b.rssi || -999) || text(a.name, b.name)],
 };
 const chosen = { filter: "all", order: "place", search: "" };
@@ -39,7 +57,12 @@ function mountList(root, context) {
     bar.count(all);
     bar.hidden = all.length === 0;
     const shown = all.filter(FILTERS[chosen.filter][1]).filter(matches).sort(ORDERS[chosen.order][1]);
-    keyed(cards, shown, (one) => one.mac, (one) => card(context, one));
+    keyed(
+      cards,
+      shown,
+      (one) => one.mac,
+      (one) => card(context, one),
+    );
     const instead = all.length && shown.length ? cards : insteadOf(context, all);
     if (place.firstChild !== instead) fill(place, instead);
   });
@@ -63,8 +86,15 @@ function insteadOf({ cameras }, all) {
   if (!all.length && cameras.error) return problem(cameras.error, () => cameras.refresh({ ask: true }));
   if (all.length) return empty("search", "No camera matches", "Change the search or the filter above.");
   const go = (hash, label, symbol) => h("a", { class: "button", href: hash }, label, symbol);
-  const text = "Switch a camera on within reach of the Pi's network. With auto-onboarding it appears here by itself; otherwise give it credentials in a session.";
-  return empty("camera", "No cameras yet", text, go("#/onboarding", "Auto-onboarding"), go("#/sessions", "Start a session"));
+  const text =
+    "Switch a camera on within reach of the Pi's network. With auto-onboarding it appears here by itself; otherwise give it credentials in a session.";
+  return empty(
+    "camera",
+    "No cameras yet",
+    text,
+    go("#/onboarding", "Auto-onboarding"),
+    go("#/sessions", "Start a session"),
+  );
 }
 
 function toolbar(changed) {
@@ -78,9 +108,30 @@ function toolbar(changed) {
     for (const { name, node } of tabs) set(node, "aria-pressed", String(chosen.filter === name));
     changed();
   };
-  const search = h("input", { type: "search", "aria-label": "Search cameras", placeholder: "Search", value: chosen.search, oninput: () => choose({ search: search.value }) });
-  const order = h("select", { "aria-label": "Order", onchange: () => choose({ order: order.value }) }, Object.entries(ORDERS).map(([name, [label]]) => h("option", { value: name, selected: name === chosen.order }, label)));
-  const node = h("div", { class: "toolbar", hidden: true }, h("div", { class: "tabs", role: "group", "aria-label": "Filter" }, tabs.map((tab) => tab.node)), h("div", { class: "row grow finders" }, search, order));
+  const search = h("input", {
+    type: "search",
+    "aria-label": "Search cameras",
+    placeholder: "Search",
+    value: chosen.search,
+    oninput: () => choose({ search: search.value }),
+  });
+  const order = h(
+    "select",
+    { "aria-label": "Order", onchange: () => choose({ order: order.value }) },
+    Object.entries(ORDERS).map(([name, [label]]) =>
+      h("option", { value: name, selected: name === chosen.order }, label),
+    ),
+  );
+  const node = h(
+    "div",
+    { class: "toolbar", hidden: true },
+    h(
+      "div",
+      { class: "tabs", role: "group", "aria-label": "Filter" },
+      tabs.map((tab) => tab.node),
+    ),
+    h("div", { class: "row grow finders" }, search, order),
+  );
   for (const tab of tabs) set(tab.node, "aria-pressed", String(chosen.filter === tab.name));
   const count = (all) => {
     for (const tab of tabs) {
@@ -98,12 +149,25 @@ function card(context, first) {
   const where = h("p", { class: "where" });
   const [status, bars, proof, photo, failed] = [state("offline"), signal(), evidence(), picture(), captureNote()];
   const trouble = troubleNote();
-  const shoot = button("Capture", { symbol: "camera", onclick: () => shoot.busy(() => capture(context, now, shoot, failed.note)) });
-  const tools = [iconButton("edit", "Rename", { onclick: () => rename(context, now) }), iconButton("power", "Reboot", { onclick: () => reboot(context, now) })];
+  const shoot = button("Capture", {
+    symbol: "camera",
+    onclick: () => shoot.busy(() => capture(context, now, shoot, failed.note)),
+  });
+  const tools = [
+    iconButton("edit", "Rename", { onclick: () => rename(context, now) }),
+    iconButton("power", "Reboot", { onclick: () => reboot(context, now) }),
+  ];
   const heading = h("div", { class: "row spread heading" }, h("h2", { class: "grow" }, name), status);
   const words = h("div", { class: "words" }, heading, where, h("div", { class: "row spread wrap" }, bars), proof);
   const notes = h("div", { class: "notes" }, trouble, failed);
-  const node = h("li", { class: "card" }, photo, words, notes, h("div", { class: "row spread deeds" }, shoot, h("div", { class: "row" }, tools)));
+  const node = h(
+    "li",
+    { class: "card" },
+    photo,
+    words,
+    notes,
+    h("div", { class: "row spread deeds" }, shoot, h("div", { class: "row" }, tools)),
+  );
   const update = (camera) => {
     now = camera;
     say(name, camera.name);

@@ -7,14 +7,22 @@ import { button, confirm, dialog, empty, field, problem, section, state, toast, 
 export function configuration(context) {
   const { api, stream } = context;
   const place = h("div", { class: "stack" });
-  const search = h("input", { type: "search", "aria-label": "Search settings", placeholder: "Search settings", oninput: () => draw() });
+  const search = h("input", {
+    type: "search",
+    "aria-label": "Search settings",
+    placeholder: "Search settings",
+    oninput: () => draw(),
+  });
   const node = section("Configuration", h("div", { class: "toolbar" }, search), place);
   let sections = [];
   const open = new Set();
   const draw = eachFrame(() => {
     const wanted = search.value.trim().toLowerCase();
     const found = sections
-      .map((one) => ({ ...one, items: one.items.filter(({ key, description }) => `${key} ${description}`.toLowerCase().includes(wanted)) }))
+      .map((one) => ({
+        ...one,
+        items: one.items.filter(({ key, description }) => `${key} ${description}`.toLowerCase().includes(wanted)),
+      }))
       .filter(({ items }) => items.length);
     const groups = found.map((one) => group({ api, look, open }, one, wanted !== ""));
     fill(place, groups.length ? groups : empty("search", "No setting matches", "Change the search above."));
@@ -26,7 +34,10 @@ export function configuration(context) {
       draw();
     } catch (error) {
       node.hidden = error.absent;
-      fill(place, problem(error, () => api.needKey(error).then(look)));
+      fill(
+        place,
+        problem(error, () => api.needKey(error).then(look)),
+      );
     }
   };
   const end = stream.on("config.changed", () => look());
@@ -45,24 +56,39 @@ function group(context, { name, description, items }, unfolded) {
   );
   const summary = h("summary", {}, h("h3", {}, name), h("span", { class: "small muted" }, description));
   const toggled = (event) => context.open[event.target.open ? "add" : "delete"](name);
-  return h("details", { class: "group", open: unfolded || context.open.has(name), ontoggle: unfolded ? null : toggled }, summary, rows);
+  return h(
+    "details",
+    { class: "group", open: unfolded || context.open.has(name), ontoggle: unfolded ? null : toggled },
+    summary,
+    rows,
+  );
 }
 
 function origin({ origin: from, restart_needed: late, value, default_value: usual }) {
   if (late) return state("warning", "after a restart");
-  return from === "default" || value === usual ? null : h("span", { class: "small muted" }, from === "override" ? "changed here" : `from ${from}`);
+  return from === "default" || value === usual
+    ? null
+    : h("span", { class: "small muted" }, from === "override" ? "changed here" : `from ${from}`);
 }
 
 function change({ api, look }, item) {
   const control = controlFor(item);
   const path = `/api/v1/config/${encodeURIComponent(item.key)}`;
-  const reset = item.origin === "override" && button("Back to what is configured", {
-    kind: "quiet",
-    onclick: () => {
-      const consequences = `${item.key} is again what file, environment and default say.`;
-      confirm({ title: "Reset this setting?", consequences, label: "Reset", danger: false, work: () => api.post(`${path}/reset`).then(look) }).catch(toastError);
-    },
-  });
+  const reset =
+    item.origin === "override" &&
+    button("Back to what is configured", {
+      kind: "quiet",
+      onclick: () => {
+        const consequences = `${item.key} is again what file, environment and default say.`;
+        confirm({
+          title: "Reset this setting?",
+          consequences,
+          label: "Reset",
+          danger: false,
+          work: () => api.post(`${path}/reset`).then(look),
+        }).catch(toastError);
+      },
+    });
   return dialog({
     title: item.key,
     kind: "narrow",
@@ -80,10 +106,23 @@ function change({ api, look }, item) {
 
 function controlFor({ type, value, validation }) {
   const options = type === "boolean" ? ["true", "false"] : type === "select" ? validation.options : null;
-  if (options) return h("select", { name: "value" }, options.map((one) => h("option", { value: one, selected: one === value }, one)));
+  if (options)
+    return h(
+      "select",
+      { name: "value" },
+      options.map((one) => h("option", { value: one, selected: one === value }, one)),
+    );
   const kinds = { number: "number", secret: "password" };
   const limits = type === "number" ? { min: validation.min, max: validation.max, step: "any" } : {};
-  return h("input", { name: "value", type: kinds[type] ?? "text", value: value, autocomplete: "off", spellcheck: "false", autofocus: true, ...limits });
+  return h("input", {
+    name: "value",
+    type: kinds[type] ?? "text",
+    value: value,
+    autocomplete: "off",
+    spellcheck: "false",
+    autofocus: true,
+    ...limits,
+  });
 }
 
 function hintFor({ validation: { min, max }, default_value: usual, type }) {

@@ -19,14 +19,28 @@ export function mount(root, context) {
   const list = h("ul", { class: "grid boxes", "aria-label": "Containers" });
   const place = h("div", {}, skeleton(3));
   const idle = h("p", { class: "muted" });
-  const make = button("New container", { kind: "primary", symbol: "plus", onclick: () => edit(context, null).then((made) => made && look()) });
+  const make = button("New container", {
+    kind: "primary",
+    symbol: "plus",
+    onclick: () => edit(context, null).then((made) => made && look()),
+  });
   const tools = { ...context, changed: () => look() };
   let [all, timer, last, over] = [null, 0, 0, false];
   const draw = eachFrame(() => {
     if (!all) return;
-    keyed(list, all, (one) => one.id, (one) => box(tools, one));
+    keyed(
+      list,
+      all,
+      (one) => one.id,
+      (one) => box(tools, one),
+    );
     const nowhere = cameras.all.filter((one) => one.registered && !one.container).length;
-    say(idle, nowhere ? `${count(nowhere, "registered camera stands", "registered cameras stand")} in no container: choose a free position to put one there.` : "");
+    say(
+      idle,
+      nowhere
+        ? `${count(nowhere, "registered camera stands", "registered cameras stand")} in no container: choose a free position to put one there.`
+        : "",
+    );
     const text = "A container holds four cameras. Auto-onboarding makes its own; make one here to pair by hand.";
     const instead = all.length ? list : empty("box", "No containers yet", text);
     if (place.firstChild !== instead) fill(place, instead);
@@ -42,7 +56,12 @@ export function mount(root, context) {
     }
   };
   const soon = () => (timer ||= setTimeout(look, Math.max(0, last + AT_LEAST_MS - Date.now())));
-  const types = ["container.created", "container.updated", "container.deleted", ...["onboarded", "registered", "paired", "removed", "replaced", "renamed"].map((kind) => `camera.${kind}`)];
+  const types = [
+    "container.created",
+    "container.updated",
+    "container.deleted",
+    ...["onboarded", "registered", "paired", "removed", "replaced", "renamed"].map((kind) => `camera.${kind}`),
+  ];
   const ends = types.map((type) => stream.on(type, soon));
   fill(root, h("div", { class: "row spread wrap" }, idle, make), place);
   cameras.addEventListener("change", draw);
@@ -60,9 +79,15 @@ export function mount(root, context) {
 
 function box(context, first) {
   let now = first;
-  const [name, text, tally] = [h("h2", { class: "grow clip" }), h("p", { class: "small muted" }), h("p", { class: "small muted" })];
+  const [name, text, tally] = [
+    h("h2", { class: "grow clip" }),
+    h("p", { class: "small muted" }),
+    h("p", { class: "small muted" }),
+  ];
   const places = h("ol", { class: "places" });
-  const change = iconButton("edit", "Edit", { onclick: () => edit(context, now).then((done) => done && context.changed()) });
+  const change = iconButton("edit", "Edit", {
+    onclick: () => edit(context, now).then((done) => done && context.changed()),
+  });
   const drop = iconButton("trash", "Delete", { onclick: () => remove(context, now) });
   const node = h("li", { class: "panel box" }, h("div", { class: "row" }, name, change, drop), text, places, tally);
   const update = (container) => {
@@ -74,8 +99,16 @@ function box(context, first) {
     say(tally, `${container.online_count} of ${count(container.camera_count, "camera")} online`);
     set(change, "aria-label", `Edit ${nameOf(container)}`);
     set(drop, "aria-label", `Delete ${nameOf(container)}`);
-    const standing = POSITIONS.map((position) => ({ position, camera: container.cameras.find((one) => one.position === position) }));
-    keyed(places, standing, ({ position, camera }) => `${position} ${camera?.device_id ?? ""}`, (one) => (one.camera ? taken(context, () => now, one) : free(context, () => now, one)));
+    const standing = POSITIONS.map((position) => ({
+      position,
+      camera: container.cameras.find((one) => one.position === position),
+    }));
+    keyed(
+      places,
+      standing,
+      ({ position, camera }) => `${position} ${camera?.device_id ?? ""}`,
+      (one) => (one.camera ? taken(context, () => now, one) : free(context, () => now, one)),
+    );
   };
   update(first);
   return { node, update };
@@ -84,7 +117,12 @@ function box(context, first) {
 function taken(context, container, first) {
   const [photo, word, name] = [picture(), state("offline"), h("a", { class: "name" })];
   const out = iconButton("close", "Take out", { onclick: () => takeOut(context, container(), now.camera) });
-  const node = h("li", { class: "place" }, photo, h("div", { class: "row" }, h("div", { class: "grow" }, name, word), out));
+  const node = h(
+    "li",
+    { class: "place" },
+    photo,
+    h("div", { class: "row" }, h("div", { class: "grow" }, name, word), out),
+  );
   let now = first;
   const update = (one) => {
     now = one;
@@ -101,14 +139,22 @@ function taken(context, container, first) {
 }
 
 function free(context, container, { position }) {
-  const put = button(`Position ${position}`, { kind: "quiet", symbol: "plus", name: `Put a camera on position ${position}`, onclick: () => assign(context, container(), position).then((done) => done && context.changed()) });
+  const put = button(`Position ${position}`, {
+    kind: "quiet",
+    symbol: "plus",
+    name: `Put a camera on position ${position}`,
+    onclick: () => assign(context, container(), position).then((done) => done && context.changed()),
+  });
   return { node: h("li", { class: "place free" }, put) };
 }
 
 const takeOut = (context, container, camera) =>
   confirm({
     title: `Take ${camera.name || camera.device_id} out?`,
-    consequences: [`Its position in ${nameOf(container)} becomes free.`, "It stays registered, and can be put anywhere else."],
+    consequences: [
+      `Its position in ${nameOf(container)} becomes free.`,
+      "It stays registered, and can be put anywhere else.",
+    ],
     label: "Take out",
     danger: false,
     work: async () => {
@@ -119,12 +165,21 @@ const takeOut = (context, container, camera) =>
   });
 
 function edit({ api }, container) {
-  const label = h("input", { name: "label", value: container?.label ?? "", maxlength: 100, autocomplete: "off", autofocus: true });
+  const label = h("input", {
+    name: "label",
+    value: container?.label ?? "",
+    maxlength: 100,
+    autocomplete: "off",
+    autofocus: true,
+  });
   const text = h("textarea", { name: "description", rows: 3, maxlength: 500, value: container?.description ?? "" });
   return dialog({
     title: container ? `Edit ${nameOf(container)}` : "New container",
     kind: "narrow",
-    body: [field("Label", label, "What it is called, up to 100 characters."), field("Description", text, "Where it hangs, what it looks at.")],
+    body: [
+      field("Label", label, "What it is called, up to 100 characters."),
+      field("Description", text, "Where it hangs, what it looks at."),
+    ],
     submit: {
       label: container ? "Save" : "Create",
       work: async () => {
@@ -139,7 +194,10 @@ function edit({ api }, container) {
 const remove = (context, container) =>
   confirm({
     title: `Delete ${nameOf(container)}?`,
-    consequences: ["Its label and description are gone.", "Only an empty container can be deleted: its cameras have to be taken out first."],
+    consequences: [
+      "Its label and description are gone.",
+      "Only an empty container can be deleted: its cameras have to be taken out first.",
+    ],
     label: "Delete",
     work: async () => {
       await context.api.delete(pathOf(container));

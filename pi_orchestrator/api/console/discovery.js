@@ -49,7 +49,18 @@ export function mount(root, context) {
     past.look();
     scan.find();
   };
-  const changes = ["device.found", "device.state", "device.moved", "device.conflict", "device.conflict_resolved", "device.flapping", "camera.status_changed", "camera.onboarded", "camera.registered", "camera.removed"];
+  const changes = [
+    "device.found",
+    "device.state",
+    "device.moved",
+    "device.conflict",
+    "device.conflict_resolved",
+    "device.flapping",
+    "camera.status_changed",
+    "camera.onboarded",
+    "camera.registered",
+    "camera.removed",
+  ];
   const ends = changes.map((type) => stream.on(type, soon));
   ends.push(stream.on("scan.started", ({ id }) => scan.follow(id)));
   ends.push(stream.on("scan.ended", () => (soon(), past.look())));
@@ -93,8 +104,14 @@ function scanner({ api }) {
     stop.hidden = !goes;
     start.disabled = goes;
     const result = `${count(scan.found, "device")} found, ${scan.new} new, ${scan.moved} moved, ${scan.gone} gone`;
-    const words = goes ? `${scan.progress} %, ${result}` : `${scan.state}: ${scan.message ?? result}${scan.duration_ms ? `, in ${scan.duration_ms} ms` : ""}`;
-    bar.show(scan.progress / 100, words, { failed: "bad", cancelled: "warn", interrupted: "warn", done: "ok" }[scan.state] ?? "");
+    const words = goes
+      ? `${scan.progress} %, ${result}`
+      : `${scan.state}: ${scan.message ?? result}${scan.duration_ms ? `, in ${scan.duration_ms} ms` : ""}`;
+    bar.show(
+      scan.progress / 100,
+      words,
+      { failed: "bad", cancelled: "warn", interrupted: "warn", done: "ok" }[scan.state] ?? "",
+    );
     clearTimeout(timer);
     timer = goes ? setTimeout(() => ask(scan.id), PROGRESS_MS) : 0;
     if (!goes) running = "";
@@ -120,7 +137,13 @@ function scanner({ api }) {
       // the list of past scans tells what is wrong
     }
   };
-  const engine = (answer) => say(text, answer.engine ? `The network is asked by ${answer.engine_reason}.` : `Nothing can be scanned: ${answer.engine_reason}.`);
+  const engine = (answer) =>
+    say(
+      text,
+      answer.engine
+        ? `The network is asked by ${answer.engine_reason}.`
+        : `Nothing can be scanned: ${answer.engine_reason}.`,
+    );
   return { node, follow, find, engine, end: () => clearTimeout(timer) };
 }
 
@@ -137,16 +160,29 @@ function sources() {
   const list = h("ul", { class: "facts" });
   const node = section("Sources of evidence", list);
   const show = (all) =>
-    keyed(list, all, (one) => one.source, (first) => {
-      const word = state("unknown");
-      const why = h("span", { class: "small muted" });
-      const update = ({ state: how, reason }) => {
-        word.show(how);
-        say(why, reason ?? "");
-      };
-      update(first);
-      return { node: h("li", {}, h("div", { class: "row spread" }, h("span", {}, SOURCES[first.source] ?? first.source), word), why), update };
-    });
+    keyed(
+      list,
+      all,
+      (one) => one.source,
+      (first) => {
+        const word = state("unknown");
+        const why = h("span", { class: "small muted" });
+        const update = ({ state: how, reason }) => {
+          word.show(how);
+          say(why, reason ?? "");
+        };
+        update(first);
+        return {
+          node: h(
+            "li",
+            {},
+            h("div", { class: "row spread" }, h("span", {}, SOURCES[first.source] ?? first.source), word),
+            why,
+          ),
+          update,
+        };
+      },
+    );
   return { node, show };
 }
 
@@ -156,10 +192,29 @@ function devices(context) {
   const note = h("p", { class: "small muted" });
   const tabs = Object.entries(FILTERS).map(([name, [label]]) => {
     const number = h("b");
-    return { name, number, node: h("button", { type: "button", onclick: () => choose({ filter: name }) }, label, number) };
+    return {
+      name,
+      number,
+      node: h("button", { type: "button", onclick: () => choose({ filter: name }) }, label, number),
+    };
   });
-  const search = h("input", { type: "search", "aria-label": "Search devices", placeholder: "MAC, address, name, vendor", value: chosen.search, oninput: () => choose({ search: search.value }) });
-  const bar = h("div", { class: "toolbar" }, h("div", { class: "tabs", role: "group", "aria-label": "Filter" }, tabs.map((tab) => tab.node)), search);
+  const search = h("input", {
+    type: "search",
+    "aria-label": "Search devices",
+    placeholder: "MAC, address, name, vendor",
+    value: chosen.search,
+    oninput: () => choose({ search: search.value }),
+  });
+  const bar = h(
+    "div",
+    { class: "toolbar" },
+    h(
+      "div",
+      { class: "tabs", role: "group", "aria-label": "Filter" },
+      tabs.map((tab) => tab.node),
+    ),
+    search,
+  );
   const node = section("Devices", bar, place, note);
   const self = { node, loaded: false };
   let all = [];
@@ -175,9 +230,20 @@ function devices(context) {
     if (!self.loaded) return;
     const found = all.filter(FILTERS[chosen.filter][1]).filter(matches);
     const shown = found.slice(0, SHOWN);
-    keyed(list, shown, (one) => one.mac_address, (one) => device(context, one));
+    keyed(
+      list,
+      shown,
+      (one) => one.mac_address,
+      (one) => device(context, one),
+    );
     say(note, found.length > SHOWN ? `${SHOWN} of ${found.length} are shown: search to see others.` : "");
-    const instead = shown.length ? list : empty("radar", all.length ? "No device matches" : "Nobody is here", all.length ? "Change the search or the filter above." : "Switch a camera on, or scan now.");
+    const instead = shown.length
+      ? list
+      : empty(
+          "radar",
+          all.length ? "No device matches" : "Nobody is here",
+          all.length ? "Change the search or the filter above." : "Switch a camera on, or scan now.",
+        );
     if (place.firstChild !== instead) fill(place, instead);
   });
   self.show = (found) => {
@@ -193,7 +259,12 @@ function devices(context) {
 
 function matches(one) {
   const wanted = chosen.search.trim().toLowerCase();
-  return !wanted || [one.mac_address, one.ip_address, one.hostname, one.vendor, one.device_id ?? ""].some((text) => text.toLowerCase().includes(wanted));
+  return (
+    !wanted ||
+    [one.mac_address, one.ip_address, one.hostname, one.vendor, one.device_id ?? ""].some((text) =>
+      text.toLowerCase().includes(wanted),
+    )
+  );
 }
 
 function device(context, first) {
@@ -203,19 +274,51 @@ function device(context, first) {
   const trouble = h("p", { class: "note", "data-tone": "bad" });
   const proofs = h("div");
   const details = h("details", { ontoggle: () => details.open && showProofs() }, h("summary", {}, "Evidence"), proofs);
-  const take = button("Pair", { symbol: "join", onclick: () => pair(context, { mac: now.mac_address, name: now.device_id ?? now.mac_address }) });
+  const take = button("Pair", {
+    symbol: "join",
+    onclick: () => pair(context, { mac: now.mac_address, name: now.device_id ?? now.mac_address }),
+  });
   const open = h("a", { class: "button", href: `#/cameras/${encodeURIComponent(first.mac_address)}` }, "Open");
-  const node = h("li", {}, h("div", { class: "row spread wrap" }, name, word), address, why, trouble, h("div", { class: "row spread wrap" }, details, h("div", { class: "row" }, take, open)));
+  const node = h(
+    "li",
+    {},
+    h("div", { class: "row spread wrap" }, name, word),
+    address,
+    why,
+    trouble,
+    h("div", { class: "row spread wrap" }, details, h("div", { class: "row" }, take, open)),
+  );
   const showProofs = () => keyed(proofs, now.evidence, (one) => one.source, proof);
   const update = (one) => {
     now = one;
     say(name, one.device_id || one.hostname || one.vendor || "Unknown device");
     word.show(one.status);
     const also = one.ip_addresses.filter((ip) => ip !== one.ip_address);
-    say(address, [one.mac_address, one.ip_address || "no address", ...also, one.vendor, one.signal_strength ? `${one.signal_strength} dBm` : ""].filter(Boolean).join(" · "));
+    say(
+      address,
+      [
+        one.mac_address,
+        one.ip_address || "no address",
+        ...also,
+        one.vendor,
+        one.signal_strength ? `${one.signal_strength} dBm` : "",
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    );
     say(why, one.why);
     const near = one.near.length ? `May be the same ESP32 as ${one.near.join(", ")}.` : "";
-    say(trouble, [one.conflict.length ? `Its address is claimed by ${one.conflict.join(", ")} too: only the owner may answer; look for two devices with one fixed address.` : "", near].filter(Boolean).join(" "));
+    say(
+      trouble,
+      [
+        one.conflict.length
+          ? `Its address is claimed by ${one.conflict.join(", ")} too: only the owner may answer; look for two devices with one fixed address.`
+          : "",
+        near,
+      ]
+        .filter(Boolean)
+        .join(" "),
+    );
     set(trouble, "data-tone", one.conflict.length ? "bad" : "info");
     take.hidden = one.registered || !one.is_camera;
     open.hidden = !one.registered && !one.is_camera;
@@ -229,7 +332,18 @@ function proof(first) {
   const [when, facts] = [age(first.last_seen), h("span", { class: "small muted" })];
   const update = (one) => {
     when.show(one.last_seen);
-    say(facts, [one.ip_address, one.host_name, one.signal_strength && `${one.signal_strength} dBm`, one.detail, one.proves_life ? "" : "proves nothing by itself"].filter(Boolean).join(" · "));
+    say(
+      facts,
+      [
+        one.ip_address,
+        one.host_name,
+        one.signal_strength && `${one.signal_strength} dBm`,
+        one.detail,
+        one.proves_life ? "" : "proves nothing by itself",
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    );
   };
   update(first);
   return { node: h("div", { class: "row wrap" }, h("strong", { class: "small" }, first.source), when, facts), update };
@@ -237,15 +351,39 @@ function proof(first) {
 
 function history({ api }) {
   const rows = h("tbody");
-  const head = ["When", "By", "State", "Found", "New", "Moved", "Gone", "Took"].map((text) => h("th", { scope: "col" }, text));
-  const table = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Past scans" }, h("table", {}, h("thead", {}, h("tr", {}, head)), rows));
+  const head = ["When", "By", "State", "Found", "New", "Moved", "Gone", "Took"].map((text) =>
+    h("th", { scope: "col" }, text),
+  );
+  const table = h(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Past scans" },
+    h("table", {}, h("thead", {}, h("tr", {}, head)), rows),
+  );
   const node = section("Past scans", table);
   const look = async () => {
     try {
       const { scans } = await api.get(`${PATH}/scan?limit=${PAST}`, { background: true });
-      keyed(rows, scans, (one) => `${one.id} ${one.state}`, (one) => ({
-        node: h("tr", {}, [age(one.started_at), one.requested_by, state(one.state), one.found, one.new, one.moved, one.gone, one.duration_ms === undefined ? "" : `${one.duration_ms} ms`].map((cell) => h("td", {}, cell))),
-      }));
+      keyed(
+        rows,
+        scans,
+        (one) => `${one.id} ${one.state}`,
+        (one) => ({
+          node: h(
+            "tr",
+            {},
+            [
+              age(one.started_at),
+              one.requested_by,
+              state(one.state),
+              one.found,
+              one.new,
+              one.moved,
+              one.gone,
+              one.duration_ms === undefined ? "" : `${one.duration_ms} ms`,
+            ].map((cell) => h("td", {}, cell)),
+          ),
+        }),
+      );
       node.hidden = !scans.length;
     } catch {
       node.hidden = true; // the devices above tell what is wrong

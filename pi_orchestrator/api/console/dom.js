@@ -4,7 +4,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const PROPERTIES = new Set(["value", "checked", "disabled", "hidden", "selected", "open", "indeterminate", "htmlFor"]);
 const rowsOf = new WeakMap();
 
-/** Build an element: `onclick`-like functions are listeners, null and false are left out, children are nodes or text. */
+/** Build an element: functions such as `onclick` are listeners, null and false are left out. */
 export function h(tag, props, ...children) {
   return furnish(document.createElement(tag), props, children);
 }
@@ -39,7 +39,9 @@ export function say(node, text) {
 
 /** Put these children in place of all others. */
 export function fill(node, ...children) {
-  node.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  node.replaceChildren(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
 }
 
 /**

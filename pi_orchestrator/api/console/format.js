@@ -11,7 +11,12 @@ export function hearClock(timestamp) {
 /** The daemon's time in ms. */
 export const now = () => Date.now() + ahead;
 
-const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+const UNITS = [
+  ["d", 86400],
+  ["h", 3600],
+  ["min", 60],
+  ["s", 1],
+];
 
 /** Seconds as "3 h 12 min". */
 export function duration(seconds) {
@@ -37,7 +42,12 @@ export function ago(timestamp) {
 }
 
 const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+const CLOCK = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hour12: false,
+});
 
 /** A time in full, in the reader's own zone. */
 export const moment = (timestamp) => formatted(MOMENT, timestamp);

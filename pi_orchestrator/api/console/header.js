@@ -1,4 +1,4 @@
-// What stands above every view: health and its reasons, the connection of this page, theme, key, and a warning in dev mode.
+// What stands above every view: health and its reasons, this page's connection, theme, key, a warning in dev mode.
 
 import { fill, h, say, set } from "./dom.js";
 import { duration, now } from "./format.js";
@@ -10,10 +10,14 @@ const HEALTH_MS = 15000;
 const LATE_MS = 30000;
 const THEMES = { auto: ["auto", "contrast"], light: ["light", "sun"], dark: ["dark", "moon"] };
 
-/** Build the header; returns {title(text), tools}: what sets its heading, and the buttons that belong to the navigation. */
+/** Build the header → {title(text), tools}: what sets its heading, and the buttons that go with the navigation. */
 export function header({ api, stream, cameras }) {
   const heading = h("h1");
-  fill(document.getElementById("top"), heading, h("div", { class: "pills" }, healthPill(api, stream), connectionPill(api, stream)));
+  fill(
+    document.getElementById("top"),
+    heading,
+    h("div", { class: "pills" }, healthPill(api, stream), connectionPill(api, stream)),
+  );
   watchDevMode(api, stream);
   watchVersion(api, stream);
   tellReboots(stream, cameras);
@@ -22,14 +26,19 @@ export function header({ api, stream, cameras }) {
 
 function healthPill(api, stream) {
   const word = state("starting", "Health");
-  const pill = h("button", { type: "button", class: "pill", "aria-label": "Health of the daemon", onclick: explain }, word);
+  const pill = h(
+    "button",
+    { type: "button", class: "pill", "aria-label": "Health of the daemon", onclick: explain },
+    word,
+  );
   const look = async () => {
     if (document.hidden) return;
     const health = stream.state === "waiting" ? null : await readiness();
     pill.hidden = !health; // of a daemon that does not answer nothing is known
     if (!health) return;
     if (!health.ready) word.show("not_ready", "Not ready");
-    else if (health.errors.length) word.show("degraded", health.errors.length === 1 ? "1 warning" : `${health.errors.length} warnings`);
+    else if (health.errors.length)
+      word.show("degraded", health.errors.length === 1 ? "1 warning" : `${health.errors.length} warnings`);
     else word.show("ready", "All well");
     set(pill, "aria-label", `Health of the daemon: ${word.textContent}`);
     set(pill, "title", health.errors.join("\n") || null);
@@ -57,10 +66,19 @@ async function explain() {
   if (!health) return;
   const reasons = new Map(health.errors.map((line) => [line.split(": ")[0], line.slice(line.indexOf(": ") + 2)]));
   const rows = Object.entries(health.checks).map(([name, fine]) =>
-    h("li", {}, state(fine ? "ok" : health.ready ? "warning" : "failed", name), reasons.has(name) && h("p", {}, reasons.get(name))),
+    h(
+      "li",
+      {},
+      state(fine ? "ok" : health.ready ? "warning" : "failed", name),
+      reasons.has(name) && h("p", {}, reasons.get(name)),
+    ),
   );
   await dialog({
-    title: health.ready ? (health.errors.length ? "Working, with warnings" : "Everything works") : "The daemon is not ready",
+    title: health.ready
+      ? health.errors.length
+        ? "Working, with warnings"
+        : "Everything works"
+      : "The daemon is not ready",
     body: h("ul", { class: "checks" }, rows),
     dismiss: "Close",
   });
@@ -68,12 +86,19 @@ async function explain() {
 
 function connectionPill(api, stream) {
   const word = state("connecting", "Connecting");
-  const pill = h("button", { type: "button", class: "pill", onclick: () => (stream.state === "locked" ? api.needKey() : stream.reopen()) }, word);
+  const pill = h(
+    "button",
+    { type: "button", class: "pill", onclick: () => (stream.state === "locked" ? api.needKey() : stream.reopen()) },
+    word,
+  );
   const wordsOf = {
     connecting: () => ["connecting", "Connecting"],
     open: () => ["connected", "Live"],
     locked: () => ["failed", "Key needed"],
-    waiting: () => ["warning", stream.retryAt ? `Offline, again in ${duration((stream.retryAt - Date.now()) / 1000)}` : "Offline, trying"],
+    waiting: () => [
+      "warning",
+      stream.retryAt ? `Offline, again in ${duration((stream.retryAt - Date.now()) / 1000)}` : "Offline, trying",
+    ],
   };
   let wasOpen = true;
   const show = () => {
@@ -81,7 +106,8 @@ function connectionPill(api, stream) {
     word.show(...wordsOf[stream.state]());
     set(pill, "disabled", open || stream.state === "connecting");
     set(pill, "title", open ? "Changes arrive by themselves" : "Connect now");
-    if (stream.state === "waiting" && wasOpen) toast("Connection lost", { tone: "warn", detail: "What is shown may be old. The page reconnects by itself." });
+    if (stream.state === "waiting" && wasOpen)
+      toast("Connection lost", { tone: "warn", detail: "What is shown may be old. The page reconnects by itself." });
     if (open && !wasOpen) toast("Connected again");
     if (open || stream.state === "waiting") wasOpen = open;
   };
@@ -155,7 +181,11 @@ function watchVersion(api, stream) {
   stream.addEventListener("resync", async () => {
     try {
       const { version } = await api.get("/version", { background: true });
-      if (known && version !== known) toast(`The daemon is now version ${version}`, { tone: "info", action: { label: "Reload", onclick: () => location.reload() } });
+      if (known && version !== known)
+        toast(`The daemon is now version ${version}`, {
+          tone: "info",
+          action: { label: "Reload", onclick: () => location.reload() },
+        });
       known = version;
     } catch {
       // it is asked for again after the next reconnection

@@ -1,4 +1,4 @@
-// Line icons on a 24 × 24 grid, drawn in the colour of the text beside them. They are decoration: words carry the meaning.
+// Line icons on a 24 × 24 grid in the colour of the text beside them. They are decoration: words carry the meaning.
 
 import { s } from "./dom.js";
 
@@ -38,14 +38,20 @@ const PATHS = {
 
 /** An icon by its name. */
 export function icon(name) {
-  return s("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" }, s("path", { d: PATHS[name] }));
+  return s(
+    "svg",
+    { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" },
+    s("path", { d: PATHS[name] }),
+  );
 }
 
 const BARS = { unknown: 0, poor: 1, fair: 2, good: 3, excellent: 4 };
 
 /** Four bars for a signal; `.show(word)` lights as many as its quality has. */
 export function signalBars() {
-  const bars = [5, 9, 13, 17].map((height, at) => s("rect", { x: 2 + at * 5.5, y: 20 - height, width: 3.5, height, rx: 1 }));
+  const bars = [5, 9, 13, 17].map((height, at) =>
+    s("rect", { x: 2 + at * 5.5, y: 20 - height, width: 3.5, height, rx: 1 }),
+  );
   const node = s("svg", { class: "bars", viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" }, bars);
   const show = (word) => bars.forEach((bar, at) => bar.classList.toggle("lit", at < (BARS[word] ?? 0)));
   return { node, show };

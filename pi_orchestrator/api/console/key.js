@@ -8,14 +8,26 @@ import { dialog, field } from "./ui.js";
  * to null when it was dismissed. It is kept in memory, and beyond a reload only where that is ticked.
  */
 export function askForKey(check, reason) {
-  const key = h("input", { type: "password", name: "key", required: true, autocomplete: "off", spellcheck: "false", autofocus: true, maxlength: 256 });
+  const key = h("input", {
+    type: "password",
+    name: "key",
+    required: true,
+    autocomplete: "off",
+    spellcheck: "false",
+    autofocus: true,
+    maxlength: 256,
+  });
   const keep = h("input", { type: "checkbox", name: "keep" });
   return dialog({
     title: "API key",
     kind: "narrow",
     body: [
       h("p", {}, reason?.code === "FORBIDDEN" ? `${reason.message}. ${reason.details}` : "This needs an API key."),
-      field("Key", key, "The first key is in the file admin.key in the daemon's state folder; pi-orchestrator api-key create makes others."),
+      field(
+        "Key",
+        key,
+        "The first key is in the file admin.key in the daemon's state folder; pi-orchestrator api-key create makes others.",
+      ),
       h("label", { class: "check" }, keep, h("span", {}, "Keep it until this tab is closed")),
     ],
     submit: {

@@ -17,8 +17,17 @@ export function mount(root, { api, stream }) {
   const lines = new Map();
   let [following, unseen, failed] = [true, 0, null];
   const rows = h("ol", { class: "lines" });
-  const view = h("div", { class: "log", role: "log", "aria-live": "off", "aria-label": "Log", tabindex: "0", onscroll: () => scrolled() }, skeleton(8, "row"));
-  const back = button("", { kind: "primary", symbol: "down", class: "button primary newest", onclick: () => follow(true) });
+  const view = h(
+    "div",
+    { class: "log", role: "log", "aria-live": "off", "aria-label": "Log", tabindex: "0", onscroll: () => scrolled() },
+    skeleton(8, "row"),
+  );
+  const back = button("", {
+    kind: "primary",
+    symbol: "down",
+    class: "button primary newest",
+    onclick: () => follow(true),
+  });
   const bar = filters(() => follow(true));
 
   const draw = eachFrame(() => {
@@ -26,9 +35,21 @@ export function mount(root, { api, stream }) {
     back.hidden = following;
     back.label(unseen ? `${count(unseen, "new line")} below` : "Go to the newest");
     if (!following) return;
-    const wanted = [...lines.values()].filter(matches).sort((a, b) => a.id - b.id).slice(-SHOWN);
-    keyed(rows, wanted, (line) => line.id, (line) => ({ node: row(line) }));
-    const instead = wanted.length ? rows : failed ? problem(failed, () => load()) : empty("log", "No lines", lines.size ? "None matches the filter above." : "Nothing was logged yet.");
+    const wanted = [...lines.values()]
+      .filter(matches)
+      .sort((a, b) => a.id - b.id)
+      .slice(-SHOWN);
+    keyed(
+      rows,
+      wanted,
+      (line) => line.id,
+      (line) => ({ node: row(line) }),
+    );
+    const instead = wanted.length
+      ? rows
+      : failed
+        ? problem(failed, () => load())
+        : empty("log", "No lines", lines.size ? "None matches the filter above." : "Nothing was logged yet.");
     if (view.firstChild !== instead) fill(view, instead);
     view.scrollTop = view.scrollHeight;
   });
@@ -88,13 +109,26 @@ function filters(changed) {
     Object.assign(chosen, choice);
     changed();
   };
-  const level = h("select", { "aria-label": "Least level", onchange: () => choose({ level: level.value }) }, LEVELS.map((one) => h("option", { value: one, selected: one === chosen.level }, `${sentence(one)} and above`)));
+  const level = h(
+    "select",
+    { "aria-label": "Least level", onchange: () => choose({ level: level.value }) },
+    LEVELS.map((one) => h("option", { value: one, selected: one === chosen.level }, `${sentence(one)} and above`)),
+  );
   const component = h("select", { "aria-label": "Component", onchange: () => choose({ component: component.value }) });
-  const search = h("input", { type: "search", "aria-label": "Search the log", placeholder: "Search the log", value: chosen.search, oninput: () => choose({ search: search.value }) });
+  const search = h("input", {
+    type: "search",
+    "aria-label": "Search the log",
+    placeholder: "Search the log",
+    value: chosen.search,
+    oninput: () => choose({ search: search.value }),
+  });
   const components = (names) => {
     const all = [...new Set(["", ...names, chosen.component])];
     if (all.length === component.options.length) return;
-    fill(component, all.map((one) => h("option", { value: one, selected: one === chosen.component }, one || "All components")));
+    fill(
+      component,
+      all.map((one) => h("option", { value: one, selected: one === chosen.component }, one || "All components")),
+    );
   };
   return Object.assign(h("div", { class: "toolbar" }, level, component, search), { components });
 }
@@ -103,7 +137,17 @@ function row({ timestamp, level, component, message, fields }) {
   const text = h("span", { class: "text" }, message);
   const rest = inWords(fields);
   if (rest) text.append(" ", h("span", { class: "muted" }, rest));
-  return h("li", { "data-level": level }, h("time", { datetime: timestamp, title: moment(timestamp) }, clock(timestamp)), state(level), h("span", { class: "component" }, component), text);
+  return h(
+    "li",
+    { "data-level": level },
+    h("time", { datetime: timestamp, title: moment(timestamp) }, clock(timestamp)),
+    state(level),
+    h("span", { class: "component" }, component),
+    text,
+  );
 }
 
-const inWords = (fields) => Object.entries(fields ?? {}).map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`).join(" ");
+const inWords = (fields) =>
+  Object.entries(fields ?? {})
+    .map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`)
+    .join(" ");

@@ -41,7 +41,8 @@ function route() {
   unmount?.();
   unmount = null;
   closeMenu();
-  for (const link of document.querySelectorAll("#nav a")) set(link, "aria-current", link.dataset.view === found?.name ? "page" : null);
+  for (const link of document.querySelectorAll("#nav a"))
+    set(link, "aria-current", link.dataset.view === found?.name ? "page" : null);
   const title = found?.view.title ?? "Not here";
   document.title = `${title} · Pi Orchestrator`;
   above.title(title);
@@ -56,7 +57,10 @@ function shown(view, path) {
     return view.mount(main, { ...context, path });
   } catch (error) {
     console.error(error);
-    fill(main, problem({ message: "This view could not be shown", remedy: "Reload the page." }, () => location.reload()));
+    fill(
+      main,
+      problem({ message: "This view could not be shown", remedy: "Reload the page." }, () => location.reload()),
+    );
     return null;
   }
 }
@@ -71,10 +75,25 @@ function decoded(part) {
 
 function navigation() {
   const links = VIEWS.map(({ name, symbol, view, minor }) =>
-    h("a", { href: `#/${name}`, "data-view": name, class: minor ? "minor" : null }, icon(symbol), h("span", {}, view.title)),
+    h(
+      "a",
+      { href: `#/${name}`, "data-view": name, class: minor ? "minor" : null },
+      icon(symbol),
+      h("span", {}, view.title),
+    ),
   );
-  const more = h("button", { type: "button", class: "more", "aria-expanded": "false", onclick: toggleMenu }, icon("more"), h("span", {}, "More"));
-  const brand = h("a", { class: "brand", href: "#/cameras" }, h("img", { src: "/favicon.svg", alt: "", width: 28, height: 28 }), h("span", {}, "Pi Orchestrator"));
+  const more = h(
+    "button",
+    { type: "button", class: "more", "aria-expanded": "false", onclick: toggleMenu },
+    icon("more"),
+    h("span", {}, "More"),
+  );
+  const brand = h(
+    "a",
+    { class: "brand", href: "#/cameras" },
+    h("img", { src: "/favicon.svg", alt: "", width: 28, height: 28 }),
+    h("span", {}, "Pi Orchestrator"),
+  );
   fill(document.getElementById("nav"), brand, h("div", { class: "links" }, links), above.tools, more);
 }
 

@@ -19,7 +19,12 @@ export function mount(root, context) {
   const { stream } = context;
   const [control, results, audit] = [toggle(context), numbers(context), trail(context)];
   const trouble = h("div");
-  fill(root, trouble, h("div", { class: "columns" }, h("div", { class: "stack" }, control.node, explain(context)), results.node), audit.node);
+  fill(
+    root,
+    trouble,
+    h("div", { class: "columns" }, h("div", { class: "stack" }, control.node, explain(context)), results.node),
+    audit.node,
+  );
   const look = async () => {
     if (document.hidden) return;
     try {
@@ -67,9 +72,19 @@ function toggle({ api }) {
   const text = h("p", { class: "muted" });
   const tokens = meter("Tokens left");
   const line = h("p");
-  const off = button("Stop onboarding now", { kind: "danger", symbol: "stop", onclick: () => off.busy(() => turn("disable", "Auto-onboarding is off", "Whatever was under way was cancelled.")) });
+  const off = button("Stop onboarding now", {
+    kind: "danger",
+    symbol: "stop",
+    onclick: () => off.busy(() => turn("disable", "Auto-onboarding is off", "Whatever was under way was cancelled.")),
+  });
   const on = button("Switch on", { symbol: "play", onclick: () => askOn() });
-  const node = section("Auto-onboarding", h("div", { class: "row spread wrap" }, word, h("div", { class: "row wrap" }, off, on)), text, tokens, line);
+  const node = section(
+    "Auto-onboarding",
+    h("div", { class: "row spread wrap" }, word, h("div", { class: "row wrap" }, off, on)),
+    text,
+    tokens,
+    line,
+  );
   let now = null;
   let seenAt = 0;
   const self = { node, changed: () => {} };
@@ -85,7 +100,11 @@ function toggle({ api }) {
   const askOn = () =>
     confirm({
       title: "Switch auto-onboarding on?",
-      consequences: ["Every camera that the policy allows is registered and paired without anybody's consent.", "It stays on over restarts, until it is switched off here or by command.", "It is meant for development."],
+      consequences: [
+        "Every camera that the policy allows is registered and paired without anybody's consent.",
+        "It stays on over restarts, until it is switched off here or by command.",
+        "It is meant for development.",
+      ],
       label: "Switch on",
       danger: false,
       work: async () => {
@@ -100,16 +119,26 @@ function toggle({ api }) {
     const next = ((1 - left) * 60) / config.max_per_minute;
     tokens.show(left / config.burst_size, `${Math.floor(left)} of ${config.burst_size}`, left < 1 ? "warn" : "");
     const rate = `Refilled at ${config.max_per_minute} a minute.`;
-    say(line, now.waiting ? `${count(now.waiting, "camera waits", "cameras wait")} in line${left < 1 ? `, the next is taken in ${duration(Math.max(1, next))}` : ""}. ${rate}` : `Nobody waits in line. ${rate}`);
+    say(
+      line,
+      now.waiting
+        ? `${count(now.waiting, "camera waits", "cameras wait")} in line${left < 1 ? `, the next is taken in ${duration(Math.max(1, next))}` : ""}. ${rate}`
+        : `Nobody waits in line. ${rate}`,
+    );
   };
   const timer = setInterval(draw, 1000);
   self.show = (status) => {
     now = status;
     seenAt = Date.now();
-    word.show(status.running ? "running" : status.enabled ? "paused" : "off", status.running ? "On" : status.enabled ? "Held back" : "Off");
+    word.show(
+      status.running ? "running" : status.enabled ? "paused" : "off",
+      status.running ? "On" : status.enabled ? "Held back" : "Off",
+    );
     const networks = status.config.subnet_allowlist.join(", ");
-    if (status.running) say(text, `Cameras with an address in ${networks} are registered and paired to ${status.target_container}.`);
-    else if (status.mode !== "dev") say(text, "The configuration does not allow it: auto_onboard.mode is “off”. It is meant for development.");
+    if (status.running)
+      say(text, `Cameras with an address in ${networks} are registered and paired to ${status.target_container}.`);
+    else if (status.mode !== "dev")
+      say(text, "The configuration does not allow it: auto_onboard.mode is “off”. It is meant for development.");
     else say(text, "No camera is onboarded by itself.");
     off.hidden = !status.enabled;
     on.hidden = status.enabled;
@@ -129,7 +158,11 @@ const COUNTERS = [
 
 function numbers({ api }) {
   const figures = COUNTERS.map(([name, label]) => ({ name, value: h("dd", { class: "figure" }, "–"), label }));
-  const list = h("dl", { class: "figures" }, figures.map(({ label, value }) => h("div", {}, h("dt", {}, label), value)));
+  const list = h(
+    "dl",
+    { class: "figures" },
+    figures.map(({ label, value }) => h("div", {}, h("dt", {}, label), value)),
+  );
   const last = h("p", { class: "small muted" });
   const [success, failure] = [age(""), age("")];
   fill(last, "Last success ", success, ", last failure ", failure, ".");
@@ -172,7 +205,11 @@ const FILTERS = [
 function trail({ api }) {
   const rows = h("ol", { class: "trail", "aria-label": "Audit trail, newest first" });
   const place = h("div");
-  const stage = h("select", { "aria-label": "Stage", onchange: () => ((shown = PAGE), look()) }, FILTERS.map(([value, label]) => h("option", { value }, label)));
+  const stage = h(
+    "select",
+    { "aria-label": "Stage", onchange: () => ((shown = PAGE), look()) },
+    FILTERS.map(([value, label]) => h("option", { value }, label)),
+  );
   const more = button("Show older", { hidden: true, onclick: () => ((shown += PAGE), more.busy(look)) });
   const node = section("Audit trail", h("div", { class: "toolbar" }, stage), place, h("div", {}, more));
   let shown = PAGE;
@@ -182,14 +219,19 @@ function trail({ api }) {
     try {
       const pages = [];
       for (let offset = 0; offset < shown; offset += PAGE) {
-        const page = await api.get(`${PATH}/events?limit=${PAGE}&offset=${offset}${stage.value === "all" ? "" : `&stage=${stage.value}`}`, { background: true });
+        const page = await api.get(
+          `${PATH}/events?limit=${PAGE}&offset=${offset}${stage.value === "all" ? "" : `&stage=${stage.value}`}`,
+          { background: true },
+        );
         pages.push(...page.events);
         more.hidden = !page.pagination.has_more;
         if (!page.pagination.has_more) break;
       }
       if (mine !== turn) return; // somebody has asked for something else meanwhile
       keyed(rows, pages, (one) => one.id, entry);
-      const instead = pages.length ? rows : empty("clock", "Nothing has happened yet", "What is done with each camera, and why, is written here.");
+      const instead = pages.length
+        ? rows
+        : empty("clock", "Nothing has happened yet", "What is done with each camera, and why, is written here.");
       if (place.firstChild !== instead) fill(place, instead);
     } catch (error) {
       if (mine === turn) fill(place, problem(error, look));
@@ -201,14 +243,43 @@ function trail({ api }) {
 function entry(row) {
   const word = state(row.stage, undefined, row.stage === "discovered" ? "info" : undefined);
   const camera = h("a", { href: `#/cameras/${encodeURIComponent(row.mac_address)}`, class: "mono" }, row.mac_address);
-  const facts = [row.ip_address, row.container_id && `container ${row.container_id}`, row.duration_ms !== undefined && `${row.duration_ms} ms`].filter(Boolean);
-  const why = row.error_code && h("p", { class: "note", "data-tone": row.stage === "failed" ? "bad" : "warn" }, h("code", {}, row.error_code), " ", row.error_message);
-  return { node: h("li", {}, age(row.timestamp), word, camera, h("span", { class: "small muted" }, facts.join(" · ")), why) };
+  const facts = [
+    row.ip_address,
+    row.container_id && `container ${row.container_id}`,
+    row.duration_ms !== undefined && `${row.duration_ms} ms`,
+  ].filter(Boolean);
+  const why =
+    row.error_code &&
+    h(
+      "p",
+      { class: "note", "data-tone": row.stage === "failed" ? "bad" : "warn" },
+      h("code", {}, row.error_code),
+      " ",
+      row.error_message,
+    );
+  return {
+    node: h("li", {}, age(row.timestamp), word, camera, h("span", { class: "small muted" }, facts.join(" · ")), why),
+  };
 }
 
 function explain({ api }) {
-  const mac = h("input", { name: "mac", required: true, class: "mono", placeholder: "24:6F:28:00:00:00", autocomplete: "off", spellcheck: "false", maxlength: 24 });
-  const ip = h("input", { name: "ip", class: "mono", placeholder: "192.168.10.21", autocomplete: "off", spellcheck: "false", maxlength: 64 });
+  const mac = h("input", {
+    name: "mac",
+    required: true,
+    class: "mono",
+    placeholder: "24:6F:28:00:00:00",
+    autocomplete: "off",
+    spellcheck: "false",
+    maxlength: 24,
+  });
+  const ip = h("input", {
+    name: "ip",
+    class: "mono",
+    placeholder: "192.168.10.21",
+    autocomplete: "off",
+    spellcheck: "false",
+    maxlength: 64,
+  });
   const answer = h("div", { role: "status" });
   const ask = button("Explain", { type: "submit", symbol: "search" });
   const onsubmit = (event) => {
@@ -223,7 +294,12 @@ function explain({ api }) {
     });
   };
   const form = h("form", { class: "asking", onsubmit }, field("MAC", mac), field("Address, if known", ip), ask);
-  return section("Would this camera be let in?", h("p", { class: "muted" }, "Each rule's verdict, as of now. Nothing is done."), form, answer);
+  return section(
+    "Would this camera be let in?",
+    h("p", { class: "muted" }, "Each rule's verdict, as of now. Nothing is done."),
+    form,
+    answer,
+  );
 }
 
 function verdict({ allowed, rules }) {

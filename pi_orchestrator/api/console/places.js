@@ -8,17 +8,26 @@ export const POSITIONS = [1, 2, 3, 4];
 const NEW = "a new one"; // no id of a container: those have no blanks
 
 /** The free positions of a container. */
-export const freeIn = (container) => POSITIONS.filter((at) => !container.cameras.some((camera) => camera.position === at));
+export const freeIn = (container) =>
+  POSITIONS.filter((at) => !container.cameras.some((camera) => camera.position === at));
 
 /** Take a camera into the record, in a container that has room. */
 export async function pair({ api, cameras }, { mac, name }) {
   const { containers } = await api.get("/api/v1/containers");
   const open = containers.filter((one) => freeIn(one).length);
-  const where = h("select", { name: "container", autofocus: true, onchange: () => offer() }, open.map((one) => h("option", { value: one.id }, `${one.label || one.id}, ${one.camera_count} of 4`)), h("option", { value: NEW }, "A new container"));
+  const where = h(
+    "select",
+    { name: "container", autofocus: true, onchange: () => offer() },
+    open.map((one) => h("option", { value: one.id }, `${one.label || one.id}, ${one.camera_count} of 4`)),
+    h("option", { value: NEW }, "A new container"),
+  );
   const at = h("select", { name: "position" });
   const offer = () => {
     const chosen = open.find((one) => one.id === where.value);
-    fill(at, (chosen ? freeIn(chosen) : POSITIONS).map((position) => h("option", { value: position }, String(position))));
+    fill(
+      at,
+      (chosen ? freeIn(chosen) : POSITIONS).map((position) => h("option", { value: position }, String(position))),
+    );
   };
   offer();
   return dialog({
@@ -40,10 +49,15 @@ export async function pair({ api, cameras }, { mac, name }) {
 /** Put a registered camera that stands nowhere into a place that is given. */
 export function assign({ api, cameras }, container, position) {
   const idle = cameras.all.filter((one) => one.registered && !one.container);
-  const who = h("select", { name: "camera", autofocus: true }, idle.map((one) => h("option", { value: one.mac }, one.name === one.mac ? one.mac : `${one.name} (${one.mac})`)));
+  const who = h(
+    "select",
+    { name: "camera", autofocus: true },
+    idle.map((one) => h("option", { value: one.mac }, one.name === one.mac ? one.mac : `${one.name} (${one.mac})`)),
+  );
   const title = `${container.label || container.id}, position ${position}`;
   if (!idle.length) {
-    const text = "Every registered camera stands in a container. Take one out first, or pair one that is new under Discovery.";
+    const text =
+      "Every registered camera stands in a container. Take one out first, or pair one that is new under Discovery.";
     return dialog({ title, kind: "narrow", body: h("p", {}, text), dismiss: "Close" });
   }
   return dialog({
@@ -53,7 +67,10 @@ export function assign({ api, cameras }, container, position) {
     submit: {
       label: "Put it here",
       work: async () => {
-        await api.post(`/api/v1/containers/${encodeURIComponent(container.id)}/cameras`, { device_id: who.value, position });
+        await api.post(`/api/v1/containers/${encodeURIComponent(container.id)}/cameras`, {
+          device_id: who.value,
+          position,
+        });
         await cameras.refresh();
       },
     },

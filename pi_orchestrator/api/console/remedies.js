@@ -1,7 +1,8 @@
 // What to do about each error, in a sentence. Codes are the contract; messages come from the daemon.
 
 const REMEDIES = {
-  OFFLINE: "Check that this device is on the same network as the Pi and that the Pi has power. The page goes on by itself.",
+  OFFLINE:
+    "Check that this device is on the same network as the Pi and that the Pi has power. The page goes on by itself.",
   TIMEOUT: "The daemon did not answer in time. Try again; if it happens often, look at System for load and memory.",
   BAD_ANSWER: "Something between this page and the daemon answered in its place. Reload the page.",
   CANCELLED: "Nothing was changed.",
@@ -27,14 +28,15 @@ const REMEDIES = {
   POSITION_OCCUPIED: "Choose a free position, or take out the camera that is there.",
   CAMERA_ALREADY_ASSIGNED: "Take the camera out of its present container first.",
   INVALID_POSITION: "Positions are 1 to 4.",
-  ONBOARD_ENABLE_FAILED: "Set auto_onboard.mode to \"dev\" in the configuration; it is meant for development only.",
+  ONBOARD_ENABLE_FAILED: 'Set auto_onboard.mode to "dev" in the configuration; it is meant for development only.',
   ONBOARD_RATE_LIMITED: "Wait: the camera is taken as soon as a token is free.",
   RATE_LIMITED: "Wait a moment, then try again.",
   DEVICE_UNREACHABLE: "Check the camera's power and its distance to the Pi, then try again.",
   DEVICE_REJECTED: "The camera refused. Check its firmware and its credentials.",
   DEVICE_TIMEOUT: "Check the camera's signal, then try again.",
   VERIFICATION_TIMEOUT: "Check that the target network is in reach of the camera and its password right.",
-  CIRCUIT_OPEN: "Camera after camera failed, so the daemon pauses. Find the cause first: network name, password, signal.",
+  CIRCUIT_OPEN:
+    "Camera after camera failed, so the daemon pauses. Find the cause first: network name, password, signal.",
   NETWORK_ERROR: "Check the Pi's WiFi interface under System.",
   MQTT_UNAVAILABLE: "Check the broker: systemctl status mosquitto on the Pi. Cameras are still asked by HTTP.",
   CAMERA_OFFLINE: "Check the camera's power and WiFi. It is shown here as soon as it is back.",

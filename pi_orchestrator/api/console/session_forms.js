@@ -13,9 +13,30 @@ const TIMES = [
 /** The form that opens a session; `started(session)` is told. */
 export function start({ api }, { started }) {
   const ssid = h("input", { name: "ssid", required: true, maxlength: 32, autocomplete: "off", spellcheck: "false" });
-  const password = h("input", { name: "password", type: "password", maxlength: 64, autocomplete: "off", spellcheck: "false" });
-  const reveal = h("input", { type: "checkbox", onchange: () => (password.type = reveal.checked ? "text" : "password") });
-  const times = TIMES.map(([name, label, value]) => ({ name, label, input: h("input", { name, type: "number", min: 1, max: 86400, value: String(value), required: true, inputmode: "numeric" }) }));
+  const password = h("input", {
+    name: "password",
+    type: "password",
+    maxlength: 64,
+    autocomplete: "off",
+    spellcheck: "false",
+  });
+  const reveal = h("input", {
+    type: "checkbox",
+    onchange: () => (password.type = reveal.checked ? "text" : "password"),
+  });
+  const times = TIMES.map(([name, label, value]) => ({
+    name,
+    label,
+    input: h("input", {
+      name,
+      type: "number",
+      min: 1,
+      max: 86400,
+      value: String(value),
+      required: true,
+      inputmode: "numeric",
+    }),
+  }));
   const trouble = h("div", { class: "trouble", role: "alert", hidden: true });
   const send = button("Start the session", { kind: "primary", type: "submit", symbol: "play" });
   const begin = async () => {
@@ -37,13 +58,31 @@ export function start({ api }, { started }) {
   };
   return section(
     "New session",
-    h("p", { class: "muted" }, "Cameras on the onboarding network join by themselves. Each is given the credentials once, and believed only when it has answered from the new network. The password is encrypted, and erased when the session ends."),
+    h(
+      "p",
+      { class: "muted" },
+      "Cameras on the onboarding network join by themselves. Each is given the credentials once, and believed only when it has answered from the new network. The password is encrypted, and erased when the session ends.",
+    ),
     h(
       "form",
       { class: "stack form", onsubmit },
       field("Network name (SSID)", ssid, "As it is spelled, up to 32 bytes."),
-      h("div", {}, field("Password", password, "8 to 63 characters, or empty for an open network."), h("label", { class: "check" }, reveal, "Show the password")),
-      h("details", {}, h("summary", {}, "Time limits"), h("div", { class: "grid" }, times.map(({ label, input }) => field(`${label}, in s`, input)))),
+      h(
+        "div",
+        {},
+        field("Password", password, "8 to 63 characters, or empty for an open network."),
+        h("label", { class: "check" }, reveal, "Show the password"),
+      ),
+      h(
+        "details",
+        {},
+        h("summary", {}, "Time limits"),
+        h(
+          "div",
+          { class: "grid" },
+          times.map(({ label, input }) => field(`${label}, in s`, input)),
+        ),
+      ),
       trouble,
       h("div", {}, send),
     ),
@@ -51,11 +90,21 @@ export function start({ api }, { started }) {
 }
 
 /** Random, because a repeat of the same request must be told from another one. Works on plain HTTP too. */
-const once = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const once = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** Put cameras on the allowlist: one a line, as "MAC, what it is". */
 export function addToList({ api }, { macs = [] } = {}) {
-  const lines = h("textarea", { name: "macs", rows: 6, required: true, class: "mono", spellcheck: "false", placeholder: "24:6F:28:00:00:10, hall left", value: macs.join("\n"), autofocus: true });
+  const lines = h("textarea", {
+    name: "macs",
+    rows: 6,
+    required: true,
+    class: "mono",
+    spellcheck: "false",
+    placeholder: "24:6F:28:00:00:10, hall left",
+    value: macs.join("\n"),
+    autofocus: true,
+  });
   return dialog({
     title: "Add cameras to the allowlist",
     body: field("Cameras", lines, "One a line: the MAC, then if you like a comma and what it is."),
@@ -63,7 +112,14 @@ export function addToList({ api }, { macs = [] } = {}) {
       label: "Add",
       work: async () => {
         const { added, updated, errors } = await api.post(`${PATH}/allowlist/bulk`, { entries: parsed(lines.value) });
-        if (errors.length) throw Object.assign(new Error(`${added + updated} added, ${errors.length} refused`), { details: errors.slice(0, 5).map(({ mac, reason }) => `${mac}: ${reason}`).join("; "), remedy: "Correct these lines and add them again" });
+        if (errors.length)
+          throw Object.assign(new Error(`${added + updated} added, ${errors.length} refused`), {
+            details: errors
+              .slice(0, 5)
+              .map(({ mac, reason }) => `${mac}: ${reason}`)
+              .join("; "),
+            remedy: "Correct these lines and add them again",
+          });
         toast(`${added} added${updated ? `, ${updated} updated` : ""}`);
       },
     },
@@ -71,7 +127,10 @@ export function addToList({ api }, { macs = [] } = {}) {
 }
 
 function parsed(text) {
-  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  const lines = text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean);
   return lines.map((line) => {
     const [mac, ...words] = line.split(",");
     const description = words.join(",").trim();

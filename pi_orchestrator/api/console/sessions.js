@@ -47,7 +47,12 @@ export function mount(root, context) {
   };
   const locked = () => {
     const enter = button("Enter a key", { kind: "primary", symbol: "key", onclick: () => api.needKey() });
-    return empty("key", "Sessions need an API key", "They hand out the password of a network. The first key is in the file admin.key in the daemon's state folder.", enter);
+    return empty(
+      "key",
+      "Sessions need an API key",
+      "They hand out the password of a network. The first key is in the file admin.key in the daemon's state folder.",
+      enter,
+    );
   };
   api.addEventListener("key", again);
   const ends = [stream.on("session.status", () => again()), stream.on("allowlist.changed", () => list.look())];
@@ -65,7 +70,15 @@ export function mount(root, context) {
 
 function recoverable({ api }) {
   const rows = h("ul", { class: "rows" });
-  const node = section("Cut off by a restart", h("p", { class: "muted" }, "Nothing is lost: each camera is asked how far it had come before anything is sent to it again."), rows);
+  const node = section(
+    "Cut off by a restart",
+    h(
+      "p",
+      { class: "muted" },
+      "Nothing is lost: each camera is asked how far it had come before anything is sent to it again.",
+    ),
+    rows,
+  );
   node.hidden = true;
   const self = { node, resumed: () => {} };
   const resume = async (session) => {
@@ -80,7 +93,11 @@ function recoverable({ api }) {
   const discard = (session) =>
     confirm({
       title: `Discard the session for ${session.target_ssid || "this network"}?`,
-      consequences: ["Its password is erased.", "Cameras that were under way are not looked after any more.", "Cameras that were verified stay as they are."],
+      consequences: [
+        "Its password is erased.",
+        "Cameras that were under way are not looked after any more.",
+        "Cameras that were verified stay as they are.",
+      ],
       label: "Discard",
       work: async () => {
         await api.delete(`${PATH}/sessions/${session.id}`);
@@ -90,24 +107,54 @@ function recoverable({ api }) {
   self.look = async () => {
     const { sessions } = await api.get(`${PATH}/sessions/recoverable`, { background: true });
     node.hidden = !sessions.length;
-    keyed(rows, sessions, (one) => one.id, (one) => {
-      const go = button("Resume", { kind: "primary", symbol: "play", onclick: () => go.busy(() => resume(one)) });
-      const text = h("p", {}, h("strong", {}, one.target_ssid || "No network named"), ` · ${one.verified_count} of ${count(one.device_count, "camera")} verified · last change `, age(one.updated_at));
-      return { node: h("li", { class: "row spread wrap" }, text, h("div", { class: "row" }, go, button("Discard", { kind: "quiet", symbol: "trash", onclick: () => discard(one) }))) };
-    });
+    keyed(
+      rows,
+      sessions,
+      (one) => one.id,
+      (one) => {
+        const go = button("Resume", { kind: "primary", symbol: "play", onclick: () => go.busy(() => resume(one)) });
+        const text = h(
+          "p",
+          {},
+          h("strong", {}, one.target_ssid || "No network named"),
+          ` · ${one.verified_count} of ${count(one.device_count, "camera")} verified · last change `,
+          age(one.updated_at),
+        );
+        return {
+          node: h(
+            "li",
+            { class: "row spread wrap" },
+            text,
+            h(
+              "div",
+              { class: "row" },
+              go,
+              button("Discard", { kind: "quiet", symbol: "trash", onclick: () => discard(one) }),
+            ),
+          ),
+        };
+      },
+    );
   };
   return self;
 }
 
 function allowlist(context) {
   const text = h("p", { class: "muted" });
-  const add = button("Add cameras", { symbol: "plus", onclick: () => addToList(context).then((done) => done && look()) });
+  const add = button("Add cameras", {
+    symbol: "plus",
+    onclick: () => addToList(context).then((done) => done && look()),
+  });
   const node = section("Allowlist", text, h("div", {}, add));
   node.hidden = true;
   const look = async () => {
     const { total, used, available } = await context.api.get(`${PATH}/allowlist/stats`, { background: true });
     node.hidden = false;
-    fill(text, total ? `${count(total, "camera")} on the list: ${used} used, ${available} to come. ` : "Nobody is on the list. ", "Only cameras on the list are given a password.");
+    fill(
+      text,
+      total ? `${count(total, "camera")} on the list: ${used} used, ${available} to come. ` : "Nobody is on the list. ",
+      "Only cameras on the list are given a password.",
+    );
   };
   return { node, look };
 }
@@ -118,7 +165,19 @@ function history({ api }) {
   node.hidden = true;
   const look = async () => {
     const { sessions } = await api.get(`${PATH}/sessions/history?limit=${PAST}`, { background: true });
-    keyed(rows, sessions, (one) => one.id, (one) => ({ node: h("li", { class: "row spread wrap" }, summary(one), state(one.failed_count ? "warning" : "verified", one.ending)) }));
+    keyed(
+      rows,
+      sessions,
+      (one) => one.id,
+      (one) => ({
+        node: h(
+          "li",
+          { class: "row spread wrap" },
+          summary(one),
+          state(one.failed_count ? "warning" : "verified", one.ending),
+        ),
+      }),
+    );
     node.hidden = !sessions.length;
   };
   return { node, look };
@@ -126,5 +185,11 @@ function history({ api }) {
 
 function summary(one) {
   const failed = one.failed_count ? `, ${one.failed_count} failed` : "";
-  return h("p", {}, h("strong", {}, one.target_ssid || "No network named"), ` · ${one.verified_count} of ${count(one.device_count, "camera")} verified${failed} · `, age(one.closed_at));
+  return h(
+    "p",
+    {},
+    h("strong", {}, one.target_ssid || "No network named"),
+    ` · ${one.verified_count} of ${count(one.device_count, "camera")} verified${failed} · `,
+    age(one.closed_at),
+  );
 }

@@ -30,7 +30,8 @@ export class Cameras extends EventTarget {
     for (const kind of ["renamed", "captured", "remedy", "reboot"]) stream.on(`camera.${kind}`, touched);
     stream.on("camera.status_changed", ({ mac, status }) => this.patch(mac, { status }) || touched({ mac }));
     const many = ["camera.onboarded", "camera.registered", "camera.paired", "camera.removed", "camera.replaced"];
-    for (const type of [...many, "container.created", "container.updated", "container.deleted"]) stream.on(type, () => this.#later({ all: true }));
+    for (const type of [...many, "container.created", "container.updated", "container.deleted"])
+      stream.on(type, () => this.#later({ all: true }));
     setInterval(() => document.hidden || stream.state !== "open" || this.refresh(), EVERY_MS);
   }
 
@@ -49,7 +50,7 @@ export class Cameras extends EventTarget {
     return this.#byMac.get(id) ?? this.all.find((camera) => camera.id === id);
   }
 
-  /** Ask for all anew; calls that overlap share one answer. Where a key is missing, people are asked with `ask` only. */
+  /** Ask for all anew; calls that overlap share one answer. A missing key is asked for with `ask` only. */
   refresh({ ask = false } = {}) {
     this.#refreshing ??= this.#load({ background: !ask }).finally(() => (this.#refreshing = null));
     return this.#refreshing;
@@ -90,7 +91,12 @@ export class Cameras extends EventTarget {
     try {
       const answer = await this.#api.get(`/api/v1/cameras/${encodeURIComponent(mac)}`, { background: true });
       const known = this.#byMac.get(answer.mac_address);
-      this.#byMac.set(answer.mac_address, { ...known, ...merged(answer, null), paired_at: known?.paired_at ?? "", registered: known?.registered || Boolean(answer.container_id) });
+      this.#byMac.set(answer.mac_address, {
+        ...known,
+        ...merged(answer, null),
+        paired_at: known?.paired_at ?? "",
+        registered: known?.registered || Boolean(answer.container_id),
+      });
     } catch (error) {
       if (error.code === "CAMERA_NOT_FOUND") this.#byMac.delete(mac);
     }
@@ -99,7 +105,10 @@ export class Cameras extends EventTarget {
 
   async #load(options) {
     try {
-      const [live, paired] = await Promise.all([this.#api.get("/api/v1/cameras/diagnostics", options), this.#api.get("/api/v1/espcam/paired", options)]);
+      const [live, paired] = await Promise.all([
+        this.#api.get("/api/v1/cameras/diagnostics", options),
+        this.#api.get("/api/v1/espcam/paired", options),
+      ]);
       const registered = new Map(paired.cameras.map((one) => [one.mac_address, one]));
       const seen = live.map((one) => [one.mac_address, merged(one, registered.get(one.mac_address))]);
       const silent = paired.cameras.map((one) => [one.mac_address, ofPaired(one)]);

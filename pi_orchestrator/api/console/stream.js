@@ -1,6 +1,17 @@
 // One stream of events for the whole page. It comes back by itself, and says what it is doing.
 
-const FAMILIES = ["camera.*", "container.*", "device.*", "onboarding.*", "scan.*", "session.*", "network.*", "allowlist.*", "config.*", "error"];
+const FAMILIES = [
+  "camera.*",
+  "container.*",
+  "device.*",
+  "onboarding.*",
+  "scan.*",
+  "session.*",
+  "network.*",
+  "allowlist.*",
+  "config.*",
+  "error",
+];
 const SILENCE_MS = 45000; // three heartbeats
 const FIRST_WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 30000;

@@ -17,7 +17,11 @@ const samples = [];
 /** Show the system. Parts that the daemon does not have stay away. */
 export function mount(root, context) {
   const parts = [machine(context), connections(context), configuration(context)];
-  fill(root, h("div", { class: "columns" }, parts[0].node, h("div", { class: "stack" }, parts[1].node, bundle(context))), parts[2].node);
+  fill(
+    root,
+    h("div", { class: "columns" }, parts[0].node, h("div", { class: "stack" }, parts[1].node, bundle(context))),
+    parts[2].node,
+  );
   let turn = 0;
   const look = () => {
     if (document.hidden || (turn && context.stream.state !== "open")) return;
@@ -49,25 +53,70 @@ function machine({ api }) {
   const chart = lineChart({ label: "Last minutes", unit: " %", max: 100 });
   const rest = h("div");
   const trouble = h("div");
-  const node = section("Machine", h("div", { class: "row wrap" }, status, reasons), cpu, memory, disk, heat, chart, rest, trouble);
+  const node = section(
+    "Machine",
+    h("div", { class: "row wrap" }, status, reasons),
+    cpu,
+    memory,
+    disk,
+    heat,
+    chart,
+    rest,
+    trouble,
+  );
   const draw = (info, version) => {
     status.show(info.overall_status);
-    keyed(reasons, info.reasons ?? [], (one) => one, (one) => ({ node: h("li", {}, one) }));
-    cpu.show(info.cpu.usage_percent / 100, `${info.cpu.usage_percent.toFixed(0)} % of ${count(info.cpu.core_count, "core")}`, levelOf(info.cpu.usage_percent, 85, 97));
-    memory.show(info.memory.used_percent / 100, `${info.memory.used_percent.toFixed(0)} % of ${info.memory.total_mb.toFixed(0)} MiB`, levelOf(info.memory.used_percent, 80, 93));
-    disk.show(info.disk.used_percent / 100, `${info.disk.used_percent.toFixed(0)} % of ${info.disk.total_gb.toFixed(0)} GiB`, levelOf(info.disk.used_percent, 85, 95));
+    keyed(
+      reasons,
+      info.reasons ?? [],
+      (one) => one,
+      (one) => ({ node: h("li", {}, one) }),
+    );
+    cpu.show(
+      info.cpu.usage_percent / 100,
+      `${info.cpu.usage_percent.toFixed(0)} % of ${count(info.cpu.core_count, "core")}`,
+      levelOf(info.cpu.usage_percent, 85, 97),
+    );
+    memory.show(
+      info.memory.used_percent / 100,
+      `${info.memory.used_percent.toFixed(0)} % of ${info.memory.total_mb.toFixed(0)} MiB`,
+      levelOf(info.memory.used_percent, 80, 93),
+    );
+    disk.show(
+      info.disk.used_percent / 100,
+      `${info.disk.used_percent.toFixed(0)} % of ${info.disk.total_gb.toFixed(0)} GiB`,
+      levelOf(info.disk.used_percent, 85, 95),
+    );
     heat.hidden = !info.temperature_celsius;
-    heat.show(info.temperature_celsius / 100, `${info.temperature_celsius.toFixed(0)} °C`, levelOf(info.temperature_celsius, 70, 80));
+    heat.show(
+      info.temperature_celsius / 100,
+      `${info.temperature_celsius.toFixed(0)} °C`,
+      levelOf(info.temperature_celsius, 70, 80),
+    );
     const { load_1: one, load_5: five, load_15: fifteen } = info.load_average;
-    fill(rest, facts([["Daemon", `version ${version}`], ["Up for", duration(info.uptime / 1e9)], ["Load over 1, 5, 15 min", [one, five, fifteen].map((load) => load.toFixed(2)).join(" · ")], ["State folder", h("code", {}, info.disk.path)]]));
+    fill(
+      rest,
+      facts([
+        ["Daemon", `version ${version}`],
+        ["Up for", duration(info.uptime / 1e9)],
+        ["Load over 1, 5, 15 min", [one, five, fifteen].map((load) => load.toFixed(2)).join(" · ")],
+        ["State folder", h("code", {}, info.disk.path)],
+      ]),
+    );
     samples.push({ at: Date.now(), cpu: info.cpu.usage_percent, memory: info.memory.used_percent });
     if (samples.length > SAMPLES) samples.shift();
     const points = (name) => samples.map((sample) => ({ at: sample.at, value: sample[name] }));
-    chart.show([{ name: "Processors", points: points("cpu") }, { name: "Memory", tone: "warn", points: points("memory") }]);
+    chart.show([
+      { name: "Processors", points: points("cpu") },
+      { name: "Memory", tone: "warn", points: points("memory") },
+    ]);
   };
   const look = async () => {
     try {
-      const [info, { version }] = await Promise.all([api.get("/api/v1/system/info", { background: samples.length > 0 }), api.get("/version", { background: true })]);
+      const [info, { version }] = await Promise.all([
+        api.get("/api/v1/system/info", { background: samples.length > 0 }),
+        api.get("/version", { background: true }),
+      ]);
       draw(info, version);
       fill(trouble);
     } catch (error) {
@@ -82,13 +131,46 @@ function connections(context) {
   const { api } = context;
   const list = h("div", { class: "stack" });
   const networks = h("div", { class: "scroll" });
-  const scan = button("Look for WiFi networks", { symbol: "search", onclick: () => scan.busy(() => scanWifi(api, networks)) });
+  const scan = button("Look for WiFi networks", {
+    symbol: "search",
+    onclick: () => scan.busy(() => scanWifi(api, networks)),
+  });
   const node = section("Connections", list, h("div", {}, scan), networks);
   const asked = [
-    ["/api/v1/network/mqtt", (one) => ["MQTT broker", one.connected ? "connected" : "disconnected", `${one.broker}:${one.port}${one.connected ? ` · answers in ${one.latency_ms.toFixed(0)} ms` : ""}`]],
-    ["/api/v1/network/bridge", ({ status }) => ["Upstream gateway", status.connected ? "connected" : status.configured ? "disconnected" : "off", status.configured ? status.url : "Not configured: everything stays on this Pi"]],
-    ["/api/v1/wifi/status", ({ status }) => ["WiFi of the Pi", status.client_status, [status.client_ssid, status.client_ip, status.client_signal && dbm(status.client_signal)].filter(Boolean).join(" · ")]],
-    ["/api/v1/wifi/status", ({ status }) => ["Access point", status.ap_status, [status.ap_ssid, status.ap_ip, count(status.connected_devices, "device")].filter(Boolean).join(" · ")]],
+    [
+      "/api/v1/network/mqtt",
+      (one) => [
+        "MQTT broker",
+        one.connected ? "connected" : "disconnected",
+        `${one.broker}:${one.port}${one.connected ? ` · answers in ${one.latency_ms.toFixed(0)} ms` : ""}`,
+      ],
+    ],
+    [
+      "/api/v1/network/bridge",
+      ({ status }) => [
+        "Upstream gateway",
+        status.connected ? "connected" : status.configured ? "disconnected" : "off",
+        status.configured ? status.url : "Not configured: everything stays on this Pi",
+      ],
+    ],
+    [
+      "/api/v1/wifi/status",
+      ({ status }) => [
+        "WiFi of the Pi",
+        status.client_status,
+        [status.client_ssid, status.client_ip, status.client_signal && dbm(status.client_signal)]
+          .filter(Boolean)
+          .join(" · "),
+      ],
+    ],
+    [
+      "/api/v1/wifi/status",
+      ({ status }) => [
+        "Access point",
+        status.ap_status,
+        [status.ap_ssid, status.ap_ip, count(status.connected_devices, "device")].filter(Boolean).join(" · "),
+      ],
+    ],
   ];
   const look = async () => {
     const answers = new Map();
@@ -116,8 +198,22 @@ async function scanWifi(api, place) {
   try {
     const { networks } = await api.get("/api/v1/wifi/scan", { timeout: 30000 });
     const head = ["Network", "Signal", "Channel", "Security"].map((word) => h("th", { scope: "col" }, word));
-    const rows = networks.map((one) => h("tr", {}, h("td", {}, one.ssid || "(hidden)"), h("td", {}, one.signal ? dbm(one.signal) : "unknown"), h("td", {}, String(one.channel)), h("td", {}, one.security)));
-    fill(place, networks.length ? h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)) : h("p", { class: "muted" }, "No network was heard."));
+    const rows = networks.map((one) =>
+      h(
+        "tr",
+        {},
+        h("td", {}, one.ssid || "(hidden)"),
+        h("td", {}, one.signal ? dbm(one.signal) : "unknown"),
+        h("td", {}, String(one.channel)),
+        h("td", {}, one.security),
+      ),
+    );
+    fill(
+      place,
+      networks.length
+        ? h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))
+        : h("p", { class: "muted" }, "No network was heard."),
+    );
   } catch (error) {
     toastError(error, "WiFi scan");
   }
@@ -129,7 +225,8 @@ function bundle({ api }) {
     try {
       const answer = await api.get("/api/v1/system/bundle", { raw: true, timeout: BUNDLE_MS });
       const data = await answer.blob();
-      const name = /filename="?([\w.-]+)/.exec(answer.headers.get("Content-Disposition") ?? "")?.[1] ?? "pi-orchestrator.tar.gz";
+      const name =
+        /filename="?([\w.-]+)/.exec(answer.headers.get("Content-Disposition") ?? "")?.[1] ?? "pi-orchestrator.tar.gz";
       const address = URL.createObjectURL(data);
       h("a", { href: address, download: name }).click();
       setTimeout(() => URL.revokeObjectURL(address), 60000);
@@ -138,6 +235,7 @@ function bundle({ api }) {
       toastError(error, "Bundle");
     }
   };
-  const text = "State, logs, events and configuration in one archive, for whoever is to find out what is wrong. Passwords and keys are not in it.";
+  const text =
+    "State, logs, events and configuration in one archive, for whoever is to find out what is wrong. Passwords and keys are not in it.";
   return section("Diagnostics", h("p", { class: "muted" }, text), h("div", {}, fetchIt));
 }

@@ -60,13 +60,22 @@ setInterval(() => document.hidden || document.querySelectorAll("time.age").forEa
 /** A button; `kind` is "primary", "danger", "quiet" or "". With `busy(work)` it is busy until the promise has ended. */
 export function button(label, { kind = "", symbol = null, onclick, name = null, ...props } = {}) {
   const text = h("span", { class: "label" }, label);
-  const node = h("button", { type: "button", class: `button ${kind}`, "aria-label": name, onclick, ...props }, symbol && icon(symbol), text);
+  const node = h(
+    "button",
+    { type: "button", class: `button ${kind}`, "aria-label": name, onclick, ...props },
+    symbol && icon(symbol),
+    text,
+  );
   return Object.assign(node, { label: (words) => say(text, words), busy: (work) => busy(node, work) });
 }
 
 /** A button that is an icon alone; its name is read out and shown on hover. */
 export function iconButton(symbol, name, { onclick, ...props } = {}) {
-  const node = h("button", { type: "button", class: "button icon-only", "aria-label": name, title: name, onclick, ...props }, icon(symbol));
+  const node = h(
+    "button",
+    { type: "button", class: "button icon-only", "aria-label": name, title: name, onclick, ...props },
+    icon(symbol),
+  );
   return Object.assign(node, { busy: (work) => busy(node, work) });
 }
 
@@ -84,7 +93,12 @@ async function busy(node, work) {
 /** Say something to everybody, once: `tone` "ok", "info", "warn" or "bad". */
 export function toast(text, { tone = "ok", detail = "", action = null } = {}) {
   const place = document.getElementById(tone === "bad" ? "alerts" : "messages");
-  const note = h("div", { class: "toast", "data-tone": tone }, icon(ICONS[tone]), h("div", {}, h("strong", {}, text), detail && h("p", {}, detail)));
+  const note = h(
+    "div",
+    { class: "toast", "data-tone": tone },
+    icon(ICONS[tone]),
+    h("div", {}, h("strong", {}, text), detail && h("p", {}, detail)),
+  );
   const away = () => note.remove();
   if (action) note.append(button(action.label, { kind: "quiet", onclick: () => (away(), action.onclick()) }));
   note.append(iconButton("close", "Dismiss", { onclick: away }));
@@ -113,7 +127,11 @@ export function problem(error, again) {
     h("h2", {}, error.message),
     error.details && h("p", {}, error.details),
     h("p", {}, error.remedy ?? ""),
-    again && button(error.status === 401 ? "Enter a key" : "Try again", { symbol: error.status === 401 ? "key" : "refresh", onclick: again }),
+    again &&
+      button(error.status === 401 ? "Enter a key" : "Try again", {
+        symbol: error.status === 401 ? "key" : "refresh",
+        onclick: again,
+      }),
   );
 }
 
@@ -128,7 +146,7 @@ export function skeleton(count = 6, kind = "card") {
   return h("div", { class: kind === "card" ? "grid" : "stack", role: "status", "aria-label": "Loading" }, shapes);
 }
 
-/** A measure with its name and value in words; `.show(fraction, text, tone?)`, or a fraction of null for "no idea yet". */
+/** A measure with its name and value in words; `.show(fraction, text, tone?)`, null where nobody knows yet. */
 export function meter(label) {
   const value = h("span", { class: "value" });
   const bar = h("progress", { max: 1, "aria-label": label });
@@ -146,7 +164,11 @@ export function meter(label) {
 /** Names and values in two columns: pairs of [name, node or text]; those without a value are left out. */
 export function facts(pairs) {
   const known = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return h("dl", { class: "facts" }, known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h(
+    "dl",
+    { class: "facts" },
+    known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 /** A part of a page under its own heading. */
@@ -193,8 +215,12 @@ export function dialog({ title, body, submit = null, dismiss = "Cancel", kind = 
   });
 }
 
-/** Ask before something that has consequences, which are told; `work` runs in the dialogue. Resolves as `dialog` does. */
+/** Ask before something whose consequences are told; `work` runs in the dialogue. Resolves as `dialog` does. */
 export function confirm({ title, consequences, label, danger = true, work = async () => true }) {
   const list = [consequences].flat().map((one) => h("li", {}, one));
-  return dialog({ title, body: h("ul", { class: "consequences" }, list), submit: { label, kind: danger ? "danger" : "primary", work } });
+  return dialog({
+    title,
+    body: h("ul", { class: "consequences" }, list),
+    submit: { label, kind: danger ? "danger" : "primary", work },
+  });
 }
