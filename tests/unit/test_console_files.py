@@ -12,8 +12,8 @@ import pi_orchestrator
 CONSOLE = Path(pi_orchestrator.__file__).parent / "api" / "console"
 FILES = sorted(path for path in CONSOLE.rglob("*") if path.is_file())
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
-MAX_BYTES = 190 * 1024
-MAX_COMPRESSED_BYTES = 66 * 1024
+MAX_BYTES = 200 * 1024
+MAX_COMPRESSED_BYTES = 72 * 1024
 IMPORT = re.compile(r"""(?:\bfrom\s*|\bimport\s*\(?\s*)["']([^"']+)["']""")
 MARKUP_FROM_TEXT = re.compile(
     r"\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|setHTMLUnsafe|DOMParser|eval|"

@@ -77,8 +77,9 @@ export function signal() {
 export function evidence(most = 2) {
   const node = h("ul", { class: "evidence", "aria-label": "Evidence" });
   const show = (camera) => {
-    const proofs = (camera.evidence ?? []).filter((one) => one.proves_life).slice(0, most);
-    const told = proofs.length ? proofs : [{ source: "seen", last_seen: camera.seenAt }];
+    const proofs = (camera.evidence ?? []).filter((one) => one.proves_life);
+    const fresh = proofs.filter((one) => one.source !== "record" || proofs.length === 1).slice(0, most);
+    const told = fresh.length ? fresh : [{ source: "seen", last_seen: camera.seenAt }];
     keyed(
       node,
       told,

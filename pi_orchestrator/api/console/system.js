@@ -103,6 +103,7 @@ function machine({ api }) {
         ["State folder", h("code", {}, info.disk.path)],
       ]),
     );
+    if (Date.now() - samples.at(-1)?.at < EVERY_MS / 2) samples.pop();
     samples.push({ at: Date.now(), cpu: info.cpu.usage_percent, memory: info.memory.used_percent });
     if (samples.length > SAMPLES) samples.shift();
     const points = (name) => samples.map((sample) => ({ at: sample.at, value: sample[name] }));
