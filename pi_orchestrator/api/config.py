@@ -14,7 +14,7 @@ from pi_orchestrator.settings.keys import Key, Kind, as_text, groups
 from pi_orchestrator.storage.actions import Actor
 
 
-class Validation(Wire):
+class ConfigLimits(Wire):
     """What a value has to be: one of `options`, a number from `min` to `max`, or a text that fits `pattern`."""
 
     options: list[str] | None = None
@@ -23,7 +23,7 @@ class Validation(Wire):
     pattern: str | None = None
 
 
-class Item(Wire):
+class ConfigItem(Wire):
     """A key; `value` is what is configured, masked where it is a secret, and a list is separated by commas.
 
     `editable` can be set while the daemon runs and takes effect at once; with `restart_needed` the value is not in
@@ -37,7 +37,7 @@ class Item(Wire):
     description: str
     required: bool
     editable: bool
-    validation: Validation
+    validation: ConfigLimits
     origin: Literal["default", "program", "file", "credential", "environment", "override", "flag"]
     restart_needed: bool
 
@@ -47,7 +47,7 @@ class ConfigSection(Wire):
 
     name: str
     description: str
-    items: list[Item]
+    items: list[ConfigItem]
 
 
 class Config(Wire):
@@ -65,7 +65,7 @@ class BareConfig(Config):
 class Configured(Wire):
     """What a key is now."""
 
-    item: Item
+    item: ConfigItem
     message: str
 
 
@@ -139,10 +139,10 @@ def _sections(services: Services) -> list[ConfigSection]:
     ]
 
 
-def _item(services: Services, key: Key) -> Item:
+def _item(services: Services, key: Key) -> ConfigItem:
     configuration = services.configuration
     value = as_text(value_at(configuration.loaded.settings, key.path))
-    return Item(
+    return ConfigItem(
         key=key.path,
         value=MASK if key.is_secret and value else value,
         default_value=key.default,
@@ -150,7 +150,7 @@ def _item(services: Services, key: Key) -> Item:
         description=key.description,
         required=key.required,
         editable=configuration.obstacle(key) is None,
-        validation=Validation(options=[*key.options] or None, min=key.low, max=key.high, pattern=key.pattern),
+        validation=ConfigLimits(options=[*key.options] or None, min=key.low, max=key.high, pattern=key.pattern),
         origin=configuration.origin(key.path),
         restart_needed=configuration.restart_needed(key.path),
     )

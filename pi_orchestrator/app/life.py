@@ -269,7 +269,7 @@ def _look_at_overrides(loaded: Loaded, health: Health) -> Loaded:
             loaded = replace(loaded, overrides=Overrides(found.file))
             log.error("damaged overrides set aside: none is in force", file=str(aside), reason=found.fault)
         except OSError as error:
-            log.error("damaged overrides: none is in force", file=str(found.file), reason=found.fault, why=error)
+            log.error("damaged overrides: none is in force", file=str(found.file), reason=found.fault, stays=str(error))
     for path, why in loaded.ignored.items():
         log.warning("an override is not in force", key=path, file=str(found.file), reason=why)
     if troubles:

@@ -38,10 +38,10 @@ Entry = tuple[tuple[str, ...], Any, str]
 class Layers:
     """What was read, below the overrides and above them; `secrets` are the files with secrets that were read so far."""
 
-    below: tuple[Entry, ...]
-    above: tuple[Entry, ...] = ()
+    below: tuple[Entry, ...] = field(repr=False)
+    above: tuple[Entry, ...] = field(default=(), repr=False)
     problems: tuple[str, ...] = ()
-    secrets: dict[Path, str] = field(default_factory=dict)
+    secrets: dict[Path, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Loaded:
     settings: Settings
     origins: dict[str, str]
     overrides: Overrides
-    layers: Layers = field(repr=False)
+    layers: Layers
     ignored: Mapping[str, str] = field(default_factory=dict)
 
 

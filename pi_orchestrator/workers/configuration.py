@@ -149,6 +149,8 @@ class Configuration:
                 new = await asyncio.to_thread(overridden, old, key.path, text)
             except SettingsError as error:
                 raise ConflictError(f"{key.path} cannot be so beside the rest", details=error.details) from None
+            if text is not None and not new.origins[key.path].startswith("override "):
+                raise ConflictError(f"{key.path} cannot be set here", details=f"it comes from {new.origins[key.path]}")
             if why := self._attached.obstacle(new.settings):
                 raise ConflictError(f"{key.path} cannot be so", details=why)
             await self._change(old, new, key, actor)
@@ -214,5 +216,5 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
 def _known(path: str) -> Key:
     if key := keys().get(path):
         return key
-    close = closest(path)
+    close = next((one for one in keys() if one.startswith(f"{path}.")), None) or closest(path)
     raise NotFoundError(f"there is no setting {path}", details=f"did you mean {close}?" if close else None)

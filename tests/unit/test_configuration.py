@@ -339,6 +339,16 @@ async def test_a_secret_is_in_its_file_and_nowhere_else(bench):
     assert CANARY not in str([tuple(row) for row in rows])
 
 
+async def test_a_secret_whose_file_stands_above_it_cannot_be_set(bench, tmp_path):
+    (tmp_path / "key").write_text("the-key-in-a-file")
+    bench.flags = {"auth": {"api_key_file": str(tmp_path / "key")}}
+    await bench.configuration.reload(bench.load)
+    with pytest.raises(ConflictError) as caught:
+        await bench.set("auth.api_key", CANARY)
+    assert caught.value.details == f"it comes from file {tmp_path / 'key'}"
+    assert await bench.on_disk() == {}
+
+
 async def test_the_mask_of_a_secret_given_back_changes_nothing(bench):
     await bench.set("auth.api_key", CANARY)
     await bench.set("auth.api_key", "***")

@@ -117,7 +117,7 @@ REFUSED = [
     (f"{V1}/auth.api_key", '{"value": "canary"}', 400, "VALIDATION_FAILED", "shorter than 8"),
     (f"{V1}/auth.api_key", '{"value": ["canary"]}', 400, "VALIDATION_FAILED", "value"),
     (f"{V1}/auth.api_keys", '{"value": "canary-canary"}', 404, "NOT_FOUND", "did you mean auth.api_key?"),
-    (f"{V1}/cameras", '{"value": "60"}', 404, "NOT_FOUND", "did you mean cameras"),
+    (f"{V1}/cameras", '{"value": "60"}', 404, "NOT_FOUND", "did you mean cameras.http_port?"),
     (f"{V1}/{'x' * 81}", '{"value": "60"}', 400, "VALIDATION_FAILED", "key"),
     (f"{V1}/..%2Fadmin.key", '{"value": "60"}', 400, "VALIDATION_FAILED", "key"),
     (f"{V1}/mqtt.port", '{"value": "1"}', 409, "CONFLICT", "set it in the configuration file, and restart"),
