@@ -13,8 +13,8 @@ def _onboarding(name):
     return lambda daemon: getattr(daemon.services.onboarding.settings, name)
 
 
-def _logs_information(_daemon):
-    return structlog.get_logger().is_enabled_for(logging.INFO)
+def _logs_details(_daemon):
+    return structlog.get_logger().is_enabled_for(logging.DEBUG)
 
 
 # Key → the value as it is sent, what it becomes, and where that is to be seen in a running daemon.
@@ -27,7 +27,7 @@ IN_EFFECT = {
     "cameras.offline_after_s": ("300", 300, lambda d: d.services.registry.windows.offline_after_s),
     "cameras.max_devices": ("100", 100, lambda d: d.services.registry.max_devices),
     "cameras.capture_cache_s": ("0.5", 0.5, lambda d: d.services.captures.cache_s),
-    "logging.level": ("warning", False, _logs_information),
+    "logging.level": ("debug", True, _logs_details),
     "discovery.interval_s": ("30", 30, lambda d: d.services.discovery.interval_s),
     "auto_onboard.mode": ("off", Mode.OFF, _onboarding("mode")),
     "auto_onboard.triggers": ("mqtt, scan", ("mqtt", "scan"), _onboarding("triggers")),

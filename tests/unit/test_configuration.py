@@ -21,6 +21,7 @@ from pi_orchestrator.settings.overrides import NAME, read, render
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.state_dir import StateDir
 from pi_orchestrator.workers.configuration import Configuration
+from tests.support.waiting import eventually
 
 CANARY = "canary-7f3a9c1e"
 IDLE, OFFLINE = "cameras.idle_after_s", "cameras.offline_after_s"
@@ -322,9 +323,11 @@ async def test_a_caller_who_goes_away_leaves_no_half_of_a_change(bench):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
-        await bench.set(OFFLINE, str(300 + number))  # waits its turn
-    await bench.settings()
-    assert len((await bench.told())[1]) > 30
+        await eventually(lambda: not bench.configuration._lock.locked())
+        await bench.settings()
+        changes = (await bench.told())[1]
+        assert len(changes) == bench.parts.order.count("applied") == bench.parts.order.count("written")
+    assert changes
 
 
 # Secrets.

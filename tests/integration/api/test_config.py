@@ -9,6 +9,7 @@ import stat
 import pytest
 
 from pi_orchestrator.app.daemon import RELOADABLE
+from pi_orchestrator.logs import configure
 from pi_orchestrator.settings import given, known_paths
 from pi_orchestrator.settings.keys import keys
 from tests.integration.api.test_auth import make_key
@@ -69,6 +70,7 @@ async def test_old_dashboards_get_the_same_bare_and_are_told_of_the_successor(da
 
 
 async def test_every_key_that_is_called_editable_takes_effect_at_once_and_back(daemon):
+    configure(level="info", style="json")  # as the process does at its start
     shown = await items(daemon.api)
     assert {key for key, item in shown.items() if item["editable"]} == set(IN_EFFECT)
     for key, (text, expected, probe) in IN_EFFECT.items():
