@@ -162,7 +162,7 @@ class _Bounded:
         self._room = MOST_TEXT
 
     def fields(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        own = ((name, value) for name, value in event.items() if name not in _NO_FIELDS)
+        own = ((name, value) for name, value in event.items() if name not in _NO_FIELDS and value is not None)
         return {
             self._text(name, LONGEST_NAME): self._value(
                 value, DEEPEST, LONGEST_TRACE if name == "exception" else LONGEST_TEXT
@@ -174,14 +174,14 @@ class _Bounded:
         self._left -= 1
         if self._left < 0:
             return "…"
-        if value is None or isinstance(value, bool):
+        if value is None or isinstance(value, bool):  # None: in a list
             return value
         if isinstance(value, int) and abs(value) < LARGEST_INTEGER:
             return int(value)
         if isinstance(value, float) and math.isfinite(value):
             return float(value)
         if isinstance(value, dict) and deep:
-            items = islice(value.items(), MOST_ITEMS)
+            items = islice(((name, item) for name, item in value.items() if item is not None), MOST_ITEMS)
             return {self._text(name, LONGEST_NAME): self._value(item, deep - 1) for name, item in items}
         if isinstance(value, list | tuple | set | frozenset) and deep:
             return [self._value(item, deep - 1) for item in islice(value, MOST_ITEMS)]

@@ -11,13 +11,15 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from pi_orchestrator.concealment import MASK, Concealer
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 ALWAYS_HEARD = "info"
@@ -30,9 +32,10 @@ _USER_IN_URL = re.compile(r"(://)[^/\s@]+@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_TRACE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _OUR_KEY = re.compile(r"(piorch_[0-9a-f]{8}_)[\w-]{20,}", re.ASCII)
-MASK = "***"
 CORRELATION_ID: ContextVar[str] = ContextVar("correlation_id")
 """The request that is being answered: on every line that is logged meanwhile."""
+
+_concealer = Concealer()
 
 Hearer = Callable[[EventDict], None]
 _hearers: tuple[Hearer, ...] = ()
@@ -83,6 +86,12 @@ def configure(*, level: str, style: str, stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler, hearing]
     # Libraries speak at their own volume: what they call information is detail to the person who runs this.
     root.setLevel(logging.WARNING if level != "debug" else logging.INFO)
+
+
+def conceal(secrets: Iterable[str]) -> None:
+    """Take these secrets out of every line from now on, wherever they stand, in place of those named before."""
+    global _concealer  # noqa: PLW0603  # there is one log in a process
+    _concealer = Concealer(secrets)
 
 
 @contextmanager
@@ -152,8 +161,14 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {key: _safe(key, value) for key, value in event.items()}
 
 
+def masked(value: object) -> object:
+    """Plain data, of whatever depth, as `redact` would have it in a log entry."""
+    return _safe("", value)
+
+
 def mask_text(text: str) -> str:
     """A text with what looks like a secret masked: parameters of URLs, fields of JSON, users of URLs, our keys."""
+    text = _concealer.clean(text)
     text = _USER_IN_URL.sub(rf"\1{MASK}@", _SECRET_IN_TEXT.sub(rf"\1{MASK}", text))
     return _OUR_KEY.sub(rf"\1{MASK}", text)
 
@@ -165,7 +180,7 @@ def _safe(key: str, value: object) -> object:
         control = _CONTROL_IN_TRACE if key == "exception" else _CONTROL
         return control.sub(lambda match: f"\\x{ord(match[0]):02x}", mask_text(value))
     if isinstance(value, dict):
-        return {name: _safe(str(name), item) for name, item in value.items()}
+        return {mask_text(str(name)): _safe(str(name), item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_safe(key, item) for item in value]
     if isinstance(value, bytes):

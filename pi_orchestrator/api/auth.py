@@ -13,9 +13,9 @@ from aiohttp import web
 
 from pi_orchestrator.api.route import Route
 from pi_orchestrator.clock import Clock
+from pi_orchestrator.concealment import MASK
 from pi_orchestrator.domain.bucket import TokenBucket
 from pi_orchestrator.errors import ConflictError, ForbiddenError, RateLimitedError, UnauthorizedError
-from pi_orchestrator.logs import MASK
 from pi_orchestrator.storage import actions, keys
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.database import Database, Tx

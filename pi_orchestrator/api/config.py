@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pi_orchestrator.api.route import Wire
 from pi_orchestrator.api.services import Services
-from pi_orchestrator.logs import MASK
+from pi_orchestrator.concealment import MASK
 from pi_orchestrator.settings import value_at
 from pi_orchestrator.settings.keys import Key, Kind, as_text, groups
 from pi_orchestrator.storage.actions import Actor

@@ -15,6 +15,7 @@ from pi_orchestrator.errors import FieldError
 from pi_orchestrator.log_ring import LEVELS, LineWanted
 
 MOST = 1000
+OLD_DASHBOARDS_SHOW = 200
 _SOURCE = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,8}", re.ASCII)
 _OTHER_NAMES = {"warning": "warn"}
 
@@ -66,6 +67,13 @@ class LogPage(Wire):
     pagination: LogPagination
 
 
+class BareLogs(Wire):
+    """The same for old dashboards."""
+
+    count: int
+    logs: list[LogLine]
+
+
 class _Which(BaseModel):
     level: Level = Field("debug", description="lines of this level and above")
     source: Component | None = Field(None, description="lines of this component, or of those below it")
@@ -109,6 +117,14 @@ async def recent(services: Services, query: LogQuery) -> Reply[LogPage]:
     lines = b",".join(line.json(line_id) for line_id, line in page)
     rest = b'"count":%d,"pagination":%b' % (len(page), place.model_dump_json(exclude_none=True).encode())
     return Reply(encoded=b'{"logs":[%b],%b}' % (lines, rest))
+
+
+async def recent_bare(services: Services) -> BareLogs:
+    """The last lines, as old dashboards ask for them: newest first."""
+    lines = services.log_ring.all()[-OLD_DASHBOARDS_SHOW:]
+    return BareLogs(
+        count=len(lines), logs=[LogLine.model_validate_json(line.json(line_id)) for line_id, line in reversed(lines)]
+    )
 
 
 async def stream(services: Services, query: LogStreamQuery, headers: ResumeHeaders) -> LineFeed[LogLine]:

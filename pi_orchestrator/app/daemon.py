@@ -11,8 +11,8 @@ from pi_orchestrator.api.services import Services
 from pi_orchestrator.app.parts import configured_key, windows_of
 from pi_orchestrator.errors import SettingsError
 from pi_orchestrator.health import Health
-from pi_orchestrator.logs import configure
-from pi_orchestrator.settings import Listen, Settings, changed_paths
+from pi_orchestrator.logs import conceal, configure
+from pi_orchestrator.settings import Listen, Settings, changed_paths, secrets_of
 
 RELOADABLE = frozenset(
     {
@@ -84,6 +84,8 @@ class Daemon:
         changed = changed_paths(self.settings, settings)
         if settings.auth.mode == "off" and self._on_the_network:
             raise SettingsError([_NOT_OFF])
+        # What can only change with a restart is in use until then.
+        conceal([*secrets_of(self.started_with), *secrets_of(settings)])
         self.settings = settings
         self._guard.trust(settings.http.trusted_hosts)
         self._gate.mode = settings.auth.mode

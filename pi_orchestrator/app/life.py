@@ -26,13 +26,13 @@ from pi_orchestrator.errors import SettingsError
 from pi_orchestrator.events import Hub
 from pi_orchestrator.health import Health, State
 from pi_orchestrator.log_ring import LogRing
-from pi_orchestrator.logs import configure, get_logger, heard_by
+from pi_orchestrator.logs import conceal, configure, get_logger, heard_by
 from pi_orchestrator.net import mqtt
 from pi_orchestrator.net.broker import embedded_broker
 from pi_orchestrator.net.espcam import new_session
 from pi_orchestrator.net.netlink import Netlink
 from pi_orchestrator.net.systemd import Notifier
-from pi_orchestrator.settings import Loaded, Settings, given, overrides
+from pi_orchestrator.settings import Loaded, Settings, given, overrides, secrets_of
 from pi_orchestrator.settings.overrides import Overrides
 from pi_orchestrator.storage import schema
 from pi_orchestrator.storage.actions import Actor
@@ -68,7 +68,7 @@ async def running(
     hub = Hub()
     async with AsyncExitStack() as stack:
         state_dir = await _claimed(stack, settings)
-        log_ring = await _hearing(stack, state_dir)
+        log_ring = await _hearing(stack, state_dir, settings)
         loaded = await asyncio.to_thread(_look_at_overrides, loaded, health)
         database = await _open_database(stack, settings, state_dir, clock=clock, hub=hub, health=health)
         netlink = Netlink()
@@ -212,8 +212,9 @@ async def _claimed(stack: AsyncExitStack, settings: Settings) -> StateDir:
     return state_dir
 
 
-async def _hearing(stack: AsyncExitStack, state_dir: StateDir) -> LogRing:
-    """The ring, which hears the log from now on."""
+async def _hearing(stack: AsyncExitStack, state_dir: StateDir, settings: Settings) -> LogRing:
+    """The ring, which hears the log from now on; the log no longer has what is configured as secret."""
+    conceal(secrets_of(settings))
     log_ring = LogRing(start=await asyncio.to_thread(state_dir.count_start))
     stack.enter_context(heard_by(log_ring.hear))
     return log_ring

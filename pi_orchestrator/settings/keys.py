@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from pi_orchestrator.concealment import MASK
 from pi_orchestrator.errors import FieldError
-from pi_orchestrator.logs import MASK
 from pi_orchestrator.settings.model import Section, Settings
 
 Kind = Literal["string", "number", "boolean", "select", "secret"]

@@ -147,6 +147,12 @@ def shown(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
+def secrets_of(settings: Settings) -> list[str]:
+    """Every secret that is configured."""
+    values = (value_at(settings, path) for path in known_paths())
+    return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+
+
 def changed_paths(old: Settings, new: Settings) -> list[str]:
     """The keys whose values differ."""
     return [path for path in known_paths() if value_at(old, path) != value_at(new, path)]

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
+from pi_orchestrator.concealment import MASK
 from pi_orchestrator.errors import (
     ConflictError,
     FieldError,
@@ -22,7 +23,7 @@ from pi_orchestrator.errors import (
     ValidationFailedError,
 )
 from pi_orchestrator.events import Logged
-from pi_orchestrator.logs import MASK, get_logger
+from pi_orchestrator.logs import get_logger
 from pi_orchestrator.settings import Loaded, Settings, changed_paths, closest, overridden, settle, value_at
 from pi_orchestrator.settings import overrides as override_file
 from pi_orchestrator.settings.keys import Key, keys

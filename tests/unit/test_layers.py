@@ -16,7 +16,7 @@ LONGEST_FILE = 500
 LAYERS = (
     {"errors"},
     {"domain"},
-    {"clock", "events", "health", "log_ring", "logs", "settings", "supervisor"},
+    {"clock", "concealment", "events", "health", "log_ring", "logs", "settings", "supervisor"},
     {"storage", "net"},
     {"workers"},
     {"api"},

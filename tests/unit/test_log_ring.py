@@ -12,8 +12,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from pi_orchestrator.concealment import MASK
 from pi_orchestrator.log_ring import DEEPEST, IDS_A_START, MOST_BYTES, MOST_LINES, STARTS, LineWanted, LogRing, line_of
-from pi_orchestrator.logs import MASK, configure, get_logger, heard_by
+from pi_orchestrator.logs import configure, get_logger, heard_by
 from tests.unit.test_logs import CANARY, HOSTILE
 
 
@@ -51,7 +52,7 @@ def hearing(ring, out):
 
 
 def test_a_line_is_kept_as_the_contract_shows_it(ring):
-    ring.hear(entry(mac="24:6F:28:B0:F7:F1", ms=16, ok=True, none=None, ratio=0.5))
+    ring.hear(entry(mac="24:6F:28:B0:F7:F1", ms=16, ok=True, none=None, ratio=0.5, deep={"none": None, "some": 1}))
     assert shown(ring) == [
         {
             "id": 3 * IDS_A_START + 1,
@@ -59,7 +60,7 @@ def test_a_line_is_kept_as_the_contract_shows_it(ring):
             "level": "info",
             "component": "net.mqtt",
             "message": "it rains",
-            "fields": {"mac": "24:6F:28:B0:F7:F1", "ms": 16, "ok": True, "none": None, "ratio": 0.5},
+            "fields": {"mac": "24:6F:28:B0:F7:F1", "ms": 16, "ok": True, "ratio": 0.5, "deep": {"some": 1}},
         }
     ]
 

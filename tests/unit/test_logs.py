@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from pi_orchestrator.logs import MASK, configure, get_logger, mask_text, redact
+from pi_orchestrator.concealment import MASK
+from pi_orchestrator.logs import configure, get_logger, mask_text, redact
 
 CANARY = "canary-7f3a9c1e"
 

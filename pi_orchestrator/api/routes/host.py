@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pi_orchestrator.api import logs, system
+from pi_orchestrator.api import bundle, logs, system
 from pi_orchestrator.api.envelope import Shape
 from pi_orchestrator.api.route import Route
 from pi_orchestrator.api.sources import bookmark, frames, named
@@ -77,5 +77,38 @@ ROUTES: tuple[Route, ...] = (
         Scope.READ,
         shape=Shape.STREAM,
         example=f"retry: {RETRY_MS}\n{_STREAM.decode()}",
+    ),
+    Route(
+        "GET",
+        "/api/dashboard/logs",
+        logs.recent_bare,
+        "system",
+        "The last lines of the log, for old dashboards",
+        Scope.READ,
+        shape=Shape.PLAIN,
+        successor="/api/v1/system/logs",
+        example={"count": 1, "logs": [_LINE]},
+    ),
+    Route(
+        "GET",
+        "/api/v1/system/bundle",
+        bundle.bundle,
+        "system",
+        "The diagnostics bundle",
+        Scope.OPERATE,
+        keyed=True,
+        shape=Shape.BINARY,
+        produces=bundle.MEDIA_TYPE,
+    ),
+    Route(
+        "GET",
+        "/api/dashboard/diagnostics/export",
+        bundle.export,
+        "system",
+        "Figures, log and configuration in one, for old dashboards",
+        Scope.READ,
+        shape=Shape.PLAIN,
+        successor="/api/v1/system/bundle",
+        example={"generated_at": _AT, "system": _INFO, "logs": [_LINE], "config": {"sections": []}},
     ),
 )

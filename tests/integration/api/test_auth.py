@@ -134,7 +134,7 @@ async def test_the_console_of_forgotten_paths_is_not_open_either(world):
 
 async def test_in_provisioning_mode_a_key_is_needed_where_data_can_be_lost(world):
     keyed = {("GET", KEYS), ("POST", KEYS), ("DELETE", f"{KEYS}/{{id}}")}
-    keyed |= {("POST", "/api/v1/onboarding/auto/events/cleanup")}
+    keyed |= {("POST", "/api/v1/onboarding/auto/events/cleanup"), ("GET", "/api/v1/system/bundle")}
     for path in "/api/v1/config", "/api/dashboard/config":
         keyed |= {("PUT", f"{path}/{{key}}"), ("POST", f"{path}/{{key}}/reset")}
     keyed |= {(route.method, route.path) for route in ROUTES if route.path.startswith("/api/v1/provisioning/")}
@@ -385,7 +385,8 @@ def test_what_a_read_key_opens_changes_nothing_and_what_changes_something_needs_
         if route.writes:
             assert route.scope in (Scope.OPERATE, Scope.ADMIN), route.path
         provisioning = route.path.startswith("/api/v1/provisioning/") or (route.method, route.path) in DESTROYING
-        assert (route.scope is Scope.ADMIN or provisioning) is route.keyed, route.path
+        bundle = route.path == "/api/v1/system/bundle"  # everything at once, operator actions among it
+        assert (route.scope is Scope.ADMIN or provisioning or bundle) is route.keyed, route.path
 
 
 async def test_a_new_key_is_an_operators_unless_more_is_asked_for(daemon):
