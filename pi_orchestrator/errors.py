@@ -160,7 +160,10 @@ class CameraOfflineError(OrchestratorError):
 
 
 class CaptureError(OrchestratorError):
-    """No picture; `code` is CAPTURE_TIMEOUT or CAPTURE_FAILED, `final` where another way would get none either."""
+    """No picture; `code` is CAPTURE_TIMEOUT or CAPTURE_FAILED.
+
+    `final` where another way would get none either, `ours` where the camera is not to blame.
+    """
 
     code = "CAPTURE_FAILED"
     retryable = True
@@ -173,6 +176,22 @@ class CaptureError(OrchestratorError):
         details: str | None = None,
         retry_after_s: float | None = None,
         final: bool = False,
+        ours: bool = False,
     ) -> None:
         super().__init__(message, code=code, details=details, retry_after_s=retry_after_s)
         self.final = final
+        self.ours = ours
+
+
+class CommandError(OrchestratorError):
+    """A camera did not do what it was told; `code` is DEVICE_REJECTED or DEVICE_TIMEOUT."""
+
+    code = "DEVICE_REJECTED"
+    retryable = True
+
+
+class RebootError(OrchestratorError):
+    """A camera did not take the order to reboot."""
+
+    code = "REBOOT_FAILED"
+    retryable = True

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, assert_never
 
-from pi_orchestrator.domain.command import Phase
+from pi_orchestrator.domain.command import Phase, names_in, refusal_in
 from pi_orchestrator.domain.strict_json import clean_number, clean_text, parse_object
 from pi_orchestrator.errors import CaptureError, FieldError
 
@@ -121,9 +121,7 @@ def parse_answer(phase: Phase, payload: bytes) -> Answer:
     request_id = None
     try:
         fields = parse_object(payload, max_bytes=limit)
-        names = tuple(
-            text for name in ("device_id", "mac", "mac_address") if isinstance(text := fields.get(name), str) and text
-        )
+        names = names_in(fields)
         request_id = clean_text(fields.get("request_id"))
         content = _content(phase, fields)
     except FieldError as error:
@@ -134,12 +132,11 @@ def parse_answer(phase: Phase, payload: bytes) -> Answer:
 def _content(phase: Phase, fields: dict[str, Any]) -> Ack | Info | Chunk | Complete | CaptureError:
     if phase is Phase.CHUNK:
         return _chunk(fields)
-    status = fields.get("status")
-    if phase is Phase.ERROR or fields.get("success") is False or status == "error":
-        return _refusal(fields)
+    if why := refusal_in(phase, fields):
+        return _refusal(why, fields)
     if phase is Phase.INFO:
         return _info(fields)
-    if phase is Phase.COMPLETE or (phase is Phase.ANSWER and status == "complete"):
+    if phase is Phase.COMPLETE or (phase is Phase.ANSWER and fields.get("status") == "complete"):
         return Complete(_count(fields, "total_chunks"), _count(fields, "chunks_sent"))
     return Ack()
 
@@ -165,10 +162,8 @@ def _info(fields: dict[str, Any]) -> Info:
     return Info(size, chunks)
 
 
-def _refusal(fields: dict[str, Any]) -> CaptureError:
-    """What the camera says went wrong, in its words and within bounds."""
-    why = clean_text(fields.get("error")) or "no reason given"
-    code = clean_text(fields.get("error_code"), max_chars=64)
+def _refusal(why: str, fields: dict[str, Any]) -> CaptureError:
+    """What the camera says went wrong, with what it tells about it."""
     diagnostics = fields.get("diagnostics")
     told = []
     if isinstance(diagnostics, dict):
@@ -179,11 +174,11 @@ def _refusal(fields: dict[str, Any]) -> CaptureError:
                 told.append(f"{name} {text}")
     wait_ms = clean_number(fields.get("retry_after_ms"), low=1, high=600_000)
     return CaptureError(
-        f"the camera could not take a picture: {why}" + (f" ({code})" if code else ""),
+        f"the camera could not take a picture: {why}",
         details=", ".join(told) or None,
         retry_after_s=wait_ms / 1000 if wait_ms else None,
         # Firmware that does not know the command may still serve pictures; one whose sensor fails does not.
-        final=code != "UNSUPPORTED_COMMAND",
+        final=fields.get("error_code") != "UNSUPPORTED_COMMAND",
     )
 
 

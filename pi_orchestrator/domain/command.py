@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from enum import StrEnum
+from itertools import islice
+from typing import Any
 
+from pi_orchestrator.domain.strict_json import clean_number, clean_text
 from pi_orchestrator.errors import FieldError
 
 RESPONSE_TOPICS = (
@@ -14,6 +18,7 @@ RESPONSE_TOPICS = (
     "delicasa/+/camera/+/response/+",
     "delicasa/+/camera/+/response/+/+",
 )
+MAX_FIELDS = 32
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
 
@@ -63,6 +68,45 @@ def parse_response_topic(topic: str) -> tuple[str, Phase, str | None]:
     if not _REQUEST_ID.fullmatch(request_id):
         raise FieldError("the topic holds no request id")
     return request_id, phase, name
+
+
+def refusal_in(phase: Phase, fields: dict[str, Any]) -> str | None:
+    """What an answer says went wrong, in the camera's words and within bounds; None where nothing did."""
+    if phase is not Phase.ERROR and fields.get("success") is not False and fields.get("status") != "error":
+        return None
+    why = clean_text(fields.get("error")) or "no reason given"
+    code = clean_text(fields.get("error_code"), max_chars=64)
+    return why + (f" ({code})" if code else "")
+
+
+def names_in(fields: dict[str, Any]) -> tuple[str, ...]:
+    """Whom a message says that it is from."""
+    return tuple(
+        text for name in ("device_id", "mac", "mac_address") if isinstance(text := fields.get(name), str) and text
+    )
+
+
+def clean_answer(fields: dict[str, Any]) -> dict[str, Any]:
+    """What a camera answered, fit to be shown: few fields, short texts, finite numbers, two levels."""
+    return {
+        name: value
+        for name, given in _few(fields)
+        if name != "request_id" and (value := _shown(given, deep=True)) is not None
+    }
+
+
+def _few(fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in islice(fields.items(), MAX_FIELDS):
+        if cleaned := clean_text(name, max_chars=64):
+            yield cleaned, value
+
+
+def _shown(value: object, *, deep: bool) -> Any:
+    if isinstance(value, dict) and deep:
+        return {name: shown for name, one in _few(value) if (shown := _shown(one, deep=False)) is not None}
+    if isinstance(value, bool):
+        return value
+    return clean_text(value) if isinstance(value, str) else clean_number(value, low=-1e15, high=1e15)
 
 
 def command_payload(action: Action, request_id: str, **fields: str) -> bytes:

@@ -19,7 +19,7 @@ from pi_orchestrator.domain.ssid import MAX_SSID_BYTES
 from pi_orchestrator.domain.status import parse_device_id
 from pi_orchestrator.domain.strict_json import clean_number, clean_text, parse_object
 from pi_orchestrator.domain.wifi import Credentials, MqttAccess
-from pi_orchestrator.errors import CaptureError, FieldError, OnboardingError, ProvisionError
+from pi_orchestrator.errors import CaptureError, FieldError, OnboardingError, ProvisionError, RebootError
 
 MAX_BODY_BYTES = 64 * 1024
 _CAMERA_FIELDS = frozenset({"camera_initialized", "framesize"})
@@ -119,6 +119,23 @@ class EspCamClient:
             raise CaptureError(f"the connection broke during GET /capture: {_brief(error)}") from None
         except (aiohttp.ClientError, ValueError) as error:
             raise CaptureError(f"GET /capture was not answered in proper HTTP: {_brief(error)}") from None
+
+    async def reboot(self, address: str, *, timeout_s: float) -> None:
+        """`POST /reboot`; returns once the camera has accepted, RebootError otherwise."""
+        url = f"http://{address}:{self._port}/reboot"
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.post(url, data=b"", allow_redirects=False, timeout=_UNLIMITED) as response,
+            ):
+                if response.status not in {200, 202}:
+                    raise RebootError(f"POST /reboot answered {response.status}")
+        except TimeoutError:
+            raise RebootError(f"POST /reboot was not answered within {timeout_s:g} s") from None
+        except aiohttp.ClientConnectorError as error:
+            raise RebootError(f"cannot connect to {address}: {_reason(error)}") from None
+        except (*_BROKEN, aiohttp.ClientError, ValueError) as error:
+            raise RebootError(f"POST /reboot was not answered in proper HTTP: {_brief(error)}") from None
 
     async def _get(self, url: str) -> bytes:
         try:

@@ -12,10 +12,11 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pi_orchestrator.domain.camera import device_id_for
 from pi_orchestrator.domain.capture import ASSEMBLED_BYTES, MAX_CHUNK_MESSAGE_BYTES, Budget
-from pi_orchestrator.domain.command import Action, Phase, command_payload, command_topic, parse_response_topic
+from pi_orchestrator.domain.command import Action, Phase, command_payload, command_topic, names_in, parse_response_topic
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.presence import Presence
 from pi_orchestrator.domain.registry import Registry
@@ -44,6 +45,11 @@ class Exchange:
         self._budget = budget
         self._inbox: deque[tuple[Phase, bytes]] = deque()
         self._held = 0
+
+    def is_anothers_message(self, fields: dict[str, Any]) -> bool:
+        """Whether a message says that it is from another camera, or about another command."""
+        about = fields.get("request_id")
+        return about not in (None, self.request_id) or any(map(self.is_anothers, names_in(fields)))
 
     def offer(self, phase: Phase, payload: bytes) -> None:
         """Keep a message until it is taken, as far as there is room."""
