@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -10,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pi_orchestrator.api.evidence import EvidenceView, Now, evidence_view, told_of, why
 from pi_orchestrator.api.route import Reply, Time, Wire
 from pi_orchestrator.api.services import Services
-from pi_orchestrator.clock import rfc3339
+from pi_orchestrator.clock import Clock, rfc3339
 from pi_orchestrator.domain.camera import (
     MAX_NAME_CHARS,
     CameraStatus,
@@ -23,11 +24,15 @@ from pi_orchestrator.domain.camera import Camera as Registered
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.presence import HERE, Device
 from pi_orchestrator.domain.registry import Registry
+from pi_orchestrator.domain.remedy import Remedy
 from pi_orchestrator.errors import NotFoundError
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.cameras import Roster
+from pi_orchestrator.workers.captures import Captures
 from pi_orchestrator.workers.onboarding import OnboardingWorker
 from pi_orchestrator.workers.presence import PresenceWorker
+from pi_orchestrator.workers.reboots import Reboots
+from pi_orchestrator.workers.remedies import Remedies
 
 Name = Annotated[
     str | None,
@@ -46,6 +51,7 @@ class CameraHealth(Wire):
     uptime_seconds: int = 0
     resolution: str | None = None
     firmware_version: str | None = None
+    last_capture: Time | None = None
     last_error: str | None = None
 
 
@@ -66,12 +72,24 @@ class Camera(Wire):
     health: CameraHealth
 
 
+class RemedyView(Wire):
+    """What is being done about a camera that gives no pictures, since when, and what a person can do."""
+
+    state: Remedy
+    since: Time | None = None
+    failures: int
+    advice: str
+
+
 class Diagnostics(Wire):
     """How well a camera is reached."""
 
     connection_quality: str
     error_count: int
     last_error: str | None = None
+    last_error_time: Time | None = None
+    avg_capture_time_ms: int | None = None
+    remedy: RemedyView
 
 
 class DiagnosedCamera(Camera):
@@ -136,6 +154,7 @@ class _Encoded:
     revision: int
     camera: Registered | None
     onboarding: bool
+    care: object
     body: bytes
 
 
@@ -143,12 +162,25 @@ class CameraViews:
     """Cameras as JSON, each encoded once per change: a list of them is put together from what is there."""
 
     def __init__(
-        self, *, roster: Roster, registry: Registry, presence: PresenceWorker, onboarding: OnboardingWorker
+        self,
+        *,
+        roster: Roster,
+        registry: Registry,
+        presence: PresenceWorker,
+        onboarding: OnboardingWorker,
+        captures: Captures,
+        reboots: Reboots,
+        remedies: Remedies,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._roster = roster
         self._registry = registry
         self._presence = presence
         self._onboarding = onboarding
+        self._captures = captures
+        self._reboots = reboots
+        self._remedies = remedies
         self._encoded: dict[Mac, _Encoded] = {}
         self._list: tuple[object, bytes] = (None, b"")
 
@@ -175,7 +207,8 @@ class CameraViews:
 
     def encoded_list(self) -> bytes:
         """The live cameras as JSON, put together anew when one of them has changed."""
-        made_from = (self._registry.revision, self._roster.revision, self._onboarding.under_way)
+        cared = (self._captures.revision, self._remedies.revision)
+        made_from = (self._registry.revision, self._roster.revision, self._onboarding.under_way, *cared)
         if self._list[0] != made_from:
             bodies = [self.encoded(mac) for mac in self.live()]
             self._list = (made_from, b'{"cameras":[%b],"count":%d}' % (b",".join(bodies), len(bodies)))
@@ -187,8 +220,8 @@ class CameraViews:
         revision = device.revision if device else -1
         onboarding = self._onboarding.is_onboarding(mac)
         known = self._encoded.get(mac)
-        made_from = (device, revision, camera, onboarding)
-        if known and (known.device, known.revision, known.camera, known.onboarding) == made_from:
+        made_from = (device, revision, camera, onboarding, self._care(mac))
+        if known and (known.device, known.revision, known.camera, known.onboarding, known.care) == made_from:
             return known.body
         body = self.camera(mac).model_dump_json(exclude_none=True).encode()
         if len(self._encoded) > 2 * (len(self._registry) + 64):
@@ -196,10 +229,16 @@ class CameraViews:
         self._encoded[mac] = _Encoded(*made_from, body)
         return body
 
+    def _care(self, mac: Mac) -> object:
+        """What is shown of a camera's pictures and reboots."""
+        ladder, picture = self._remedies.of(mac), self._captures.kept(mac)
+        return ladder.state, ladder.trouble, self._reboots.is_rebooting(mac), picture.taken_at if picture else None
+
     def camera(self, mac: Mac) -> Camera:
         """A camera from all that is known of it."""
         device, camera = self._registry.get(mac), self._roster.get(mac)
         claims = device.claims if device else None
+        picture = self._captures.kept(mac)
         device_id = camera.device_id if camera else device_id_for(mac, device.device_id if device else None)
         seen = self._last_seen(device, camera)
         heap = (claims.free_heap_bytes if claims else None) or 0
@@ -225,28 +264,42 @@ class CameraViews:
                 uptime_seconds=uptime,
                 resolution=claims.resolution if claims else None,
                 firmware_version=firmware,
-                last_error=_trouble(device),
+                last_capture=rfc3339(picture.taken_at) if picture else None,
+                last_error=self._trouble(mac),
             ),
         )
 
     def status(self, mac: Mac) -> CameraStatus:
         """A camera's state in one word."""
-        return camera_status(
+        if self._reboots.is_rebooting(mac):
+            return CameraStatus.REBOOTING
+        status = camera_status(
             device=self._registry.get(mac),
             registered=mac in self._roster,
             onboarding=self._onboarding.is_onboarding(mac),
         )
+        stuck = self._remedies.of(mac).state is Remedy.NEEDS_POWER_CYCLE
+        return CameraStatus.ERROR if stuck and status is not CameraStatus.OFFLINE else status
 
     def diagnosed(self, mac: Mac, now: Now) -> DiagnosedCamera:
         """A camera, how well it is reached, and why that is believed."""
         device = self._registry.get(mac)
         rssi = device.claims.rssi_dbm if device and device.claims else None
+        ladder = self._remedies.of(mac)
         return DiagnosedCamera(
             **dict(self.camera(mac)),
             diagnostics=Diagnostics(
                 connection_quality=connection_quality(rssi),
                 error_count=device.error_count if device else 0,
-                last_error=_trouble(device),
+                last_error=self._trouble(mac),
+                last_error_time=self._moment(ladder.failed_at) if ladder.trouble else None,
+                avg_capture_time_ms=self._captures.average_ms(mac),
+                remedy=RemedyView(
+                    state=ladder.state,
+                    since=self._moment(ladder.since) if ladder.state is not Remedy.OK else None,
+                    failures=ladder.failures,
+                    advice=ladder.advice,
+                ),
             ),
             why=why(now, device) if device else "",
             evidence=[evidence_view(now, one) for one in told_of(device)] if device else [],
@@ -262,7 +315,7 @@ class CameraViews:
             status=_PAIRED_WORDS.get(view.status, "offline"),
             firmware_version=view.firmware_version or "",
             signal_strength=view.health.wifi_rssi,
-            last_image="",
+            last_image=_image_path(camera.mac, view.health.last_capture),
             paired_at=rfc3339(camera.paired_at) if camera.paired_at else "",
             last_seen=view.last_seen or "",
             name=view.name,
@@ -275,19 +328,28 @@ class CameraViews:
         claimed = device.claims.ip if device and device.claims else None
         return str(proven) if proven else claimed or (camera.ip_address if camera else None) or ""
 
+    def _trouble(self, mac: Mac) -> str | None:
+        """What is wrong with a camera, in words."""
+        ladder, device = self._remedies.of(mac), self._registry.get(mac)
+        if ladder.state is Remedy.NEEDS_POWER_CYCLE:
+            told = ladder.trouble.startswith("REBOOT_FAILED")
+            return ladder.trouble if told else f"needs power cycle: {ladder.trouble}"
+        if device and device.unstable:
+            return f"unstable: it went away {len(device.drops)} times in the last minutes"
+        return ladder.trouble or (device.last_error if device else None)
+
+    def _moment(self, at: float | None) -> str | None:
+        return None if at is None else rfc3339(self._clock.wall() - timedelta(seconds=self._clock.monotonic() - at))
+
     def _last_seen(self, device: Device | None, camera: Registered | None) -> str | None:
         seen = self._presence.last_seen(device) if device else None
         seen = seen or (camera.last_seen_at if camera else None)
         return rfc3339(seen) if seen else None
 
 
-def _trouble(device: Device | None) -> str | None:
-    """What is wrong with a camera, in words."""
-    if device is None:
-        return None
-    if device.unstable:
-        return f"unstable: it went away {len(device.drops)} times in the last minutes"
-    return device.last_error
+def _image_path(mac: Mac, taken_at: str | None) -> str:
+    """Where the last picture is; another path for another picture, so that pages show it."""
+    return f"/api/v1/cameras/{mac}/image?t={taken_at}" if taken_at else ""
 
 
 def is_online(status: CameraStatus) -> bool:

@@ -26,7 +26,7 @@ _TAGS = {
     "allowlist": "Which cameras may be provisioned",
     "provisioning": "Cameras given the credentials of their network, many at once",
     "cameras": "Cameras, live and registered",
-    "captures": "Pictures",
+    "captures": "Pictures, reboots and other commands",
     "containers": "Containers of four cameras, and who stands where",
     "pairing": "Cameras put on the record, taken off it and replaced by hand",
     "discovery": "Who is on the camera network, and why that is believed",

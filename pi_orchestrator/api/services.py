@@ -18,12 +18,15 @@ from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
 from pi_orchestrator.storage.dismissed import Dismissed
 from pi_orchestrator.workers.captures import Captures
+from pi_orchestrator.workers.commands import Commands
 from pi_orchestrator.workers.configuration import Configuration
 from pi_orchestrator.workers.discovery import DiscoveryWorker
 from pi_orchestrator.workers.inventory import Inventory
 from pi_orchestrator.workers.joining import Joining
 from pi_orchestrator.workers.onboarding import OnboardingWorker
 from pi_orchestrator.workers.presence import PresenceWorker
+from pi_orchestrator.workers.reboots import Reboots
+from pi_orchestrator.workers.remedies import Remedies
 from pi_orchestrator.workers.scanner import Scanner
 from pi_orchestrator.workers.sessions import Sessions
 from pi_orchestrator.workers.sources import SourcesWorker
@@ -63,5 +66,8 @@ class Services:
     configuration: Configuration
     log_ring: LogRing
     captures: Captures
+    commands: Commands
+    reboots: Reboots
+    remedies: Remedies
     inventory: Inventory
     dismissed: Dismissed

@@ -25,6 +25,8 @@ RELOADABLE = frozenset(
         "cameras.offline_after_s",
         "cameras.max_devices",
         "cameras.capture_cache_s",
+        "cameras.auto_reboot",
+        "cameras.reboot_after",
         "logging.level",
         "discovery.interval_s",
         "auto_onboard.mode",
@@ -95,6 +97,8 @@ class Daemon:
         self.services.discovery.interval_s = settings.discovery.interval_s
         self.services.registry.max_devices = settings.cameras.max_devices
         self.services.captures.cache_s = settings.cameras.capture_cache_s
+        self.services.remedies.auto_reboot = settings.cameras.auto_reboot
+        self.services.remedies.reboot_after = settings.cameras.reboot_after
         # The target container is made at start, and loopback is for the sandbox: neither changes under way.
         fixed = self.services.onboarding.settings
         self.services.onboarding.reconfigure(

@@ -14,10 +14,10 @@ from pi_orchestrator.api.cameras import CameraViews
 from pi_orchestrator.api.metrics import MetricsPage
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.api.sse import Streams
+from pi_orchestrator.app.pictures import build_pictures
 from pi_orchestrator.app.surroundings import build_surroundings
 from pi_orchestrator.app.survey import build_scanner
 from pi_orchestrator.clock import Clock
-from pi_orchestrator.domain.command import RESPONSE_TOPICS
 from pi_orchestrator.domain.presence import Windows
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.status import STATUS_TOPICS
@@ -40,14 +40,11 @@ from pi_orchestrator.storage.database import Database
 from pi_orchestrator.storage.dismissed import Dismissed
 from pi_orchestrator.storage.vault import Vault
 from pi_orchestrator.workers import scanner as scanner_part
-from pi_orchestrator.workers.capture_record import CaptureRecord
-from pi_orchestrator.workers.captures import Captures
 from pi_orchestrator.workers.care import CareWorker
 from pi_orchestrator.workers.circuits import Circuits
 from pi_orchestrator.workers.configuration import Configuration
 from pi_orchestrator.workers.delivery import Delivery
 from pi_orchestrator.workers.discovery import DiscoveryWorker
-from pi_orchestrator.workers.exchanges import Exchanges
 from pi_orchestrator.workers.identity import Verifier
 from pi_orchestrator.workers.inventory import Inventory
 from pi_orchestrator.workers.joining import Joining
@@ -60,7 +57,6 @@ from pi_orchestrator.workers.scanner import Scanner
 from pi_orchestrator.workers.session_record import SessionRecord
 from pi_orchestrator.workers.sessions import Sessions
 from pi_orchestrator.workers.sources import SourcesWorker
-from pi_orchestrator.workers.whereabouts import Whereabouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,28 +218,16 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
     )
     for topic in STATUS_TOPICS:
         link.route(topic, presence.on_message)
-    exchanges = Exchanges(mqtt=link, registry=registry, roster=roster)
-    for topic in RESPONSE_TOPICS:
-        link.route(topic, exchanges.on_response)
-    capture_record = CaptureRecord(clock=ground.clock, database=ground.database)
-    captures = Captures(
-        cache_s=settings.cameras.capture_cache_s,
-        images_kept_mb=settings.cameras.images_kept_mb,
+    pictures = build_pictures(
+        settings,
         clock=ground.clock,
+        database=ground.database,
+        link=link,
         registry=registry,
-        mqtt=link,
-        exchanges=exchanges,
-        whereabouts=Whereabouts(
-            ap_subnet=settings.ap.subnet,
-            target_subnets=settings.provisioning.target_subnets,
-            allow_loopback=settings.auto_onboard.allow_loopback,
-            registry=registry,
-            roster=roster,
-            neighbours=neighbours,
-        ),
+        roster=roster,
+        neighbours=neighbours,
         verifier=verifier,
         espcam=espcam,
-        record=capture_record,
     )
     services = Services(
         clock=ground.clock,
@@ -267,7 +251,16 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
         surroundings=build_surroundings(
             settings, clock=ground.clock, link=link, mqtt_port=ground.mqtt_port, netlink=ground.netlink
         ),
-        views=CameraViews(roster=roster, registry=registry, presence=presence, onboarding=onboarding),
+        views=CameraViews(
+            roster=roster,
+            registry=registry,
+            presence=presence,
+            onboarding=onboarding,
+            captures=pictures.captures,
+            reboots=pictures.reboots,
+            remedies=pictures.remedies,
+            clock=ground.clock,
+        ),
         metrics=MetricsPage(
             health=ground.health,
             roster=roster,
@@ -281,7 +274,10 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
         ),
         assets=Assets(folder=settings.http.dashboard_dir, clock=ground.clock, health=ground.health),
         configuration=ground.configuration,
-        captures=captures,
+        captures=pictures.captures,
+        commands=pictures.commands,
+        reboots=pictures.reboots,
+        remedies=pictures.remedies,
         inventory=Inventory(
             database=ground.database,
             registry=registry,
@@ -290,8 +286,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
         ),
         dismissed=dismissed,
     )
-    care = CareWorker(clock=ground.clock, captures=captures, record=capture_record)
-    return Parts(services=services, probe=probe, provisioning=provisioning, care=care)
+    return Parts(services=services, probe=probe, provisioning=provisioning, care=pictures.care)
 
 
 def _build_sources(

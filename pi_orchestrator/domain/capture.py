@@ -289,7 +289,7 @@ class Assembly:
         if self._size + len(chunk.data) > MAX_IMAGE_BYTES:
             raise CaptureError(f"the picture is over {MAX_IMAGE_BYTES} bytes")
         if not self._budget.take(len(chunk.data)):
-            raise CaptureError("too many large pictures at once", retry_after_s=LIMIT_S)
+            raise CaptureError("too many large pictures at once", retry_after_s=LIMIT_S, ours=True)
         self._chunks[chunk.index] = chunk.data
         self._highest = max(self._highest, chunk.index)
         self._size += len(chunk.data)

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from enum import StrEnum
-from itertools import islice
 from typing import Any
 
 from pi_orchestrator.domain.strict_json import clean_number, clean_text
@@ -96,7 +95,7 @@ def clean_answer(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _few(fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in islice(fields.items(), MAX_FIELDS):
+    for name, value in list(fields.items())[:MAX_FIELDS]:
         if cleaned := clean_text(name, max_chars=64):
             yield cleaned, value
 

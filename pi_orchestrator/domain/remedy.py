@@ -51,6 +51,8 @@ class Ladder:
     @property
     def due(self) -> float | None:
         """When it should be asked for a picture again; None where nothing is to be tried."""
+        if self.state is Remedy.NEEDS_POWER_CYCLE:
+            return (self.failed_at or self.since) + PATIENCE_S / 2  # somebody may have seen to it
         if self.state is not Remedy.RETRYING:
             return None
         wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** max(0, self.failures - 1))

@@ -29,7 +29,7 @@ from pi_orchestrator.domain.strict_json import clean_text
 from pi_orchestrator.domain.wifi import MqttAccess
 from pi_orchestrator.errors import FieldError
 from pi_orchestrator.net.mqtt_client import MqttClient
-from pi_orchestrator.sandbox.commands import CommandDesk, PictureError
+from pi_orchestrator.sandbox.commands import FOREVER_S, CommandDesk, PictureError
 from pi_orchestrator.sandbox.faults import Fault, bend_status, raw_server
 from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 from pi_orchestrator.sandbox.picture import render_picture
@@ -40,7 +40,6 @@ FIRMWARE: Final = "2.4.1"
 RECONNECT_FIRST_S: Final = 0.2
 RECONNECT_MAX_S: Final = 5.0
 ADDRESS_EACH_S: Final = 0.05
-FOREVER_S: Final = 1e9
 _LIBRARY = logging.getLogger("pi_orchestrator.sandbox.mqtt")
 _LIBRARY.propagate = False
 _LIBRARY.addHandler(logging.NullHandler())  # a camera whose plug is pulled mid-sentence has nothing to report
@@ -325,7 +324,7 @@ class SimulatedCamera:
 
     async def _picture(self) -> bytes:
         if self.fault is Fault.CAPTURE_HANGS and not self.restarts:
-            await asyncio.Event().wait()
+            await asyncio.sleep(FOREVER_S)
         if self.fault is Fault.CAPTURE_ERROR:
             raise PictureError("frame buffer timeout")
         try:

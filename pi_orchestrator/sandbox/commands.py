@@ -22,6 +22,7 @@ from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.strict_json import clean_text
 from pi_orchestrator.sandbox.faults import Fault, other_mac
 
+FOREVER_S: Final = 1e9
 CHUNK_BYTES: Final = 4096
 OVERSIZED: Final = 9 * 1024 * 1024
 RESOLUTIONS: Final = ("QVGA", "VGA", "SVGA", "XGA", "SXGA", "UXGA")
@@ -111,7 +112,7 @@ class CommandDesk:
 
     async def _capture(self, publish: Publish, request_id: str) -> None:
         if self._fault is Fault.CAPTURE_NO_ACK:
-            await asyncio.Event().wait()
+            await asyncio.sleep(FOREVER_S)
         # A connection that is lost is the reader's to notice.
         with contextlib.suppress(aiomqtt.MqttError):
             await self._send_picture(publish, request_id)
@@ -137,7 +138,7 @@ class CommandDesk:
             if self._fault is Fault.CAPTURE_REBOOTS and sent == len(chunks) // 2:
                 self._restart()
             if self._fault is Fault.CAPTURE_STALLS and sent == len(chunks) // 2:
-                await asyncio.Event().wait()
+                await asyncio.sleep(FOREVER_S)
             told = index + len(chunks) if self._fault is Fault.CAPTURE_WRONG_INDEX else index
             data = base64.b64encode(chunks[index]).decode()
             piece = {"request_id": request_id, "chunk_index": told, "chunk_data": data}

@@ -174,6 +174,8 @@ class CameraSettings(Section):
     offline_after_s: Seconds = Field(600, description="and after this long offline")
     max_devices: int = Field(4096, ge=16, description="how many devices are remembered; registered ones always are")
     capture_cache_s: float = Field(2, ge=0, le=60, description="a picture this young is given to whoever asks for one")
+    auto_reboot: bool = Field(True, description="reboot a camera by itself when it fails to give pictures")
+    reboot_after: int = Field(3, ge=1, le=100, description="after so many failures in a row")
     images_kept_mb: int = Field(16, ge=8, le=1024, description="memory for the last picture of each camera")
 
 

@@ -7,7 +7,7 @@ in line, and everyone has an answer in time. What is being put together and what
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,6 @@ from pi_orchestrator.domain.capture import AT_ONCE, Assembly, Picture, Source, p
 from pi_orchestrator.domain.command import Action, Phase
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.onboarding import Code
-from pi_orchestrator.domain.presence import Presence
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import (
     CameraOfflineError,
@@ -34,6 +33,8 @@ from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.workers.capture_record import CaptureRecord
 from pi_orchestrator.workers.exchanges import Exchange, Exchanges
 from pi_orchestrator.workers.identity import Verifier
+from pi_orchestrator.workers.reboots import Reboots
+from pi_orchestrator.workers.remedies import Remedies
 from pi_orchestrator.workers.whereabouts import Whereabouts
 
 HTTP_S = 10.0
@@ -71,6 +72,8 @@ class Captures:
         verifier: Verifier,
         espcam: EspCamClient,
         record: CaptureRecord,
+        reboots: Reboots,
+        remedies: Remedies,
     ) -> None:
         self.cache_s = cache_s
         self._kept_limit = images_kept_mb * MIB
@@ -82,6 +85,8 @@ class Captures:
         self._verifier = verifier
         self._espcam = espcam
         self._record = record
+        self._reboots = reboots
+        self._remedies = remedies
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._flights: dict[Mac, _Flight] = {}
         self._kept: OrderedDict[Mac, Picture] = OrderedDict()
@@ -89,6 +94,8 @@ class Captures:
         self._times: OrderedDict[Mac, deque[int]] = OrderedDict()
         self._closed = False
         self.assembling = 0
+        self.revision = 0
+        self.outcomes: Counter[str] = Counter()
 
     async def take(self, mac: Mac, *, actor: Actor | None = None) -> Picture:
         """A picture at most `cache_s` old; CameraOfflineError or CaptureError where there is none in time.
@@ -111,7 +118,7 @@ class Captures:
         if kept and self._clock.monotonic() - kept.at < self.cache_s:
             return replace(kept, source=Source.CACHE)
         if self._closed:
-            raise CaptureError("the daemon is stopping")
+            raise CaptureError("the daemon is stopping", ours=True)
         flight = self._flights.get(mac)
         if flight is None:
             self._check_here(mac)
@@ -122,7 +129,7 @@ class Captures:
             return await asyncio.shield(flight.task)
         except asyncio.CancelledError:
             if flight.task.cancelled() and self._closed:
-                raise CaptureError("the daemon is stopping") from None
+                raise CaptureError("the daemon is stopping", ours=True) from None
             raise
         finally:
             flight.callers -= 1
@@ -138,7 +145,7 @@ class Captures:
             self._kept.move_to_end(mac)
         return picture
 
-    def taken_at(self, mac: Mac) -> Picture | None:
+    def kept(self, mac: Mac) -> Picture | None:
         """The same, without counting as a use of it."""
         return self._kept.get(mac)
 
@@ -149,6 +156,7 @@ class Captures:
 
     def forget(self, mac: Mac) -> None:
         """Let go of what is kept of a camera."""
+        self.revision += 1
         self._times.pop(mac, None)
         if picture := self._kept.pop(mac, None):
             self._kept_bytes -= len(picture.jpeg)
@@ -162,6 +170,21 @@ class Captures:
     # One capture.
 
     async def _fly(self, mac: Mac) -> Picture:
+        """One capture, and what it says about the camera."""
+        try:
+            picture = await self._shoot(mac)
+        except OrchestratorError as error:
+            self.outcomes[error.code] += 1
+            if isinstance(error, CaptureError) and not error.ours:
+                self._remedies.failed(mac, f"{error.code}: {error.message}")
+            raise
+        self.outcomes[picture.source] += 1
+        self._keep(mac, picture)
+        self._remedies.succeeded(mac)
+        self._record.captured(mac, picture)
+        return picture
+
+    async def _shoot(self, mac: Mac) -> Picture:
         trouble: list[CaptureError] = []
         in_line = True
         try:
@@ -177,12 +200,10 @@ class Captures:
             if trouble:
                 raise trouble[0] from None
             why = "its turn had not come: too many cameras were asked at once" if in_line else "the camera is too slow"
-            raise CaptureError(f"no picture within {capture.LIMIT_S:g} s; {why}", code=capture.TIMEOUT) from None
+            message = f"no picture within {capture.LIMIT_S:g} s; {why}"
+            raise CaptureError(message, code=capture.TIMEOUT, ours=in_line) from None
         now = self._clock.monotonic()
-        picture = Picture(jpeg, self._clock.wall(), now, source, round((now - began) * 1000))
-        self._keep(mac, picture)
-        self._record.captured(mac, picture)
-        return picture
+        return Picture(jpeg, self._clock.wall(), now, source, round((now - began) * 1000))
 
     async def _photograph(self, mac: Mac, trouble: list[CaptureError]) -> tuple[bytes, Source]:
         if self._exchanges.reaches(mac):
@@ -198,7 +219,8 @@ class Captures:
             if not trouble:
                 raise
             first = trouble[0]
-            raise CaptureError(first.message, code=first.code, details=f"by HTTP: {error.message}") from None
+            details = f"by HTTP: {error.message}"
+            raise CaptureError(first.message, code=first.code, details=details, ours=first.ours) from None
 
     async def _by_mqtt(self, mac: Mac) -> bytes:
         with self._exchanges.open(mac) as exchange:
@@ -212,19 +234,18 @@ class Captures:
                     await self._take_in(exchange, assembly)
                 return assembly.picture()
             except MqttUnavailableError as error:
-                raise CaptureError(error.message) from None
+                raise CaptureError(error.message, ours=True) from None
             finally:
                 assembly.discard()
 
     async def _take_in(self, exchange: Exchange, assembly: Assembly) -> None:
         with exchange.taking() as messages:
             if not messages and exchange.broken:
-                raise CaptureError(f"{exchange.broken} in the middle of a picture")
+                raise CaptureError(f"{exchange.broken} in the middle of a picture", ours=True)
             here = sum(len(payload) for _, payload in messages) <= PARSED_HERE_BYTES
             answers = _parsed(messages) if here else await asyncio.to_thread(_parsed, messages)
         for answer in answers:
-            repeated = answer.request_id
-            if repeated not in (None, exchange.request_id) or any(map(exchange.is_anothers, answer.names)):
+            if exchange.is_anothers_answer(answer.names, answer.request_id):
                 self._exchanges.messages["foreign"] += 1
                 continue
             if assembly.whole:
@@ -236,23 +257,27 @@ class Captures:
             ip = await self._whereabouts.of(mac)
             await self._verifier.verify(mac, ip, timeout_s=VERIFY_S)
         except FieldError as error:
-            raise CaptureError(f"it cannot be asked by HTTP: {error}") from None
+            raise CaptureError(f"it cannot be asked by HTTP: {error}", ours=True) from None
         except OnboardingError as error:
-            if error.code == Code.VERIFY_UNREACHABLE and self._seems_away(mac):
+            if error.code == Code.VERIFY_UNREACHABLE and self._exchanges.seems_away(mac):
                 raise CameraOfflineError(f"the camera is away: {error.message}") from None
             code = capture.TIMEOUT if error.code == Code.VERIFY_TIMEOUT else capture.FAILED
-            raise CaptureError(f"it cannot be asked by HTTP: {error.message}", code=code) from None
+            # Nobody knows whether it would have answered by MQTT; and an address that is another's is no fault of it.
+            ours = error.code == Code.MAC_MISMATCH or (not self._mqtt.connected and self._speaks_mqtt(mac))
+            raise CaptureError(f"it cannot be asked by HTTP: {error.message}", code=code, ours=ours) from None
         return await self._espcam.capture(ip, timeout_s=HTTP_S)
 
     def _check_here(self, mac: Mac) -> None:
-        if self._mqtt.connected and self._seems_away(mac):
-            raise CameraOfflineError("the camera is away")
+        if self._reboots.is_rebooting(mac):
+            raise CameraOfflineError("the camera is rebooting")
+        self._exchanges.check_here(mac)
 
-    def _seems_away(self, mac: Mac) -> bool:
+    def _speaks_mqtt(self, mac: Mac) -> bool:
         device = self._registry.get(mac)
-        return device is None or device.state is Presence.OFFLINE
+        return device is not None and device.said is not None
 
     def _keep(self, mac: Mac, picture: Picture) -> None:
+        self.revision += 1
         times = self._times.setdefault(mac, deque(maxlen=TIMES_KEPT))
         times.append(picture.took_ms)
         self._times.move_to_end(mac)

@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from pi_orchestrator.domain.camera import device_id_for
 from pi_orchestrator.domain.capture import ASSEMBLED_BYTES, MAX_CHUNK_MESSAGE_BYTES, Budget
-from pi_orchestrator.domain.command import Action, Phase, command_payload, command_topic, names_in, parse_response_topic
+from pi_orchestrator.domain.command import Action, Phase, command_payload, command_topic, parse_response_topic
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.presence import Presence
 from pi_orchestrator.domain.registry import Registry
-from pi_orchestrator.errors import FieldError, MqttUnavailableError
+from pi_orchestrator.errors import CameraOfflineError, FieldError, MqttUnavailableError
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.storage.cameras import Roster
@@ -46,10 +45,9 @@ class Exchange:
         self._inbox: deque[tuple[Phase, bytes]] = deque()
         self._held = 0
 
-    def is_anothers_message(self, fields: dict[str, Any]) -> bool:
-        """Whether a message says that it is from another camera, or about another command."""
-        about = fields.get("request_id")
-        return about not in (None, self.request_id) or any(map(self.is_anothers, names_in(fields)))
+    def is_anothers_answer(self, names: Iterable[str], about: object) -> bool:
+        """Whether an answer says that it is another camera's, or about another command."""
+        return about not in (None, self.request_id) or any(map(self.is_anothers, names))
 
     def offer(self, phase: Phase, payload: bytes) -> None:
         """Keep a message until it is taken, as far as there is room."""
@@ -112,6 +110,19 @@ class Exchanges:
         else:
             self.messages["taken"] += 1
             exchange.offer(phase, payload)
+
+    def check_here(self, mac: Mac) -> None:
+        """CameraOfflineError where a camera is known to be away; without a broker nobody can know that."""
+        device = self._registry.get(mac)
+        if device and device.state is Presence.REBOOTING:
+            raise CameraOfflineError("the camera is rebooting")
+        if self._mqtt.connected and self.seems_away(mac):
+            raise CameraOfflineError("the camera is away")
+
+    def seems_away(self, mac: Mac) -> bool:
+        """Whether nothing speaks for its being here."""
+        device = self._registry.get(mac)
+        return device is None or device.state is Presence.OFFLINE
 
     def reaches(self, mac: Mac) -> bool:
         """Whether a command can be sent to a camera by MQTT just now."""

@@ -15,11 +15,10 @@ from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.presence import REBOOT_S, Device, Presence
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import (
-    CameraOfflineError,
+    CommandError,
     FieldError,
     MqttUnavailableError,
     OnboardingError,
-    OrchestratorError,
     RebootError,
 )
 from pi_orchestrator.events import Logged
@@ -78,9 +77,10 @@ class Reboots:
         return mac in self._since
 
     async def ask(self, mac: Mac, *, actor: Actor) -> None:
-        """Have a camera rebooted; returns once it has accepted. One that is rebooting is not told again."""
+        """Have a camera rebooted; returns once it has accepted. One that is rebooting already is not told again."""
         asking = self._asking.get(mac)
-        if asking is None and mac in self._since:
+        device = self._registry.get(mac)
+        if asking is None and (mac in self._since or (device and device.state is Presence.REBOOTING)):
             return await self._write(mac, actor, outcome="was so already")
         if asking is None:
             asking = self._asking[mac] = asyncio.create_task(self._ask(mac, actor), name=f"reboot {mac}")
@@ -113,23 +113,24 @@ class Reboots:
             task.exception()
 
     async def _ask(self, mac: Mac, actor: Actor) -> None:
-        device = self._registry.get(mac)
-        if device is None or device.state is Presence.OFFLINE:
-            raise CameraOfflineError("the camera is away")
         before = self._clock.monotonic()
-        trouble = await self._by_mqtt(mac, before) if self._commands.reaches(mac) else "it is not on MQTT"
-        if trouble is not None:
-            await self._by_http(mac, trouble)
+        await self._tell(mac, before)
         self._since[mac] = before
         self._remedies.reboots(mac)
         log.info("camera told to reboot", mac=mac, actor=actor.key_name)
         await self._write(mac, actor, event=Logged("camera.reboot", {"mac": mac, "state": "requested"}, mac=mac))
 
+    async def _tell(self, mac: Mac, before: float) -> None:
+        self._commands.check_here(mac)
+        trouble = await self._by_mqtt(mac, before) if self._commands.reaches(mac) else "it is not on MQTT"
+        if trouble is not None:
+            await self._by_http(mac, trouble)
+
     async def _by_mqtt(self, mac: Mac, before: float) -> str | None:
         """None once it has accepted, else why not."""
         try:
             await self._commands.ask(mac, Action.RESTART)
-        except (OrchestratorError, MqttUnavailableError) as error:
+        except (CommandError, MqttUnavailableError) as error:
             device = self._registry.get(mac)
             # One that is in a hurry answers by going.
             return None if device and device.rebooting_since > before else error.message
@@ -141,7 +142,8 @@ class Reboots:
             await self._verifier.verify(mac, ip, timeout_s=HTTP_S)
             await self._espcam.reboot(ip, timeout_s=HTTP_S)
         except (FieldError, OnboardingError, RebootError) as error:
-            raise RebootError(f"the camera could not be told to reboot: {trouble}", details=f"by HTTP: {error}") from None
+            message = f"the camera could not be told to reboot: {trouble}"
+            raise RebootError(message, details=f"by HTTP: {error}") from None
 
     async def _write(self, mac: Mac, actor: Actor, *, outcome: str = "ok", event: Logged | None = None) -> None:
         async def job(tx: Tx) -> None:

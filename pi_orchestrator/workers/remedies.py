@@ -87,9 +87,7 @@ class Remedies:
         for mac, ladder in list(self._ladders.items()):
             if ladder.state is self._told.get(mac, Remedy.OK):
                 continue
-            payload = {
-                "mac": mac, "state": ladder.state, "failures": ladder.failures, "advice": ladder.advice
-            }
+            payload = {"mac": mac, "state": ladder.state, "failures": ladder.failures, "advice": ladder.advice}
             events.append(Logged("camera.remedy", payload, mac=mac))
             self._told[mac] = ladder.state
             if ladder.state is Remedy.OK:

@@ -39,8 +39,10 @@ from pi_orchestrator.settings import Listen
 from pi_orchestrator.storage import cameras, containers, dismissed, scans, sessions
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.workers.captures import Captures
+from pi_orchestrator.workers.commands import Answered, Commands
 from pi_orchestrator.workers.discovery import DiscoveryWorker
 from pi_orchestrator.workers.provisioning import ProvisioningWorker
+from pi_orchestrator.workers.reboots import Reboots
 from pi_orchestrator.workers.scanner import Scanner
 from tests.support import programs
 from tests.support.waiting import eventually
@@ -63,6 +65,7 @@ BODIES = {
     BATCH: {"network_interface": "wlan7", **TARGET},
     f"{BATCH}/start": TARGET,
     f"{BATCH}/{{id}}/provision-all": {"only_allowlisted": True},
+    "/api/v1/cameras/{id}/commands": {"action": "ping"},
     "/api/v1/keys": {"name": "a new key", "scope": "read"},
     ALLOWLIST: {"mac": NOT_LISTED, "description": "Camera 1"},
     f"{ALLOWLIST}/{{mac}}": {"description": "Camera 2"},
@@ -186,7 +189,7 @@ def with_sessions(monkeypatch):
 
 
 def with_pictures(monkeypatch):
-    """`CAMERA` is known and has a picture; how pictures are taken is tested with cameras."""
+    """`CAMERA` is known, has a picture and obeys; how that is brought about is tested with cameras."""
     find = CameraViews.find
     picture = Picture(b"\xff\xd8 a picture \xff\xd9", datetime(2026, 1, 22, 15, tzinfo=UTC), 0.0, Source.MQTT, 120)
 
@@ -196,6 +199,15 @@ def with_pictures(monkeypatch):
     monkeypatch.setattr(CameraViews, "find", lambda self, name: CAMERA if name == CAMERA else find(self, name))
     monkeypatch.setattr(Captures, "_take", take)
     monkeypatch.setattr(Captures, "last", lambda self, mac: picture)
+
+    async def accept(self, mac, before):
+        """The camera says yes to a restart."""
+
+    async def answer(self, mac, action, **fields):
+        return Answered("0b6f3f6e", {"success": True})
+
+    monkeypatch.setattr(Reboots, "_tell", accept)
+    monkeypatch.setattr(Commands, "give", answer)
 
 
 def with_inventory(monkeypatch):

@@ -26,6 +26,8 @@ IN_EFFECT = {
     "cameras.idle_after_s": ("60.5", 60.5, lambda d: d.services.registry.windows.idle_after_s),
     "cameras.offline_after_s": ("300", 300, lambda d: d.services.registry.windows.offline_after_s),
     "cameras.max_devices": ("100", 100, lambda d: d.services.registry.max_devices),
+    "cameras.auto_reboot": ("no", False, lambda d: d.services.remedies.auto_reboot),
+    "cameras.reboot_after": ("5", 5, lambda d: d.services.remedies.reboot_after),
     "cameras.capture_cache_s": ("0.5", 0.5, lambda d: d.services.captures.cache_s),
     "logging.level": ("debug", True, _logs_details),
     "discovery.interval_s": ("30", 30, lambda d: d.services.discovery.interval_s),

@@ -127,6 +127,8 @@ OTHER_VALUES = {
     "cameras.offline_after_s": ("300", 300),
     "cameras.max_devices": ("100", 100),
     "cameras.capture_cache_s": ("0.5", 0.5),
+    "cameras.auto_reboot": ("no", False),
+    "cameras.reboot_after": ("5", 5),
     "cameras.images_kept_mb": ("32", 32),
     "auto_onboard.enabled": ("1", True),
     "auto_onboard.mode": ("dev", Mode.DEV),

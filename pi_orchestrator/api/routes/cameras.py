@@ -30,7 +30,12 @@ CAMERA = {
 }
 DIAGNOSED = {
     **CAMERA,
-    "diagnostics": {"connection_quality": "good", "error_count": 0},
+    "diagnostics": {
+        "connection_quality": "good",
+        "error_count": 0,
+        "avg_capture_time_ms": 840,
+        "remedy": {"state": "ok", "failures": 0, "advice": ""},
+    },
     "why": "spoke on MQTT 12 s ago",
     "evidence": [
         {

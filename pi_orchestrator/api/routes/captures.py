@@ -1,8 +1,8 @@
-"""Routes: pictures."""
+"""Routes: pictures, reboots and other commands."""
 
 from __future__ import annotations
 
-from pi_orchestrator.api import captures
+from pi_orchestrator.api import captures, commands
 from pi_orchestrator.api.envelope import Shape
 from pi_orchestrator.api.route import Route
 from pi_orchestrator.storage.keys import Scope
@@ -45,5 +45,41 @@ ROUTES: tuple[Route, ...] = (
         produces=captures.JPEG,
         errors=("CAMERA_NOT_FOUND", "NOT_FOUND"),
         example="the bytes of a JPEG",
+    ),
+    Route(
+        "POST",
+        "/api/v1/cameras/{id}/commands",
+        commands.command,
+        "captures",
+        "Tell a camera something",
+        Scope.OPERATE,
+        action="camera.command",
+        keyed=True,
+        errors=(
+            "CAMERA_NOT_FOUND",
+            "CAMERA_OFFLINE",
+            "MQTT_UNAVAILABLE",
+            "DEVICE_REJECTED",
+            "DEVICE_TIMEOUT",
+            "DEVICE_UNREACHABLE",
+        ),
+        example={
+            "action": "ping",
+            "request_id": "5f2b7c0e9d4a4f0e8f3e6f1b2a7c9d10",
+            "via": "mqtt",
+            "answer": {"device_id": "espcam-b0f7f1", "success": True, "status": "complete"},
+        },
+    ),
+    Route(
+        "POST",
+        "/api/v1/cameras/{id}/reboot",
+        commands.reboot,
+        "captures",
+        "Reboot a camera",
+        Scope.OPERATE,
+        action="camera.reboot",
+        shape=Shape.DOUBLED,
+        errors=("CAMERA_NOT_FOUND", "CAMERA_OFFLINE", "REBOOT_FAILED"),
+        example={"message": "the camera reboots"},
     ),
 )

@@ -138,7 +138,7 @@ async def test_in_provisioning_mode_a_key_is_needed_where_data_can_be_lost(world
     for path in "/api/v1/config", "/api/dashboard/config":
         keyed |= {("PUT", f"{path}/{{key}}"), ("POST", f"{path}/{{key}}/reset")}
     keyed |= {(route.method, route.path) for route in ROUTES if route.path.startswith("/api/v1/provisioning/")}
-    keyed |= DESTROYING
+    keyed |= DESTROYING | {("POST", "/api/v1/cameras/{id}/commands")}
     async with world.daemon() as running, world.fleet(1):
         await camera_is_registered(running)
         for route in ROUTES:

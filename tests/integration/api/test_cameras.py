@@ -218,7 +218,8 @@ async def test_diagnostics_are_a_bare_array_of_cameras(one):
     diagnostics = shown.pop("diagnostics")
     check_camera(shown)
     assert shown["mac_address"] == camera.mac
-    assert set(diagnostics) == {"connection_quality", "error_count"}
+    assert set(diagnostics) == {"connection_quality", "error_count", "remedy"}
+    assert diagnostics["remedy"] == {"state": "ok", "failures": 0, "advice": ""}
     assert diagnostics["error_count"] == 0
 
 

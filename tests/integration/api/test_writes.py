@@ -302,6 +302,7 @@ for one in [one for one in WRITES if has_own_camera(one) and one.path != CONTAIN
     ACTIONS[one.method, one.path] = one.action, names[one.action in ("container.change", "container.delete")]
 ACTIONS["POST", REPLACE] = "camera.replace", f"{BODIES[REPLACE]['old_mac']} by {BODIES[REPLACE]['new_mac']}"
 OUTCOMES = {
+    "camera.command": "ping",
     "camera.lift": "was not there",
     "api_key.revoke": "was not there",
     "scan.cancel": "had ended",
