@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import pi_orchestrator
+from pi_orchestrator.api.envelope import HTTP_STATUS
 
 CONSOLE = Path(pi_orchestrator.__file__).parent / "api" / "console"
 FILES = sorted(path for path in CONSOLE.rglob("*") if path.is_file())
@@ -130,6 +131,11 @@ def test_every_export_has_a_contract():
         for number, line in enumerate(lines):
             if re.match(r"export (async )?(function|class|const \w+ = (async )?\()", line):
                 assert lines[number - 1].rstrip().endswith("*/"), f"{path.name}: {line}"
+
+
+def test_every_error_of_the_daemon_has_a_remedy():
+    known = set(re.findall(r"^  ([A-Z_]+):", (CONSOLE / "remedies.js").read_text(), re.MULTILINE))
+    assert set(HTTP_STATUS) - known == set()
 
 
 def test_the_whole_page_is_small():
