@@ -192,13 +192,18 @@ async def test_the_stream_comes_back_where_it_was_and_hears_each_event_once(chro
         await page.clock.run_for(2_000)
         assert await page.evaluate("newest().url.split('?')[1].includes('last_event_id=9')")
         await page.evaluate("newest().send('connection.established', {last_event_id: 12})")
+        await page.evaluate("newest().break()")  # before any of what was announced
+        await page.clock.run_for(2_000)
+        assert await page.evaluate("newest().url.includes('last_event_id=9')"), "not what was only announced"
+        await page.evaluate("newest().send('connection.established', {last_event_id: 12})")
         await page.evaluate("newest().send('camera.paired', {n: 3}, '10')")
         told = await page.evaluate("told.filter(([what]) => what !== 'state')")
         await page.clock.run_for(46_000)  # three heartbeats that did not come
         assert await page.evaluate("stream.state") in ("waiting", "connecting")
         await page.clock.run_for(2_000)
-        assert await page.evaluate("newest().url.includes('last_event_id=10')"), "not what was only announced"
-    assert told == [["resync", 0], ["camera.paired", 1], ["error", 2], ["resync", 0], ["camera.paired", 3]]
+        assert await page.evaluate("newest().url.includes('last_event_id=10')")
+    resync = ["resync", 0]
+    assert told == [resync, ["camera.paired", 1], ["error", 2], resync, resync, ["camera.paired", 3]]
 
 
 async def test_the_stream_asks_for_lines_of_the_log_while_they_are_wanted_and_stops_where_a_key_is_missing(chromium):
