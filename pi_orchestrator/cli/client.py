@@ -54,6 +54,10 @@ class Client:
         """The data of a PUT."""
         return self._call("PUT", path, {}, (JSON, json.dumps(body).encode()))
 
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """The data of a PATCH."""
+        return self._call("PATCH", path, {}, (JSON, json.dumps(body).encode()))
+
     def delete(self, path: str) -> Any:
         """The data of a DELETE."""
         return self._call("DELETE", path, {})

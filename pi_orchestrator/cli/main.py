@@ -13,6 +13,7 @@ from pi_orchestrator.cli import (
     allowlist,
     cameras,
     config,
+    containers,
     demo,
     devices,
     doctor,
@@ -81,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pi-orchestrator {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     groups = (
-        (run, demo, scan, config, cameras, devices, network, onboarding),
+        (run, demo, scan, config, cameras, containers, devices, network, onboarding),
         (allowlist, sessions, events, keys, secrets, doctor, openapi, sandbox),
     )
     for module in (module for group in groups for module in group):

@@ -18,6 +18,10 @@ COMMANDS = [
     ["config"],
     *(["config", verb] for verb in ("get", "set", "reset")),
     ["cameras"],
+    *(["cameras", verb] for verb in ("list", "show", "unassigned", "rename", "pair", "unpair", "replace")),
+    *(["cameras", verb] for verb in ("dismissed", "lift")),
+    ["containers"],
+    *(["containers", verb] for verb in ("list", "show", "create", "rename", "delete", "assign", "remove")),
     ["devices"],
     ["network"],
     ["onboarding"],
@@ -95,7 +99,7 @@ async def test_the_version_is_that_of_the_package():
         ["nonsense"],
         ["onboarding"],
         ["onboarding", "nonsense"],
-        ["cameras", "--nonsense"],
+        ["cameras", "list", "--nonsense"],
         ["onboarding", "explain"],
         ["onboarding", "events", "--limit", "many"],
         ["api-key", "create"],
@@ -107,10 +111,10 @@ async def test_the_version_is_that_of_the_package():
         ["events", "--since", "x"],
         ["demo", "--count", "x"],
         ["run", "--log-level", "loud"],
-        ["cameras", "--url", "nonsense"],
-        ["cameras", "--url", "http://127.0.0.1:port"],
-        ["cameras", "--url", "http://127.0.0.1:99999"],
-        ["cameras", "--config", "/nonexistent"],
+        ["cameras", "list", "--url", "nonsense"],
+        ["cameras", "list", "--url", "http://127.0.0.1:port"],
+        ["cameras", "list", "--url", "http://127.0.0.1:99999"],
+        ["cameras", "list", "--config", "/nonexistent"],
     ],
     ids=" ".join,
 )
@@ -124,8 +128,12 @@ async def test_wrong_arguments_end_with_code_2_and_say_which(args):
 @pytest.mark.parametrize(
     "args",
     [
-        ["cameras"],
-        ["cameras", MAC],
+        ["cameras", "list"],
+        ["cameras", "show", MAC],
+        ["cameras", "rename", MAC, "Entrance"],
+        ["cameras", "replace", MAC, "24:6F:28:00:02:00"],
+        ["containers", "list"],
+        ["containers", "assign", "box", MAC, "1"],
         ["devices"],
         ["devices", MAC],
         ["onboarding", "status"],
@@ -155,7 +163,7 @@ async def test_without_a_daemon_a_command_ends_with_code_3_and_the_remedy(args):
 
 
 async def test_something_else_on_that_port_is_not_taken_for_the_daemon(world):
-    done = await command("cameras", "--url", f"http://127.0.0.1:{world.broker.port}")
+    done = await command("cameras", "list", "--url", f"http://127.0.0.1:{world.broker.port}")
     assert done.code == 3
     assert "Traceback" not in done.err
 
@@ -198,32 +206,32 @@ def test_head_takes_the_first_line_and_nobody_complains(args):
 
 async def test_cameras_lists_who_is_there_and_shows_one(cli):
     macs = {camera.mac for camera in cli.fleet.cameras}
-    listed = await cli("cameras")
+    listed = await cli("cameras", "list")
     head, *rows = listed.out.splitlines()
     assert head.split() == ["MAC", "STATUS", "ADDRESS", "SIGNAL", "POS", "CONTAINER"]
     assert {row.split()[0] for row in rows} == macs
     assert all("online" in row and "auto-onboard" in row for row in rows)
     assert too_long(listed.out) == []
 
-    assert {camera["mac_address"] for camera in (await cli("cameras", "--json")).json} == macs
+    assert {camera["mac_address"] for camera in (await cli("cameras", "list", "--json")).json} == macs
 
     camera = cli.fleet.cameras[0]
     for name in (camera.mac, camera.mac.lower().replace(":", "-"), camera.mac.replace(":", ""), camera.device_id):
-        assert (await cli("cameras", name, "--json")).json["mac_address"] == camera.mac
-    card = await cli("cameras", camera.device_id)
+        assert (await cli("cameras", "show", name, "--json")).json["mac_address"] == camera.mac
+    card = await cli("cameras", "show", camera.device_id)
     assert camera.mac in card.out
     assert too_long(card.out) == []
 
-    missing = await cli("cameras", "nobody", code=1)
+    missing = await cli("cameras", "show", "nobody", code=1)
     assert missing.err == "error: there is no camera 'nobody'\n"
 
 
 async def test_cameras_says_what_to_wait_for_where_there_are_none(world, tmp_path):
     async with daemon(world, tmp_path) as process:
         config = tmp_path / "config.toml"
-        empty = await command("cameras", "--config", config, "--url", process.api.url)
+        empty = await command("cameras", "list", "--config", config, "--url", process.api.url)
         assert empty.out == "No cameras yet. They appear when they publish on MQTT (camera/status/...).\n"
-        assert (await command("cameras", "--config", config, "--url", process.api.url, "--json")).json == []
+        assert (await command("cameras", "list", "--config", config, "--url", process.api.url, "--json")).json == []
 
 
 async def test_onboarding_status_and_the_toggle(cli):
@@ -322,7 +330,7 @@ async def test_without_a_key_a_user_is_told_how_to_come_by_one(cli, world):
         "  set PIORCH_API_KEY, or run this as a user who may read admin.key in the state folder\n"
     )
     # What is open to the network is open to this user too.
-    await cli("cameras", prefix=POWERLESS)
+    await cli("cameras", "list", prefix=POWERLESS)
     wrong = await cli("api-key", "list", code=1, env={"PIORCH_API_KEY": "not-the-key"})
     assert wrong.err.startswith("error: the API key is not valid\n  set PIORCH_API_KEY")
 
@@ -330,7 +338,7 @@ async def test_without_a_key_a_user_is_told_how_to_come_by_one(cli, world):
 async def test_a_configuration_that_a_user_may_not_read_is_told_with_the_remedy(tmp_path):
     config = write_toml(tmp_path / "config.toml", {})
     config.chmod(0o000)
-    done = await command("cameras", "--config", config, prefix=POWERLESS)
+    done = await command("cameras", "list", "--config", config, prefix=POWERLESS)
     assert done.code == 2
     assert done.err.splitlines()[1] == f"  {config}: cannot be read: Permission denied; try with sudo"
 
@@ -338,22 +346,28 @@ async def test_a_configuration_that_a_user_may_not_read_is_told_with_the_remedy(
 async def test_the_daemon_is_found_by_flag_then_environment_then_configuration(cli):
     url = cli.process.api.url
     nowhere = "http://127.0.0.1:1"
-    await cli("cameras")
-    await cli("cameras", code=3, env={"PIORCH_URL": nowhere})
-    await cli("cameras", "--url", url, env={"PIORCH_URL": nowhere})
+    await cli("cameras", "list")
+    await cli("cameras", "list", code=3, env={"PIORCH_URL": nowhere})
+    await cli("cameras", "list", "--url", url, env={"PIORCH_URL": nowhere})
 
 
 async def test_what_a_camera_says_cannot_drive_the_terminal(cli, world):
     async with world.camera(900, firmware_version="1\x1b[2J\x07evil") as camera:
         await camera.say(firmware_version="1\x1b[2J\x07evil", device_id="espcam-\x1b]0;x\x07")
         await cli.process.logged("camera onboarded", count=4)
-        shown = [await cli("cameras"), await cli("cameras", camera.mac), await cli("onboarding", "events")]
+        shown = [
+            await cli("cameras", "list"),
+            await cli("cameras", "show", camera.mac),
+            await cli("onboarding", "events"),
+        ]
     assert all(line.isprintable() for done in shown for line in done.out.splitlines())
 
 
 async def test_every_json_answer_is_one_document_on_stdout(cli):
     for args in (
-        ["cameras"],
+        ["cameras", "list"],
+        ["cameras", "dismissed"],
+        ["containers", "list"],
         ["onboarding", "status"],
         ["onboarding", "events"],
         ["onboarding", "explain", MAC, "--ip", "10.0.0.1"],
@@ -369,6 +383,6 @@ async def test_every_json_answer_is_one_document_on_stdout(cli):
 async def test_a_daemon_that_has_stopped_is_told_from_one_that_runs(world, tmp_path):
     async with daemon(world, tmp_path) as process:
         url = process.api.url
-        assert (await command("cameras", "--url", url)).code == 0
+        assert (await command("cameras", "list", "--url", url)).code == 0
         assert await process.stop() == 0
-        assert (await command("cameras", "--url", url)).code == 3
+        assert (await command("cameras", "list", "--url", url)).code == 3

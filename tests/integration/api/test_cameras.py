@@ -215,8 +215,10 @@ async def test_diagnostics_are_a_bare_array_of_cameras(one):
     body = (await running.api.get(f"{CAMERAS}/diagnostics")).json
     assert isinstance(body, list)
     (shown,) = body
-    diagnostics = shown.pop("diagnostics")
+    diagnostics, why, (heard,) = (shown.pop(name) for name in ("diagnostics", "why", "evidence"))
     check_camera(shown)
+    assert why.startswith("spoke on MQTT ")
+    assert (heard["source"], heard["proves_life"], heard["age_seconds"] < 60) == ("mqtt", True, True)
     assert shown["mac_address"] == camera.mac
     assert set(diagnostics) == {"connection_quality", "error_count", "remedy"}
     assert diagnostics["remedy"] == {"state": "ok", "failures": 0, "advice": ""}
