@@ -52,6 +52,13 @@ def clean_env(**more):
     return {name: os.environ[name] for name in kept if name in os.environ} | more
 
 
+def unit_env():
+    """What the systemd unit sets; .pyc files are kept, as an installation has them all."""
+    unit = (CHECKOUT / "systemd" / "pi-orchestrator.service").read_text().splitlines()
+    words = [word for line in unit if line.startswith("Environment=") for word in line.partition("=")[2].split()]
+    return {name: value for name, _, value in (word.partition("=") for word in words) if "BYTECODE" not in name}
+
+
 def cpu_s(pid):
     """CPU seconds of all threads so far, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -9,7 +9,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-from tests.bench.process import INSTALLED, child, cpu_s, memory_mib, write_bytes
+from tests.bench.process import INSTALLED, child, cpu_s, memory_mib, unit_env, write_bytes
 from tests.bench.report import Row
 from tests.bench.stage import CAMERAS, daemon, fleet
 from tests.bench.streamer import CLIENTS
@@ -48,7 +48,7 @@ async def settled(stage):
         for engine in ENGINES:
             site = await stack.enter_async_context(lan.opened(stage.path("rest"), cameras=CAMERAS))
             discovery = {"engine": engine, "interval_s": SCAN_S}
-            how = {"command": (INSTALLED, "-m", "pi_orchestrator")}
+            how = {"command": (INSTALLED, "-m", "pi_orchestrator"), "env": unit_env()}
             running = site.daemon(powerless=engine == "neighbour", how=how, discovery=discovery)
             daemons[engine] = await stack.enter_async_context(running)
             await stack.enter_async_context(site.fleet(interval=10))
@@ -87,7 +87,7 @@ async def crowd(stage):
     """P9 with a thousand cameras, on loopback and so without scans, and everything told to a hundred streams."""
     async with (
         stage.world("crowd") as world,
-        daemon(world, python=INSTALLED) as running,
+        daemon(world, python=INSTALLED, env=unit_env()) as running,
         fleet(world, CROWD),
         child("tests.bench.streamer", "clients") as streams,
         child("tests.bench.bare", "stack", world.broker.port, python=INSTALLED) as bare,

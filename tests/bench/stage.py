@@ -107,7 +107,7 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def daemon(world, *, python=sys.executable, **sections):
+async def daemon(world, *, python=sys.executable, env=None, **sections):
     """`run` until the end of the block; it is READY when the block begins."""
     folder, port = world.state_dir.parent, free_port()
     tree = world.tree(http={"listen": [f"127.0.0.1:{port}"]}, **sections)
@@ -123,7 +123,7 @@ async def daemon(world, *, python=sys.executable, **sections):
         process = await asyncio.create_subprocess_exec(
             *(python, "-m", "pi_orchestrator", "run", "--config", str(config)),
             cwd=CHECKOUT,
-            env=clean_env(NOTIFY_SOCKET=str(address)),
+            env=clean_env(NOTIFY_SOCKET=str(address), **(env or {})),
             stderr=stderr,
         )
         try:
