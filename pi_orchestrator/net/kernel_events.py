@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -20,7 +20,6 @@ from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.bucket import TokenBucket
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.logs import get_logger
-from pi_orchestrator.net.kernel_socket import attribute, attributes, message, messages
 
 INCOMPLETE, REACHABLE, STALE, DELAY, PROBE, FAILED, NOARP, PERMANENT = (1 << bit for bit in range(8))
 """The states of a neighbour, as the kernel's bits."""
@@ -41,9 +40,11 @@ _AF_INET = 2
 _UP_AND_RUNNING = 0x41
 _PROXY = 0x08
 _NDA_DST, _NDA_LLADDR, _NDA_CACHEINFO, _NDA_IFINDEX = 1, 2, 3, 8
+_HEADER = struct.Struct("=IHHII")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
+_ATTRIBUTE = struct.Struct("=HH")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CHUNK = 8192
 
@@ -162,7 +163,7 @@ class KernelEvents:
                 self._missed(error)
                 return
             sock = self._socket
-            for kind, _, _, port, body in messages(data):
+            for kind, port, body in _messages(data):
                 self._take(kind, body, asked=port == self._port)
                 if self._socket is not sock:
                     return  # too much was said, or who was told closed it
@@ -231,12 +232,12 @@ def entry_of(body: bytes, index: int, *, gone: bool = False) -> Entry | None:
     family, where, state, flags, _ = _NDMSG.unpack_from(body)
     if family != _AF_INET or where != index or flags & _PROXY:
         return None
-    told = attributes(body, _NDMSG.size)
-    address = told.get(_NDA_DST, b"")
+    attributes = dict(_attributes(body, _NDMSG.size))
+    address = attributes.get(_NDA_DST, b"")
     if len(address) != 4:
         return None
-    link_address = told.get(_NDA_LLADDR, b"")
-    cache = told.get(_NDA_CACHEINFO, b"")
+    link_address = attributes.get(_NDA_LLADDR, b"")
+    cache = attributes.get(_NDA_CACHEINFO, b"")
     ticks = struct.unpack_from("=I", cache)[0] if len(cache) >= 4 else 0
     mac = try_mac(link_address.hex(":")) if len(link_address) == 6 else None
     return Entry(IPv4Address(address), mac, state, ticks / _TICKS, gone)
@@ -254,5 +255,25 @@ def link_of(kind: int, body: bytes) -> tuple[int, bool] | None:
 
 
 def _dump_request(index: int) -> bytes:
-    body = _NDMSG.pack(_AF_INET, 0, 0, 0, 0) + attribute(_NDA_IFINDEX, struct.pack("=i", index))
-    return message(_GET_NEIGHBOUR, _REQUEST_DUMP, 1, body)
+    body = _NDMSG.pack(_AF_INET, 0, 0, 0, 0) + _ATTRIBUTE.pack(8, _NDA_IFINDEX) + struct.pack("=i", index)
+    return _HEADER.pack(_HEADER.size + len(body), _GET_NEIGHBOUR, _REQUEST_DUMP, 1, 0) + body
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """(type, port of who asked, body) of each message in what was read at once; nobody asked for events."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        size, kind, _, _, port = _HEADER.unpack_from(data, offset)
+        if size < _HEADER.size or offset + size > len(data):
+            return
+        yield kind, port, data[offset + _HEADER.size : offset + size]
+        offset += (size + 3) & ~3
+
+
+def _attributes(body: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
+    while offset + _ATTRIBUTE.size <= len(body):
+        size, kind = _ATTRIBUTE.unpack_from(body, offset)
+        if size < _ATTRIBUTE.size or offset + size > len(body):
+            return
+        yield kind, body[offset + _ATTRIBUTE.size : offset + size]
+        offset += (size + 3) & ~3

@@ -9,7 +9,6 @@ from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.sighting import Sighting, Source
 from pi_orchestrator.domain.ssid import ssid_text
 from pi_orchestrator.domain.wlan import WifiNetwork, security_in, signal_of, ssid_in
-from pi_orchestrator.net.kernel_socket import attributes
 
 GET_INTERFACE, NEW_INTERFACE, GET_STATION, NEW_STATION, GET_SCAN, NEW_SCAN_RESULTS = 5, 7, 17, 19, 32, 34
 ATTR_IFINDEX = 3
@@ -19,6 +18,7 @@ _BSS_STATUS, _BSS_SEEN_MS, _BSS_BEACON_ELEMENTS = 9, 10, 11
 _ASSOCIATED = 1
 _STA_INACTIVE_MS, _STA_SIGNAL, _STA_SIGNAL_AVG, _STA_CONNECTED_S, _STA_FLAGS = 1, 7, 13, 16, 17
 _AUTHORIZED = 1 << 1
+_TYPE_MASK = 0x3FFF  # the two highest bits tell how an attribute is packed
 _KINDS = {1: "adhoc", 2: "station", 3: "ap", 4: "ap_vlan", 6: "monitor", 7: "mesh", 8: "p2p_client", 9: "p2p_go"}
 _SERVING = frozenset({"ap", "ap_vlan", "p2p_go"})
 
@@ -73,6 +73,19 @@ class Bss:
     network: WifiNetwork
     seen_s: float
     joined: bool
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Type → payload, up to the first that does not fit; of two of a type the first."""
+    found: dict[int, bytes] = {}
+    offset = 0
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4 or offset + length > len(data):
+            break
+        found.setdefault(kind & _TYPE_MASK, data[offset + 4 : offset + length])
+        offset += (length + 3) & ~3
+    return found
 
 
 def decode_radio(data: bytes) -> Radio | None:

@@ -40,7 +40,7 @@ class Stations:
         try:
             async with conversation(self._new_socket) as ask:
                 air = await self._ask(ask, index)
-        except OSError as error:
+        except (ImportError, OSError) as error:
             self.reason = why(error)
             return None
         kind = air.radio.kind

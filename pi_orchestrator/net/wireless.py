@@ -10,21 +10,20 @@ import asyncio
 import errno
 import socket
 import struct
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
 
 from pi_orchestrator.net import nl80211
-from pi_orchestrator.net.kernel_socket import KernelSocket, attribute, attributes
 from pi_orchestrator.net.nl80211 import Bss, Interface
 
 ANSWER_WITHIN_S = 2.0
 MAX_INTERFACES = 64
 MAX_NETWORKS = 512
-_NETLINK_GENERIC = 16
-_GENERIC = struct.Struct("=BBxx")  # command and version
-_CONTROLLER, _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2
+_NLM_REQUEST, _NLM_DUMP = 0x1, 0x300
+_HEADERS = 20  # netlink's 16 bytes, generic netlink's 4
 
 NewSocket = Callable[[], socket.socket]
 Ask = Callable[[int, int | None], AsyncIterator[bytes]]
@@ -47,9 +46,9 @@ class Wireless:
                     interface = nl80211.decode_interface(data)
                     if interface is not None and len(found) < MAX_INTERFACES:
                         found.append(interface)
-        except OSError as error:
+        except (ImportError, OSError) as error:
             self.reason = why(error)
-            return () if error.errno == errno.ENOENT else None
+            return () if isinstance(error, OSError) and error.errno == errno.ENOENT else None
         self.reason = None if found else "there is no wireless interface"
         return tuple(found)
 
@@ -61,7 +60,7 @@ class Wireless:
                 async for data in ask(nl80211.GET_STATION, index):
                     station = nl80211.decode_station(data)
                     signal = station.signal_dbm if station else signal
-        except OSError as error:
+        except (ImportError, OSError) as error:
             self.reason = why(error)
         return signal
 
@@ -74,26 +73,36 @@ class Wireless:
                     bss = nl80211.decode_bss(data)
                     if bss is not None and len(found) < MAX_NETWORKS:
                         found.append(bss)
-        except OSError as error:
+        except (ImportError, OSError) as error:
             self.reason = why(error)
         return tuple(found)
 
 
 @asynccontextmanager
 async def conversation(new_socket: NewSocket | None = None) -> AsyncIterator[Ask]:
-    """Questions and answers for the length of the block; OSError where there is no answer."""
+    """Questions and answers for the length of the block; OSError or ImportError where there is no answer."""
+    # Megabytes and a tenth of a second where the neighbour table has not loaded it already: not in the loop.
+    library = await asyncio.to_thread(_load_library)
     async with asyncio.timeout(ANSWER_WITHIN_S):
-        kernel = KernelSocket(_NETLINK_GENERIC, sock=new_socket() if new_socket else None)
+        netlink = library.socket(use_socket=new_socket() if new_socket else None)
         try:
-            yield partial(_answers, kernel, await _family(kernel))
+            await netlink.bind("nl80211", library.message)
+            yield partial(_answers, library, netlink)
+        except library.error as error:
+            raise OSError(error.code, error.args[1]) from None
+        except (KeyError, RuntimeError, ValueError, struct.error) as error:
+            # The library's own ways of saying that it found no port, or could not take an answer apart.
+            raise OSError(errno.EPROTO, f"no proper answer ({error!r})") from None
         finally:
-            kernel.close()
+            netlink.close()
 
 
-def why(error: OSError) -> str:
+def why(error: Exception) -> str:
     """Why there was no answer, in words for people."""
     if isinstance(error, TimeoutError):
         return f"nl80211 did not answer within {ANSWER_WITHIN_S:g} s"
+    if not isinstance(error, OSError):
+        return f"nl80211 cannot be asked: {error}"
     if error.errno == errno.ENOENT:
         return "no wireless driver: this kernel has no nl80211"
     if error.errno == errno.ENODEV:
@@ -101,22 +110,25 @@ def why(error: OSError) -> str:
     return f"nl80211 cannot be asked: {error.strerror or error}"
 
 
-async def _family(kernel: KernelSocket) -> int:
-    """The number that nl80211 has in this kernel; ENOENT where there is none."""
-    name = attribute(_FAMILY_NAME, b"nl80211\0")
-    for _, body in await kernel.ask(_CONTROLLER, _GENERIC.pack(_GET_FAMILY, 1) + name):
-        number = attributes(body, _GENERIC.size).get(_FAMILY_ID, b"")
-        if len(number) == 2:
-            return int.from_bytes(number, sys.byteorder)
-    raise OSError(errno.EPROTO, "no proper answer")
+@dataclass(frozen=True, slots=True)
+class _Library:
+    """What is used of the netlink library."""
+
+    socket: Any
+    message: Any
+    request: Any
+    error: type[Any]
 
 
-async def _answers(kernel: KernelSocket, family: int, command: int, index: int | None) -> AsyncIterator[bytes]:
-    about = b"" if index is None else attribute(nl80211.ATTR_IFINDEX, struct.pack("=I", index))
-    question = _GENERIC.pack(command, 0) + about
-    for kind, body in await kernel.ask(family, question, dump=command in _LISTS or index is None):
-        if kind == family and body[:1] == bytes([_ANSWERS[command]]):
-            yield body[_GENERIC.size :]
+async def _answers(library: _Library, netlink: Any, command: int, index: int | None) -> AsyncIterator[bytes]:
+    question = library.request()
+    question["cmd"] = command
+    question["attrs"] = [] if index is None else [("IFINDEX", index)]
+    flags = _NLM_REQUEST | (_NLM_DUMP if command in _LISTS or index is None else 0)
+    async for message in await netlink.nlm_request(question, msg_type=netlink.prid, msg_flags=flags):
+        if message["header"]["type"] == netlink.prid and message["cmd"] == _ANSWERS[command]:
+            end = message.offset + message["header"]["length"]
+            yield bytes(message.data[message.offset + _HEADERS : end])
 
 
 _LISTS = frozenset({nl80211.GET_STATION, nl80211.GET_SCAN})
@@ -125,3 +137,14 @@ _ANSWERS = {
     nl80211.GET_STATION: nl80211.NEW_STATION,
     nl80211.GET_SCAN: nl80211.NEW_SCAN_RESULTS,
 }
+
+
+@cache
+def _load_library() -> _Library:
+    from pyroute2.netlink import exceptions, genlmsg  # noqa: PLC0415  # loaded in a thread, at first use
+    from pyroute2.netlink.generic import AsyncGenericNetlinkSocket  # noqa: PLC0415
+
+    class Request(genlmsg):  # type: ignore[misc]
+        nla_map = ((nl80211.ATTR_IFINDEX, "IFINDEX", "uint32"),)
+
+    return _Library(socket=AsyncGenericNetlinkSocket, message=genlmsg, request=Request, error=exceptions.NetlinkError)

@@ -79,6 +79,7 @@ async def stack(port):
     from aiohttp import ClientSession, web
     from prometheus_client import CollectorRegistry, ProcessCollector
     from pydantic import BaseModel
+    from pyroute2.iproute.linux import AsyncIPRoute
 
     class Answer(BaseModel):
         status: str
@@ -94,6 +95,7 @@ async def stack(port):
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
+    netlink = AsyncIPRoute()
     async with (
         ClientSession() as session,
         aiosqlite.connect(":memory:") as database,
@@ -105,6 +107,7 @@ async def stack(port):
         print("ready", flush=True)
         async for message in client.messages:
             json.loads(message.payload)
+    netlink.close()
 
 
 async def onboard(database):

@@ -148,7 +148,7 @@ async def test_nothing_stays_open_and_it_opens_again(site):
 async def test_a_socket_that_broke_is_replaced(site, netlink, monkeypatch):
     assert await netlink.link("ap0")
     broken = netlink._socket
-    monkeypatch.setattr(broken, "ask", _breaks)
+    monkeypatch.setattr(broken, "link", _breaks)
     assert await netlink.link("ap0") is None
     assert await netlink.link("ap0")
     assert netlink._socket is not broken
@@ -161,6 +161,6 @@ async def _breaks(*_, **__):
 async def test_a_question_that_gets_no_answer_ends(site, netlink, monkeypatch):
     assert await netlink.link("ap0")
     monkeypatch.setattr(netlink_module, "ANSWER_S", 0.05)
-    monkeypatch.setattr(netlink._socket, "ask", lambda *_, **__: asyncio.sleep(60))
+    monkeypatch.setattr(netlink._socket, "link", lambda *_, **__: asyncio.sleep(60))
     assert await netlink.link("ap0") is None
     assert await netlink.link("ap0")

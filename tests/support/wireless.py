@@ -11,7 +11,7 @@ import struct
 from pyroute2.netlink import ctrlmsg
 from pyroute2.netlink.nl80211 import nl80211cmd
 
-from pi_orchestrator.net.kernel_socket import attributes
+from pi_orchestrator.net.nl80211 import attributes
 
 FAMILY, INDEX = 0x1C, 3
 MAC, OTHER = "24:6F:28:B0:F7:F1", "24:6F:28:CA:00:10"
@@ -103,7 +103,7 @@ class Kernel:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.ends.append(ours)
         asyncio.get_running_loop().add_reader(ours, self._read, ours)
-        return theirs
+        return NetlinkSocket(fileno=theirs.detach())
 
     def close(self):
         for end in self.ends:
@@ -148,3 +148,13 @@ class Kernel:
         made["header"]["type"] = CTRL
         made.encode()
         return message(CTRL, 0, sequence, bytes(made.data[16:]))
+
+
+class NetlinkSocket(socket.socket):
+    """What only a netlink socket can: bind to a port number, send to the kernel by address."""
+
+    def bind(self, address):
+        pass
+
+    def sendto(self, data, address):
+        return self.send(data)

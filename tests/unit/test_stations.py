@@ -13,8 +13,7 @@ from pyroute2.netlink.nl80211 import nl80211cmd
 
 from pi_orchestrator.domain.sighting import Source
 from pi_orchestrator.net import nl80211, stations, wireless
-from pi_orchestrator.net.kernel_socket import attributes
-from pi_orchestrator.net.nl80211 import Radio, Station, decode_radio, decode_station
+from pi_orchestrator.net.nl80211 import Radio, Station, attributes, decode_radio, decode_station
 from pi_orchestrator.net.stations import Stations
 from tests.support.wireless import (
     DONE,
@@ -136,6 +135,16 @@ async def test_a_driver_that_is_loaded_later_is_found(ask, clock):
     air, reason = await ask(kernel, by=asking)
     assert reason is None
     assert len(air.stations) == 1
+
+
+async def test_without_the_library_it_says_so(monkeypatch, clock):
+    def gone():
+        raise ImportError("no module named pyroute2")
+
+    monkeypatch.setattr(wireless, "_load_library", gone)
+    asking = Stations(clock=clock)
+    assert await asking.read(INDEX) is None
+    assert asking.reason == "nl80211 cannot be asked: no module named pyroute2"
 
 
 async def test_the_kernel_of_this_machine_says_why_not(clock, caplog):

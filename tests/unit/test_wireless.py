@@ -58,6 +58,16 @@ async def test_why_there_is_no_interface(asking, monkeypatch, kernel, found, rea
     assert (await radios.interfaces(), radios.reason) == (found, reason)
 
 
+async def test_without_the_library_nobody_can_tell(monkeypatch):
+    def gone():
+        raise ImportError("no module named pyroute2")
+
+    monkeypatch.setattr(wireless, "_load_library", gone)
+    radios = Wireless()
+    assert await radios.interfaces() is None
+    assert radios.reason == "nl80211 cannot be asked: no module named pyroute2"
+
+
 async def test_the_signal_of_the_access_point_that_was_joined(asking):
     assert await asking(Kernel(stations=[station(OTHER, SIGNAL=-61)])).signal(4) == -61
     assert await asking(Kernel(stations=[])).signal(4) is None
