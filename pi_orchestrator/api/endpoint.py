@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Coroutine
 from typing import Any, NamedTuple
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -37,6 +38,7 @@ from pi_orchestrator.storage.idempotency import StoredAnswer
 MAX_BODY_BYTES = 1024 * 1024
 MAX_JSON_DEPTH = 16
 BODY_TIMEOUT_S = 10.0
+STILL_THERE_S = 0.5
 SECRET_ANSWERS = 64
 SECRET_ANSWERS_S = 300.0
 CORRELATION: web.RequestKey[str] = web.RequestKey("correlation", str)
@@ -87,9 +89,11 @@ class Endpoint:
         if route.streams:
             return await self._stream(request, arguments, identity)
         key = _idempotency_key(request) if route.writes else None
-        # A picture is not kept for a repeat: another one is as good.
-        again = key if route.shape is not Shape.BINARY else None
-        answer = await (self._run(arguments) if again is None else self._once(again, request, raw, arguments))
+        if route.shape is Shape.BINARY:
+            # A picture is not kept for a repeat, because another one is as good; nor made for whom nobody gives it to.
+            answer = await _while_connected(request, self._run(arguments))
+        else:
+            answer = await (self._run(arguments) if key is None else self._once(key, request, raw, arguments))
         response = envelope.success(
             answer.body,
             shape=route.shape,
@@ -236,6 +240,20 @@ def _target(arguments: dict[str, Any]) -> str | None:
     path, body = arguments.get("path"), arguments.get("body")
     named = [*dict(path).values()] if path is not None else [getattr(body, "name", getattr(body, "mac", None))]
     return str(named[0]) if named and named[0] is not None else None
+
+
+async def _while_connected(request: web.Request, running: Coroutine[None, None, Encoded]) -> Encoded:
+    """What a handler gives that changes nothing; it ends when the client has gone."""
+    task = asyncio.ensure_future(running)
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=STILL_THERE_S)
+            if not task.done() and (request.transport is None or request.transport.is_closing()):
+                raise InvalidRequestError("the client has gone")
+        return task.result()
+    finally:
+        if task.cancel():
+            await asyncio.wait([task])
 
 
 def _idempotency_key(request: web.Request) -> str | None:
