@@ -198,7 +198,9 @@ class SimulatedCamera:
     def restart(self) -> None:
         """Reboot as the command does: REBOOTING, away for `reboot_s`, back with uptime 0."""
         self.restarts += 1
-        self._reboot(FOREVER_S if self.fault is Fault.REBOOT_VANISH else self.options.reboot_s)
+        if self.fault is Fault.REBOOT_VANISH:
+            self._power.clear()
+        self._reboot(self.options.reboot_s)
 
     def _reboot(self, away_s: float) -> None:
         if self._life is not None and not self._life.done() and not self._life.cancelling():

@@ -70,7 +70,7 @@ class Fault(StrEnum):
     CAPTURE_REBOOTS = "capture-reboots", "reboots in the middle of a picture"
     CAPTURE_HANGS = "capture-hangs", "takes no picture until it has been rebooted"
     REBOOT_IGNORED = "reboot-ignored", "says yes to a restart and does not reboot"
-    REBOOT_VANISH = "reboot-vanish", "reboots and never comes back"
+    REBOOT_VANISH = "reboot-vanish", "reboots and does not come back until its power is cycled"
 
     def __new__(cls, value: str, meaning: str) -> Self:
         """Keep the value as text and the meaning beside it."""
