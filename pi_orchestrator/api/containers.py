@@ -35,7 +35,11 @@ Description = Annotated[
     BeforeValidator(parse_container_description),
     WithJsonSchema({"anyOf": [{"type": "string", "maxLength": MAX_DESCRIPTION_CHARS}, {"type": "null"}]}),
 ]
-ContainerId = Annotated[str, AfterValidator(parse_container_id)]
+ContainerId = Annotated[
+    str,
+    AfterValidator(parse_container_id),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}),
+]
 Position = Annotated[
     int, BeforeValidator(parse_position), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 4})
 ]
@@ -95,7 +99,7 @@ class Unassigned(Wire):
 class ContainerPath(BaseModel):
     """A container by its id."""
 
-    id: ContainerId = Field(min_length=1, max_length=64, description="the container's id")
+    id: ContainerId = Field(description="the container's id")
 
 
 class PlacePath(ContainerPath):

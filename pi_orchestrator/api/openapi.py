@@ -133,7 +133,8 @@ def _operation(route: Route) -> Json:
     if route.media_type:
         body = route.model("body")
         schema: Json = {"$ref": _REF.format(model=body.__name__)} if body else {"type": "string"}
-        operation["requestBody"] = {"required": True, "content": {route.media_type: {"schema": schema}}}
+        needed = body is None or any(field.is_required() for field in body.model_fields.values())
+        operation["requestBody"] = {"required": needed, "content": {route.media_type: {"schema": schema}}}
     return operation
 
 

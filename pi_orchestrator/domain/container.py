@@ -43,9 +43,10 @@ class PositionError(FieldError):
 
 def parse_position(value: object) -> int:
     """1, 2, 3 or 4; PositionError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value not in POSITIONS:
+    # JSON knows one kind of number: 2.0 is a 2.
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in POSITIONS:
         raise PositionError(f"{repr(value)[:40]} is no position of a container; those are 1, 2, 3 and 4")
-    return value
+    return int(value)
 
 
 def parse_label(value: object) -> str | None:

@@ -23,7 +23,7 @@ from pi_orchestrator.domain.container import (
 from pi_orchestrator.domain.dismissal import Dismissal, Reason
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.registry import Registry
-from pi_orchestrator.errors import ConflictError, NotFoundError, ValidationFailedError
+from pi_orchestrator.errors import ConflictError, NotFoundError
 from pi_orchestrator.events import Logged
 from pi_orchestrator.storage import actions, cameras, containers, dismissed, event_log
 from pi_orchestrator.storage.actions import Actor
@@ -254,7 +254,7 @@ class Inventory:
     async def replace(self, old: Mac, new: Mac, actor: Actor) -> Camera:
         """Let new hardware take over an old camera's name, place, registration and history."""
         if old == new:
-            raise ValidationFailedError("Validation failed", details="new_mac: it is the same camera as old_mac")
+            raise ConflictError(f"{old} does not replace itself", details="name the camera that takes over as new_mac")
 
         async def job(tx: Tx) -> Camera:
             before, heir = await cameras.find(tx, old), await cameras.find(tx, new)

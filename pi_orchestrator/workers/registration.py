@@ -72,6 +72,7 @@ class Registrar:
             # It has just answered: a restart a moment from now must not call it offline.
             seen = tx.stamp
             await cameras.save_presence(tx, [(camera.mac, Presence.ONLINE, seen.at, seen.boot_id, seen.monotonic)])
+            camera = replace(camera, last_seen_at=seen.at)
         tx.after_commit(lambda: self.roster.put(camera))
         kind = "camera.onboarded" if automatic else "camera.registered"
         await event_log.append(tx, Logged(kind, place_of(camera) | told, mac=camera.mac))
