@@ -145,7 +145,7 @@ function described(camera, cameras) {
     ["Resolution", camera.resolution],
     ["Last seen", when(camera.seenAt)],
     ["Last picture", when(camera.pictureAt)],
-    ["A capture takes", took ? `${(took / 1000).toFixed(1)} s` : ""],
+    ["A capture takes", took ? (took < 1000 ? `${Math.round(took)} ms` : `${(took / 1000).toFixed(1)} s`) : ""],
     ["Errors", diagnostics.error_count === undefined ? "" : String(diagnostics.error_count)],
     ["Last error", camera.trouble || diagnostics.last_error],
     ["Paired", when(camera.paired_at)],

@@ -6,6 +6,7 @@ import { icon, signalBars } from "./icons.js";
 import { advice, age, confirm, dialog, field, toast, toastError } from "./ui.js";
 
 const CAPTURE_MS = 40000;
+const FORMALITIES = new Set(["device_id", "action", "request_id", "timestamp", "status", "success"]);
 const BY = {
   arp: "answered ARP",
   neighbour: "known to the kernel",
@@ -249,7 +250,7 @@ export async function command({ api }, camera, body, done) {
   try {
     const { answer } = await api.post(cameraPath(camera, "/commands"), body, { timeout: CAPTURE_MS });
     const said = Object.entries(answer ?? {})
-      .filter(([, value]) => typeof value !== "object")
+      .filter(([name, value]) => typeof value !== "object" && !FORMALITIES.has(name))
       .map(([name, value]) => `${name} ${value}`);
     toast(done, { detail: said.slice(0, 8).join(" · ") });
   } catch (error) {

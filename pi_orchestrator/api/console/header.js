@@ -69,7 +69,7 @@ async function explain() {
     h(
       "li",
       {},
-      state(fine ? "ok" : health.ready ? "warning" : "failed", name),
+      state(fine ? "ok" : health.ready ? "warning" : "failed", name === "mqtt" ? "MQTT" : name),
       reasons.has(name) && h("p", {}, reasons.get(name)),
     ),
   );
