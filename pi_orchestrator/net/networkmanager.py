@@ -7,8 +7,8 @@ from pi_orchestrator.domain.nmcli import Heard
 from pi_orchestrator.net import programs
 from pi_orchestrator.net.programs import ProgramError
 
-ANSWER_WITHIN_S = 5.0
-SCAN_WITHIN_S = 18.0
+ANSWER_WITHIN_S = 4.0
+SCAN_WITHIN_S = 17.0
 """It waits for the radio up to 15 s by itself."""
 MAX_BYTES = 256 * 1024
 

@@ -67,11 +67,17 @@ class WifiScan:
             if all(state.startswith(_OF_NO_USE) for state in states.values()):
                 told = ", ".join(f"{name} is {state}" for name, state in states.items())
                 raise ProgramError(f"NetworkManager has no WiFi interface of use ({told or 'none'})")
-            return await self._manager.heard(look=True)
+            try:
+                return await self._manager.heard(look=True)
+            except ProgramError as error:
+                # It may keep us from letting the radio look (polkit): what it heard by itself is as real.
+                reasons.append(str(error))
+                return await self._manager.heard(look=False) or None
         except NotInstalledError:
             reasons.append("NetworkManager is not installed")
         except ProgramError as error:
-            reasons.append(str(error))
+            if str(error) not in reasons:
+                reasons.append(str(error))
         return None
 
     async def _by_kernel(self, interfaces: list[Interface]) -> dict[Mac, WifiNetwork]:

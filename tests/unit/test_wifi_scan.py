@@ -83,6 +83,15 @@ async def test_without_networkmanager_only_what_was_heard_lately_counts(around):
     assert await why(around(silent)[0]) == "NetworkManager is not installed"
 
 
+async def test_a_networkmanager_that_may_not_look_still_tells_what_it_heard_by_itself(around):
+    refusal = """case "$*" in *"rescan yes") echo 'Error: not authorized' >&2; exit 1 ;; esac"""
+    scan, _ = around(Kernel(family=False), nmcli=f"{refusal}\n{programs.NMCLI}")
+    assert len(await scan.networks()) == 3
+    nothing = f'{refusal}\ncase "$*" in *status) echo wlan1:wifi:disconnected ;; esac'
+    scan, _ = around(Kernel(family=False), nmcli=nothing)
+    assert (await why(scan)).endswith("; nmcli: not authorized")
+
+
 async def test_an_empty_neighbourhood_is_an_answer_where_somebody_looked(around):
     nothing = 'case "$*" in *status) echo wlan1:wifi:disconnected ;; esac'
     assert await around(Kernel(interface=[FREE]), nmcli=nothing)[0].networks() == []
