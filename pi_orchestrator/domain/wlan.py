@@ -15,7 +15,6 @@ _SSID, _RSN, _VENDOR = 0, 48, 221
 _WPA = bytes.fromhex("0050f201")
 _PRIVACY = 1 << 4
 _STANDARD, _MICROSOFT = bytes.fromhex("000fac"), bytes.fromhex("0050f2")
-_MOST_SUITES = 32
 
 _ENTERPRISE = frozenset({1, 3, 5, 11, 12, 13, 22, 23})
 _PERSONAL = frozenset({2, 4, 6, 19, 20})
@@ -127,5 +126,4 @@ def _key_management(value: bytes, maker: bytes) -> frozenset[int]:
 
 
 def _count(value: bytes, offset: int) -> int:
-    number = int.from_bytes(value[offset : offset + 2], "little")
-    return number if number <= _MOST_SUITES else 0
+    return int.from_bytes(value[offset : offset + 2], "little")

@@ -12,10 +12,10 @@ LISTED = (
 )
 NMCLI = f"""
 case "$*" in
-  *"device status") cat <<'END'
+  "-t -f DEVICE,TYPE,STATE device status") cat <<'END'
 {STATES}END
   ;;
-  *"wifi list"*) cat <<'END'
+  "-t -f DEVICE,IN-USE,SSID-HEX,BSSID,FREQ,SIGNAL,SECURITY device wifi list --rescan "*) cat <<'END'
 {LISTED}END
   ;;
   *) exit 2 ;;
