@@ -35,6 +35,12 @@ ROUTES: tuple[Route, ...] = (
     ),
     _old("/api/dashboard/cameras/diagnostics", "GET /api/v1/cameras/diagnostics"),
     _old("/api/dashboard/cameras/{id}/capture", "POST /api/v1/cameras/{id}/capture", shape=Shape.BINARY),
+    _old(
+        "/api/dashboard/cameras/{id}/reboot",
+        "POST /api/v1/cameras/{id}/reboot",
+        handler=adapters.reboot,
+        example={"message": "the camera reboots", "success": True},
+    ),
     _old("/api/dashboard/mqtt/status", "GET /api/v1/network/mqtt"),
     _old(
         "/api/dashboard/bridge/status",

@@ -208,6 +208,10 @@ async def test_a_picture_by_the_new_path_in_bytes_and_by_the_old_one_in_json(das
     old = await dashboard.request("POST", f"/dashboard/cameras/{camera}/capture")
     assert (old["success"], old["camera_id"]) == (True, camera)
     assert len(base64.b64decode(old["image"])) == old["file_size"]
+    for path in (f"/v1/cameras/{camera}/reboot", f"/dashboard/cameras/{camera}/reboot"):
+        answer = await dashboard.request("POST", path)
+        assert answer["success"] is True
+        assert answer["message"]
 
 
 async def test_containers(dashboard):
@@ -280,6 +284,10 @@ async def test_logs_are_heard_line_by_line_and_again_after_the_page_has_lost_its
             line = await until(heard, lambda message: message.get("message"))
             assert line["level"] in ("debug", "info", "warn", "error")
             assert line.keys() == {"id", "timestamp", "level", "component", "message", "fields"}
+    recent = await dashboard.get("/dashboard/logs?limit=20")
+    assert recent["count"] == len(recent["logs"]) > 0
+    report = await dashboard.get("/dashboard/diagnostics/export")
+    assert {"generated_at", "system", "logs", "config"} == report.keys()
 
 
 async def test_configuration_is_read_by_all_and_written_with_a_key(dashboard):
