@@ -1,9 +1,21 @@
 """Names, signal words, and the four places of a container."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from pi_orchestrator.domain.camera import connection_quality, device_id_for
-from pi_orchestrator.domain.container import free_position, overflow_id, overflow_label, parse_container_id
+from pi_orchestrator.domain.container import (
+    MAX_LABEL_CHARS,
+    PositionError,
+    free_position,
+    is_of_target,
+    overflow_id,
+    overflow_label,
+    parse_container_id,
+    parse_position,
+)
+from pi_orchestrator.domain.dismissal import Dismissal, Reason
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.errors import FieldError
 
@@ -75,3 +87,53 @@ def test_further_containers_have_valid_ids_of_their_own(target):
 def test_further_containers_are_labelled_after_the_target():
     assert overflow_id("box", 2) == "box-2"
     assert overflow_label("Kitchen", 2) == "Kitchen (2)"
+
+
+def test_a_further_containers_label_is_no_longer_than_a_label():
+    assert overflow_label("x" * MAX_LABEL_CHARS, 12) == "x" * (MAX_LABEL_CHARS - 5) + " (12)"
+
+
+@pytest.mark.parametrize("value, position", [(1, 1), (4, 4), (2.0, 2)])
+def test_a_position_is_one_of_four(value, position):
+    assert parse_position(value) == position
+    assert type(parse_position(value)) is int
+
+
+@pytest.mark.parametrize("value", [0, 5, -1, 2.5, float("nan"), float("inf"), True, "1", None, [1], {}, 10**400])
+def test_a_position_is_nothing_else(value):
+    with pytest.raises(PositionError, match="those are 1, 2, 3 and 4") as caught:
+        parse_position(value)
+    assert caught.value.code == "INVALID_POSITION"
+    assert len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize("target", ["box", "x" * 64, "hall-2"])
+def test_the_containers_of_auto_onboarding_are_the_target_and_those_made_for_it(target):
+    made = [target, *(overflow_id(target, number) for number in (2, 3, 10, 1000))]
+    assert all(is_of_target(container, target) for container in made)
+    for other in (
+        "other",
+        f"{target}-1",
+        f"{target}-0",
+        f"{target}-02",
+        f"{target}-x",
+        f"{target}-",
+        f"{target}-2-2",
+        "",
+    ):
+        assert not is_of_target(other, target)
+    assert not is_of_target(f"box-{'9' * 5000}", "box")
+
+
+@pytest.mark.parametrize(
+    "by, heir, why",
+    [
+        ("admin", None, "it was unpaired (by admin, 2026-01-22 15:00 UTC); pair it by hand, or lift the dismissal"),
+        ("-", None, "it was unpaired (without a key, 2026-01-22 15:00 UTC); pair it by hand, or lift the dismissal"),
+        ("me", MAC, f"it was replaced by {MAC} (by me, 2026-01-22 15:00 UTC); pair it by hand, or lift the dismissal"),
+    ],
+)
+def test_why_a_camera_was_taken_out_is_told_in_words(by, heir, why):
+    reason = Reason.REPLACED if heir else Reason.UNPAIRED
+    one = Dismissal(Mac("24:6F:28:00:00:10"), reason, "kitchen", by, datetime(2026, 1, 22, 15, tzinfo=UTC), None, heir)
+    assert one.why == why

@@ -41,6 +41,11 @@ FAULTS = [
 ]
 
 
+def test_who_was_taken_out_is_denied_with_the_reason():
+    verdict = first_refusal(POLICY, replace(FACTS, dismissed="it was unpaired"))
+    assert (verdict.rule, verdict.code, verdict.why) == ("deny", Code.DENIED, "it was unpaired")
+
+
 def with_faults(faults):
     policy, facts = POLICY, FACTS
     for _, policy_change, facts_change, _ in faults:

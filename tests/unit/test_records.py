@@ -148,6 +148,17 @@ async def test_a_container_is_made_once_and_keeps_its_label(write):
     assert await write(job) == ([True, False], "Kitchen", None)
 
 
+async def test_who_is_off_the_roster_is_found_under_no_name(database, write):
+    await registered(write, device_id="kitchen")
+    await registered(write, OTHER)
+    roster = await loaded(database)
+    roster.drop(MAC)
+    roster.drop(MAC)
+    assert [one.mac for one in roster] == [OTHER]
+    assert roster.find("kitchen") is roster.find(MAC) is None
+    assert roster.find(OTHER) == OTHER
+
+
 # Onboarding.
 
 

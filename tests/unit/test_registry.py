@@ -881,3 +881,34 @@ def test_a_locally_administered_mac_is_a_device_like_any_other(site):
     assert site.state(local) is Presence.ONLINE
     assert site.registry.address_of(local) == ip(5)
     assert site.told(Kind.FOUND) == [Change(Kind.FOUND, local, ip=ip(5))]
+
+
+# Cameras that are taken off the record.
+
+
+def test_who_is_registered_no_more_can_be_forgotten_like_any_stranger():
+    site = Site(registered={CAMERA}, max_devices=2)
+    site.answers(CAMERA, ip(1))
+    site.registered.clear()
+    site.registry.estrange(CAMERA)
+    for mac in (A, B):
+        site.answers(mac, ip(2))
+    assert site.registry.get(CAMERA) is None
+    assert len(site.registry) == 2
+
+
+def test_of_whom_only_the_record_spoke_nothing_is_left():
+    site = Site(registered={CAMERA})
+    site.registry.restore(CAMERA, Presence.OFFLINE, alive_at=None, now=site.now)
+    site.registered.clear()
+    site.registry.estrange(CAMERA)
+    assert site.registry.get(CAMERA) is None
+    site.registry.estrange(CAMERA)  # and nobody is nobody
+
+
+def test_whose_retained_message_still_speaks_stays_known():
+    site = Site(registered={CAMERA})
+    site.registry.claim(CAMERA, status(CAMERA))
+    site.registered.clear()
+    site.registry.estrange(CAMERA)
+    assert site.registry.get(CAMERA) is not None

@@ -60,7 +60,7 @@ export function mount(root, context) {
     "container.created",
     "container.updated",
     "container.deleted",
-    ...["onboarded", "registered", "paired", "removed", "replaced", "renamed"].map((kind) => `camera.${kind}`),
+    ...["onboarded", "registered", "paired", "unassigned", "removed", "replaced", "renamed"].map((kind) => `camera.${kind}`),
   ];
   const ends = types.map((type) => stream.on(type, soon));
   fill(root, h("div", { class: "row spread wrap" }, idle, make), place);
