@@ -18,9 +18,12 @@ from pi_orchestrator.health import Health, State
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.storage.cameras import Roster
 from pi_orchestrator.storage.database import Database
+from pi_orchestrator.workers.captures import Captures
+from pi_orchestrator.workers.exchanges import Exchanges
 from pi_orchestrator.workers.onboarding import OnboardingWorker
 from pi_orchestrator.workers.presence import PresenceWorker
 from pi_orchestrator.workers.provisioning import ProvisioningWorker
+from pi_orchestrator.workers.remedies import Remedies
 
 
 class MetricsPage(Collector):
@@ -38,6 +41,9 @@ class MetricsPage(Collector):
         mqtt: MqttLink,
         database: Database,
         streams: Streams,
+        captures: Captures,
+        exchanges: Exchanges,
+        remedies: Remedies,
     ) -> None:
         self._health = health
         self._roster = roster
@@ -48,6 +54,9 @@ class MetricsPage(Collector):
         self._mqtt = mqtt
         self._database = database
         self._streams = streams
+        self._captures = captures
+        self._exchanges = exchanges
+        self._remedies = remedies
         self.answered: Counter[int] = Counter()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -68,6 +77,7 @@ class MetricsPage(Collector):
         yield from self._messages()
         yield from self._onboardings()
         yield from self._batches()
+        yield from self._pictures()
         answers = CounterMetricFamily("piorch_http_responses", "HTTP answers by status.", labels=["status"])
         for status, number in sorted(self.answered.items()):
             answers.add_metric([str(status)], number)
@@ -153,6 +163,26 @@ class MetricsPage(Collector):
             "1 while nothing is started because camera after camera has failed.",
             value=provisioning.circuit_open,
         )
+
+    def _pictures(self) -> Iterator[Metric]:
+        outcomes = CounterMetricFamily("piorch_captures", "Captures by source or error.", labels=["outcome"])
+        for outcome, number in sorted(self._captures.outcomes.items()):
+            outcomes.add_metric([outcome.lower()], number)
+        yield outcomes
+        yield GaugeMetricFamily("piorch_captures_in_assembly", "Pictures being taken.", value=self._captures.assembling)
+        yield GaugeMetricFamily(
+            "piorch_capture_held_bytes", "Bytes of pictures being put together.", value=self._exchanges.budget.used
+        )
+        kinds = CounterMetricFamily(
+            "piorch_response_messages", "Answers of cameras by what became of them.", labels=["kind"]
+        )
+        for kind, number in sorted(self._exchanges.messages.items()):
+            kinds.add_metric([kind], number)
+        yield kinds
+        troubled = GaugeMetricFamily("piorch_cameras_in_trouble", "Cameras without pictures.", labels=["remedy"])
+        for state, number in sorted(Counter(ladder.state for _, ladder in self._remedies.in_trouble()).items()):
+            troubled.add_metric([state], number)
+        yield troubled
 
     def _open_streams(self) -> Iterator[Metric]:
         streams = self._streams

@@ -221,6 +221,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
     pictures = build_pictures(
         settings,
         clock=ground.clock,
+        hub=ground.hub,
         database=ground.database,
         link=link,
         registry=registry,
@@ -271,6 +272,9 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
             mqtt=link,
             database=ground.database,
             streams=streams,
+            captures=pictures.captures,
+            exchanges=pictures.exchanges,
+            remedies=pictures.remedies,
         ),
         assets=Assets(folder=settings.http.dashboard_dir, clock=ground.clock, health=ground.health),
         configuration=ground.configuration,

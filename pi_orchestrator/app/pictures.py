@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.command import RESPONSE_TOPICS
 from pi_orchestrator.domain.registry import Registry
+from pi_orchestrator.events import Hub
 from pi_orchestrator.net.espcam import EspCamClient
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.net.neighbours import Neighbours
@@ -40,6 +41,7 @@ def build_pictures(
     settings: Settings,
     *,
     clock: Clock,
+    hub: Hub,
     database: Database,
     link: MqttLink,
     registry: Registry,
@@ -91,6 +93,7 @@ def build_pictures(
     )
     care = CareWorker(
         clock=clock,
+        hub=hub,
         database=database,
         registry=registry,
         roster=roster,

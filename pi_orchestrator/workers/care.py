@@ -7,12 +7,12 @@ from collections.abc import Coroutine
 from contextlib import suppress
 
 from pi_orchestrator.clock import Clock
-from pi_orchestrator.domain.mac import Mac
+from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.presence import Presence
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.remedy import Ladder
 from pi_orchestrator.errors import CameraOfflineError, CaptureError, OrchestratorError, RebootError, StorageError
-from pi_orchestrator.events import Logged
+from pi_orchestrator.events import Event, Hub, Logged
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.storage import event_log
 from pi_orchestrator.storage.actions import Actor
@@ -39,6 +39,7 @@ class CareWorker:
         self,
         *,
         clock: Clock,
+        hub: Hub,
         database: Database,
         registry: Registry,
         roster: Roster,
@@ -48,6 +49,7 @@ class CareWorker:
         record: CaptureRecord,
     ) -> None:
         self._clock = clock
+        self._hub = hub
         self._database = database
         self._registry = registry
         self._roster = roster
@@ -60,10 +62,12 @@ class CareWorker:
     async def run(self, beat: Beat) -> None:
         """Tick until cancelled; then whoever waits for a picture is told so, and what is not written is written."""
         try:
-            while True:
-                beat()
-                await self.tick()
-                await self._clock.sleep(TICK_S)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._forget_the_removed(), name="care-removed")
+                while True:
+                    beat()
+                    await self.tick()
+                    await self._clock.sleep(TICK_S)
         except asyncio.CancelledError:
             self._captures.close()
             raise
@@ -81,6 +85,25 @@ class CareWorker:
         self._try_what_is_due()
         await self._tell([*events, *self._remedies.take()])
         await self._record.flush_if_due()
+
+    async def _forget_the_removed(self) -> None:
+        """Whoever was taken off the record leaves no picture and no trouble behind."""
+
+        def wanted(event: Event) -> bool:
+            return isinstance(event, Logged) and event.type in ("camera.removed", "camera.replaced")
+
+        while True:
+            with self._hub.subscribe(wanted) as removals:
+                async for event in removals:
+                    if isinstance(event, Logged):
+                        self._forget(event)
+            await self._clock.sleep(TICK_S)
+
+    def _forget(self, event: Logged) -> None:
+        mac = try_mac(event.payload.get("replaces", event.mac))
+        if mac and mac not in self._roster:
+            self._captures.forget(mac)
+            self._remedies.forget(mac)
 
     def _ended(self, mac: Mac, why: str) -> Logged:
         if why:

@@ -26,7 +26,8 @@ class Whereabouts:
         roster: Roster,
         neighbours: Neighbours,
     ) -> None:
-        self._networks = (ap_subnet, *target_subnets)
+        self._ap_subnet = ap_subnet
+        self._target_subnets = tuple(target_subnets)
         self._allow_loopback = allow_loopback
         self._registry = registry
         self._roster = roster
@@ -41,9 +42,12 @@ class Whereabouts:
         if told is None:
             raise FieldError("nobody knows its address")
         address = parse_ipv4(told)
-        network = next((one for one in self._networks if address in one), None)
+        # Only who is registered may have moved on: a stranger's word must not send the daemon around other networks.
+        networks = (self._ap_subnet, *self._target_subnets) if camera else (self._ap_subnet,)
+        network = next((one for one in networks if address in one), None)
         if network is None:
-            raise FieldError(f"{address} is outside the camera network and provisioning.target_subnets")
+            where = "the camera network and provisioning.target_subnets" if camera else "the camera network"
+            raise FieldError(f"{address} is outside {where}")
         own = await self._neighbours.own_addresses()
         check_camera_address(told, ap_subnet=network, allowed=(network,), own=own, allow_loopback=self._allow_loopback)
         return told

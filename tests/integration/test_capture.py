@@ -182,6 +182,17 @@ async def test_a_real_picture_by_either_way(world):
         assert json.loads(event[0][1]).keys() == {"mac", "at", "size", "took_ms", "source"}
 
 
+async def test_who_is_taken_off_the_record_leaves_no_picture_behind(world):
+    async with world.daemon(**NO_CACHE) as running, world.fleet(1) as fleet:
+        (camera,) = fleet.cameras
+        await eventually(lambda: camera.mac in running.services.roster)
+        assert (await running.api.post(f"/api/v1/cameras/{camera.mac}/capture")).status == 200
+        assert running.services.captures.last(camera.mac)
+        assert (await running.admin.delete(f"/api/v1/espcam/paired/{camera.mac}")).status == 200
+        await eventually(lambda: running.services.captures.last(camera.mac) is None)
+        assert running.services.captures._kept_bytes == 0
+
+
 # Bad ones.
 
 
