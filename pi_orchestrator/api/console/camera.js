@@ -18,7 +18,7 @@ import {
 import { eachFrame, fill, h, say } from "./dom.js";
 import { bytes, duration, sentence } from "./format.js";
 import { icon } from "./icons.js";
-import { age, button, empty, facts, problem, section, skeleton, state } from "./ui.js";
+import { age, button, empty, facts, problem, scrolled, section, skeleton, state } from "./ui.js";
 
 const EVERY_MS = 10000;
 const EVENTS = 50;
@@ -81,7 +81,7 @@ function build(context, first) {
     troubleNote(),
     h("div"),
     h("div", { class: "stack" }),
-    h("div", { class: "scroll" }),
+    scrolled("Onboarding history"),
   ];
   const shoot = button("Capture", {
     kind: "primary",
@@ -159,7 +159,7 @@ async function lookWhy({ api }, camera, place) {
       place,
       h("p", {}, `${sentence(device.why)}.`),
       oddities(device),
-      h("div", { class: "scroll" }, evidenceTable(device.evidence)),
+      scrolled("Evidence", evidenceTable(device.evidence)),
     );
   } catch (error) {
     fill(

@@ -3,7 +3,7 @@
 import { eachFrame, fill, h, keyed, say, set } from "./dom.js";
 import { count } from "./format.js";
 import { pair } from "./places.js";
-import { age, button, empty, meter, problem, section, skeleton, state, toastError } from "./ui.js";
+import { age, button, empty, meter, problem, scrolled, section, skeleton, state, toastError } from "./ui.js";
 
 export const title = "Discovery";
 
@@ -354,11 +354,7 @@ function history({ api }) {
   const head = ["When", "By", "State", "Found", "New", "Moved", "Gone", "Took"].map((text) =>
     h("th", { scope: "col" }, text),
   );
-  const table = h(
-    "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Past scans" },
-    h("table", {}, h("thead", {}, h("tr", {}, head)), rows),
-  );
+  const table = scrolled("Past scans", h("table", {}, h("thead", {}, h("tr", {}, head)), rows));
   const node = section("Past scans", table);
   const look = async () => {
     try {

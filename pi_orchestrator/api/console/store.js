@@ -105,13 +105,17 @@ export class Cameras extends EventTarget {
 
   async #load(options) {
     try {
-      const [live, paired] = await Promise.all([
+      const [live, paired, idle] = await Promise.all([
         this.#api.get("/api/v1/cameras/diagnostics", options),
         this.#api.get("/api/v1/espcam/paired", options),
+        this.#api.get("/api/v1/cameras/unassigned", options),
       ]);
-      const registered = new Map(paired.cameras.map((one) => [one.mac_address, one]));
+      const registered = new Map([...idle.cameras, ...paired.cameras].map((one) => [one.mac_address, one]));
       const seen = live.map((one) => [one.mac_address, merged(one, registered.get(one.mac_address))]);
-      const silent = paired.cameras.map((one) => [one.mac_address, ofPaired(one)]);
+      const silent = [
+        ...idle.cameras.map((one) => [one.mac_address, merged(one, one)]),
+        ...paired.cameras.map((one) => [one.mac_address, ofPaired(one)]),
+      ];
       this.#byMac = new Map([...silent, ...seen]);
       this.loaded = true;
       this.error = null;

@@ -4,7 +4,7 @@ import { lineChart } from "./charts.js";
 import { configuration } from "./config.js";
 import { fill, h, keyed } from "./dom.js";
 import { bytes, count, dbm, duration } from "./format.js";
-import { button, facts, meter, problem, section, state, toast, toastError } from "./ui.js";
+import { button, facts, meter, problem, scrolled, section, state, toast, toastError } from "./ui.js";
 
 export const title = "System";
 
@@ -131,7 +131,7 @@ function machine({ api }) {
 function connections(context) {
   const { api } = context;
   const list = h("div", { class: "stack" });
-  const networks = h("div", { class: "scroll" });
+  const networks = scrolled("WiFi networks");
   const scan = button("Look for WiFi networks", {
     symbol: "search",
     onclick: () => scan.busy(() => scanWifi(api, networks)),

@@ -176,6 +176,11 @@ export function section(title, ...children) {
   return h("section", { class: "panel", "aria-label": title }, h("h2", {}, title), children);
 }
 
+/** A place for what may be wider than the window: it scrolls by itself, with keys too. */
+export function scrolled(label, ...children) {
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, children);
+}
+
 /** A labelled control; `hint` says what may be written into it. */
 export function field(label, control, hint = "") {
   return h("label", { class: "field" }, h("span", {}, label), control, hint && h("small", {}, hint));

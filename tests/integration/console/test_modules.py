@@ -230,7 +230,7 @@ async def test_a_flood_of_events_costs_few_calls_and_few_frames(chromium):
     def answers(method, path, key):
         if path == "/api/v1/cameras/diagnostics":
             return 200, live
-        if path == "/api/v1/espcam/paired":
+        if path in ("/api/v1/espcam/paired", "/api/v1/cameras/unassigned"):
             return 200, ENVELOPE | {"data": {"cameras": [], "total": 0}}
         if path == "/api/v1/containers":
             return 200, ENVELOPE | {"data": {"containers": [{"id": "c", "label": "Shelf"}], "total": 1}}
