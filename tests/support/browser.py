@@ -34,6 +34,16 @@ AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 GRAVE = ("serious", "critical")
 
 
+FOCUS = """() => {
+    const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect();
+    const name = at.getAttribute("aria-label") ?? (at.labels?.[0]?.textContent || at.textContent);
+    const outlined = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1;
+    const across = box.width > 0 && box.right > 0 && box.left < innerWidth;
+    const there = across && box.bottom > 0 && box.top < innerHeight;
+    return [at.tagName, name.trim().slice(0, 60), there && (outlined || style.boxShadow !== "none")];
+}"""
+
+
 class Chromium:
     """One browser; each page has a context, and so cookies and storage, of its own."""
 
@@ -41,8 +51,11 @@ class Chromium:
         self.browser = browser
 
     @contextlib.asynccontextmanager
-    async def page(self, url, *, phone=False, dark=False, **options):
-        """A page that has loaded; leaving the block without an error asserts that it had no fault either."""
+    async def page(self, url, *, phone=False, dark=False, expect=(), **options):
+        """A page that has loaded; leaving the block without an error asserts that it had no fault either.
+
+        `expect` are the patterns of what it will complain about from the start.
+        """
         given = {
             "viewport": PHONE if phone else DESKTOP,
             "color_scheme": "dark" if dark else "light",
@@ -52,7 +65,7 @@ class Chromium:
         context = await self.browser.new_context(**given | options)
         context.set_default_timeout(WITHIN_MS)
         try:
-            watched = Watched(await context.new_page())
+            watched = Watched(await context.new_page(), expect)
             await watched.goto(url)
             yield watched
             await watched.evaluate("0")  # what was complained about until now has been told by then
@@ -75,11 +88,17 @@ async def opened():
 class Watched:
     """A page of Playwright's, all of whose methods it has, and what it complained about."""
 
-    def __init__(self, page):
+    def __init__(self, page, expect):
         self.page = page
         self.told = []
         self.faults = []
         self._expected = []
+        for pattern in expect:
+            self.expect(pattern)
+        self._asked = set()
+        page.on("request", self._begun)
+        page.on("requestfinished", self._ended)
+        page.on("requestfailed", self._ended)
         page.on("console", lambda message: message.type in ("error", "warning") and self._note(message.text))
         page.on("pageerror", lambda error: self._note(f"exception: {error}"))
         page.on("requestfailed", self._failed)
@@ -91,6 +110,13 @@ class Watched:
         """From now on this is no fault."""
         self._expected.append(re.compile(pattern))
 
+    def _begun(self, request):
+        if request.resource_type != "eventsource":
+            self._asked.add(request)
+
+    def _ended(self, request):
+        self._asked.discard(request)
+
     def _failed(self, request):
         # A stream that the page closed and a picture that it has no use for any more are no faults.
         if request.failure != "net::ERR_ABORTED":
@@ -100,6 +126,17 @@ class Watched:
         self.told.append(text)
         if not any(pattern.search(text) for pattern in self._expected):
             self.faults.append(text)
+
+    async def settled(self):
+        """Wait until what is being asked for now has come, and what was asked for because of it, and is drawn."""
+        for _ in range(2):
+            await self._drawn()
+            asked = set(self._asked)
+            while asked & self._asked:
+                await self._drawn()
+
+    async def _drawn(self):
+        await self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     async def said(self, text, within=10):
         """Wait until this text can be seen; a pattern where it is one."""
@@ -123,25 +160,26 @@ class Watched:
         ]
 
     async def focus(self):
-        """What has the focus: (tag, role or type, name as it is read out)."""
-        return await self.page.evaluate(
-            """() => {
-                const at = document.activeElement;
-                const name = at.getAttribute("aria-label") ?? (at.labels?.[0]?.textContent || at.textContent);
-                return [at.tagName, name.trim().slice(0, 60)];
-            }"""
-        )
+        """What has the focus: (tag, name as it is read out)."""
+        return tuple((await self.page.evaluate(f"({FOCUS})()"))[:2])
 
-    async def focus_is_visible(self):
-        """Whether a person can see where the focus is: an outline or a shadow, inside the window."""
-        return await self.page.evaluate(
-            """() => {
-                const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect();
-                const outlined = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1;
-                const across = box.width > 0 && box.right > 0 && box.left < innerWidth;
-                return across && box.bottom > 0 && box.top < innerHeight && (outlined || style.boxShadow !== "none");
-            }"""
+    async def walk(self, most=200):
+        """From the first link, press Tab until the focus leaves the page: (tag, name, seen by a person) of each."""
+        await self.page.evaluate(
+            f"""() => {{
+                window.walked = [];
+                document.addEventListener("focusin", () => window.walked.push(({FOCUS})()));
+                document.querySelector("a").focus();
+            }}"""
         )
+        for _ in range(most // 10):
+            for _ in range(10):
+                await self.page.keyboard.press("Tab")
+            if await self.page.evaluate("window.walked.slice(1).some((one) => one[1] === window.walked[0][1])"):
+                break
+        walked = [tuple(one) for one in await self.page.evaluate("window.walked")]
+        again = [number for number, one in enumerate(walked) if number and one == walked[0]]
+        return walked[: again[0]] if again else walked
 
 
 @contextlib.asynccontextmanager

@@ -83,15 +83,34 @@ async def onboarding(page, api):
     await page.locator(".banner").wait_for(state="detached")
 
 
+async def place(page, camera):
+    """A camera that came by a session stands nowhere; it is put on the third place of a new container."""
+    await link(page, "Containers").click()
+    await page.said("3 registered cameras stand in no container")
+    await button(page, "New container").click()
+    await dialog(page).get_by_label("Label").fill("Hall")
+    await page.keyboard.press("Enter")
+    box = page.locator(".box", has_text="Hall")
+    await box.get_by_role("button", name="Put a camera on position 3").click()
+    await dialog(page).get_by_role("combobox").select_option(camera.mac)
+    await dialog(page).get_by_role("button", name="Put it here").click()
+    await box.locator(".place").nth(2).get_by_text("Online").wait_for()
+    await page.said("2 registered cameras stand in no container")
+
+
 async def capture(page):
+    """A picture, taken for whoever looks at the list; it is seen in the container too."""
     await link(page, "Cameras").click()
-    card = page.locator(".card").first
+    card = page.locator(".card", has_text="Hall · position 3")
     await card.get_by_role("button", name=re.compile("^Capture")).click()
+    for shown in (card, page.locator(".box", has_text="Hall")):
+        image = shown.locator("img").first
 
-    async def drawn():
-        return await card.locator("img").evaluate("(image) => image.complete && image.naturalWidth > 0")
+        async def drawn(image=image):
+            return await image.evaluate("(image) => image.complete && image.naturalWidth > 0")
 
-    await eventually(drawn, within=20, what="the picture is drawn")
+        await eventually(drawn, within=20, what="the picture is drawn")
+        await link(page, "Containers").click()
 
 
 async def logs(page, api):
@@ -117,5 +136,6 @@ async def test_a_day_with_the_page(chromium, tmp_path):
         await give_key(page, daemon.admin.key)
         await session(page, site.cameras)
         await onboarding(page, daemon.api)
+        await place(page, site.cameras[0])
         await capture(page)
         await logs(page, daemon.admin)
