@@ -22,7 +22,7 @@ const BY = {
 export const toldBy = (source) => BY[source] ?? "last seen";
 
 /** An API path below a camera. */
-export const cameraPath = (camera, rest = "") => `/api/v1/cameras/${encodeURIComponent(camera.mac)}${rest}`;
+const cameraPath = (camera, rest = "") => `/api/v1/cameras/${encodeURIComponent(camera.mac)}${rest}`;
 
 /** The address of a camera's page. */
 export const cameraLink = (camera) => `#/cameras/${encodeURIComponent(camera.mac)}`;

@@ -10,7 +10,7 @@ const COOKIE_MS = 12 * 3600 * 1000;
 const KEY_CHECK = "/api/v1/provisioning/allowlist/stats";
 
 /** What went wrong, in the daemon's words, and what to do about it. */
-export class ApiError extends Error {
+class ApiError extends Error {
   constructor({ code, message, details = "", retryable = false, retryAfter = 0, status = 0 }) {
     super(sentence(message) || code);
     Object.assign(this, { code, details, retryable, retryAfter, status, remedy: remedyFor(code, status) });
