@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pi_orchestrator.cli import captures
 from pi_orchestrator.cli.options import add_client
 from pi_orchestrator.cli.output import print_json, table, wrapped
 
@@ -34,6 +35,7 @@ def add_parser(subparsers: Subparsers) -> None:
     name.add_argument("id", metavar="ID", help=_ID)
     name.add_argument("name", metavar="NAME", help="up to 64 characters; '' goes back to its device id")
     name.set_defaults(func=rename)
+    captures.add_verbs(verbs, id_help=_ID)
     _add_record(verbs)
     for verb in verbs.choices.values():
         add_client(verb)

@@ -19,7 +19,7 @@ COMMANDS = [
     *(["config", verb] for verb in ("get", "set", "reset")),
     ["cameras"],
     *(["cameras", verb] for verb in ("list", "show", "unassigned", "rename", "pair", "unpair", "replace")),
-    *(["cameras", verb] for verb in ("dismissed", "lift")),
+    *(["cameras", verb] for verb in ("dismissed", "lift", "capture", "reboot")),
     ["containers"],
     *(["containers", verb] for verb in ("list", "show", "create", "rename", "delete", "assign", "remove")),
     ["devices"],
