@@ -62,6 +62,21 @@ class Client:
         """The data of a DELETE."""
         return self._call("DELETE", path, {})
 
+    def download(self, path: str, **query: Any) -> bytes:
+        """The bytes of a GET whose answer is no JSON."""
+        connection = self._connection(TIMEOUT_S)
+        try:
+            response = self._ask(connection, "GET", path, query, accept="*/*")
+            raw = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+        if response.status >= 400 or response.headers.get_content_type() == JSON:
+            _data(response.status, raw)
+            raise UnreachableError("that is not this daemon: its answer is no file")
+        return raw
+
     def lines(self, path: str, *, silence_s: float = TIMEOUT_S, **query: Any) -> Iterator[bytes]:
         """The lines of an event stream as they come; ends with it, or UnreachableError when it falls silent."""
         connection = self._connection(silence_s)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pi_orchestrator import __version__
 from pi_orchestrator.cli import (
     allowlist,
+    bundle,
     cameras,
     config,
     containers,
@@ -19,6 +20,7 @@ from pi_orchestrator.cli import (
     doctor,
     events,
     keys,
+    logs,
     network,
     onboarding,
     openapi,
@@ -83,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     groups = (
         (run, demo, scan, config, cameras, containers, devices, network, onboarding),
-        (allowlist, sessions, events, keys, secrets, doctor, openapi, sandbox),
+        (allowlist, sessions, events, logs, keys, secrets, doctor, bundle, openapi, sandbox),
     )
     for module in (module for group in groups for module in group):
         module.add_parser(subparsers)

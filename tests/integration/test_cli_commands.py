@@ -32,6 +32,8 @@ COMMANDS = [
     *(["sessions", verb] for verb in ("start", "show", "devices", "provision-all", "provision", "retry", "skip")),
     *(["sessions", verb] for verb in ("pause", "resume", "close", "discard", "recoverable", "history")),
     ["events"],
+    ["logs"],
+    ["bundle"],
     ["secrets"],
     ["secrets", "rotate"],
     ["api-key"],
