@@ -114,7 +114,7 @@ class LogLines:
     async def page(self, cursor: Cursor, *, copy: bool) -> list[bytes] | None:
         """See `Source`."""
         lines = self._ring.after(cursor.position, most=PAGE)
-        cursor.position = lines[-1][0] if lines else max(cursor.position, self._ring.oldest - 1)
+        cursor.position = lines[-1][0] if lines else cursor.position
         cursor.behind = cursor.position < self._ring.newest
         await asyncio.sleep(0)  # in a flood there is always a next page: let others in between
         wanted: LineWanted = cursor.wanted

@@ -1,5 +1,6 @@
 """Frames, queues, and which gaps are replayed: the pure parts of event streams."""
 
+import asyncio
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from pi_orchestrator.api import sources, sse
 from pi_orchestrator.api.sources import bookmark, frames
 from pi_orchestrator.api.sse import Client
+from pi_orchestrator.log_ring import LineWanted, LogRing
 from pi_orchestrator.storage.event_log import Bounds
 from pi_orchestrator.workers.maintenance import EVENTS_KEPT
 
@@ -158,3 +160,22 @@ def test_the_limits_leave_room_for_what_they_are_for():
     assert sse.LONGEST_REPLAY < EVENTS_KEPT
     assert sources.PAGE < sse.LONGEST_REPLAY
     assert 50 * 3 * sse.WRITE_BYTES < 10 * 1024 * 1024
+
+
+# Lines of the log.
+
+
+async def test_a_reader_of_lines_lets_others_in_after_each_page_and_passes_over_what_is_gone():
+    ring = LogRing()
+    for number in range(sources.PAGE + 1):
+        ring.hear({"event": str(number), "level": "info", "component": "x", "timestamp": AT})
+    lines = sources.LogLines(ring, among_events=False)
+    cursor = sources.Cursor(lines, LineWanted(), position=ring.oldest - 10)
+    let_in = []
+    asyncio.get_running_loop().call_soon(let_in.append, True)
+    page = await lines.page(cursor, copy=False)
+    assert let_in == [True]
+    assert (len(page), cursor.position, cursor.behind) == (sources.PAGE, ring.newest - 1, True)
+    assert len(await lines.page(cursor, copy=False)) == 1
+    assert (cursor.position, cursor.behind) == (ring.newest, False)
+    assert await lines.page(cursor, copy=False) == []
