@@ -118,12 +118,18 @@ class LogRing:
             with self._lock:
                 self._listeners = tuple(one for one in self._listeners if one is not listener)
 
-    def after(self, position: int, *, most: int) -> list[tuple[int, Line]]:
-        """The lines after an id, at most so many, oldest first; those that are gone are passed over."""
+    def after(self, position: int, *, most: int, most_bytes: int = MOST_BYTES) -> list[tuple[int, Line]]:
+        """The lines after an id, oldest first, at most so many or so much; those that are gone are passed over."""
         with self._lock:
             first = max(position + 1, self._oldest)
             begin = first - self._oldest
-            return list(enumerate(islice(self._lines, begin, begin + most), first))
+            found = list(enumerate(islice(self._lines, begin, begin + most), first))
+        size = 0
+        for count, (_, line) in enumerate(found):
+            size += line.size
+            if size > most_bytes:
+                return found[: max(1, count)]
+        return found
 
     def before_last(self, count: int, *, wanted: LineWanted) -> int:
         """After which id the last so many lines of a kind come."""

@@ -17,6 +17,7 @@ from pi_orchestrator.storage import event_log
 from pi_orchestrator.storage.database import Database
 
 PAGE = 250
+PAGE_BYTES = 256 * 1024
 LINE = "log"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -113,7 +114,7 @@ class LogLines:
 
     async def page(self, cursor: Cursor, *, copy: bool) -> list[bytes] | None:
         """See `Source`."""
-        lines = self._ring.after(cursor.position, most=PAGE)
+        lines = self._ring.after(cursor.position, most=PAGE, most_bytes=PAGE_BYTES)
         cursor.position = lines[-1][0] if lines else cursor.position
         cursor.behind = cursor.position < self._ring.newest
         await asyncio.sleep(0)  # in a flood there is always a next page: let others in between

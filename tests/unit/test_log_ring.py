@@ -184,6 +184,14 @@ def test_what_comes_after_an_id(ring):
     assert ring.after(base + 10**6, most=5) == []
 
 
+def test_a_page_of_large_lines_is_short_and_never_empty(ring):
+    for _ in range(5):
+        ring.hear(entry(text=["x" * 900] * 9))
+    size = ring.all()[0][1].size
+    for room, count in ((10 * size, 5), (3 * size, 3), (3 * size - 1, 2), (1, 1)):
+        assert len(ring.after(0, most=100, most_bytes=room)) == count
+
+
 def test_the_last_of_a_kind(ring):
     base = ring.newest
     for number in range(10):
