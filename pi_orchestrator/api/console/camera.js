@@ -15,7 +15,7 @@ import {
   unpair,
   when,
 } from "./camera_parts.js";
-import { eachFrame, fill, h, say } from "./dom.js";
+import { eachFrame, fill, h, refill, say } from "./dom.js";
 import { bytes, duration, sentence } from "./format.js";
 import { icon } from "./icons.js";
 import { age, button, empty, facts, problem, scrolled, section, skeleton, state } from "./ui.js";
@@ -125,8 +125,7 @@ function build(context, first) {
     photo.show(camera);
     trouble.show(camera);
     for (const one of owned) one.hidden = !camera.registered;
-    const facts = described(camera, context.cameras);
-    if (facts.textContent !== data.textContent) fill(data, facts);
+    refill(data, described(camera, context.cameras));
   };
   return { node, update, look: () => Promise.all([lookWhy(context, now, why), lookHistory(context, now, history)]) };
 }

@@ -44,6 +44,11 @@ export function fill(node, ...children) {
   );
 }
 
+/** Put `child` in place of what there is, where it says something else: what is marked to be copied stays marked. */
+export function refill(node, child) {
+  if (node.textContent !== child.textContent) node.replaceChildren(child);
+}
+
 /**
  * Make the children of `parent` those of `items`, in their order: `create(item)` → {node, update?(item), remove?()}.
  * What stays is updated in place, so focus, scroll and what was typed are kept.

@@ -2,7 +2,7 @@
 
 import { lineChart } from "./charts.js";
 import { configuration } from "./config.js";
-import { fill, h, keyed } from "./dom.js";
+import { fill, h, keyed, refill } from "./dom.js";
 import { bytes, count, dbm, duration } from "./format.js";
 import { button, facts, meter, problem, scrolled, section, state, toast, toastError } from "./ui.js";
 
@@ -94,7 +94,7 @@ function machine({ api }) {
       levelOf(info.temperature_celsius, 70, 80),
     );
     const { load_1: one, load_5: five, load_15: fifteen } = info.load_average;
-    fill(
+    refill(
       rest,
       facts([
         ["Daemon", `version ${version}`],

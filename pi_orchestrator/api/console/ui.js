@@ -206,6 +206,7 @@ export function dialog({ title, body, submit = null, dismiss = "Cancel", kind = 
           result = (await submit.work(form)) ?? true;
           node.close();
         } catch (error) {
+          if (!node.open) return toastError(error, title); // dismissed meanwhile
           fill(trouble, h("strong", {}, error.message), h("p", {}, advice(error)));
           trouble.hidden = false;
         }

@@ -267,3 +267,25 @@ async def test_a_flood_of_events_costs_few_calls_and_few_frames(chromium):
     assert [path for path in asked if path.startswith("/api/v1/cameras/24")] == [
         "/api/v1/cameras/24%3A6F%3A28%3A00%3A00%3A01"
     ]
+
+
+async def test_a_dialogue_shows_what_failed_and_what_fails_after_it_was_dismissed_is_told_elsewhere(chromium):
+    async with bare_page(chromium, nothing) as page:
+        await page.evaluate(
+            """async () => {
+                const { h } = await import("/dom.js");
+                const { dialog } = await import("/ui.js");
+                document.body.append(h("div", {id: "alerts", role: "alert"}), h("div", {id: "messages"}));
+                const later = (_, reject) => (window.fail = (message) => reject({message, remedy: "Do it"}));
+                const work = () => new Promise(later);
+                dialog({title: "Reboot", submit: {label: "Go", work}}).then((result) => (window.ended = [result]));
+            }"""
+        )
+        await page.get_by_role("button", name="Go").click()
+        await page.evaluate("fail('It failed')")
+        await page.get_by_role("dialog").get_by_text("It failed").wait_for()
+        await page.get_by_role("button", name="Go").click()
+        await page.keyboard.press("Escape")
+        await page.wait_for_function("window.ended?.[0] === null")
+        await page.evaluate("fail('It failed later')")
+        await page.get_by_role("alert").get_by_text("Reboot: It failed later").wait_for()
