@@ -29,7 +29,7 @@ export class Cameras extends EventTarget {
     const touched = ({ mac }) => this.touch(mac);
     for (const kind of ["renamed", "captured", "remedy", "reboot"]) stream.on(`camera.${kind}`, touched);
     stream.on("camera.status_changed", ({ mac, status }) => this.patch(mac, { status }) || touched({ mac }));
-    const many = ["camera.onboarded", "camera.registered", "camera.paired", "camera.unassigned", "camera.removed", "camera.replaced"];
+    const many = ["onboarded", "registered", "paired", "unassigned", "removed", "replaced"].map((kind) => `camera.${kind}`);
     for (const type of [...many, "container.created", "container.updated", "container.deleted"])
       stream.on(type, () => this.#later({ all: true }));
     setInterval(() => document.hidden || stream.state !== "open" || this.refresh(), EVERY_MS);
