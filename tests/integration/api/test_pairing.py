@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from pi_orchestrator.storage.actions import Actor
 from tests.integration.api.test_containers import CAMERAS, CONTAINERS, PAIR, QUIET, made, paired, refused
 from tests.support.api import case, exchange
 from tests.support.clock import FakeClock
@@ -189,8 +190,11 @@ async def test_who_is_taken_out_while_its_facts_are_stored_is_not_put_back_into_
         await eventually(lambda: camera.mac in running.services.roster)
         await camera.say(firmware_version="9.9.9")
         await eventually(lambda: running.services.registry.get(camera.mac).claims.firmware_version == "9.9.9")
-        presence = running.services.presence
-        await asyncio.gather(unpair(running, camera.mac), presence._flush(presence._clock.monotonic(), everything=True))
+        presence, actor = running.services.presence, Actor("me", "-", "-", "test")
+        await asyncio.gather(
+            running.services.inventory.unpair(camera.mac, actor),
+            presence._flush(presence._clock.monotonic(), everything=True),
+        )
         assert camera.mac not in running.services.roster
         assert world.rows("SELECT * FROM cameras") == []
 
