@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import axe_playwright_python
@@ -131,8 +132,9 @@ class Watched:
         """Wait until what is being asked for now has come, and what was asked for because of it, and is drawn."""
         for _ in range(2):
             await self._drawn()
-            asked = set(self._asked)
-            while asked & self._asked:
+            asked, until = set(self._asked), time.monotonic() + WITHIN_MS / 1000
+            while late := asked & self._asked:
+                assert time.monotonic() < until, f"not answered, or not read: {[one.url for one in late]}"
                 await self._drawn()
 
     async def _drawn(self):

@@ -101,7 +101,10 @@ export class Api extends EventTarget {
 
   async #accepts(key) {
     const response = await this.#send("GET", KEY_CHECK, { key });
-    if (response.ok) return null;
+    if (response.ok) {
+      await response.text(); // an answer that nobody reads keeps its connection, and a browser has six
+      return null;
+    }
     const error = await errorOf(response);
     return error.status === 403 ? null : error; // a right key, of a scope that does not reach here
   }
