@@ -26,7 +26,7 @@ from pi_orchestrator.errors import (
     OnboardingError,
     OrchestratorError,
 )
-from pi_orchestrator.logs import get_logger
+from pi_orchestrator.logs import mask_text
 from pi_orchestrator.net.espcam import EspCamClient
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.storage.actions import Actor
@@ -44,8 +44,6 @@ PARSED_HERE_BYTES = 32 * 1024
 TIMES_KEPT = 10
 REMEMBERED = 4096
 MIB = 1024 * 1024
-
-log = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -174,6 +172,8 @@ class Captures:
         try:
             picture = await self._shoot(mac)
         except OrchestratorError as error:
+            error.message = mask_text(error.message)  # some of it may be the camera's own words
+            error.details = mask_text(error.details) if error.details else None
             self.outcomes[error.code] += 1
             if isinstance(error, CaptureError) and not error.ours:
                 self._remedies.failed(mac, f"{error.code}: {error.message}")

@@ -20,13 +20,10 @@ from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.presence import Presence
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import CameraOfflineError, FieldError, MqttUnavailableError
-from pi_orchestrator.logs import get_logger
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.storage.cameras import Roster
 
 PUBLISH_S = 3.0
-
-log = get_logger(__name__)
 
 
 class Exchange:

@@ -24,7 +24,7 @@ from pi_orchestrator.domain.sighting import Sighting, Source
 from pi_orchestrator.domain.status import Announced, MacContradictionError, Status, parse_status
 from pi_orchestrator.errors import FieldError, StorageError
 from pi_orchestrator.events import CameraContradicted, CameraSeen, Event, Hub, Logged
-from pi_orchestrator.logs import get_logger
+from pi_orchestrator.logs import get_logger, mask_text
 from pi_orchestrator.net.neighbours import Neighbours
 from pi_orchestrator.storage import cameras, event_log, sessions
 from pi_orchestrator.storage.cameras import Roster
@@ -166,7 +166,9 @@ class PresenceWorker:
                 self._unresolved.pop(name, None)  # what waits under this name is older than what was just heard
 
     def _without_secrets(self, mac: Mac, status: Status) -> Status:
-        """The message without what a camera says of its troubles while it may be saying a password that it was given.
+        """The message without secrets in what a camera says of its troubles: those that are configured are taken out.
+
+        All of it is withheld while it may be saying a password that it was given by a session.
 
         Nobody can tell that of a text once the password is erased: what was withheld stays so for as long as it is
         repeated.
@@ -176,7 +178,7 @@ class PresenceWorker:
         text = hash(status.last_error)  # keyed at random, and of this process alone
         if mac not in self._in_doubt and self._withheld.get(mac) != text:
             self._withheld.pop(mac, None)
-            return status
+            return replace(status, last_error=mask_text(status.last_error))
         self._withheld[mac] = text
         return replace(status, last_error=WITHHELD)
 

@@ -34,6 +34,9 @@ PATHS = (
     "/api/dashboard/diagnostics/export",
     "/api/v1/system/info",
     "/api/v1/config",
+    "/api/v1/cameras",
+    "/api/v1/cameras/diagnostics",
+    "/api/v1/espcam/discovered",
 )
 
 
