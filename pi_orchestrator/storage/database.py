@@ -33,6 +33,8 @@ MAX_BATCH = 64
 MAX_QUEUED = 4096
 REPAIR = "start the daemon again: it then checks the file, sets it aside and saves what can be read"
 DRAIN_S = 5.0
+BUSY_MS = 5000
+"""How long whoever else writes to the file is waited for."""
 
 log = get_logger(__name__)
 
@@ -235,7 +237,7 @@ async def _configure(connection: aiosqlite.Connection) -> None:
     # A damaged byte in one text must not keep every row from being read.
     connection.text_factory = partial(str, encoding="utf-8", errors="replace")
     for pragma in (
-        "busy_timeout=5000",
+        f"busy_timeout={BUSY_MS}",
         "foreign_keys=ON",
         "synchronous=FULL",
         "mmap_size=0",

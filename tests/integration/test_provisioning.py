@@ -7,10 +7,13 @@ from collections import Counter
 
 import pytest
 
+from pi_orchestrator.errors import StorageError
 from pi_orchestrator.net.espcam import EspCamClient
+from pi_orchestrator.storage import database
 from pi_orchestrator.storage.actions import Actor
+from pi_orchestrator.storage.database import Database
+from pi_orchestrator.workers import provisioning
 from pi_orchestrator.workers.identity import Verifier
-from pi_orchestrator.workers.provisioning import AFTER_TROUBLE_S
 from tests.support.provisioning import (
     BASE,
     FAST,
@@ -26,6 +29,7 @@ from tests.support.provisioning import (
 )
 from tests.support.waiting import eventually
 
+PAUSE_S = 0.3
 UNDER_WAY = "SELECT count(*) FROM session_devices WHERE progress BETWEEN 10 AND 85 AND state <> 'failed'"
 
 
@@ -365,8 +369,25 @@ async def test_an_unexpected_fault_of_one_delivery_is_that_camera_s_alone(twenty
     assert PASSWORD not in log
 
 
+@pytest.fixture
+def refused(monkeypatch):
+    """What the database refused to write; nobody rests for long after that."""
+    monkeypatch.setattr(provisioning, "AFTER_TROUBLE_S", 0.1)
+    errors, write = [], Database.write
+
+    async def noted(self, job):
+        try:
+            return await write(self, job)
+        except StorageError as error:
+            errors.append(error)
+            raise
+
+    monkeypatch.setattr(Database, "write", noted)
+    return errors
+
+
 @pytest.mark.parametrize("progress", [10, 30, 50, 60, 85, 100])
-async def test_a_disk_that_takes_no_step_holds_the_batch_up_and_no_more(world, progress):
+async def test_a_disk_that_takes_no_step_holds_the_batch_up_and_no_more(world, refused, progress):
     async with batch(world, 6) as one:
         asked = write_down(one.cameras)
         await one.start()
@@ -378,7 +399,7 @@ async def test_a_disk_that_takes_no_step_holds_the_batch_up_and_no_more(world, p
         )
         await one.post("provision-all", json={})
         held = f"SELECT count(*) FROM session_devices WHERE progress >= {progress}"
-        await asyncio.sleep(2.5)  # it is tried several times
+        await eventually(lambda: len(refused) >= 4, what="it has been tried several times")
         assert world.rows(held) == [(0,)]
         await world.sabotage("DROP TRIGGER full")
         await one.until_done()
@@ -389,6 +410,7 @@ async def test_a_disk_that_takes_no_step_holds_the_batch_up_and_no_more(world, p
 async def test_a_disk_that_takes_no_failure_is_not_hammered_and_takes_it_later(world, monkeypatch, fault):
     async with batch(world, 1, faults=[fault] if fault else ()) as one:
         camera, calls = one.cameras[0], []
+        monkeypatch.setattr(provisioning, "AFTER_TROUBLE_S", PAUSE_S)
         identify = Verifier.verify
 
         async def verify(self, *given, **more):
@@ -407,14 +429,15 @@ async def test_a_disk_that_takes_no_failure_is_not_hammered_and_takes_it_later(w
         await one.post("provision-all", json={})
         await eventually(lambda: len(calls) >= 4)
         between = [after - before for before, after in itertools.pairwise(calls)]
-        assert min(between) >= AFTER_TROUBLE_S, "each time after a pause"
+        assert min(between) >= PAUSE_S, "each time after a pause"
         assert (await one.devices())[camera.mac]["state"] == "provisioning"
         await world.sabotage("DROP TRIGGER full")
         end = await one.until(camera.mac, "failed")
         assert end["error_code"] == ("DEVICE_REJECTED" if fault else "INTERNAL_ERROR")
 
 
-async def test_a_database_that_is_locked_for_long_holds_the_batch_up_and_no_more(world):
+async def test_a_database_that_is_locked_for_long_holds_the_batch_up_and_no_more(world, refused, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_MS", 500)
     async with batch(world, 6) as one:
         asked = write_down(one.cameras)
         await one.start()
@@ -423,7 +446,7 @@ async def test_a_database_that_is_locked_for_long_holds_the_batch_up_and_no_more
         await eventually(lambda: any(camera.provisioned for camera in one.cameras))
         with world.connect(isolation_level=None, check_same_thread=False) as other:
             await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")  # the transaction before needs the loop to end
-            await asyncio.sleep(6)  # the writer waits for five seconds
+            await eventually(lambda: refused, what="the writer has waited for longer than it does")
             other.execute("ROLLBACK")
         session = await one.until_done()
         assert session["verified_count"] == 6
