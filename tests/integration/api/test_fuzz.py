@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 KEY = "fuzzing-key-0123456789"
 SECONDS = 150
-EXAMPLES = 120
+EXAMPLES = 60
 # What hangs together is fuzzed together, because what one operation makes another one takes.
 GROUPS = {
     "provisioning": {"provisioning", "allowlist"},
