@@ -33,11 +33,12 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 HOURS = 3600
 REQUIRED = {"auth": {"mode": "required"}}
 
-# What an operator may do, and takes from the record what a person has put there.
+# What an operator may do: it takes what a person has put on the record, or resets a camera.
 DESTROYING = {
     ("POST", "/api/v1/espcam/replace"),
     ("DELETE", "/api/v1/espcam/paired/{mac}"),
     ("DELETE", "/api/v1/espcam/dismissed/{mac}"),
+    ("POST", "/api/v1/cameras/{id}/commands"),
 }
 PROTECTED = [route for route in ROUTES if route.path not in OPEN]
 
