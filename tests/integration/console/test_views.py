@@ -101,6 +101,7 @@ async def test_every_view_can_be_read_by_everybody(chromium, lived_in, phone, da
 
         for view in (*VIEWS, f"cameras/{lived_in[2]}"):
             await show(page, view)
+            assert not await page.locator(".newest").is_visible(), "the log is at its end until somebody scrolls up"
             await look(view.replace("/", "-").replace(":", ""))
         await show(page, "cameras")
         for name, opener in (("health", "Health of the daemon"), ("confirm", re.compile("^Reboot"))):
