@@ -147,6 +147,14 @@ class Watched:
     async def shoot(self, name):
         """A picture of the whole page, for people."""
         if folder := os.environ.get("PIORCH_SHOTS"):
+            # What is below the window is drawn too.
+            await self.page.evaluate(
+                """() => {
+                    const sheet = new CSSStyleSheet();
+                    sheet.replaceSync("* { content-visibility: visible !important }");
+                    document.adoptedStyleSheets = [sheet];
+                }"""
+            )
             await self.page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
 
     async def axe(self):

@@ -41,7 +41,7 @@ function route() {
   unmount?.();
   unmount = null;
   closeMenu();
-  for (const link of document.querySelectorAll("#nav a"))
+  for (const link of document.querySelectorAll("#nav a[data-view]"))
     set(link, "aria-current", link.dataset.view === found?.name ? "page" : null);
   const title = found?.view.title ?? "Not here";
   document.title = `${title} · Pi Orchestrator`;

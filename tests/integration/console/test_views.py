@@ -102,6 +102,8 @@ async def test_every_view_can_be_read_by_everybody(chromium, lived_in, phone, da
         for view in (*VIEWS, f"cameras/{lived_in[2]}"):
             await show(page, view)
             assert not await page.locator(".newest").is_visible(), "the log is at its end until somebody scrolls up"
+            current = await page.locator("#nav [aria-current=page]").all_inner_texts()
+            assert current == ([] if view == "nowhere" else [view.partition("/")[0].title()]), current
             await look(view.replace("/", "-").replace(":", ""))
         await show(page, "cameras")
         for name, opener in (("health", "Health of the daemon"), ("confirm", re.compile("^Reboot"))):
