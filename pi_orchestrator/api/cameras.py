@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
 
@@ -146,18 +145,6 @@ class CameraPath(BaseModel):
     id: str = Field(min_length=1, max_length=64, description="MAC in any spelling, or device id")
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A camera's JSON, and what it was made from."""
-
-    device: Device | None
-    revision: int
-    camera: Registered | None
-    onboarding: bool
-    care: object
-    body: bytes
-
-
 class CameraViews:
     """Cameras as JSON, each encoded once per change: a list of them is put together from what is there."""
 
@@ -181,7 +168,7 @@ class CameraViews:
         self._captures = captures
         self._reboots = reboots
         self._remedies = remedies
-        self._encoded: dict[Mac, _Encoded] = {}
+        self._encoded: dict[Mac, tuple[object, bytes]] = {}
         self._list: tuple[object, bytes] = (None, b"")
 
     def live(self) -> list[Mac]:
@@ -200,10 +187,20 @@ class CameraViews:
 
     def find(self, name: str) -> Mac:
         """The MAC that an id stands for; NotFoundError when there is no such camera."""
-        mac = self._roster.find(name) or self._registry.find(name) or try_mac(name)
+        mac = self._meant(name)
         if mac is None or (mac not in self._roster and self._registry.get(mac) is None):
             raise NotFoundError(f"there is no camera {name!r}", code="CAMERA_NOT_FOUND")
         return mac
+
+    def _meant(self, name: str) -> Mac | None:
+        return self._roster.find(name) or self._registry.find(name) or try_mac(name)
+
+    def _id(self, mac: Mac, device: Device | None, camera: Registered | None) -> str:
+        """What a camera is known by: what it claims only where that leads to it, and to no other."""
+        if camera:
+            return camera.device_id
+        claimed = device_id_for(mac, device.device_id if device else None)
+        return claimed if self._meant(claimed) == mac else mac
 
     def encoded_list(self) -> bytes:
         """The live cameras as JSON, put together anew when one of them has changed."""
@@ -219,14 +216,14 @@ class CameraViews:
         device, camera = self._registry.get(mac), self._roster.get(mac)
         revision = device.revision if device else -1
         onboarding = self._onboarding.is_onboarding(mac)
+        made_from = (device, revision, camera, self._id(mac, device, camera), onboarding, self._care(mac))
         known = self._encoded.get(mac)
-        made_from = (device, revision, camera, onboarding, self._care(mac))
-        if known and (known.device, known.revision, known.camera, known.onboarding, known.care) == made_from:
-            return known.body
+        if known and known[0] == made_from:
+            return known[1]
         body = self.camera(mac).model_dump_json(exclude_none=True).encode()
         if len(self._encoded) > 2 * (len(self._registry) + 64):
             self._encoded.clear()  # most of them are long gone
-        self._encoded[mac] = _Encoded(*made_from, body)
+        self._encoded[mac] = (made_from, body)
         return body
 
     def _care(self, mac: Mac) -> object:
@@ -239,7 +236,7 @@ class CameraViews:
         device, camera = self._registry.get(mac), self._roster.get(mac)
         claims = device.claims if device else None
         picture = self._captures.kept(mac)
-        device_id = camera.device_id if camera else device_id_for(mac, device.device_id if device else None)
+        device_id = self._id(mac, device, camera)
         seen = self._last_seen(device, camera)
         heap = (claims.free_heap_bytes if claims else None) or 0
         uptime = int((claims.uptime_s if claims else None) or 0)

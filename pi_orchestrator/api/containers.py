@@ -168,7 +168,7 @@ async def assign(services: Services, path: ContainerPath, body: Wanted, actor: A
 
     409 `POSITION_OCCUPIED` where another stands there, `CAMERA_ALREADY_ASSIGNED` where this one stands elsewhere.
     """
-    camera = await services.inventory.assign(path.id, body.device_id, body.position, actor)
+    camera = await services.inventory.pair(services.views.find(body.device_id), path.id, body.position, actor)
     return Assignment(
         container_id=path.id,
         device_id=camera.device_id,

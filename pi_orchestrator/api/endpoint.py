@@ -41,6 +41,7 @@ BODY_TIMEOUT_S = 10.0
 STILL_THERE_S = 0.5
 SECRET_ANSWERS = 64
 SECRET_ANSWERS_S = 300.0
+_NAMES = ("name", "mac", "old_mac")
 CORRELATION: web.RequestKey[str] = web.RequestKey("correlation", str)
 SUCCESSOR: web.RequestKey[str] = web.RequestKey("successor", str)
 """What has taken the place of the path that was asked for."""
@@ -236,10 +237,10 @@ class _SecretAnswers:
 
 
 def _target(arguments: dict[str, Any]) -> str | None:
-    """What a write is about, in a word: what its path names, or the name in its body."""
+    """What a write is about, in a word: what its path names, or who is named in its body."""
     path, body = arguments.get("path"), arguments.get("body")
-    named = [*dict(path).values()] if path is not None else [getattr(body, "name", getattr(body, "mac", None))]
-    return str(named[0]) if named and named[0] is not None else None
+    named = [*dict(path).values()] if path is not None else [getattr(body, name, None) for name in _NAMES]
+    return next((str(one) for one in named if one is not None), None)
 
 
 async def _while_connected(request: web.Request, running: Coroutine[None, None, Encoded]) -> Encoded:

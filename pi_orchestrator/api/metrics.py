@@ -14,6 +14,7 @@ from pi_orchestrator import __version__
 from pi_orchestrator.api.sse import Streams
 from pi_orchestrator.domain.camera import camera_status
 from pi_orchestrator.domain.registry import Registry
+from pi_orchestrator.domain.remedy import Remedy
 from pi_orchestrator.health import Health, State
 from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.storage.cameras import Roster
@@ -180,8 +181,10 @@ class MetricsPage(Collector):
             kinds.add_metric([kind], number)
         yield kinds
         troubled = GaugeMetricFamily("piorch_cameras_in_trouble", "Cameras without pictures.", labels=["remedy"])
-        for state, number in sorted(Counter(ladder.state for _, ladder in self._remedies.in_trouble()).items()):
-            troubled.add_metric([state], number)
+        found = Counter(ladder.state for _, ladder in self._remedies.in_trouble())
+        for state in Remedy:
+            if state is not Remedy.OK:
+                troubled.add_metric([state], found[state])
         yield troubled
 
     def _open_streams(self) -> Iterator[Metric]:

@@ -21,7 +21,7 @@ from pi_orchestrator.domain.container import (
     is_of_target,
 )
 from pi_orchestrator.domain.dismissal import Dismissal, Reason
-from pi_orchestrator.domain.mac import Mac, try_mac
+from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import ConflictError, NotFoundError
 from pi_orchestrator.events import Logged
@@ -110,13 +110,6 @@ class Inventory:
         await self._database.write(job)
 
     # Places.
-
-    async def assign(self, container_id: str, name: str, position: int, actor: Actor) -> Camera:
-        """Put a camera on a position; one that is known but not registered is registered with that."""
-        mac = self._roster.find(name) or self._registry.find(name) or try_mac(name)
-        if mac is None or (mac not in self._roster and self._registry.get(mac) is None):
-            raise _no_camera(name)
-        return await self.pair(mac, container_id, position, actor)
 
     async def pair(self, mac: Mac, container_id: str, position: int | None, actor: Actor) -> Camera:
         """Put a camera on a position (the first free one where none is given), registered by hand if it is not yet."""
@@ -256,21 +249,24 @@ class Inventory:
         if old == new:
             raise ConflictError(f"{old} does not replace itself", details="name the camera that takes over as new_mac")
 
+        target, by = f"{old} by {new}", actor.key_name
+
         async def job(tx: Tx) -> Camera:
             before, heir = await cameras.find(tx, old), await cameras.find(tx, new)
             if before is None:
                 known = await dismissed.find(tx, old)
                 if heir is None or known is None or known.replaced_by != new:
                     raise _no_camera(old, known)
-                await actions.record(tx, actor, target=f"{old} by {new}", outcome=NOTHING_NEW)
+                await actions.record(tx, actor, target=target, outcome=NOTHING_NEW)
                 return heir
             if heir:
                 self._check_may_move(heir)
                 await containers.unassign(tx, new)
             await self._take_out(tx, before, actor, replaced_by=new)
-            await dismissed.record_replacement(tx, old=old, new=new, by=actor.key_name)
+            await dismissed.record_replacement(tx, old=old, new=new, by=by)
+            await actions.record(tx, actor, target=target)
             if heir is None:
-                heir = await self._registrar.register(tx, self._newcomer(new), automatic=False, replaces=old)
+                heir = await self._registrar.register(tx, self._newcomer(new), automatic=False, replaces=old, by=by)
             return await self._inherit(tx, before, heir, actor)
 
         return await self._database.write(job)
@@ -287,7 +283,6 @@ class Inventory:
         await cameras.inherit(tx, camera.mac, name=camera.name, registered_at=camera.registered_at)
         if camera.container_id and camera.position:
             await containers.assign(tx, camera.mac, camera.container_id, camera.position, since=camera.paired_at)
-        await actions.record(tx, actor, target=f"{before.mac} by {camera.mac}")
         return await self._tell(tx, "camera.replaced", camera, actor, replaces=before.mac)
 
     def _check_may_move(self, heir: Camera) -> None:

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pi_orchestrator import __version__
 from pi_orchestrator.api.routes import ROUTES
+from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.errors import StartupError
 from pi_orchestrator.health import State
 from pi_orchestrator.storage.keys import Scope
@@ -112,10 +113,37 @@ async def test_a_camera_that_says_next_to_nothing_is_shown_whole(world):
         await running.considered(world)
         shown = (await running.api.get(f"{CAMERAS}/{world.mac(1)}")).data
     check_camera(shown)
-    assert shown["id"] == f"espcam-{world.mac(1).replace(':', '')[-6:].lower()}"
+    assert shown["id"] == world.mac(1)
     assert shown["ip_address"] == ""
     assert shown["health"] == dict.fromkeys(HEALTH, 0)
     assert "firmware_version" not in shown
+
+
+async def test_every_id_in_the_list_leads_to_its_own_camera(world):
+    async with world.daemon(**QUIET) as running:
+        await running.api.post("/api/v1/espcam/pair", json={"mac": world.mac(1), "container_id": "auto-onboard"})
+        taken = running.services.roster.get(Mac(world.mac(1))).device_id
+        await world.announce(1)
+        await world.announce(2, device_id=taken)
+        await world.announce(3, device_id="front-door")
+        await world.announce(4, device_id="front-door")
+        await world.announce(5)
+        await running.considered(world)
+        shown = {camera["mac_address"]: camera["id"] for camera in (await running.api.get(CAMERAS)).data["cameras"]}
+        assert [shown[world.mac(number)] for number in (1, 2, 3, 4)] == [
+            taken,
+            world.mac(2),
+            "front-door",
+            world.mac(4),
+        ]
+        for mac, name in shown.items():
+            assert (await running.camera(name))["mac_address"] == mac
+
+        # Whoever is registered has the id from then on, also where another was known by it.
+        place = {"mac": world.mac(4), "container_id": "auto-onboard"}
+        assert (await running.api.post("/api/v1/espcam/pair", json=place)).data["device_id"] == "front-door"
+        listed = (await running.api.get(CAMERAS)).data["cameras"]
+        assert [camera["mac_address"] for camera in listed if camera["id"] == "front-door"] == [world.mac(4)]
 
 
 async def test_registered_cameras_come_first_and_the_order_stays(world):
@@ -417,7 +445,7 @@ async def test_metrics_have_no_address_name_time_or_free_text_in_their_labels(wo
     labels = [
         (name, value) for family in found.values() for sample in family.samples for name, value in sample.labels.items()
     ]
-    assert {name for name, _ in labels} == {"version", "status", "kind", "outcome", "component"}
+    assert {name for name, _ in labels} == {"version", "status", "kind", "outcome", "component", "remedy"}
     for name, value in labels:
         with case(name, value):
             assert name == "version" or re.fullmatch(r"[a-z][a-z_]{0,31}|[1-5]\d\d", value)

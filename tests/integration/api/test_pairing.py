@@ -120,6 +120,8 @@ async def test_who_is_not_on_record_cannot_be_unpaired_renamed_or_replaced(quiet
             quiet.api.post(PAIR, json={"mac": spelling, "container_id": "auto-onboard"}), 400, "VALIDATION_FAILED"
         )
     assert world.rows("SELECT * FROM dismissed") == world.rows("SELECT * FROM cameras") == []
+    refusals = world.rows("SELECT DISTINCT action, target FROM operator_actions WHERE outcome = 'CAMERA_NOT_FOUND'")
+    assert ("camera.replace", world.mac(1)) in refusals, "the record says who was not replaced"
 
 
 async def test_a_stranger_that_is_heard_keeps_no_name(world):
@@ -242,6 +244,8 @@ async def test_new_hardware_takes_over_name_place_registration_and_history(world
         1,
         "Entrance",
     )
+    (row,) = world.rows("SELECT payload FROM events WHERE type = 'camera.registered'")
+    assert json.loads(row[0])["by"] == payload["by"] == "admin"
     async with world.daemon(connected=False) as running:
         assert [camera.mac for camera in running.services.roster] == [new.mac]
         assert running.services.roster.get(new.mac).registered_at == before.registered_at
