@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 
 import pytest
 
@@ -46,7 +47,7 @@ async def test_the_table_is_told_anew_after_a_storm_that_was_not_listened_to(sit
     told, dumps = [], []
     with listening(site, on_neighbour=told.append, on_dump=dumps.append) as events:
         before = descriptors()
-        changes = 0
+        changes, began = 0, time.monotonic()
         while events._resting is None:
             site.pi.batch(
                 f"neigh replace {HOST} lladdr {invented_mac(changes + number)} dev ap0 nud stale"
@@ -57,7 +58,8 @@ async def test_the_table_is_told_anew_after_a_storm_that_was_not_listened_to(sit
             assert changes < 50_000
         remember(site, {HOST: A})
         await eventually(lambda: told[-1].mac == A)
-        assert len(told) <= 1.5 * kernel_events.PER_SECOND
+        # What was spent is earned anew while a slow machine makes its storm.
+        assert len(told) <= kernel_events.PER_SECOND * (1.5 + time.monotonic() - began)
         assert dumps[:2] == [True, False]
         remember(site, {HOST: B})
         await eventually(lambda: told[-1].mac == B)
