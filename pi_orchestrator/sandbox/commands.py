@@ -49,7 +49,7 @@ class CommandDesk:
         picture: Callable[[], Awaitable[bytes]],
         restart: Callable[[], None],
     ) -> None:
-        self.captures = 0
+        self.told: list[str] = []
         self.resolution = "VGA"
         self._mac = mac
         self._device_id = device_id
@@ -78,6 +78,7 @@ class CommandDesk:
             await self._refuse(publish, "_invalid/error", "not a command")
             return
         action, request_id, fields = command
+        self.told.append(action)
         match action:
             case "capture":
                 await self._begin_capture(publish, request_id)
@@ -107,7 +108,6 @@ class CommandDesk:
         if self._capturing is not None and not self._capturing.done():
             await self._refuse(publish, f"{request_id}/error", "busy", code="CAMERA_BUSY", request_id=request_id)
             return
-        self.captures += 1
         self._capturing = asyncio.create_task(self._capture(publish, request_id), name=f"{self._device_id} capture")
 
     async def _capture(self, publish: Publish, request_id: str) -> None:

@@ -66,7 +66,7 @@ async def test_sigterm_in_the_middle_of_a_picture_ends_the_daemon_in_time(world,
         (camera,) = fleet.cameras
         await daemon.logged("camera onboarded")
         asking = asyncio.create_task(daemon.api.post(f"/api/v1/cameras/{camera.mac}/capture"))
-        await eventually(lambda: camera.desk.captures == 1)
+        await eventually(lambda: camera.desk.told == ["capture"])
         began = time.monotonic()
         daemon.send(signal.SIGTERM)
         assert await daemon.ended() == 0
@@ -96,6 +96,7 @@ async def test_a_long_message_is_read_in_a_thread_and_a_short_one_is_not(world, 
         asking = asyncio.create_task(running.api.post(f"/api/v1/cameras/{mac}/capture"))
         rid = json.loads((await anext(aiter(client.messages))).payload)["request_id"]
         await world.publish(f"camera/response/{rid}/ack", {"request_id": rid}, client=client)
+        await eventually(lambda: threads)
         whole = base64.b64encode(jpeg).decode()
         for suffix, fields in (
             ("info", {"total_size": len(jpeg), "total_chunks": 1}),
