@@ -229,6 +229,7 @@ def assemble(settings: Settings, ground: Ground) -> Parts:
         neighbours=neighbours,
         verifier=verifier,
         espcam=espcam,
+        is_provisioning=provisioning.is_provisioning,
     )
     services = Services(
         clock=ground.clock,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.command import RESPONSE_TOPICS
+from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.events import Hub
 from pi_orchestrator.net.espcam import EspCamClient
@@ -49,6 +51,7 @@ def build_pictures(
     neighbours: Neighbours,
     verifier: Verifier,
     espcam: EspCamClient,
+    is_provisioning: Callable[[Mac], bool],
 ) -> Pictures:
     """Every part, and answers of cameras routed to it."""
     exchanges = Exchanges(mqtt=link, registry=registry, roster=roster)
@@ -75,6 +78,7 @@ def build_pictures(
         verifier=verifier,
         espcam=espcam,
         remedies=remedies,
+        is_taken=is_provisioning,
     )
     record = CaptureRecord(clock=clock, database=database)
     captures = Captures(

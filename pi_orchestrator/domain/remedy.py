@@ -1,7 +1,9 @@
 """What is done about a camera that gives no pictures: tried again, rebooted, and in the end a person is asked for.
 
 One ladder for each camera. Only a picture shows that a reboot has helped; a boot that nobody here asked for (a person
-has unplugged it, say) begins afresh. Times are monotonic seconds, passed in.
+has unplugged it, say) begins afresh. Only one that was heard while it failed is rebooted: one that is silent, too, is
+away, with all the others perhaps, and a command that waited for its return would hit it when it is well again. Times
+are monotonic seconds, passed in.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from enum import StrEnum
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 60.0
 PATIENCE_S = 600.0
-"""Without auto-reboot, a camera that fails for this long is left to a person."""
+"""Where a reboot is out of the question, a camera that fails for this long is left to a person."""
+AGAIN_S = 1800.0
+"""One that fails again and again is rebooted at most this often: each time it works for a while it begins afresh."""
 
 
 class Remedy(StrEnum):
@@ -42,6 +46,7 @@ class Ladder:
     failed_at: float | None = None
     trouble: str = ""
     was_rebooted: bool = False
+    rebooted_at: float | None = None
 
     @property
     def advice(self) -> str:
@@ -58,17 +63,19 @@ class Ladder:
         wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** max(0, self.failures - 1))
         return max(self.since, self.failed_at or self.since) + wait_s
 
-    def failed(self, why: str, now: float, *, limit: int, auto_reboot: bool) -> bool:
-        """A capture failed by the camera's fault; True where it is to be rebooted now."""
+    def failed(self, why: str, now: float, *, heard_at: float, limit: int, auto_reboot: bool) -> bool:
+        """A capture failed by the fault of a camera that was heard last at `heard_at`; True where a reboot is due."""
         self.failures += 1
         self.failed_at, self.trouble = now, why
         if self.state is Remedy.OK:
             self._go(Remedy.RETRYING, now)
         if self.state is not Remedy.RETRYING or self.failures < limit:
             return False
-        if self.was_rebooted or (not auto_reboot and now - self.since >= PATIENCE_S):
+        rested = self.rebooted_at is None or now - self.rebooted_at >= AGAIN_S
+        due = auto_reboot and rested and not self.was_rebooted and heard_at > self.since
+        if self.was_rebooted or (not due and now - self.since >= PATIENCE_S):
             self._go(Remedy.NEEDS_POWER_CYCLE, now)
-        return auto_reboot and not self.was_rebooted
+        return due
 
     def succeeded(self, now: float) -> None:
         """A good picture."""
@@ -76,7 +83,7 @@ class Ladder:
 
     def reboots(self, now: float) -> None:
         """It has been told to reboot."""
-        self.was_rebooted = True
+        self.was_rebooted, self.rebooted_at = True, now
         self._go(Remedy.REBOOTING, now)
 
     def came_back(self, now: float) -> None:

@@ -65,6 +65,11 @@ class MqttLink:
         return self._client is not None
 
     @property
+    def connected_since(self) -> float | None:
+        """When it came, in monotonic seconds; None where it is away."""
+        return self._connected_at if self.connected else None
+
+    @property
     def discarded(self) -> int:
         """Messages dropped because the queue was full."""
         return self._discards.count

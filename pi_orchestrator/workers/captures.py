@@ -17,6 +17,7 @@ from pi_orchestrator.domain.capture import AT_ONCE, Assembly, Picture, Source, p
 from pi_orchestrator.domain.command import Action, Phase
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.onboarding import Code
+from pi_orchestrator.domain.presence import NEVER
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import (
     CameraOfflineError,
@@ -176,7 +177,9 @@ class Captures:
             error.details = mask_text(error.details) if error.details else None
             self.outcomes[error.code] += 1
             if isinstance(error, CaptureError) and not error.ours:
-                self._remedies.failed(mac, f"{error.code}: {error.message}")
+                device = self._registry.get(mac)
+                heard_at = (device.alive_at if device else None) or NEVER
+                self._remedies.failed(mac, f"{error.code}: {error.message}", heard_at=heard_at)
             raise
         self.outcomes[picture.source] += 1
         self._keep(mac, picture)

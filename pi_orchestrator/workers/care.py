@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from pi_orchestrator.clock import Clock
 from pi_orchestrator.domain.mac import Mac, try_mac
-from pi_orchestrator.domain.presence import Presence
+from pi_orchestrator.domain.presence import NEVER, Presence
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.domain.remedy import Ladder
 from pi_orchestrator.errors import CameraOfflineError, CaptureError, OrchestratorError, RebootError, StorageError
@@ -27,6 +27,8 @@ from pi_orchestrator.workers.remedies import Remedies
 TICK_S = 1.0
 AT_ONCE = 4
 """Cameras in trouble that are tried at the same time: those who ask for pictures come first."""
+APART_S = 30.0
+"""Between reboots that nobody asked for: what ails many cameras at once is not in the cameras."""
 ITSELF = Actor(key_name="remedy", peer="-", correlation_id="-", action="camera.reboot")
 
 log = get_logger(__name__)
@@ -58,6 +60,7 @@ class CareWorker:
         self._remedies = remedies
         self._record = record
         self._trying: dict[Mac, asyncio.Task[None]] = {}
+        self._rebooted_at = NEVER
 
     async def run(self, beat: Beat) -> None:
         """Tick until cancelled; then whoever waits for a picture is told so, and what is not written is written."""
@@ -126,20 +129,29 @@ class CareWorker:
 
     def _try_what_is_due(self) -> None:
         now = self._clock.monotonic()
-        reboots = set(self._remedies.to_reboot())
+        reboots = set(self._remedies.to_reboot() if now - self._rebooted_at >= APART_S else ())
         for mac, ladder in self._remedies.in_trouble():
             if len(self._trying) >= AT_ONCE:
                 return
             if mac in self._trying or not self._is_here(mac):
                 continue
             if mac in reboots:
+                reboots, self._rebooted_at = set(), now
                 self._begin(mac, self._reboot(mac))
-            elif ladder.due is not None and now >= ladder.due and not self._reboots.is_rebooting(mac):
+            elif self._is_due(mac, ladder, now):
                 self._begin(mac, self._capture(mac))
 
     def _is_here(self, mac: Mac) -> bool:
         device = self._registry.get(mac)
-        return mac in self._roster and device is not None and device.state in (Presence.ONLINE, Presence.IDLE)
+        here = device is not None and device.state in (Presence.ONLINE, Presence.IDLE)
+        return here and mac in self._roster and not self._reboots.is_taken(mac)
+
+    def _is_due(self, mac: Mac, ladder: Ladder, now: float) -> bool:
+        """Whether it is time to ask it again: by the ladder, or at once because it has just come back."""
+        device = self._registry.get(mac)
+        if device is None or ladder.due is None or self._reboots.is_rebooting(mac):
+            return False
+        return now >= ladder.due or device.session_since > max(ladder.since, ladder.failed_at or ladder.since)
 
     def _begin(self, mac: Mac, trial: Coroutine[None, None, None]) -> None:
         task = self._trying[mac] = asyncio.create_task(trial, name=f"remedy {mac}")

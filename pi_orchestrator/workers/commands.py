@@ -44,6 +44,10 @@ class Commands:
         """Whether a camera can be told anything by MQTT just now."""
         return self._exchanges.reaches(mac)
 
+    def hears(self, since: float) -> bool:
+        """Whether cameras could be heard on MQTT ever since a time."""
+        return self._exchanges.hears(since)
+
     def check_here(self, mac: Mac) -> None:
         """CameraOfflineError where a camera is known to be away."""
         self._exchanges.check_here(mac)

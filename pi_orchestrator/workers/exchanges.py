@@ -116,6 +116,10 @@ class Exchanges:
         if self._mqtt.connected and self.seems_away(mac):
             raise CameraOfflineError("the camera is away")
 
+    def hears(self, since: float) -> bool:
+        """Whether the broker has been there ever since a time."""
+        return self._mqtt.connected_since is not None and self._mqtt.connected_since <= since
+
     def seems_away(self, mac: Mac) -> bool:
         """Whether nothing speaks for its being here."""
         device = self._registry.get(mac)

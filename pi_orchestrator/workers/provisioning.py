@@ -73,6 +73,10 @@ class ProvisioningWorker:
         """How many cameras something is being done to right now."""
         return len(self._running)
 
+    def is_provisioning(self, mac: Mac) -> bool:
+        """Whether something is being done to a camera right now."""
+        return any(mac == one for _, one in self._running)
+
     @property
     def circuit_open(self) -> bool:
         """Whether nothing is started because camera after camera has failed."""

@@ -7,6 +7,7 @@ there.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pi_orchestrator.clock import Clock
@@ -16,6 +17,7 @@ from pi_orchestrator.domain.presence import REBOOT_S, Device, Presence
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import (
     CommandError,
+    ConflictError,
     FieldError,
     MqttUnavailableError,
     OnboardingError,
@@ -60,7 +62,10 @@ class Reboots:
         verifier: Verifier,
         espcam: EspCamClient,
         remedies: Remedies,
+        is_taken: Callable[[Mac], bool],
     ) -> None:
+        self.is_taken = is_taken
+        """Whether a camera is being given credentials, which a reboot would come in the way of."""
         self._clock = clock
         self._database = database
         self._registry = registry
@@ -78,6 +83,10 @@ class Reboots:
 
     async def ask(self, mac: Mac, *, actor: Actor) -> None:
         """Have a camera rebooted; returns once it has accepted. One that is rebooting already is not told again."""
+        if self.is_taken(mac):
+            raise ConflictError(
+                "the camera is being provisioned", code="DEVICE_ALREADY_PROVISIONING", details="reboot it afterwards"
+            )
         asking = self._asking.get(mac)
         device = self._registry.get(mac)
         if asking is None and (mac in self._since or (device and device.state is Presence.REBOOTING)):
@@ -96,6 +105,9 @@ class Reboots:
             device = self._registry.get(mac)
             if device and _is_back(device, since):
                 ended.append(Outcome(mac))
+                self._remedies.came_back(mac)
+            elif now - since >= BACK_WITHIN_S and device and device.said and not self._commands.hears(since):
+                ended.append(Outcome(mac, "the MQTT broker was away: nobody could hear whether it came back"))
                 self._remedies.came_back(mac)
             elif now - since >= BACK_WITHIN_S:
                 here = device is not None and (device.heard_at or 0.0) > since and device.state is Presence.ONLINE

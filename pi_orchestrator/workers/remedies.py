@@ -34,11 +34,12 @@ class Remedies:
         """The cameras that something is being done about, or should be."""
         return [(mac, one) for mac, one in self._ladders.items() if one.state is not Remedy.OK]
 
-    def failed(self, mac: Mac, why: str) -> None:
-        """It gave no picture, and that is its own fault."""
+    def failed(self, mac: Mac, why: str, *, heard_at: float) -> None:
+        """It gave no picture, and that is its own fault; `heard_at` is when it was heard or seen last."""
         ladder = self._ladders.setdefault(mac, Ladder(since=self._clock.monotonic()))
         self._ladders.move_to_end(mac)
-        if ladder.failed(why, self._now(), limit=self.reboot_after, auto_reboot=self.auto_reboot):
+        now, limit = self._now(), self.reboot_after
+        if ladder.failed(why, now, heard_at=heard_at, limit=limit, auto_reboot=self.auto_reboot):
             self._to_reboot.add(mac)
         while len(self._ladders) > REMEMBERED:
             self.forget(next(iter(self._ladders)))
@@ -79,7 +80,7 @@ class Remedies:
 
     def to_reboot(self) -> list[Mac]:
         """The cameras that a reboot is due for."""
-        return sorted(self._to_reboot)
+        return sorted(self._to_reboot) if self.auto_reboot else []
 
     def take(self) -> list[Logged]:
         """What has changed since the last call, as events."""

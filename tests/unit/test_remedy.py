@@ -1,16 +1,19 @@
 """The ladder of a camera that gives no pictures."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pi_orchestrator.domain.remedy import FIRST_RETRY_S, LONGEST_RETRY_S, PATIENCE_S, Ladder, Remedy
+from pi_orchestrator.domain.remedy import AGAIN_S, FIRST_RETRY_S, LONGEST_RETRY_S, PATIENCE_S, Ladder, Remedy
 
 LIMIT = 3
 
 
-def fail(ladder, times=1, *, now=100.0, auto_reboot=True):
-    return [ladder.failed("no frame", now, limit=LIMIT, auto_reboot=auto_reboot) for _ in range(times)]
+def fail(ladder, times=1, *, now=100.0, auto_reboot=True, heard_at=math.inf):
+    given = {"heard_at": heard_at, "limit": LIMIT, "auto_reboot": auto_reboot}
+    return [ladder.failed("no frame", now, **given) for _ in range(times)]
 
 
 def test_it_is_tried_again_then_rebooted_then_left_to_a_person():
@@ -36,7 +39,29 @@ def test_a_picture_ends_it_from_anywhere():
             step(200.0)
         ladder.succeeded(300.0)
         assert (ladder.state, ladder.failures, ladder.trouble, ladder.since) == (Remedy.OK, 0, "", 300.0)
-        assert fail(ladder, LIMIT)[-1], "and the next time it is rebooted again"
+        assert fail(ladder, LIMIT, now=200.0 + AGAIN_S)[-1], "and the next time it is rebooted again"
+
+
+def test_one_that_is_silent_too_is_away_and_rebooted_only_when_it_is_heard_and_fails():
+    ladder = Ladder()
+    assert not any(fail(ladder, 20, heard_at=99.0)), "not heard since the first failure"
+    assert ladder.state is Remedy.RETRYING
+    assert fail(ladder, now=130.0, heard_at=120.0) == [True]
+    unheard = Ladder()
+    fail(unheard, heard_at=99.0)
+    fail(unheard, LIMIT, now=100 + PATIENCE_S, heard_at=99.0)
+    assert unheard.state is Remedy.NEEDS_POWER_CYCLE, "nobody can tell of it but a person"
+
+
+def test_one_that_works_for_a_while_after_each_reboot_is_not_rebooted_all_day():
+    ladder, reboots = Ladder(), 0
+    for now in range(0, 24 * 3600, 60):
+        if fail(ladder, LIMIT, now=float(now))[-1]:
+            reboots += 1
+            ladder.reboots(float(now))
+            ladder.came_back(now + 10.0)
+        ladder.succeeded(now + 20.0)
+    assert reboots == 24 * 3600 / AGAIN_S
 
 
 def test_a_boot_that_nobody_asked_for_begins_afresh_and_one_that_was_asked_for_does_not():

@@ -79,7 +79,7 @@ ROUTES: tuple[Route, ...] = (
         Scope.OPERATE,
         action="camera.reboot",
         shape=Shape.DOUBLED,
-        errors=("CAMERA_NOT_FOUND", "CAMERA_OFFLINE", "REBOOT_FAILED"),
+        errors=("CAMERA_NOT_FOUND", "CAMERA_OFFLINE", "DEVICE_ALREADY_PROVISIONING", "REBOOT_FAILED"),
         example={"message": "the camera reboots"},
     ),
 )
