@@ -104,7 +104,9 @@ async def change(services: Services, path: ConfigKey, body: NewValue, actor: Act
     """
     value = body.value.strip() if isinstance(body.value, str) else as_text(body.value)
     key = await services.configuration.set(path.key, value, actor=actor)
-    return Configured(item=_item(services, key), message=f"{key.path} is set, and in effect")
+    masked = key.is_secret and value == MASK
+    said = "is as it was: this is its mask" if masked else "is set, and in effect"
+    return Configured(item=_item(services, key), message=f"{key.path} {said}")
 
 
 async def reset(services: Services, path: ConfigKey, actor: Actor) -> Configured:

@@ -42,14 +42,13 @@ from pi_orchestrator.storage.state_dir import ADMIN_KEY, StateDir
 from pi_orchestrator.storage.vault import Vault
 from pi_orchestrator.supervisor import Supervisor, Worker
 from pi_orchestrator.workers import scanner
-from pi_orchestrator.workers.configuration import Configuration
+from pi_orchestrator.workers.configuration import Configuration, report
 from pi_orchestrator.workers.maintenance import INTERVAL_S as MAINTENANCE_S
 from pi_orchestrator.workers.maintenance import MaintenanceWorker
 from pi_orchestrator.workers.pulse import DATABASE, PulseWorker
 
 STOP_GRACE_S = 2.0
 RECOVERY = "recovery"
-OVERRIDES = "overrides"
 
 log = get_logger(__name__)
 
@@ -91,7 +90,7 @@ async def running(
             mqtt_port=mqtt_port,
             session_secret=await asyncio.to_thread(state_dir.session_secret),
             vault=vault,
-            configuration=Configuration(loaded=loaded, state_dir=state_dir, database=database),
+            configuration=Configuration(loaded=loaded, state_dir=state_dir, database=database, health=health),
         )
         parts = assemble(settings, ground)
         services = parts.services
@@ -262,9 +261,9 @@ async def _open_database(
 
 def _look_at_overrides(loaded: Loaded, health: Health) -> Loaded:
     """Set a damaged override file aside, and say what is not in force; for a thread, because it writes."""
-    found, troubles = loaded.overrides, [*loaded.ignored.values()]
+    found = loaded.overrides
+    report(health, loaded, *([f"{found.file.name} {found.fault}"] if found.fault else []))
     if found.fault:
-        troubles.append(f"{found.file.name} {found.fault}")
         try:
             aside = overrides.set_aside(found.file)
             loaded = replace(loaded, overrides=Overrides(found.file))
@@ -273,9 +272,6 @@ def _look_at_overrides(loaded: Loaded, health: Health) -> Loaded:
             log.error("damaged overrides: none is in force", file=str(found.file), reason=found.fault, stays=str(error))
     for path, why in loaded.ignored.items():
         log.warning("an override is not in force", key=path, file=str(found.file), reason=why)
-    if troubles:
-        health.add(OVERRIDES)
-        health.set(OVERRIDES, State.DEGRADED, "; ".join(troubles)[:500])
     return loaded
 
 

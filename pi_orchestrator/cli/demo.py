@@ -12,7 +12,7 @@ from pi_orchestrator.cli.sandbox import camera_count
 if TYPE_CHECKING:
     from pi_orchestrator.app.daemon import Daemon
     from pi_orchestrator.cli.options import Subparsers
-    from pi_orchestrator.settings import Settings
+    from pi_orchestrator.settings import Loaded
 
 NETWORK = "127.77.0.0/16"
 REFRESH_S = 1.0
@@ -54,9 +54,9 @@ def demo(args: argparse.Namespace) -> int:
         raise SettingsError([str(error)]) from None
 
 
-def demo_settings(state_dir: Path, *, port: int, camera_port: int) -> Settings:
+def demo_settings(state_dir: Path, *, port: int, camera_port: int) -> Loaded:
     """Settings for a world that is this machine alone."""
-    from pi_orchestrator.settings import load
+    from pi_orchestrator.settings import given
 
     tree: dict[str, Any] = {
         "http": {"listen": [f"127.0.0.1:{port}"]},
@@ -76,7 +76,7 @@ def demo_settings(state_dir: Path, *, port: int, camera_port: int) -> Settings:
         },
         "storage": {"state_dir": str(state_dir)},
     }
-    return load(path=None, environ={}, flags=tree).settings
+    return given(tree)
 
 
 async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
@@ -93,7 +93,8 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # A free port, so that one demo does not get into another's way.
     camera_port = await asyncio.to_thread(free_port, "127.77.0.10")
-    async with running(demo_settings(state_dir, port=args.port, camera_port=camera_port)) as daemon:
+    settings = await asyncio.to_thread(demo_settings, state_dir, port=args.port, camera_port=camera_port)
+    async with running(settings) as daemon:
         options = CameraOptions(
             broker_host="127.0.0.1", broker_port=daemon.mqtt_port, http_port=camera_port, interval=5.0
         )

@@ -77,15 +77,11 @@ def load(
     return settle(layers, overrides.read(_state_dir(layers) / overrides.NAME))
 
 
-def given(settings: Settings) -> Loaded:
+def given(configured: Settings | Tree) -> Loaded:
     """Settings that a program was written with, in place of a file; the overrides of their state folder hold."""
-    usual = Settings()
-    below = tuple(
-        ((*path.split("."),), value_at(settings, path), "program")
-        for path in known_paths()
-        if value_at(settings, path) != value_at(usual, path)
-    )
-    return settle(Layers(below), overrides.read(settings.storage.state_dir / overrides.NAME))
+    leaves = _leaves(configured) if isinstance(configured, dict) else _unusual(configured)
+    layers = Layers(tuple((leaf, value, "program") for leaf, value in leaves))
+    return settle(layers, overrides.read(_state_dir(layers) / overrides.NAME))
 
 
 def settle(layers: Layers, found: Overrides) -> Loaded:
@@ -375,6 +371,14 @@ def _leaves(tree: Tree) -> Iterator[tuple[tuple[str, ...], Any]]:
                 yield (section, key), value
         else:
             yield (section,), values
+
+
+def _unusual(settings: Settings) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values that are no defaults."""
+    usual = Settings()
+    for path in known_paths():
+        if (value := value_at(settings, path)) != value_at(usual, path):
+            yield (*path.split("."),), value
 
 
 def _place(tree: Tree, leaf: tuple[str, ...], value: Any) -> None:

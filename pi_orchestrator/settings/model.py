@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
@@ -14,6 +15,8 @@ from pi_orchestrator.domain.mac import MacField
 from pi_orchestrator.domain.onboarding import Mode, Overflow
 from pi_orchestrator.domain.wifi import PasswordField, SsidField
 from pi_orchestrator.errors import FieldError
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,12 @@ def _split(value: object) -> object:
     return value
 
 
+def _host_name(text: str) -> str:
+    if not _HOST_NAME.fullmatch(text):
+        raise FieldError(f"{text[:80]!r} is no host name; write it as in pi.example.org, without scheme, port and path")
+    return text
+
+
 def _none_if_empty(value: object) -> object:
     return None if value == "" else value
 
@@ -77,6 +86,7 @@ ListenField = Annotated[
     Listen, BeforeValidator(parse_listen), PlainSerializer(str), Field(json_schema_extra={"type": "string"})
 ]
 CommaList = BeforeValidator(_split)
+HostName = Annotated[str, AfterValidator(_host_name)]
 Unset = BeforeValidator(_none_if_empty)
 """Nothing, written as an empty string: what a TOML file and an environment variable have in place of a null."""
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -95,7 +105,7 @@ class HttpSettings(Section):
         (Listen("0.0.0.0", 8081), Listen("0.0.0.0", 8082)),
         description="8081 is the API's port, 8082 the dashboard's; both serve the same",
     )
-    trusted_hosts: Annotated[tuple[str, ...], CommaList] = Field(
+    trusted_hosts: Annotated[tuple[HostName, ...], CommaList] = Field(
         (),
         description="further host names under which browsers may reach the daemon (guards against DNS rebinding)",
     )
@@ -172,7 +182,9 @@ class CameraSettings(Section):
     http_port: int = Field(80, ge=1, le=65535, description="the port of the cameras' own web server")
     idle_after_s: Seconds = Field(120, description="a registered camera that is silent for this long is idle")
     offline_after_s: Seconds = Field(600, description="and after this long offline")
-    max_devices: int = Field(4096, ge=16, description="how many devices are remembered; registered ones always are")
+    max_devices: int = Field(
+        4096, ge=16, le=65536, description="how many devices are remembered; registered ones always are"
+    )
     capture_cache_s: float = Field(2, ge=0, le=60, description="a picture this young is given to whoever asks for one")
     auto_reboot: bool = Field(True, description="reboot a camera by itself when it fails to give pictures")
     reboot_after: int = Field(3, ge=1, le=100, description="after so many failures in a row")

@@ -23,6 +23,7 @@ from pi_orchestrator.errors import (
     ValidationFailedError,
 )
 from pi_orchestrator.events import Logged
+from pi_orchestrator.health import Health, State
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.settings import Loaded, Settings, changed_paths, closest, overridden, settle, value_at
 from pi_orchestrator.settings import overrides as override_file
@@ -35,6 +36,7 @@ from pi_orchestrator.storage.state_dir import StateDir
 T = TypeVar("T")
 
 UNCHANGED = "was so already"
+OVERRIDES = "overrides"
 
 log = get_logger(__name__)
 
@@ -52,8 +54,9 @@ class Runtime(Protocol):
 class Configuration:
     """`set`, `reset` and `reload` are for operators; the rest is what is in force, and why."""
 
-    def __init__(self, *, loaded: Loaded, state_dir: StateDir, database: Database) -> None:
+    def __init__(self, *, loaded: Loaded, state_dir: StateDir, database: Database, health: Health) -> None:
         self.loaded = loaded
+        self._health = health
         self._started_with = loaded.settings
         self._state_dir = state_dir
         self._database = database
@@ -112,6 +115,7 @@ class Configuration:
             changed = changed_paths(self.loaded.settings, loaded.settings)
             restart_needed = self._attached.apply(loaded.settings)
             self.loaded = loaded
+            report(self._health, loaded)
         log.info("configuration reloaded", changed=changed, restart_needed=restart_needed)
 
     # How it is done.
@@ -155,6 +159,7 @@ class Configuration:
             if why := self._attached.obstacle(new.settings):
                 raise ConflictError(f"{key.path} cannot be so", details=why)
             await self._change(old, new, key, actor)
+            report(self._health, new)
         log.info("configuration changed", key=key.path, by=actor.key_name, override=text is not None)
 
     async def _change(self, old: Loaded, new: Loaded, key: Key, actor: Actor) -> None:
@@ -205,6 +210,16 @@ class Configuration:
 
     async def _record(self, key: Key, actor: Actor) -> None:
         await self._database.write(lambda tx: actions.record(tx, actor, target=key.path, outcome=UNCHANGED))
+
+
+def report(health: Health, loaded: Loaded, *more: str) -> None:
+    """Say which overrides are not in force, and what is wrong besides; that all is well only where it was not."""
+    troubles = [*loaded.ignored.values(), *more]
+    if troubles:
+        health.add(OVERRIDES)
+        health.set(OVERRIDES, State.DEGRADED, "; ".join(troubles)[:500])
+    elif any(part.name == OVERRIDES for part in health.components()):
+        health.set(OVERRIDES, State.OK)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:

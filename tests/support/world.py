@@ -16,7 +16,7 @@ from pi_orchestrator.app.life import running
 from pi_orchestrator.net.systemd import Notifier
 from pi_orchestrator.sandbox.fleet import Fleet
 from pi_orchestrator.sandbox.options import CameraOptions
-from pi_orchestrator.settings import load
+from pi_orchestrator.settings import given, load
 from tests.support.broker import Broker, free_port
 
 _BLOCKS = itertools.count()
@@ -112,7 +112,7 @@ class World:
     async def daemon(self, *, clock=None, connected=True, **sections):
         """Run a daemon; yields it with `.api` (no key) and `.admin` (the admin key) beside it."""
         # In a thread, as the daemon reads it: there may be overrides of a daemon before.
-        settings = await asyncio.to_thread(self.settings, **sections)
+        settings = await asyncio.to_thread(given, self.tree(**sections))
         async with (
             running(settings, clock=clock, notifier=Notifier({})) as daemon,
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,

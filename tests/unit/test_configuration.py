@@ -16,11 +16,13 @@ from pi_orchestrator.errors import (
     StorageError,
     ValidationFailedError,
 )
+from pi_orchestrator.health import Health
 from pi_orchestrator.settings import load
 from pi_orchestrator.settings.overrides import NAME, read, render
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.state_dir import StateDir
 from pi_orchestrator.workers.configuration import Configuration
+from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
 CANARY = "canary-7f3a9c1e"
@@ -74,7 +76,9 @@ class Bench:
         self.parts = Parts(loaded.settings)
         state_dir = Folder(self.folder)
         state_dir.order = self.parts.order
-        self.configuration = Configuration(loaded=loaded, state_dir=state_dir, database=self.database)
+        self.configuration = Configuration(
+            loaded=loaded, state_dir=state_dir, database=self.database, health=Health(clock=FakeClock())
+        )
         self.configuration.attach(self.parts, reloadable=RELOADABLE)
         return self
 
@@ -424,7 +428,9 @@ async def test_what_waits_for_a_restart_is_known_until_it_is_as_at_the_start(ben
 async def test_before_the_parts_run_nothing_can_be_set(tmp_path, database):
     bench = Bench(tmp_path, database)
     loaded = await asyncio.to_thread(bench.load)
-    configuration = Configuration(loaded=loaded, state_dir=StateDir(tmp_path), database=database)
+    configuration = Configuration(
+        loaded=loaded, state_dir=StateDir(tmp_path), database=database, health=Health(clock=FakeClock())
+    )
     with pytest.raises(ConflictError):
         await configuration.set(IDLE, "60", actor=ACTOR)
     await configuration.reset(IDLE, actor=ACTOR)

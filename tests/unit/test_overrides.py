@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
+from pi_orchestrator.cli.demo import demo_settings
 from pi_orchestrator.errors import SettingsError
 from pi_orchestrator.settings import Settings, given, load, overridden, overrides
 from pi_orchestrator.settings.overrides import NAME, Overrides, read, render, set_aside
@@ -240,6 +241,17 @@ def test_settings_that_a_program_was_written_with_are_a_layer_too(tmp_path):
     back = overridden(overridden(one, "cameras.idle_after_s", None), "auto_onboard.mode", None)
     assert back.settings == settings
     assert given(Settings()).origins == {}
+
+
+def test_what_a_program_gives_as_a_tree_has_its_mistakes_named_and_lies_below_the_overrides(tmp_path):
+    (tmp_path / NAME).write_bytes(render({"cameras.idle_after_s": "60", "mqtt.port": "1999"}))
+    one = demo_settings(tmp_path, port=0, camera_port=8000)
+    assert (one.settings.cameras.idle_after_s, one.settings.mqtt.port) == (60, 1999)
+    back = overridden(overridden(one, "cameras.idle_after_s", None), "mqtt.port", None)
+    assert (back.settings.cameras.idle_after_s, back.settings.mqtt.port) == (120, 0), "a reset leads to what is below"
+    with pytest.raises(SettingsError) as caught:
+        demo_settings(tmp_path, port=99999, camera_port=8000)
+    assert "127.0.0.1:99999" in caught.value.problems[0]
 
 
 def test_no_secret_is_in_what_is_printed(state):

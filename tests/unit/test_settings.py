@@ -238,6 +238,13 @@ def test_the_go_daemons_key_and_its_switch_are_understood():
     assert settings.auth.mode == "off"
 
 
+@pytest.mark.parametrize("host", ["http://pi.example", "pi.example:8082", "pi.example/x", "*", "pï.example", "a" * 254])
+def test_a_trusted_host_that_no_browser_would_name_is_told(host):
+    problem = the_problem(environ={"PIORCH_HTTP__TRUSTED_HOSTS": f"pi.example,{host}"})
+    assert problem.startswith("http.trusted_hosts: ")
+    assert "write it as in pi.example.org" in problem
+
+
 def test_the_new_name_stands_above_the_old_one():
     environ = {"AUTO_ONBOARD_BURST_SIZE": "3", "PIORCH_AUTO_ONBOARD__BURST_SIZE": "4"}
     assert load(environ=environ).settings.auto_onboard.burst_size == 4

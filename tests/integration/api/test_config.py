@@ -193,6 +193,7 @@ async def test_secrets_are_masked_wherever_they_come_from_and_lie_in_their_files
         assert (await given_key.get("/api/v1/keys")).status == 401
         said.append(await new_key.call("PUT", f"{V1}/auth.api_key", json={"value": new_key.key}, headers=once))
         said.append(await put(new_key, "auth.api_key", "***"))
+        assert said[-1].data["message"] == "auth.api_key is as it was: this is its mask"
         said.append(await new_key.get("/api/v1/keys"))
         assert [answer.status for answer in said[-3:]] == [200] * 3, "the mask given back changes nothing"
         said.append(await running.api.get(V1))
@@ -262,6 +263,7 @@ async def test_a_damaged_file_is_set_aside_and_said_loudly_and_new_overrides_can
         assert aside.read_bytes() == b'{"version": 1, "overr'
         assert "damaged overrides set aside" in log.getvalue()
         assert (await put(running.admin, IDLE, "60")).status == 200
+        assert (await running.api.get("/readyz")).json["checks"]["overrides"] is True, "what was lost is set anew"
     async with world.daemon(connected=False) as running:
         assert (await items(running.api))[IDLE]["value"] == "60"
         assert "overrides" not in (await running.api.get("/readyz")).json["checks"]
@@ -285,3 +287,6 @@ async def test_an_override_that_is_not_possible_is_kept_and_named_and_the_others
         await running.admin.post(f"{V1}/cameras.max_devices/reset")
         await put(running.admin, "cameras.max_devices", "100")
         assert running.services.registry.max_devices == 100
+        ready = (await running.api.get("/readyz")).json
+        (said,) = [error for error in ready["errors"] if error.startswith("overrides: ")]
+        assert said == "overrides: gone.key: unknown key", "what was mended is no trouble any more"
