@@ -29,7 +29,11 @@ async def test_250_cameras_at_once_cost_bounded_memory_and_everyone_has_a_pictur
     """In a daemon of its own: sixteen at a time, the others in line."""
     off = {"auto_onboard": {"enabled": False, "mode": "off"}}
     async with process.daemon(world, tmp_path, **off) as daemon, world.fleet(250, interval=20.0) as fleet:
-        await fleet.reported()
+
+        async def everyone_is_known():
+            return (await daemon.api.get("/api/v1/cameras")).data["count"] == 250
+
+        await eventually(everyone_is_known, within=20)
         before = daemon.resident_kib()
         asking = [
             asyncio.create_task(daemon.api.post(f"/api/v1/cameras/{camera.mac}/capture")) for camera in fleet.cameras
