@@ -15,7 +15,7 @@ const chosen = { level: "info", component: "", search: "" };
 /** Show the log. */
 export function mount(root, { api, stream }) {
   const lines = new Map();
-  let [following, unseen, failed] = [true, 0, null];
+  let [following, unseen, failed, top] = [true, 0, null, 0];
   const rows = h("ol", { class: "lines" });
   const view = h(
     "div",
@@ -51,8 +51,12 @@ export function mount(root, { api, stream }) {
         ? problem(failed, () => load())
         : empty("log", "No lines", lines.size ? "None matches the filter above." : "Nothing was logged yet.");
     if (view.firstChild !== instead) fill(view, instead);
-    view.scrollTop = view.scrollHeight;
+    pin();
   });
+  const pin = () => {
+    view.scrollTop = view.scrollHeight;
+    top = view.scrollTop;
+  };
   const follow = (on) => {
     following = on;
     if (on) unseen = 0;
@@ -60,7 +64,11 @@ export function mount(root, { api, stream }) {
   };
   const scrolled = () => {
     const atEnd = view.scrollHeight - view.scrollTop - view.clientHeight < NEAR_PX;
-    if (atEnd !== following) follow(atEnd);
+    const up = view.scrollTop < top;
+    top = view.scrollTop;
+    // A row is measured when it comes into sight: what grows under a reader is no reader who goes up.
+    if (following && !atEnd && !up) pin();
+    else if (atEnd !== following) follow(atEnd);
   };
   const take = (line) => {
     if (lines.has(line.id)) return;

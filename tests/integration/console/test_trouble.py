@@ -48,6 +48,35 @@ async def test_the_page_outlives_the_daemon_and_shows_what_it_missed(chromium, w
             await page.locator(".card", has_text="Online").nth(2).wait_for(timeout=20_000)
 
 
+async def test_the_log_is_followed_until_somebody_goes_up_to_read(chromium, world):
+    """On a phone, where every line takes several rows."""
+    log = get_logger("test")
+    async with world.daemon(connected=False) as running:
+        for number in range(200):
+            log.info("a line", number=number, words="so long that it takes three rows of a phone " * 2)
+        async with chromium.page(running.daemon.url, phone=True) as page:
+            await is_live(page)
+            await show(page, "logs")
+            lines, newest = page.locator(".lines > li"), page.locator(".newest")
+
+            async def is_seen(text):
+                await lines.filter(has_text=text).wait_for()
+                return await page.locator(".log").evaluate(
+                    "(it) => it.scrollHeight - it.scrollTop - it.clientHeight < 40"
+                )
+
+            await eventually(lambda: is_seen("number=199"), what="the end is seen")
+            log.info("one more", number=200)
+            await eventually(lambda: is_seen("number=200"), what="it is followed")
+            assert await newest.is_hidden()
+            await page.locator(".log").hover()
+            await page.mouse.wheel(0, -2000)
+            await newest.wait_for()
+            log.info("and another", number=201)
+            await page.get_by_role("button", name="1 new line below").click()
+            await eventually(lambda: is_seen("number=201"), what="the way back")
+
+
 async def test_where_a_key_is_needed_for_everything_the_page_asks_for_it(chromium, world):
     async with (
         world.daemon(auth={"mode": "required"}) as running,
