@@ -64,8 +64,9 @@ def build_pictures(
         registry=registry,
         roster=roster,
         neighbours=neighbours,
+        verifier=verifier,
     )
-    commands = Commands(clock=clock, exchanges=exchanges, whereabouts=whereabouts, verifier=verifier)
+    commands = Commands(clock=clock, exchanges=exchanges, whereabouts=whereabouts)
     remedies = Remedies(
         auto_reboot=settings.cameras.auto_reboot, reboot_after=settings.cameras.reboot_after, clock=clock
     )
@@ -75,7 +76,6 @@ def build_pictures(
         registry=registry,
         commands=commands,
         whereabouts=whereabouts,
-        verifier=verifier,
         espcam=espcam,
         remedies=remedies,
         is_taken=is_provisioning,
@@ -89,7 +89,6 @@ def build_pictures(
         mqtt=link,
         exchanges=exchanges,
         whereabouts=whereabouts,
-        verifier=verifier,
         espcam=espcam,
         record=record,
         reboots=reboots,

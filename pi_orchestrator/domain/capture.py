@@ -109,6 +109,12 @@ class Budget:
         self.used += size
         return True
 
+    def take_or_raise(self, size: int) -> int:
+        """Count bytes in and say how many; CaptureError where there is no room."""
+        if not self.take(size):
+            raise CaptureError("too many large pictures at once", retry_after_s=LIMIT_S, ours=True)
+        return size
+
     def give(self, size: int) -> None:
         """Count them out."""
         self.used -= size
@@ -288,11 +294,9 @@ class Assembly:
             return False
         if self._size + len(chunk.data) > MAX_IMAGE_BYTES:
             raise CaptureError(f"the picture is over {MAX_IMAGE_BYTES} bytes")
-        if not self._budget.take(len(chunk.data)):
-            raise CaptureError("too many large pictures at once", retry_after_s=LIMIT_S, ours=True)
+        self._size += self._budget.take_or_raise(len(chunk.data))
         self._chunks[chunk.index] = chunk.data
         self._highest = max(self._highest, chunk.index)
-        self._size += len(chunk.data)
         return True
 
     def _announce(self, info: Info) -> bool:

@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from pydantic import SecretStr
 
-from pi_orchestrator.domain.capture import MAX_IMAGE_BYTES, is_jpeg
+from pi_orchestrator.domain.capture import MAX_IMAGE_BYTES, Budget, is_jpeg
 from pi_orchestrator.domain.mac import Mac, try_mac
 from pi_orchestrator.domain.onboarding import Code
 from pi_orchestrator.domain.ssid import MAX_SSID_BYTES
@@ -96,8 +96,8 @@ class EspCamClient:
         if failure is not None:
             raise failure
 
-    async def capture(self, address: str, *, timeout_s: float) -> bytes:
-        """`GET /capture`: a JPEG; CaptureError says what came instead."""
+    async def capture(self, address: str, *, timeout_s: float, budget: Budget) -> bytes:
+        """`GET /capture`: a JPEG; CaptureError says what came instead. What is being read counts against `budget`."""
         url = f"http://{address}:{self._port}/capture"
         try:
             async with (
@@ -106,7 +106,7 @@ class EspCamClient:
                     url, headers={"Accept": "image/jpeg"}, allow_redirects=False, timeout=_UNLIMITED
                 ) as response,
             ):
-                return await _read_picture(response)
+                return await _read_picture(response, budget)
         except TimeoutError:
             raise CaptureError(
                 f"no picture from {address} by HTTP within {timeout_s:g} s", code="CAPTURE_TIMEOUT"
@@ -221,32 +221,41 @@ async def _refusal(response: aiohttp.ClientResponse) -> ProvisionError | None:
     )
 
 
-async def _read_picture(response: aiohttp.ClientResponse) -> bytes:
+async def _read_picture(response: aiohttp.ClientResponse, budget: Budget) -> bytes:
     if response.status != 200:
         raise FieldError(f"status {response.status}")
     kind = response.content_type
     if not kind.startswith("image/jp"):
         raise FieldError(f"{clean_text(kind, max_chars=40)}, not image/jpeg")
-    jpeg = await _read_bounded(response, limit=MAX_IMAGE_BYTES)
+    jpeg = await _read_bounded(response, limit=MAX_IMAGE_BYTES, budget=budget)
     if not is_jpeg(jpeg):
         raise FieldError("no JPEG")
     return jpeg
 
 
-async def _read_bounded(response: aiohttp.ClientResponse, *, limit: int = MAX_BODY_BYTES) -> bytes:
+async def _read_bounded(
+    response: aiohttp.ClientResponse, *, limit: int = MAX_BODY_BYTES, budget: Budget | None = None
+) -> bytes:
     """The body; FieldError says what it is instead of one that is read."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise FieldError("compressed, which was not asked for")
     too_long = FieldError(f"over {limit // 1024} KiB")
     if (response.content_length or 0) > limit:
         raise too_long
-    pieces, size = [], 0
-    async for piece in response.content.iter_chunked(65_536):
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit:
-            raise too_long
-    return b"".join(pieces)
+    pieces: list[bytes] = []
+    size = counted = 0
+    try:
+        async for piece in response.content.iter_chunked(65_536):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise too_long
+            if budget:
+                counted += budget.take_or_raise(len(piece))
+        return b"".join(pieces)
+    finally:
+        if budget:
+            budget.give(counted)
 
 
 def _parse(body: bytes) -> CameraAnswer:

@@ -33,7 +33,6 @@ from pi_orchestrator.net.mqtt import MqttLink
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.workers.capture_record import CaptureRecord
 from pi_orchestrator.workers.exchanges import Exchange, Exchanges
-from pi_orchestrator.workers.identity import Verifier
 from pi_orchestrator.workers.reboots import Reboots
 from pi_orchestrator.workers.remedies import Remedies
 from pi_orchestrator.workers.whereabouts import Whereabouts
@@ -68,7 +67,6 @@ class Captures:
         mqtt: MqttLink,
         exchanges: Exchanges,
         whereabouts: Whereabouts,
-        verifier: Verifier,
         espcam: EspCamClient,
         record: CaptureRecord,
         reboots: Reboots,
@@ -81,7 +79,6 @@ class Captures:
         self._mqtt = mqtt
         self._exchanges = exchanges
         self._whereabouts = whereabouts
-        self._verifier = verifier
         self._espcam = espcam
         self._record = record
         self._reboots = reboots
@@ -257,8 +254,7 @@ class Captures:
 
     async def _by_http(self, mac: Mac) -> bytes:
         try:
-            ip = await self._whereabouts.of(mac)
-            await self._verifier.verify(mac, ip, timeout_s=VERIFY_S)
+            ip, _ = await self._whereabouts.proven(mac, timeout_s=VERIFY_S)
         except FieldError as error:
             raise CaptureError(f"it cannot be asked by HTTP: {error}", ours=True) from None
         except OnboardingError as error:
@@ -268,7 +264,7 @@ class Captures:
             # Nobody knows whether it would have answered by MQTT; and an address that is another's is no fault of it.
             ours = error.code == Code.MAC_MISMATCH or (not self._mqtt.connected and self._speaks_mqtt(mac))
             raise CaptureError(f"it cannot be asked by HTTP: {error.message}", code=code, ours=ours) from None
-        return await self._espcam.capture(ip, timeout_s=HTTP_S)
+        return await self._espcam.capture(ip, timeout_s=HTTP_S, budget=self._exchanges.budget)
 
     def _check_here(self, mac: Mac) -> None:
         if self._reboots.is_rebooting(mac):

@@ -14,7 +14,6 @@ from pi_orchestrator.domain.onboarding import Code
 from pi_orchestrator.domain.strict_json import parse_object
 from pi_orchestrator.errors import CommandError, FieldError, MqttUnavailableError, OnboardingError
 from pi_orchestrator.workers.exchanges import Exchange, Exchanges
-from pi_orchestrator.workers.identity import Verifier
 from pi_orchestrator.workers.whereabouts import Whereabouts
 
 ANSWER_S = 5.0
@@ -34,11 +33,10 @@ class Answered:
 class Commands:
     """`give` a command by the way that there is, or `ask` by MQTT alone."""
 
-    def __init__(self, *, clock: Clock, exchanges: Exchanges, whereabouts: Whereabouts, verifier: Verifier) -> None:
+    def __init__(self, *, clock: Clock, exchanges: Exchanges, whereabouts: Whereabouts) -> None:
         self._clock = clock
         self._exchanges = exchanges
         self._whereabouts = whereabouts
-        self._verifier = verifier
 
     def reaches(self, mac: Mac) -> bool:
         """Whether a camera can be told anything by MQTT just now."""
@@ -60,7 +58,7 @@ class Commands:
         if action not in (Action.PING, Action.HEALTH_CHECK):
             raise MqttUnavailableError(f"{action} goes by MQTT alone, which the camera cannot be reached by just now")
         try:
-            said = await self._verifier.verify(mac, await self._whereabouts.of(mac), timeout_s=ANSWER_S)
+            _, said = await self._whereabouts.proven(mac, timeout_s=ANSWER_S)
         except (FieldError, OnboardingError) as error:
             code = "DEVICE_TIMEOUT" if getattr(error, "code", "") == Code.VERIFY_TIMEOUT else "DEVICE_UNREACHABLE"
             raise CommandError(f"the camera cannot be asked by HTTP: {error}", code=code) from None

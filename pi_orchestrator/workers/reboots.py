@@ -30,7 +30,6 @@ from pi_orchestrator.storage import actions, event_log
 from pi_orchestrator.storage.actions import Actor
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.workers.commands import Commands
-from pi_orchestrator.workers.identity import Verifier
 from pi_orchestrator.workers.remedies import Remedies
 from pi_orchestrator.workers.whereabouts import Whereabouts
 
@@ -59,7 +58,6 @@ class Reboots:
         registry: Registry,
         commands: Commands,
         whereabouts: Whereabouts,
-        verifier: Verifier,
         espcam: EspCamClient,
         remedies: Remedies,
         is_taken: Callable[[Mac], bool],
@@ -71,7 +69,6 @@ class Reboots:
         self._registry = registry
         self._commands = commands
         self._whereabouts = whereabouts
-        self._verifier = verifier
         self._espcam = espcam
         self._remedies = remedies
         self._asking: dict[Mac, asyncio.Task[None]] = {}
@@ -150,8 +147,7 @@ class Reboots:
 
     async def _by_http(self, mac: Mac, trouble: str) -> None:
         try:
-            ip = await self._whereabouts.of(mac)
-            await self._verifier.verify(mac, ip, timeout_s=HTTP_S)
+            ip, _ = await self._whereabouts.proven(mac, timeout_s=HTTP_S)
             await self._espcam.reboot(ip, timeout_s=HTTP_S)
         except (FieldError, OnboardingError, RebootError) as error:
             message = f"the camera could not be told to reboot: {trouble}"

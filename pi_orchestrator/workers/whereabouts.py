@@ -9,12 +9,14 @@ from pi_orchestrator.domain.address import check_camera_address, parse_ipv4
 from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.domain.registry import Registry
 from pi_orchestrator.errors import FieldError
+from pi_orchestrator.net.espcam import CameraAnswer
 from pi_orchestrator.net.neighbours import Neighbours
 from pi_orchestrator.storage.cameras import Roster
+from pi_orchestrator.workers.identity import Verifier
 
 
 class Whereabouts:
-    """`of` says where a camera is; who answers there is proven by others."""
+    """`of` says where a camera is, `proven` also that it is the one who answers there."""
 
     def __init__(
         self,
@@ -25,6 +27,7 @@ class Whereabouts:
         registry: Registry,
         roster: Roster,
         neighbours: Neighbours,
+        verifier: Verifier,
     ) -> None:
         self._ap_subnet = ap_subnet
         self._target_subnets = tuple(target_subnets)
@@ -32,6 +35,17 @@ class Whereabouts:
         self._registry = registry
         self._roster = roster
         self._neighbours = neighbours
+        self._verifier = verifier
+
+    async def proven(self, mac: Mac, *, timeout_s: float) -> tuple[str, CameraAnswer]:
+        """Where it answers just now and what it says; FieldError where it may not be asked, OnboardingError."""
+        ip = await self.of(mac)
+        answer = await self._verifier.verify(mac, ip, timeout_s=timeout_s)
+        device = self._registry.get(mac)
+        if not (answer.is_camera or mac in self._roster or (device and device.is_camera)):
+            # Whatever has an address is known by its MAC; other people's devices may know a /reboot, too.
+            raise FieldError(f"what answers at {ip} is no camera")
+        return ip, answer
 
     async def of(self, mac: Mac) -> str:
         """Where it answers; else where it says that it is, else where it was. FieldError where it may not be."""

@@ -9,11 +9,15 @@ import re
 import signal
 import threading
 import time
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from pi_orchestrator.domain.capture import ASSEMBLED_BYTES, Budget
 from pi_orchestrator.domain.command import Phase
+from pi_orchestrator.domain.mac import Mac
+from pi_orchestrator.domain.sighting import Sighting, Source
 from pi_orchestrator.errors import CaptureError
 from pi_orchestrator.net.espcam import EspCamClient, new_session
 from pi_orchestrator.workers import captures
@@ -213,20 +217,43 @@ async def client(world):
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_whatever_comes_instead_of_a_picture_is_named_and_bounded(world, client, name):
     answer, code, said = HOSTILE[name]
+    budget = Budget(ASSEMBLED_BYTES)
     async with raw_camera(world, answer):
         timeout_s = 0.5 if code == TIMEOUT else 5
         with pytest.raises(CaptureError) as caught:
-            await client.capture(world.address(1), timeout_s=timeout_s)
+            await client.capture(world.address(1), timeout_s=timeout_s, budget=budget)
     assert caught.value.code == code
     assert said in caught.value.message
     assert caught.value.message.isprintable()
+    assert budget.used == 0
 
 
 async def test_the_plainest_picture_by_http(world, client):
     async with raw_camera(world, http()):
-        assert await client.capture(world.address(1), timeout_s=5) == JPEG
+        budget = Budget(len(JPEG))
+        assert await client.capture(world.address(1), timeout_s=5, budget=budget) == JPEG
+        budget.take(1)
+        with pytest.raises(CaptureError, match="too many large pictures at once") as caught:
+            await client.capture(world.address(1), timeout_s=5, budget=budget)
+        assert (caught.value.ours, budget.used) == (True, 1)
     with pytest.raises(CaptureError, match="cannot connect"):
-        await client.capture(world.address(1), timeout_s=5)
+        await client.capture(world.address(1), timeout_s=5, budget=budget)
+
+
+async def test_what_has_an_address_and_is_no_camera_is_asked_who_it_is_and_nothing_more(world):
+    """Every device is known by its MAC, and a lock or a printer may have a /reboot, too."""
+    async with world.daemon() as running, world.camera(1, firmware_version=None, device_id=None) as other:
+        clock, registry = running.services.clock, running.services.registry
+        seen = Sighting(Mac(other.mac), Source.ARP, clock.monotonic(), IPv4Address(other.address), binds=True)
+        registry.sight(seen, clock.monotonic())
+        registry.settle(clock.monotonic())
+        for verb, status in (("capture", 502), ("reboot", 502)):
+            answer = await running.api.post(f"/api/v1/cameras/{other.mac}/{verb}")
+            assert answer.status == status
+            assert "is no camera" in json.dumps(answer.json["error"])
+        assert other.requests == 2, "GET /status, each time"
+        other.body["camera_initialized"] = True
+        assert (await running.api.post(f"/api/v1/cameras/{other.mac}/reboot")).status == 200
 
 
 async def test_nothing_is_asked_of_an_address_that_is_another_s(world):
