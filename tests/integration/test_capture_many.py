@@ -42,9 +42,8 @@ async def test_250_cameras_at_once_cost_bounded_memory_and_everyone_has_a_pictur
         asking = [
             asyncio.create_task(daemon.api.post(f"/api/v1/cameras/{camera.mac}/capture")) for camera in fleet.cameras
         ]
-        most = peak_bytes = 0
+        peak_bytes = 0
         while not all(task.done() for task in asking):
-            most = max(most, sum(not done(camera) for camera in fleet.cameras))
             page = (await daemon.api.get("/metrics")).body.decode()
             assert metric(page, "piorch_captures_in_assembly") <= 16
             peak_bytes = max(peak_bytes, metric(page, "piorch_capture_held_bytes"))
@@ -52,17 +51,11 @@ async def test_250_cameras_at_once_cost_bounded_memory_and_everyone_has_a_pictur
         answers = [task.result() for task in asking]
         assert {answer.status for answer in answers} == {200}
         assert all(answer.body.startswith(b"\xff\xd8") for answer in answers)
-        assert most <= 16, "no more cameras than that were asked at once"
         assert peak_bytes < 4 * MIB
         peak = int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{daemon.pid}/status").read_text())[1])
         assert peak - before < 40 * 1024
         page = (await daemon.api.get("/metrics")).body.decode()
         assert metric(page, "piorch_capture_held_bytes") == 0
-
-
-def done(camera):
-    capturing = camera.desk._capturing
-    return capturing is None or capturing.done()
 
 
 def metric(page, name):
