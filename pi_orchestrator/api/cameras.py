@@ -189,7 +189,11 @@ class CameraViews:
         """The MAC that an id stands for; NotFoundError when there is no such camera."""
         mac = self._meant(name)
         if mac is None or (mac not in self._roster and self._registry.get(mac) is None):
-            raise NotFoundError(f"there is no camera {name!r}", code="CAMERA_NOT_FOUND")
+            raise NotFoundError(
+                f"there is no camera {name!r}",
+                code="CAMERA_NOT_FOUND",
+                details="the list of cameras has those that are registered or heard",
+            )
         return mac
 
     def _meant(self, name: str) -> Mac | None:

@@ -11,6 +11,8 @@ from pi_orchestrator.domain.presence import Device, Presence
 from pi_orchestrator.domain.strict_json import text_field
 
 MAX_NAME_CHARS = 64
+NO_IDS = frozenset({"diagnostics", "unassigned"})
+"""What stands where an id would in the paths of the API."""
 
 
 class CameraStatus(StrEnum):
@@ -49,7 +51,7 @@ def parse_name(value: object) -> str | None:
 
 def device_id_for(mac: Mac, claimed: str | None) -> str:
     """The id a camera is known by: its own claim, a MAC in canonical spelling, or `espcam-` and its last digits."""
-    if claimed:
+    if claimed and claimed not in NO_IDS:
         return try_mac(claimed) or claimed
     return f"espcam-{mac.replace(':', '')[-6:].lower()}"
 

@@ -332,11 +332,17 @@ async def _container(tx: Tx, container_id: str) -> Container:
 def found_container(container: Container | None, container_id: str) -> Container:
     """The container; NotFoundError where there is none of this id."""
     if container is None:
-        raise NotFoundError(f"there is no container {container_id[:64]!r}", code="CONTAINER_NOT_FOUND")
+        raise NotFoundError(
+            f"there is no container {container_id[:64]!r}",
+            code="CONTAINER_NOT_FOUND",
+            details="the list of containers has those that there are",
+        )
     return container
 
 
 def _no_camera(name: str, known: Dismissal | None = None) -> NotFoundError:
     return NotFoundError(
-        f"there is no camera {name[:64]!r} on record", code="CAMERA_NOT_FOUND", details=known.why if known else None
+        f"there is no camera {name[:64]!r} on record",
+        code="CAMERA_NOT_FOUND",
+        details=known.why if known else "the list of cameras has those that are registered",
     )

@@ -225,7 +225,10 @@ async def test_cameras_lists_who_is_there_and_shows_one(cli):
     assert too_long(card.out) == []
 
     missing = await cli("cameras", "show", "nobody", code=1)
-    assert missing.err == "error: there is no camera 'nobody'\n"
+    assert missing.err.splitlines() == [
+        "error: there is no camera 'nobody'",
+        "  the list of cameras has those that are registered or heard",
+    ]
 
 
 async def test_cameras_says_what_to_wait_for_where_there_are_none(world, tmp_path):

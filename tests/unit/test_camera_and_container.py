@@ -1,9 +1,11 @@
 """Names, signal words, and the four places of a container."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
 
+from pi_orchestrator.api.routes import ROUTES
 from pi_orchestrator.domain.camera import connection_quality, device_id_for
 from pi_orchestrator.domain.container import (
     MAX_LABEL_CHARS,
@@ -20,6 +22,7 @@ from pi_orchestrator.domain.mac import Mac
 from pi_orchestrator.errors import FieldError
 
 MAC = Mac("24:6F:28:B0:F7:F1")
+WORDS_OF_PATHS = [found[1] for route in ROUTES if (found := re.fullmatch(r"/api/v1/cameras/(\w+)", route.path))]
 
 
 @pytest.mark.parametrize(
@@ -30,9 +33,11 @@ MAC = Mac("24:6F:28:B0:F7:F1")
         ("kitchen", "kitchen"),
         ("24-6f-28-b0-f7-f1", MAC),
         ("246f28b0f7f1", MAC),
+        *((word, "espcam-b0f7f1") for word in WORDS_OF_PATHS),
     ],
 )
 def test_a_camera_is_known_by_its_own_id_or_one_made_of_its_mac(claimed, expected):
+    assert WORDS_OF_PATHS
     assert device_id_for(MAC, claimed) == expected
 
 
