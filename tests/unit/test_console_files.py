@@ -55,6 +55,8 @@ def referenced():
     """Every file that index.html or a script names, index.html itself included."""
     found = {"index.html"}
     for _, attributes in page().elements:
+        if attributes.get("rel") == "modulepreload":
+            continue  # early, for a script that imports it
         found |= {attributes[name].lstrip("/") for name in ("src", "href") if attributes.get(name, "#")[0] == "/"}
     for script in SCRIPTS:
         text = script.read_text()
@@ -117,6 +119,12 @@ def test_every_imported_name_is_exported(path):
 
 def test_every_file_is_used_and_every_used_file_is_there():
     assert referenced() == names(FILES)
+
+
+def test_modules_are_fetched_at_once_and_not_one_import_after_the_other():
+    early = [one["href"] for _, one in page().elements if one.get("rel") == "modulepreload"]
+    imported = {target for script in SCRIPTS for target in IMPORT.findall(script.read_text())}
+    assert sorted(early) == sorted({"/" + target.removeprefix("./") for target in imported})
 
 
 def test_no_file_lies_where_the_api_is():
