@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pi_orchestrator.api.assets import Assets
@@ -71,3 +72,4 @@ class Services:
     remedies: Remedies
     inventory: Inventory
     dismissed: Dismissed
+    one_bundle: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -10,6 +10,8 @@ from pi_orchestrator.domain.remedy import Ladder, Remedy
 from pi_orchestrator.events import Logged
 
 REMEMBERED = 4096
+QUIET_S = 600.0
+"""Between two times that a camera is told to have failed: one that fails now and then is no news, and each a write."""
 GOOD = Ladder()
 """Of a camera that nothing is known against."""
 
@@ -23,6 +25,7 @@ class Remedies:
         self._clock = clock
         self._ladders: OrderedDict[Mac, Ladder] = OrderedDict()
         self._told: dict[Mac, Remedy] = {}
+        self._quiet_until: dict[Mac, float] = {}
         self._to_reboot: set[Mac] = set()
         self.revision = 0
 
@@ -75,6 +78,7 @@ class Remedies:
         """Nothing is known against it any more."""
         self._ladders.pop(mac, None)
         self._told.pop(mac, None)
+        self._quiet_until.pop(mac, None)
         self._to_reboot.discard(mac)
         self.revision += 1
 
@@ -84,10 +88,15 @@ class Remedies:
 
     def take(self) -> list[Logged]:
         """What has changed since the last call, as events."""
-        events = []
+        events, now = [], self._clock.monotonic()
         for mac, ladder in list(self._ladders.items()):
-            if ladder.state is self._told.get(mac, Remedy.OK):
+            told = self._told.get(mac, Remedy.OK)
+            if ladder.state is told:
                 continue
+            if (told, ladder.state) == (Remedy.OK, Remedy.RETRYING):
+                if now < self._quiet_until.get(mac, now):
+                    continue
+                self._quiet_until[mac] = now + QUIET_S
             payload = {"mac": mac, "state": ladder.state, "failures": ladder.failures, "advice": ladder.advice}
             events.append(Logged("camera.remedy", payload, mac=mac))
             self._told[mac] = ladder.state

@@ -7,6 +7,7 @@ import tarfile
 
 import pytest
 
+from pi_orchestrator.api import bundle
 from pi_orchestrator.errors import StorageError
 from pi_orchestrator.logs import get_logger
 from pi_orchestrator.storage import dump
@@ -86,6 +87,25 @@ async def test_the_loop_goes_on_while_bundles_are_made(daemon):
         assert len(lines(opened(answer)["logs.jsonl"])) > 2900
     assert sorted(late)[len(late) // 2] < 0.1
     assert max(late) < 3.0
+
+
+async def test_bundles_are_made_one_at_a_time(daemon, monkeypatch):
+    """Each takes a thread for seconds; together they would keep pages from being served, and the daemon from ending."""
+    at_once, most, make = 0, 0, bundle._made
+
+    def made(*given):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            return make(*given)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(bundle, "_made", made)
+    answers = await asyncio.gather(*(daemon.admin.get(BUNDLE) for _ in range(5)))
+    assert {answer.status for answer in answers} == {200}
+    assert most == 1
 
 
 async def test_a_database_that_fails_is_a_note_and_the_rest_is_there(daemon, monkeypatch):
