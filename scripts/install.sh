@@ -28,6 +28,7 @@ readonly SYSUSERS=/etc/sysusers.d/$NAME.conf
 readonly TMPFILES=/etc/tmpfiles.d/$NAME.conf
 readonly BROKER=/etc/mosquitto/conf.d/$NAME.conf
 readonly SYSCTL=/etc/sysctl.d/60-$NAME.conf
+readonly POLKIT=/etc/polkit-1/rules.d/50-$NAME.rules
 readonly COMMAND=/usr/local/bin/$NAME
 
 usage() {
@@ -290,6 +291,13 @@ install_broker() {
     fi
 }
 
+# Where there is no polkit nobody is asked, and NetworkManager, which brings it, is not there either.
+install_polkit() {
+    [[ -d $root${POLKIT%/*} ]] || return 0
+    step "polkit rule $POLKIT (WiFi scans)"
+    run install -m 0644 "$CHECKOUT/systemd/$NAME.rules" "$root$POLKIT"
+}
+
 install_unit() {
     step "service $UNIT"
     run install -D -m 0644 "$CHECKOUT/systemd/$NAME.service" "$root$UNIT"
@@ -356,6 +364,7 @@ install_all() {
     build_release
     check_config
     install_broker
+    install_polkit
     install_unit
     switch_release
     start_service
@@ -376,6 +385,7 @@ remove() { # path that this script once made
 }
 
 uninstall_all() {
+    local secret
     need_root
     if real && [[ -e $UNIT ]]; then
         step "stop and disable $NAME"
@@ -399,14 +409,16 @@ uninstall_all() {
             services try-restart mosquitto || note "mosquitto did not restart: journalctl -u mosquitto -n 20"
         fi
     fi
+    remove "$POLKIT"
     remove "$TMPFILES"
     remove "$SYSUSERS"
     if [[ -n $purge ]]; then
         remove "${NO_CAPS%/*}"
         remove "$ETC"
         remove "$STATE"
-        remove "/etc/credstore/$NAME.api_key"
-        remove "/etc/credstore/$NAME.mqtt_password"
+        for secret in api_key mqtt_password target_password camera_mqtt_password; do
+            remove "/etc/credstore/$NAME.$secret"
+        done
         if real && getent passwd $NAME >/dev/null; then
             step "remove user $NAME"
             run userdel $NAME

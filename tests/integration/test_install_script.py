@@ -5,6 +5,7 @@ no network; the last one installs the real program from its lock file.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ REPO = Path(__file__).resolve().parents[2]
 OPT = "opt/pi-orchestrator"
 CONFIG = "etc/pi-orchestrator/config.toml"
 STATE = "var/lib/pi-orchestrator"
+POLKIT = "etc/polkit-1/rules.d/50-pi-orchestrator.rules"
+UNIT_TEXT = (REPO / "systemd/pi-orchestrator.service").read_text()
 BROKER = "etc/mosquitto/conf.d/pi-orchestrator.conf"
 UNIT = "etc/systemd/system/pi-orchestrator.service"
 DROP_IN = "etc/systemd/system/pi-orchestrator.service.d/no-capabilities.conf"
@@ -187,6 +190,7 @@ def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None
     root = tmp_path / "root"
     install_below(root, checkout)
     first = in_use(root)
+    assert not (root / POLKIT).parent.exists(), "where there is no polkit, none of it is made"
     assert first.startswith("1.2.3-")
     assert (root / UNIT).read_bytes() == (REPO / "systemd/pi-orchestrator.service").read_bytes()
     assert not (root / DROP_IN).exists()
@@ -197,12 +201,18 @@ def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None
     # What the owner wrote stays; this version's defaults lie beside it.
     (root / CONFIG).write_text("[http]\nlisten = '127.0.0.1:9000'\n")
     (root / STATE / "state.db").write_text("precious")
+    (root / POLKIT).parent.mkdir(parents=True)
+    secrets = [root / "etc/credstore" / name for name in re.findall(r"LoadCredential=\w+:(\S+)", UNIT_TEXT)]
+    secrets[0].parent.mkdir(parents=True)
+    for secret in secrets:
+        secret.write_text("secret")
     install_below(root, checkout, "--no-capabilities")
     second = in_use(root)
     assert "9000" in (root / CONFIG).read_text()
     assert "8080" in (root / f"{CONFIG}.new").read_text()
     assert releases(root) == {first, second}
     assert (root / DROP_IN).exists()
+    assert 'subject.user == "pi-orchestrator"' in (root / POLKIT).read_text()
 
     # The previous version is kept, the one before it goes; choices are kept.
     install_below(root, checkout)
@@ -210,10 +220,12 @@ def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None
     assert (root / DROP_IN).exists()
 
     install_below(root, checkout, "--uninstall")
-    for gone in (OPT, UNIT, DROP_IN, BROKER, "usr/local/bin/pi-orchestrator"):
+    for gone in (OPT, UNIT, DROP_IN, BROKER, POLKIT, "usr/local/bin/pi-orchestrator"):
         assert not os.path.lexists(root / gone), gone
     assert "9000" in (root / CONFIG).read_text()
     assert (root / STATE / "state.db").read_text() == "precious"
+    assert len(secrets) == 4
+    assert all(secret.exists() for secret in secrets)
 
     install_below(root, checkout, "--uninstall", "--purge")
     assert [path for path in root.rglob("*") if not path.is_dir()] == []
