@@ -213,7 +213,11 @@ class Gate:
         if not offered:
             raise UnauthorizedError("this needs an API key", details="send it in the X-API-Key header")
         if not may_guess:
-            raise RateLimitedError("too many wrong keys from this address", retry_after_s=30)
+            raise RateLimitedError(
+                "too many wrong keys from this address",
+                details="wait half a minute, then send the right one",
+                retry_after_s=30,
+            )
         raise UnauthorizedError("the API key is not valid")
 
     def _guesses(self, request: web.Request) -> TokenBucket:

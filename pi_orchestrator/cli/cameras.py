@@ -6,9 +6,11 @@ import argparse
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pi_orchestrator.cli import captures
+from pi_orchestrator.cli import captures, containers
+from pi_orchestrator.cli.camera_text import HEADERS, card, row
 from pi_orchestrator.cli.options import add_client
 from pi_orchestrator.cli.output import print_json, table, wrapped
+from pi_orchestrator.errors import OrchestratorError
 
 if TYPE_CHECKING:
     from pi_orchestrator.cli.client import Client
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
 BASE = "/api/v1/cameras"
 ESPCAM = "/api/v1/espcam"
-HEADERS = ("MAC", "STATUS", "ADDRESS", "SIGNAL", "POS", "CONTAINER")
 _ID = "MAC in any spelling, or device id"
 
 
@@ -44,7 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def _add_record(verbs: Subparsers) -> None:
     new = verbs.add_parser("pair", help="register a camera by hand and put it into a container")
     new.add_argument("mac", metavar="MAC", help="in any spelling; it need not have been heard yet")
-    new.add_argument("container", metavar="CONTAINER", help="its id")
+    new.add_argument("container", metavar="CONTAINER", help=containers.ID_HELP)
     new.add_argument("--position", type=int, metavar="N", help="1 to 4; default: the first free one")
     new.set_defaults(func=pair)
     gone = verbs.add_parser(
@@ -83,8 +84,18 @@ def list_cameras(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Print one camera."""
-    camera = _client(args).get(_path(args.id))
-    print_json(camera) if args.json else print(_card(camera))
+    client = _client(args)
+    camera = client.get(_path(args.id))
+    if args.json:
+        print_json(camera)
+        return 0
+    try:
+        why = client.get(f"/api/v1/devices/{quote(camera['mac_address'], safe='')}")["why"]
+    except OrchestratorError as error:
+        if error.code != "DEVICE_NOT_FOUND":
+            raise
+        why = ""  # nothing has been heard of it since the daemon started
+    print(card(camera, why=why))
     return 0
 
 
@@ -101,9 +112,9 @@ def rename(args: argparse.Namespace) -> int:
 
 def pair(args: argparse.Namespace) -> int:
     """Register a camera by hand."""
-    body = {"mac": args.mac, "container_id": args.container, "position": args.position}
-    given = {name: value for name, value in body.items() if value is not None}
-    camera = _client(args).post(f"{ESPCAM}/pair", given)
+    client = _client(args)
+    body = {"mac": args.mac, "container_id": containers.find(client, args.container), "position": args.position}
+    camera = client.post(f"{ESPCAM}/pair", {name: value for name, value in body.items() if value is not None})
     return _done(
         args, camera, f"{camera['mac_address']} stands in {camera['container_id']} on position {camera['position']}."
     )
@@ -145,19 +156,6 @@ def lift(args: argparse.Namespace) -> int:
     return _done(args, {"mac_address": args.mac}, f"Auto-onboarding may take {args.mac} again.")
 
 
-def row(camera: dict[str, Any]) -> tuple[object, ...]:
-    """A camera as a line of the table."""
-    rssi = camera.get("health", {}).get("wifi_rssi") or camera.get("signal_strength")
-    return (
-        camera["mac_address"],
-        camera["status"],
-        camera.get("ip_address"),
-        f"{rssi} dBm" if rssi else None,
-        camera.get("position"),
-        camera.get("container_id"),
-    )
-
-
 def _client(args: argparse.Namespace) -> Client:
     from pi_orchestrator.cli.client import connect
 
@@ -188,9 +186,3 @@ def _print(args: argparse.Namespace, cameras: list[dict[str, Any]], none: str) -
 def _done(args: argparse.Namespace, answer: dict[str, Any], text: str) -> int:
     print_json(answer) if args.json else print(wrapped(text))
     return 0
-
-
-def _card(camera: dict[str, Any]) -> str:
-    flat = {name: value for name, value in camera.items() if not isinstance(value, dict)}
-    flat |= {f"health.{name}": value for name, value in camera.get("health", {}).items()}
-    return table(("FIELD", "VALUE"), list(flat.items()))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pi_orchestrator.cli.output import print_json
-from pi_orchestrator.errors import OrchestratorError
+from pi_orchestrator.cli.output import print_json, wrapped
+from pi_orchestrator.errors import OrchestratorError, SettingsError
 
 if TYPE_CHECKING:
     from pi_orchestrator.cli.client import Client
@@ -42,7 +42,7 @@ def capture(args: argparse.Namespace) -> int:
     """Take a picture and write it."""
     to_stdout = args.output == "-"
     if to_stdout and sys.stdout.isatty():
-        raise OrchestratorError("a picture is no text for a terminal", details="name a file with -o, or pipe it on")
+        raise SettingsError(["--output: a picture is no text for a terminal; name a file, or pipe it on"])
     taken = _client(args).post(f"{_path(args.id)}/capture")
     jpeg = base64.b64decode(taken.pop("image"))
     if to_stdout:
@@ -55,7 +55,9 @@ def capture(args: argparse.Namespace) -> int:
     if args.json:
         print_json(taken | {"file": args.output})
     else:
-        print(f"{args.output}: {len(jpeg)} bytes, taken by {taken['camera_id']} at {taken['timestamp']}")
+        at = taken["timestamp"][:19].replace("T", " ")
+        about = f"{len(jpeg)} bytes, taken by {taken['camera_id']} on {at} UTC"
+        print(wrapped(f"{args.output}: {about}", whole_words=True))
     return 0
 
 

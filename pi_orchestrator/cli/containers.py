@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pi_orchestrator.cli.options import Subparsers
 
 BASE = "/api/v1/containers"
-_ID = "its id, or its label where no other has the same"
+ID_HELP = "its id, or its label where no other has the same"
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -32,7 +32,7 @@ def add_parser(subparsers: Subparsers) -> None:
     put = verbs.add_parser("assign", help="put a camera on a position")
     out = verbs.add_parser("remove", help="take a camera out; it stays registered")
     for verb in (one, name, gone, put, out):
-        verb.add_argument("container", metavar="CONTAINER", help=_ID)
+        verb.add_argument("container", metavar="CONTAINER", help=ID_HELP)
     name.add_argument("label", metavar="LABEL", help="what people call it; '' is none")
     name.add_argument("--description", metavar="TEXT", help="what it is; '' is nothing")
     for verb in (put, out):
@@ -79,7 +79,7 @@ def create(args: argparse.Namespace) -> int:
     """Make a container."""
     given = {"label": args.label, "description": args.description}
     container = _client(args).post(BASE, {name: value for name, value in given.items() if value is not None})
-    return _done(args, container, f"{container['id']} is made.")
+    return _done(args, container, f"{container.get('label') or 'A container'} is made; its id is {container['id']}.")
 
 
 def rename(args: argparse.Namespace) -> int:
@@ -120,7 +120,11 @@ def _client(args: argparse.Namespace) -> Client:
 
 
 def _path(client: Client, word: str) -> str:
-    """The path of the container that a person means: by its id, else by its label."""
+    return f"{BASE}/{quote(find(client, word), safe='')}"
+
+
+def find(client: Client, word: str) -> str:
+    """The id of the container that a person means: by its id, else by its label."""
     containers = client.get(BASE)["containers"]
     found = [one["id"] for one in containers if one["id"] == word]
     found = found or [one["id"] for one in containers if one.get("label") == word]
@@ -130,7 +134,7 @@ def _path(client: Client, word: str) -> str:
         )
     if not found:
         raise NotFoundError(f"there is no container {word!r}", details="see: pi-orchestrator containers list")
-    return f"{BASE}/{quote(found[0], safe='')}"
+    return str(found[0])
 
 
 def _place(position: int, camera: dict[str, Any] | None) -> tuple[object, ...]:

@@ -114,6 +114,7 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
 def _introduce(daemon: Daemon, count: int, state_dir: Path) -> None:
     print(f"Pi Orchestrator, with {count} simulated cameras. Ctrl-C ends.\n")
     for what, path in (
+        ("page", "/"),
         ("cameras", "/api/v1/cameras"),
         ("registered", "/api/v1/espcam/paired"),
         ("onboarding", "/api/v1/onboarding/auto/status"),
@@ -131,11 +132,11 @@ async def _show(daemon: Daemon) -> None:
     """A table that is drawn anew on a terminal; elsewhere a line for each camera whose state changed."""
     import asyncio
 
-    from pi_orchestrator.cli.cameras import HEADERS, row
+    from pi_orchestrator.cli.camera_text import HEADERS, row
     from pi_orchestrator.cli.output import table
 
     # One line at a time has no neighbours to line up with: the widest values give the columns.
-    wide_headers = [header.ljust(width) for header, width in zip(HEADERS, (17, 10, 15, 8, 3, 0), strict=True)]
+    wide_headers = [header.ljust(width) for header, width in zip(HEADERS[1:], (17, 10, 15, 3, 0), strict=True)]
     views, onboarding = daemon.services.views, daemon.services.onboarding
     drawn = 0
     seen: dict[str, str] = {}
@@ -152,5 +153,5 @@ async def _show(daemon: Daemon) -> None:
             for camera in cameras:
                 if seen.get(camera["mac_address"]) != camera["status"]:
                     seen[camera["mac_address"]] = camera["status"]
-                    print(table(wide_headers, [row(camera)]).splitlines()[1], flush=True)
+                    print(table(wide_headers, [row(camera)[1:]]).splitlines()[1], flush=True)
         await asyncio.sleep(REFRESH_S)

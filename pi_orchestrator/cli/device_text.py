@@ -49,8 +49,8 @@ def card(device: Row) -> str:
         "firmware": device.get("firmware_version"),
         "vendor": device["vendor"],
         "signal": _signal(device["signal_strength"]),
-        "first seen": _moment(device.get("first_seen")),
-        "last seen": _moment(device.get("last_seen")),
+        "first seen": moment(device.get("first_seen")),
+        "last seen": moment(device.get("last_seen")),
         "near MACs": ", ".join(device["near"]),
     }
     evidence = [
@@ -76,6 +76,11 @@ def age(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def moment(text: str | None) -> str | None:
+    """A time as people read it, to the second."""
+    return f"{text[:19].replace('T', ' ')} UTC" if text else None
+
+
 def _row(device: Row) -> tuple[object, ...]:
     return (
         device["mac_address"],
@@ -89,10 +94,6 @@ def _row(device: Row) -> tuple[object, ...]:
 
 def _signal(dbm: int) -> str | None:
     return f"{dbm} dBm" if dbm else None
-
-
-def _moment(text: str | None) -> str | None:
-    return f"{text[:19].replace('T', ' ')} UTC" if text else None
 
 
 def _detail(one: Row) -> str:

@@ -21,13 +21,15 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("api-key", help="create, list and revoke API keys")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     new = verbs.add_parser("create", help="make a key; it is shown once")
-    new.add_argument("name", help="who will use it")
-    new.add_argument("--scope", choices=("read", "operate", "admin"), default="operate", help="(%(default)s)")
+    new.add_argument("name", metavar="NAME", help="who will use it")
+    new.add_argument(
+        "--scope", choices=("read", "operate", "admin"), default="operate", help="what it may do (%(default)s)"
+    )
     new.set_defaults(func=create)
     listing = verbs.add_parser("list", help="every key, without the key")
     listing.set_defaults(func=list_keys)
     gone = verbs.add_parser("revoke", help="remove a key; it stops working at once")
-    gone.add_argument("name", help="the key's name or id")
+    gone.add_argument("name", metavar="NAME", help="the key's name or id")
     gone.set_defaults(func=revoke)
     for verb in (new, listing, gone):
         add_client(verb)

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pi_orchestrator import __version__
 from pi_orchestrator.cli import (
@@ -30,6 +31,7 @@ from pi_orchestrator.cli import (
     secrets,
     sessions,
 )
+from pi_orchestrator.cli.output import wrapped
 from pi_orchestrator.errors import OrchestratorError, SettingsError
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong configuration or arguments, 3 the daemon cannot be reached"
@@ -65,20 +67,35 @@ def _main(argv: Sequence[str] | None) -> int:
     except SettingsError as error:
         print("The configuration cannot be used:", file=sys.stderr)
         for problem in error.problems:
-            print(f"  {problem}", file=sys.stderr)
+            _complain(problem, indent="  ")
         return 2
     except OrchestratorError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        _complain(f"error: {error.message}")
         if error.details:
-            print(f"  {error.details}", file=sys.stderr)
+            _complain(error.details, indent="  ")
         return 3 if error.code == "UNREACHABLE" else 1
     except KeyboardInterrupt:
         return 130
 
 
+def _complain(text: str, *, indent: str = "") -> None:
+    """Lines that fit a terminal; elsewhere a line stays one, for whoever searches it."""
+    text = wrapped(text, indent=indent, whole_words=True) if sys.stderr.isatty() else f"{indent}{text}"
+    print(text, file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in lines that fit; its subcommands are of the same kind."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        _complain(f"{self.prog}: error: {message}")
+        sys.exit(2)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command tree."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pi-orchestrator", description="Edge daemon for ESP32 cameras behind a Raspberry Pi.", epilog=EXIT_CODES
     )
     parser.add_argument("--version", action="version", version=f"pi-orchestrator {__version__}")

@@ -30,13 +30,17 @@ def add_parser(subparsers: Subparsers) -> None:
         add_client(verb)
         verb.set_defaults(func=function)
         if name == "events":
-            verb.add_argument("--mac", help="only this camera's")
-            verb.add_argument("--stage", help="only this stage, e.g. paired, failed, rejected_by_policy")
-            verb.add_argument("--since", help="only at or after this ISO 8601 time")
-            verb.add_argument("--limit", type=int, default=20, help="rows at most (%(default)s)")
+            verb.add_argument("--mac", metavar="MAC", help="only this camera's")
+            verb.add_argument(
+                "--stage", metavar="STAGE", help="only this stage, e.g. paired, failed, rejected_by_policy"
+            )
+            verb.add_argument("--since", metavar="TIME", help="only at or after this ISO 8601 time")
+            verb.add_argument(
+                "--limit", type=int, default=20, metavar="N", help="rows at most: up to 100 (%(default)s)"
+            )
         if name == "explain":
-            verb.add_argument("mac", help="the camera's MAC")
-            verb.add_argument("--ip", help="the address that it announces")
+            verb.add_argument("mac", metavar="MAC", help="the camera's MAC")
+            verb.add_argument("--ip", metavar="IP", help="the address that it announces")
 
 
 def status(args: argparse.Namespace) -> int:
@@ -86,7 +90,7 @@ def events(args: argparse.Namespace) -> int:
         )
         for event in page["events"]
     ]
-    print(table(("TIME (UTC)", "MAC", "STAGE", "WHY NOT"), rows) if rows else "No events.")
+    print(table(("TIME (UTC)", "MAC", "STAGE", "WHY NOT"), rows, flow=True) if rows else "No events.")
     left = page["pagination"]["total"] - len(rows)
     if left > 0:
         print(f"… and {left} older ones (--limit).")
@@ -99,7 +103,8 @@ def explain(args: argparse.Namespace) -> int:
     if args.json:
         print_json(data)
     else:
-        print(table(("RULE", "RESULT", "WHY"), [(rule["rule"], rule["result"], rule["why"]) for rule in data["rules"]]))
+        rows = [(rule["rule"], rule["result"], rule["why"]) for rule in data["rules"]]
+        print(table(("RULE", "RESULT", "WHY"), rows, flow=True))
     return 0 if data["allowed"] else 1
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 GAP = 2
@@ -24,22 +24,40 @@ def print_json_line(value: Any) -> None:
 
 
 def table(
-    headers: Sequence[str], rows: Iterable[Sequence[object]], *, width: int | None = None, shrink: Sequence[int] = ()
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    width: int | None = None,
+    shrink: Sequence[int] = (),
+    flow: bool = False,
 ) -> str:
-    """Columns as wide as they need to be; where that is too wide, those of `shrink` give way in turn, then the last."""
+    """Columns as wide as they need to be; where that is too wide, those of `shrink` give way in turn, then the last.
+
+    With `flow` the last one goes on in the lines below instead of being cut: what it says has to be read to its end.
+    """
     limit = width or columns()
     lines = [tuple(headers), *(tuple(_text(cell) for cell in row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
-    for column in shrink:
+    for column in (*shrink, len(widths) - 1):
         excess = sum(widths) + GAP * (len(widths) - 1) - limit
         widths[column] -= max(0, min(excess, widths[column] - SMALLEST_COLUMN))
+    if flow:
+        lines = [part for line in lines for part in _flowing(line, widths[-1])]
     return "\n".join(_line(line, widths)[:limit].rstrip() for line in lines)
 
 
-def wrapped(text: str, *, indent: str = "") -> str:
-    """A text in lines that fit, with what may not reach a terminal made visible."""
+def wrapped(text: str, *, indent: str = "", whole_words: bool = False) -> str:
+    """A text in lines that fit, with what may not reach a terminal made visible.
+
+    With `whole_words` a word that is longer than a line stays whole, so that a path can be copied.
+    """
     return textwrap.fill(
-        _text(text), columns(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        _text(text),
+        columns(),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=not whole_words,
     )
 
 
@@ -69,6 +87,13 @@ class StatusLine:
         """Leave an empty line for whatever is printed next."""
         if self._on:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _flowing(cells: tuple[str, ...], width: int) -> Iterator[tuple[str, ...]]:
+    first, *others = textwrap.wrap(cells[-1], width, break_on_hyphens=False) or [""]
+    yield (*cells[:-1], first)
+    for more in others:
+        yield (*("" for _ in cells[:-1]), more)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -66,7 +66,7 @@ def add_parser(subparsers: Subparsers) -> None:
     _verb(verbs, "discard", discard, "end a session at once, for good")
     _listing(verbs, "recoverable", recoverable, "sessions that a restart has cut off")
     past = _listing(verbs, "history", history, "sessions that have ended, newest first")
-    past.add_argument("--limit", type=int, default=20, help="rows at most (%(default)s)")
+    past.add_argument("--limit", type=int, default=20, metavar="N", help="rows at most (%(default)s)")
 
 
 def _add_start(verbs: Subparsers) -> None:

@@ -1,5 +1,6 @@
 """The commands, run as a user runs them: exit codes, text that fits a terminal, JSON for scripts, remedies."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -210,9 +211,11 @@ async def test_cameras_lists_who_is_there_and_shows_one(cli):
     macs = {camera.mac for camera in cli.fleet.cameras}
     listed = await cli("cameras", "list")
     head, *rows = listed.out.splitlines()
-    assert head.split() == ["MAC", "STATUS", "ADDRESS", "SIGNAL", "POS", "CONTAINER"]
-    assert {row.split()[0] for row in rows} == macs
-    assert all("online" in row and "auto-onboard" in row for row in rows)
+    assert head.split() == ["NAME", "MAC", "STATUS", "ADDRESS", "DBM", "PLACE"]
+    assert {row.split()[1] for row in rows} == macs
+    assert {row.split()[0] for row in rows} == {camera.device_id for camera in cli.fleet.cameras}
+    assert {row[row.index(" auto-onboard") - 1 :] for row in rows} == {f"{n} auto-onboard" for n in (1, 2, 3)}
+    assert all("online" in row for row in rows)
     assert too_long(listed.out) == []
 
     assert {camera["mac_address"] for camera in (await cli("cameras", "list", "--json")).json} == macs
@@ -222,6 +225,7 @@ async def test_cameras_lists_who_is_there_and_shows_one(cli):
         assert (await cli("cameras", "show", name, "--json")).json["mac_address"] == camera.mac
     card = await cli("cameras", "show", camera.device_id)
     assert camera.mac in card.out
+    assert "\nWhy: spoke on MQTT" in card.out
     assert too_long(card.out) == []
 
     missing = await cli("cameras", "show", "nobody", code=1)
@@ -391,3 +395,23 @@ async def test_a_daemon_that_has_stopped_is_told_from_one_that_runs(world, tmp_p
         assert (await command("cameras", "list", "--url", url)).code == 0
         assert await process.stop() == 0
         assert (await command("cameras", "list", "--url", url)).code == 3
+
+
+async def test_on_a_terminal_no_complaint_is_longer_than_a_line():
+    ours, theirs = os.openpty()
+    try:
+        for args in (
+            ["nosuch"],
+            ["logs", "--level", "loud"],
+            ["cameras", "list", "--url", "http://127.0.0.1:1/" + "x" * 40],
+        ):
+            process = await asyncio.create_subprocess_exec(
+                *COMMAND, *args, stderr=theirs, env={**environment(), "COLUMNS": str(WIDTH)}
+            )
+            assert await process.wait() in (2, 3)
+            said = os.read(ours, 65536).decode().replace("\r\n", "\n")
+            assert "error: " in said
+            assert too_long(said) == []
+    finally:
+        os.close(ours)
+        os.close(theirs)

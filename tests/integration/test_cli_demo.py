@@ -122,7 +122,8 @@ async def test_on_a_terminal_a_table_is_drawn_anew(tmp_path):
     finally:
         os.close(ours)
         os.close(theirs)
-    assert "CONTAINER" in text
+    assert "PLACE" in text
+    assert re.search(r"^  page +http://127\.0\.0\.1:\d+/\r?$", text, re.M), "where a person has to go"
 
 
 async def test_a_reader_that_has_gone_ends_it_quietly(tmp_path):

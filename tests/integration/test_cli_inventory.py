@@ -13,6 +13,9 @@ async def test_a_container_is_filled_emptied_and_deleted_by_its_label(cli):
     one, two, _ = cli.fleet.cameras
     made = await cli("containers", "create", "North hall", "--description", "by the door", "--json")
     box = made.json["id"]
+    another = await cli("containers", "create", "South hall")
+    assert another.out.startswith("South hall is made; its id is ")
+    await cli("containers", "delete", "South hall")
     await cli("containers", "remove", "Auto-onboarded", one.device_id)
     lost = await cli("cameras", "unassigned")
     assert one.mac in lost.out
@@ -66,7 +69,7 @@ async def test_a_camera_is_renamed_replaced_taken_out_and_let_in_again(cli):
     await cli("cameras", "lift", three.mac)
     placed = await cli("cameras", "pair", UNKNOWN, "auto-onboard", "--json")
     assert placed.json["mac_address"] == UNKNOWN
-    again = await cli("cameras", "pair", UNKNOWN, "auto-onboard", "--position", str(placed.json["position"]))
+    again = await cli("cameras", "pair", UNKNOWN, "Auto-onboarded", "--position", str(placed.json["position"]))
     assert again.out == f"{UNKNOWN} stands in auto-onboard on position {placed.json['position']}.\n"
     for text in (done.out, gone.out, out.out, again.out):
         assert too_long(text) == []

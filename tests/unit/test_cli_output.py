@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from pi_orchestrator.cli.camera_text import HEADERS as CAMERA_HEADERS
+from pi_orchestrator.cli.camera_text import card as camera_card
+from pi_orchestrator.cli.camera_text import row
 from pi_orchestrator.cli.device_text import age, card, device_table, remarks
 from pi_orchestrator.cli.output import print_json, print_json_line, table, wrapped
 
@@ -118,3 +121,55 @@ def test_json_means_the_same_and_holds_nothing_that_drives_a_terminal(capsys):
 def test_a_wrapped_text_keeps_its_indent():
     full = "  " + " ".join(["word"] * 15)
     assert wrapped("word " * 30 + "\x1b", indent="  ").split("\n") == [full, f"{full} ?"]
+
+
+def test_what_is_cut_shows_it_and_what_flows_is_whole():
+    rows = [("deny", "fail", "it was replaced by another (by admin); pair it by hand, or lift the dismissal")]
+    cut = table(("RULE", "RESULT", "WHY"), rows, width=60)
+    assert [len(line) <= 60 for line in cut.splitlines()] == [True, True]
+    assert cut.endswith("…")
+    whole = table(("RULE", "RESULT", "WHY"), rows, width=60, flow=True).splitlines()
+    assert max(map(len, whole)) <= 60
+    assert " ".join(line[14:].strip() for line in whole[1:]) == rows[0][2]
+    assert all(line.startswith(" " * 14) for line in whole[2:]), "what goes on stands below where it began"
+
+
+def test_a_word_that_is_longer_than_a_line_can_stay_whole():
+    path = "/" + "x" * 100
+    assert wrapped(f"error: {path} cannot be written", whole_words=True).splitlines()[1] == path
+    assert max(map(len, wrapped(path).splitlines())) == 80
+
+
+def camera(**more):
+    health = {"wifi_rssi": -63, "uptime_seconds": 195, "free_heap": 115869, "last_capture": "2026-01-02T03:04:05.6Z"}
+    view = {
+        "device_id": "espcam-204f88",
+        "name": "Hall left",
+        "mac_address": "24:6F:28:20:4F:88",
+        "ip_address": "192.168.100.11",
+        "status": "rebooting",
+        "container_id": "auto-onboard-2",
+        "position": 3,
+        "health": health,
+    }
+    return view | more
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_camera_makes_a_line_too_long_or_drives_the_terminal(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    evil = camera(name=HOSTILE * 5, container_id="x" * 64, health={"last_error": HOSTILE * 9})
+    for text in (table(CAMERA_HEADERS, [row(evil), row(camera())]), camera_card(evil, why=HOSTILE * 9)):
+        assert max(map(len, text.splitlines())) <= width
+        assert text.replace("\n", "").isprintable()
+
+
+def test_a_camera_says_what_a_technician_asks():
+    assert table(CAMERA_HEADERS, [row(camera())]).splitlines()[1].split() == [
+        *("Hall", "left", "24:6F:28:20:4F:88", "rebooting", "192.168.100.11", "-63", "3", "auto-onboard-2"),
+    ]
+    text = camera_card(camera(), why="spoke on MQTT 4 s ago")
+    for line in ("place         3 auto-onboard-2", "last picture  2026-01-02 03:04:05 UTC", "running for   3 min"):
+        assert line in text.splitlines()
+    assert text.endswith("\n\nWhy: spoke on MQTT 4 s ago.")
+    assert "Why" not in camera_card(camera(), why="")
