@@ -18,6 +18,7 @@ import {
 import { eachFrame, fill, h, refill, say } from "./dom.js";
 import { bytes, duration, sentence } from "./format.js";
 import { icon } from "./icons.js";
+import { pair } from "./places.js";
 import { age, button, empty, facts, problem, scrolled, section, skeleton, state } from "./ui.js";
 
 const EVERY_MS = 10000;
@@ -103,8 +104,9 @@ function build(context, first) {
     button("Replace", { kind: "quiet", symbol: "refresh", onclick: () => replace(context, now) }),
     button("Unpair", { kind: "quiet", symbol: "trash", onclick: () => unpair(context, now) }),
   ];
+  const take = button("Pair", { kind: "quiet", symbol: "join", onclick: () => take.busy(() => pair(context, now)) });
   const again = button("Reboot", { symbol: "power", onclick: () => reboot(context, now) });
-  const deeds = [h("div", { class: "toolbar" }, shoot, again), h("div", { class: "toolbar tight" }, ping, ask, owned)];
+  const deeds = [h("div", { class: "toolbar" }, shoot, again), h("div", { class: "toolbar tight" }, ping, ask, take, owned)];
   const node = h(
     "div",
     { class: "stack" },
@@ -125,6 +127,7 @@ function build(context, first) {
     photo.show(camera);
     trouble.show(camera);
     for (const one of owned) one.hidden = !camera.registered;
+    take.hidden = camera.registered;
     refill(data, described(camera, context.cameras));
   };
   return { node, update, look: () => Promise.all([lookWhy(context, now, why), lookHistory(context, now, history)]) };

@@ -1,7 +1,8 @@
 // Who is on the camera network, why that is believed, and a scan to find out anew.
 
+import { toldBy } from "./camera_parts.js";
 import { eachFrame, fill, h, keyed, say, set } from "./dom.js";
-import { count } from "./format.js";
+import { count, dbm, sentence } from "./format.js";
 import { pair } from "./places.js";
 import { age, button, empty, meter, problem, scrolled, section, skeleton, state, toastError } from "./ui.js";
 
@@ -301,12 +302,12 @@ function device(context, first) {
         one.ip_address || "no address",
         ...also,
         one.vendor,
-        one.signal_strength ? `${one.signal_strength} dBm` : "",
+        one.signal_strength ? dbm(one.signal_strength) : "",
       ]
         .filter(Boolean)
         .join(" · "),
     );
-    say(why, one.why);
+    say(why, sentence(one.why));
     const near = one.near.length ? `May be the same ESP32 as ${one.near.join(", ")}.` : "";
     say(
       trouble,
@@ -337,7 +338,7 @@ function proof(first) {
       [
         one.ip_address,
         one.host_name,
-        one.signal_strength && `${one.signal_strength} dBm`,
+        one.signal_strength && dbm(one.signal_strength),
         one.detail,
         one.proves_life ? "" : "proves nothing by itself",
       ]
@@ -346,7 +347,7 @@ function proof(first) {
     );
   };
   update(first);
-  return { node: h("div", { class: "row wrap" }, h("strong", { class: "small" }, first.source), when, facts), update };
+  return { node: h("div", { class: "row wrap" }, h("strong", { class: "small" }, sentence(toldBy(first.source))), when, facts), update };
 }
 
 function history({ api }) {

@@ -304,7 +304,7 @@ function explain({ api }) {
 
 function verdict({ allowed, rules }) {
   const rows = rules.map((rule) => {
-    const word = state(rule.result, rule.rule);
+    const word = state(rule.result, rule.rule.replaceAll("_", " "));
     return h("li", {}, word, h("p", {}, rule.why, rule.code && [" ", h("code", {}, rule.code)]));
   });
   const head = state(allowed ? "pass" : "fail", allowed ? "It would be let in" : "It would be turned away");

@@ -1,7 +1,7 @@
 // Dialogues that put cameras into places: a container, and a position in it.
 
 import { fill, h } from "./dom.js";
-import { dialog, field, toast } from "./ui.js";
+import { dialog, field, toast, toastError } from "./ui.js";
 
 /** The positions of a container, as people count them. */
 export const POSITIONS = [1, 2, 3, 4];
@@ -13,8 +13,12 @@ export const freeIn = (container) =>
 
 /** Take a camera into the record, in a container that has room. */
 export async function pair({ api, cameras }, { mac, name }) {
-  const { containers } = await api.get("/api/v1/containers");
-  const open = containers.filter((one) => freeIn(one).length);
+  let open = [];
+  try {
+    open = (await api.get("/api/v1/containers")).containers.filter((one) => freeIn(one).length);
+  } catch (error) {
+    return toastError(error, `Pair ${name}`);
+  }
   const where = h(
     "select",
     { name: "container", autofocus: true, onchange: () => offer() },

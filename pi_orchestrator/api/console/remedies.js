@@ -37,7 +37,7 @@ const REMEDIES = {
   VERIFICATION_TIMEOUT: "Check that the target network is in reach of the camera and its password right.",
   CIRCUIT_OPEN:
     "Camera after camera failed, so the daemon pauses. Find the cause first: network name, password, signal.",
-  NETWORK_ERROR: "Check the Pi's WiFi interface under System.",
+  NETWORK_ERROR: "What is missing, and how to mend it, says this command on the Pi: pi-orchestrator doctor",
   MQTT_UNAVAILABLE: "Check the broker: systemctl status mosquitto on the Pi. Cameras are still asked by HTTP.",
   CAMERA_OFFLINE: "Check the camera's power and WiFi. It is shown here as soon as it is back.",
   CAPTURE_TIMEOUT: "Try again. If it stays silent, reboot it; after that, take it off power for ten seconds.",

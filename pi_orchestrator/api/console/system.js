@@ -79,7 +79,7 @@ function machine({ api }) {
     );
     memory.show(
       info.memory.used_percent / 100,
-      `${info.memory.used_percent.toFixed(0)} % of ${info.memory.total_mb.toFixed(0)} MiB`,
+      `${info.memory.used_percent.toFixed(0)} % of ${bytes(info.memory.total_mb * 1024 * 1024)}`,
       levelOf(info.memory.used_percent, 80, 93),
     );
     disk.show(
