@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pi_orchestrator.api.cameras import CameraPath
 from pi_orchestrator.api.route import Reply, Time, Wire
 from pi_orchestrator.api.services import Services
+from pi_orchestrator.api.web_files import quality
 from pi_orchestrator.clock import rfc3339
 from pi_orchestrator.domain.capture import Picture
 from pi_orchestrator.errors import NotFoundError
@@ -91,19 +92,8 @@ def _weight(accept: str, media_type: str) -> float:
         wanted, *parameters = (part.strip().lower() for part in entry.split(";"))
         closeness = {media_type: 2, media_type.split("/", maxsplit=1)[0] + "/*": 1, "*/*": 0}.get(wanted, -1)
         if closeness > closest:
-            closest, weight = closeness, _quality(parameters)
+            closest, weight = closeness, quality(parameters)
     return weight
-
-
-def _quality(parameters: list[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return min(1.0, max(0.0, float(value)))
-            except ValueError:
-                return 0.0
-    return 1.0
 
 
 def _has(condition: str, etag: str) -> bool:

@@ -52,6 +52,8 @@ async def reboot(services: Services, actor: Actor, path: CameraPath) -> Message:
 async def command(services: Services, actor: Actor, path: CameraPath, body: CommandRequest) -> CommandResult:
     """Tell a camera one thing and wait for its answer: by MQTT, or by HTTP where that will do."""
     mac, action = services.views.find(path.id), Action(body.action)
+    if action is Action.RESET:
+        services.reboots.check_free(mac)
     fields = {"resolution": body.resolution} if body.resolution else {}
     answered = await services.commands.give(mac, action, **fields)
 

@@ -140,8 +140,8 @@ def accepted_encodings(header: str | None) -> tuple[str, ...]:
     """`Accept-Encoding` → which of br and gzip are wanted rather than the file as it is, best first."""
     weights: dict[str, float] = {}
     for item in (header or "").lower().split(",")[:32]:
-        name, _, parameters = item.partition(";")
-        weights[{"x-gzip": "gzip"}.get(name.strip(), name.strip())] = _weight(parameters)
+        name, *parameters = (part.strip() for part in item.split(";"))
+        weights[{"x-gzip": "gzip"}.get(name, name)] = quality(parameters)
     others = weights.get("*", 0.0)
     as_it_is = weights.get("identity", 0.0)
     wanted = [(weights.get(name, others), name) for name in ("br", "gzip")]
@@ -149,12 +149,14 @@ def accepted_encodings(header: str | None) -> tuple[str, ...]:
     return tuple(name for weight, name in wanted if weight > 0 and weight >= as_it_is)
 
 
-def _weight(parameters: str) -> float:
-    name, _, value = parameters.partition("=")
-    if name.strip() != "q":
-        return 1.0
-    try:
-        weight = float(value.strip())
-    except ValueError:
-        return 0.0
-    return weight if 0 <= weight <= 1 else 0.0
+def quality(parameters: Iterable[str]) -> float:
+    """The weight among the parameters of an entry of an Accept header; 0 where it is none, 1 where it is not given."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                weight = float(value)
+            except ValueError:
+                return 0.0
+            return weight if 0 <= weight <= 1 else 0.0
+    return 1.0

@@ -135,10 +135,11 @@ class CareWorker:
                 return
             if mac in self._trying or not self._is_here(mac):
                 continue
-            if mac in reboots:
+            came_back = self._has_come_back(mac, ladder)
+            if mac in reboots and not came_back:
                 reboots, self._rebooted_at = set(), now
                 self._begin(mac, self._reboot(mac))
-            elif self._is_due(mac, ladder, now):
+            elif ladder.due is not None and (came_back or now >= ladder.due) and not self._reboots.is_rebooting(mac):
                 self._begin(mac, self._capture(mac))
 
     def _is_here(self, mac: Mac) -> bool:
@@ -146,12 +147,10 @@ class CareWorker:
         here = device is not None and device.state in (Presence.ONLINE, Presence.IDLE)
         return here and mac in self._roster and not self._reboots.is_taken(mac)
 
-    def _is_due(self, mac: Mac, ladder: Ladder, now: float) -> bool:
-        """Whether it is time to ask it again: by the ladder, or at once because it has just come back."""
+    def _has_come_back(self, mac: Mac, ladder: Ladder) -> bool:
+        """Whether it has joined anew since it failed last: it is asked at once, and before it is rebooted."""
         device = self._registry.get(mac)
-        if device is None or ladder.due is None or self._reboots.is_rebooting(mac):
-            return False
-        return now >= ladder.due or device.session_since > max(ladder.since, ladder.failed_at or ladder.since)
+        return device is not None and device.session_since > max(ladder.since, ladder.failed_at or ladder.since)
 
     def _begin(self, mac: Mac, trial: Coroutine[None, None, None]) -> None:
         task = self._trying[mac] = asyncio.create_task(trial, name=f"remedy {mac}")

@@ -78,12 +78,15 @@ class Reboots:
         """Whether a camera has been told to reboot and is not back yet."""
         return mac in self._since
 
+    def check_free(self, mac: Mac) -> None:
+        """ConflictError where a camera must not be interrupted."""
+        if self.is_taken(mac):
+            message = "the camera is being provisioned"
+            raise ConflictError(message, code="DEVICE_ALREADY_PROVISIONING", details="wait until that is done")
+
     async def ask(self, mac: Mac, *, actor: Actor) -> None:
         """Have a camera rebooted; returns once it has accepted. One that is rebooting already is not told again."""
-        if self.is_taken(mac):
-            raise ConflictError(
-                "the camera is being provisioned", code="DEVICE_ALREADY_PROVISIONING", details="reboot it afterwards"
-            )
+        self.check_free(mac)
         asking = self._asking.get(mac)
         device = self._registry.get(mac)
         if asking is None and (mac in self._since or (device and device.state is Presence.REBOOTING)):

@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import json
+import math
 
 import pytest
 
 from pi_orchestrator.domain import capture, remedy
 from pi_orchestrator.domain.mac import Mac
+from pi_orchestrator.domain.presence import Presence
 from pi_orchestrator.domain.remedy import Remedy
+from pi_orchestrator.sandbox.camera import SimulatedCamera
 from pi_orchestrator.workers import captures, commands, reboots
 from tests.support.waiting import eventually
 
@@ -109,7 +112,32 @@ async def test_a_camera_that_is_being_provisioned_is_left_alone(world, brisk):
         await running.api.post(f"{CAMERAS}/{camera.mac}/capture")
         refused = await running.api.post(f"{CAMERAS}/{camera.mac}/reboot")
         assert (refused.status, refused.json["code"]) == (409, "DEVICE_ALREADY_PROVISIONING")
+        path = f"{CAMERAS}/{camera.mac}/commands"
+        reset = await running.admin.post(path, json={"action": "reset"})
+        assert (reset.status, reset.json["code"]) == (409, "DEVICE_ALREADY_PROVISIONING")
+        assert (await running.admin.post(path, json={"action": "ping"})).status == 200
         await asyncio.sleep(0.5)
         assert running.services.remedies.of(camera.mac).failures == 1
         taken.clear()
         await eventually(lambda: camera.restarts == 1)
+
+
+async def test_one_that_comes_back_is_asked_before_it_is_rebooted(world, brisk, monkeypatch):
+    """It was due for that when it lost its network; now it may be well. Its uptime tells of no boot."""
+    monkeypatch.setattr(SimulatedCamera, "uptime_s", 9999.0)
+    async with world.daemon() as running, world.fleet(1, faults=["capture-error"], interval=0.2) as fleet:
+        (camera,) = fleet.cameras
+        await eventually(lambda: camera.mac in running.services.roster)
+        ladder_of, remedies = running.services.remedies.of, running.services.remedies
+        remedies.auto_reboot = False
+        await running.api.post(f"{CAMERAS}/{camera.mac}/capture")
+        await eventually(lambda: ladder_of(camera.mac).failures >= 2)
+        await camera.die()
+        await eventually(lambda: running.services.registry.get(camera.mac).state is Presence.OFFLINE)
+        remedies.auto_reboot = True
+        remedies.failed(Mac(camera.mac), "it hung", heard_at=math.inf)
+        assert remedies.to_reboot() == [camera.mac]
+        camera.fault = None
+        camera.revive()
+        await eventually(lambda: ladder_of(camera.mac).state is Remedy.OK)
+        assert camera.restarts == 0

@@ -59,6 +59,7 @@ ROUTES: tuple[Route, ...] = (
             "CAMERA_NOT_FOUND",
             "CAMERA_OFFLINE",
             "MQTT_UNAVAILABLE",
+            "DEVICE_ALREADY_PROVISIONING",
             "DEVICE_REJECTED",
             "DEVICE_TIMEOUT",
             "DEVICE_UNREACHABLE",
