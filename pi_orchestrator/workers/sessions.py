@@ -364,7 +364,10 @@ class Sessions:
                 "the broker is away: nobody would hear a camera come back", details="see /readyz"
             )
         if not self._scanner.off and self._scanner.engine is None:
-            return NetworkError(f"the camera network cannot be reached: {self._scanner.reason}")
+            return NetworkError(
+                f"the camera network cannot be reached: {self._scanner.reason}",
+                details="what is missing, and how to mend it: pi-orchestrator doctor",
+            )
         return None
 
     def _credentials(self, wish: Wish) -> tuple[str, SecretStr]:

@@ -96,7 +96,8 @@ function box(context, first) {
     set(name, "title", container.id);
     say(text, container.description ?? "");
     text.hidden = !container.description;
-    say(tally, `${container.online_count} of ${count(container.camera_count, "camera")} online`);
+    const { camera_count: all, online_count: online } = container;
+    say(tally, all ? `${online} of ${count(all, "camera")} online` : "Empty");
     set(change, "aria-label", `Edit ${nameOf(container)}`);
     set(drop, "aria-label", `Delete ${nameOf(container)}`);
     const standing = POSITIONS.map((position) => ({

@@ -2,7 +2,7 @@
 
 const REMEDIES = {
   OFFLINE:
-    "Check that this device is on the same network as the Pi and that the Pi has power. The page goes on by itself.",
+    "Check that this device is on the same network as the Pi, that the Pi has power, and that the daemon runs. The page goes on by itself.",
   TIMEOUT: "The daemon did not answer in time. Try again; if it happens often, look at System for load and memory.",
   BAD_ANSWER: "Something between this page and the daemon answered in its place. Reload the page.",
   CANCELLED: "Nothing was changed.",
@@ -37,7 +37,7 @@ const REMEDIES = {
   VERIFICATION_TIMEOUT: "Check that the target network is in reach of the camera and its password right.",
   CIRCUIT_OPEN:
     "Camera after camera failed, so the daemon pauses. Find the cause first: network name, password, signal.",
-  NETWORK_ERROR: "What is missing, and how to mend it, says this command on the Pi: pi-orchestrator doctor",
+  NETWORK_ERROR: "Under Discovery each source says what it lacks.",
   MQTT_UNAVAILABLE: "Check the broker: systemctl status mosquitto on the Pi. Cameras are still asked by HTTP.",
   CAMERA_OFFLINE: "Check the camera's power and WiFi. It is shown here as soon as it is back.",
   CAPTURE_TIMEOUT: "Try again. If it stays silent, reboot it; after that, take it off power for ten seconds.",

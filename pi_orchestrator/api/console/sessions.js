@@ -174,7 +174,7 @@ function history({ api }) {
           "li",
           { class: "row spread wrap" },
           summary(one),
-          state(one.failed_count ? "warning" : "verified", one.ending),
+          state(one.failed_count ? "warning" : one.verified_count ? "verified" : "closed", one.ending),
         ),
       }),
     );

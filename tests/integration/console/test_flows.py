@@ -6,6 +6,7 @@ import pytest
 
 from tests.support import lan
 from tests.support.browser import reached
+from tests.support.person import show
 from tests.support.provisioning import PASSWORD, SSID
 from tests.support.waiting import eventually
 
@@ -113,6 +114,23 @@ async def capture(page):
         await link(page, "Containers").click()
 
 
+async def pair_again(page, camera):
+    """Who was unpaired is not let in by itself; its own page is where it is paired by hand."""
+    await show(page, f"cameras/{camera.mac}")
+    await button(page, "Unpair").click()
+    await dialog(page).get_by_role("button", name="Unpair").click()
+    await dialog(page).wait_for(state="detached")
+    await show(page, f"cameras/{camera.mac}")
+    assert not await button(page, "Unpair").is_visible()
+    await page.get_by_role("button", name="Pair", exact=True).click()
+    await dialog(page).get_by_label("Container").select_option(label="Hall, 0 of 4")
+    await dialog(page).get_by_label("Position").select_option("2")
+    await dialog(page).get_by_role("button", name="Pair").click()
+    await dialog(page).wait_for(state="detached")
+    await page.said("Hall · position 2")
+    await button(page, "Unpair").wait_for()
+
+
 async def logs(page, api):
     await link(page, "Logs").click()
     rows = page.locator(".lines > li")
@@ -138,4 +156,5 @@ async def test_a_day_with_the_page(chromium, tmp_path):
         await onboarding(page, daemon.api)
         await place(page, site.cameras[0])
         await capture(page)
+        await pair_again(page, site.cameras[0])
         await logs(page, daemon.admin)
