@@ -35,8 +35,9 @@ class Roster:
         newest = next(reversed(self._by_mac.values()), None)
         self._by_mac[camera.mac] = camera
         self._by_device_id[camera.device_id] = camera.mac
-        if newest and _age(camera) < _age(newest):  # it took over an older one's registration
-            self._by_mac = {one.mac: one for one in sorted(self._by_mac.values(), key=_age)}
+        if newest and camera.registered_at < newest.registered_at:  # it took over an older one's registration
+            oldest_first = sorted(self._by_mac.values(), key=lambda one: one.registered_at)
+            self._by_mac = {one.mac: one for one in oldest_first}
         self.revision += 1
 
     def drop(self, mac: Mac) -> None:
@@ -139,10 +140,6 @@ async def load_presence(database: Database) -> list[tuple[Mac, str, str, float]]
     """(mac, state, short boot id, monotonic s) as last stored."""
     rows = await database.read("SELECT mac, state, boot_id, seen_monotonic FROM presence")
     return [(Mac(row["mac"]), row["state"], row["boot_id"], row["seen_monotonic"]) for row in rows]
-
-
-def _age(camera: Camera) -> tuple[datetime, Mac]:
-    return camera.registered_at, camera.mac
 
 
 def _camera(row: Row) -> Camera:
