@@ -241,7 +241,10 @@ class InventoryMachine(RuleBasedStateMachine):
             await roster.load(self.database)
             return list(roster)
 
-        assert list(self.roster) == self.run(fresh()), "in the order of registration"
+        here, stored = list(self.roster), self.run(fresh())
+        assert {one.mac: one for one in here} == {one.mac: one for one in stored}
+        moments = [one.registered_at for one in here]
+        assert moments == sorted(moments), "in the order of registration"
         assert all(self.roster.find(one.device_id) == one.mac for one in self.roster)
         assert {one.mac: one.replaced_by for one in self.dismissed} == self.gone
 
