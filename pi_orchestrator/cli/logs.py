@@ -19,6 +19,8 @@ SHOWN = 50
 MOST = 1000
 LINE = "log"
 COMPONENT = 20
+BELOW, MOST_BELOW = "    ", 4
+"""What does not fit stands below its line, in so many lines at most."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -56,14 +58,15 @@ def logs(args: argparse.Namespace) -> int:
     return 0
 
 
-def one_line(line: dict[str, Any], *, width: int) -> str:
-    """When, how bad, who, what, and what belongs to it."""
+def lines_of(line: dict[str, Any], *, width: int) -> list[str]:
+    """When, how bad, who, what, and what belongs to it: in one line, or below it where that is too long."""
     when = str(line.get("timestamp", ""))[5:19].replace("T", " ")
-    about = "  ".join(f"{name}={_short(value)}" for name, value in (line.get("fields") or {}).items())
     level = str(line.get("level", "")).upper()
-    return fit(
-        f"{when}  {level:5}  {line.get('component', ''):<{COMPONENT}}  {line.get('message', '')}  {about}", width
-    )
+    head = f"{when}  {level:5}  {line.get('component', ''):<{COMPONENT}}  {line.get('message', '')}"
+    about = "  ".join(f"{name}={_short(value)}" for name, value in (line.get("fields") or {}).items())
+    if not about or len(head) + 2 + len(about) <= width:
+        return [fit(f"{head}  {about}".rstrip(), width)]
+    return [fit(head, width), wrapped(fit(about, MOST_BELOW * (width - len(BELOW))), indent=BELOW)]
 
 
 def _short(value: Any) -> str:
@@ -92,7 +95,7 @@ def _show(line: dict[str, Any], *, as_json: bool) -> None:
     # A trace has lines of its own, which say where it happened.
     fields = dict(line.get("fields") or {})
     trace = fields.pop("exception", None)
-    print(one_line(line | {"fields": fields}, width=columns()).rstrip(), flush=True)
+    print("\n".join(lines_of(line | {"fields": fields}, width=columns())), flush=True)
     for part in str(trace or "").splitlines():
         print(fit(f"    {part}", columns()), flush=True)
 

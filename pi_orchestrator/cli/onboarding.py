@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from pi_orchestrator.cli.options import add_client
-from pi_orchestrator.cli.output import print_json, table
+from pi_orchestrator.cli.output import print_json, table, wrapped
 
 if TYPE_CHECKING:
     from pi_orchestrator.cli.client import Client
@@ -82,15 +82,14 @@ def events(args: argparse.Namespace) -> int:
         print_json(page)
         return 0
     rows = [
-        (
-            event["timestamp"][:19].replace("T", " "),
-            event["mac_address"],
-            event["stage"],
-            " ".join(str(event[name]) for name in ("error_code", "error_message") if name in event),
-        )
-        for event in page["events"]
+        (event["timestamp"][:19].replace("T", " "), event["mac_address"], event["stage"]) for event in page["events"]
     ]
-    print(table(("TIME (UTC)", "MAC", "STAGE", "WHY NOT"), rows, flow=True) if rows else "No events.")
+    head, *lines = table(("TIME (UTC)", "MAC", "STAGE"), rows).splitlines()
+    print(head if rows else "No events.")
+    for line, event in zip(lines, page["events"], strict=True):
+        print(line)
+        if why := " ".join(str(event[name]) for name in ("error_code", "error_message") if name in event):
+            print(wrapped(why, indent="    "))
     left = page["pagination"]["total"] - len(rows)
     if left > 0:
         print(f"… and {left} older ones (--limit).")

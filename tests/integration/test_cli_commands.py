@@ -269,7 +269,7 @@ async def test_onboarding_enable_is_refused_with_the_reason_where_the_mode_is_of
 async def test_onboarding_events_are_filtered_and_say_how_many_are_left(cli):
     everything = await cli("onboarding", "events")
     head, *rows = everything.out.splitlines()
-    assert head.split() == ["TIME", "(UTC)", "MAC", "STAGE", "WHY", "NOT"]
+    assert head.split() == ["TIME", "(UTC)", "MAC", "STAGE"]
     assert len(rows) == 12
     assert too_long(everything.out) == []
 

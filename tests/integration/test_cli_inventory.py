@@ -3,6 +3,7 @@
 import pytest
 
 from tests.integration.test_cli_commands import cli, too_long
+from tests.support.waiting import eventually
 
 __all__ = ["cli"]
 
@@ -60,6 +61,13 @@ async def test_a_camera_is_renamed_replaced_taken_out_and_let_in_again(cli):
     assert done.out.startswith(f"{two.mac} is Entrance now, on position ")
     gone = await cli("cameras", "unpair", three.device_id)
     assert "does not bring it back" in gone.out
+
+    async def refused():
+        rows = await cli("onboarding", "events", "--mac", three.mac, "--stage", "rejected_by_policy")
+        assert too_long(rows.out) == []
+        return "DENIED it was unpaired (by admin" in rows.out and "lift the dismissal" in " ".join(rows.out.split())
+
+    await eventually(refused, within=20)
     out = await cli("cameras", "dismissed")
     assert f"it was replaced by {two.mac} (by admin" in out.out
     assert {camera["mac_address"] for camera in (await cli("cameras", "dismissed", "--json")).json} == {

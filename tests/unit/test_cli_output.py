@@ -8,6 +8,7 @@ from pi_orchestrator.cli.camera_text import HEADERS as CAMERA_HEADERS
 from pi_orchestrator.cli.camera_text import card as camera_card
 from pi_orchestrator.cli.camera_text import row
 from pi_orchestrator.cli.device_text import age, card, device_table, remarks
+from pi_orchestrator.cli.logs import lines_of
 from pi_orchestrator.cli.output import print_json, print_json_line, table, wrapped
 
 HOSTILE = "evil\x1b[2J\x9b2J\x07\u202e\ud800\U000e0001"
@@ -173,3 +174,22 @@ def test_a_camera_says_what_a_technician_asks():
         assert line in text.splitlines()
     assert text.endswith("\n\nWhy: spoke on MQTT 4 s ago.")
     assert "Why" not in camera_card(camera(), why="")
+
+
+def logged(**fields):
+    return {"timestamp": "2026-01-02T03:04:05Z", "level": "info", "component": "net.mqtt", "message": "hello"} | {
+        "fields": fields
+    }
+
+
+def test_what_a_log_line_has_no_room_for_stands_below_it():
+    assert lines_of(logged(host="127.0.0.1"), width=80) == [
+        "01-02 03:04:05  INFO   net.mqtt              hello  host=127.0.0.1"
+    ]
+    head, below = lines_of(logged(one="x" * 30, two="y" * 30, three="z" * 30), width=80)
+    assert head.endswith("  hello")
+    assert below.split() == ["one=" + "x" * 30, "two=" + "y" * 30, "three=" + "z" * 30]
+    for width in (40, 80):
+        text = "\n".join(lines_of(logged(evil=HOSTILE * 900) | {"message": HOSTILE * 9}, width=width))
+        assert len(text.splitlines()) <= 6
+        assert text.replace("\n", "").isprintable()
