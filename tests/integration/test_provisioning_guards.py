@@ -174,6 +174,8 @@ async def test_a_camera_that_is_in_line_twice_has_one_owner_at_a_time(world, ask
         worker.parts._interface = ELSEWHERE  # the guard must not rest on the other one alone
         await looked(worker, times=2)
         assert (camera.requests, worker.parts.under_way) == (1, 1)
+        reboot = await one.running.api.post(f"/api/v1/cameras/{camera.mac}/reboot")
+        assert (reboot.status, reboot.json["code"]) == (409, "DEVICE_ALREADY_PROVISIONING")
         assert (await one.devices())[camera.mac]["progress"] == Step.IDENTIFYING
         assert (await one.post(f"devices/{camera.mac}/skip")).status == 200
         await eventually(lambda: camera.requests == 2, what="it is the other session's now")
