@@ -23,6 +23,7 @@ from pi_orchestrator.api.endpoint import (
     UnsupportedMediaTypeError,
 )
 from pi_orchestrator.api.guard import Guard
+from pi_orchestrator.api.paced import paced
 from pi_orchestrator.api.route import Route
 from pi_orchestrator.api.services import Services
 from pi_orchestrator.errors import InvalidRequestError, NotFoundError, OrchestratorError, StartupError
@@ -154,7 +155,7 @@ def _around_everything(services: Services, guard: Guard, taken: Collection[str])
             response.headers["Deprecation"] = "true"
             response.headers["Link"] = f'<{successor}>; rel="successor-version"'
         answered[response.status] += 1
-        return response
+        return await paced(request, response)
 
     return middleware
 

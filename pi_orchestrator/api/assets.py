@@ -15,6 +15,7 @@ from aiohttp import web
 
 from pi_orchestrator.api.dashboard_folder import Body, DashboardFolder, Found, make_body
 from pi_orchestrator.api.envelope import SECURITY_HEADERS
+from pi_orchestrator.api.paced import paced
 from pi_orchestrator.api.web_files import (
     CONSOLE_POLICY,
     FOR_EVER,
@@ -34,8 +35,6 @@ NAME = "dashboard"
 CONSOLE = Path(__file__).parent / "console"
 METHODS = ("GET", "HEAD")
 READERS = 2
-PIECE_BYTES = 64 * 1024
-STALL_S = 15.0
 
 log = get_logger(__name__)
 
@@ -116,7 +115,8 @@ class Assets:
         headers["Content-Type"] = found.media_type
         if found.encoding:
             headers["Content-Encoding"] = found.encoding
-        return await _send(request, found.body.data, headers)
+        # In here: what is being sent counts as in use.
+        return await paced(request, web.Response(body=found.body.data, headers=headers))
 
     def _find(self, parts: tuple[str, ...], encodings: Sequence[str]) -> tuple[Found | None, str, str]:
         """In a thread: what answers for a path, the policy that goes with it, and what is wrong with the dashboard."""
@@ -138,22 +138,3 @@ class Assets:
 
 def _is_known(request: web.Request, etag: str) -> bool:
     return any(known.value in ("*", etag.strip('"')) for known in request.if_none_match or ())
-
-
-async def _send(request: web.Request, data: bytes, headers: Mapping[str, str]) -> web.StreamResponse:
-    """In pieces, each of which the client must have taken in time: a slow one costs a connection, not memory."""
-    if len(data) <= PIECE_BYTES:
-        return web.Response(body=data, headers=headers)
-    response = web.StreamResponse(headers=headers)
-    response.content_length = len(data)
-    try:
-        await response.prepare(request)
-        if request.method != "HEAD":
-            for start in range(0, len(data), PIECE_BYTES):
-                async with asyncio.timeout(STALL_S):
-                    await response.write(memoryview(data)[start : start + PIECE_BYTES])
-            await response.write_eof()
-    except (ConnectionError, TimeoutError):
-        if request.transport is not None:
-            request.transport.abort()
-    return response

@@ -6,9 +6,12 @@ import contextlib
 import io
 import json
 import random
+import socket
+from pathlib import Path
 
 import pytest
 
+from pi_orchestrator.api import paced
 from pi_orchestrator.domain import capture
 from pi_orchestrator.sandbox.faults import Fault
 from pi_orchestrator.sandbox.options import IdStyle, MacStyle, TopicStyle
@@ -125,6 +128,36 @@ async def test_chunks_may_come_in_any_order_and_more_than_once(world, order):
         assert answer.headers["X-Capture-Source"] == "mqtt"
         assert answer.headers["X-Capture-Time"].endswith("Z")
         assert running.services.captures._exchanges.budget.used == 0
+
+
+async def test_those_who_take_nothing_of_a_large_picture_are_let_go(world, monkeypatch):
+    """They cost a connection for a while, and not a copy of the picture for ever."""
+    monkeypatch.setattr(paced, "STALL_S", 0.5)
+    jpeg = b"\xff\xd8" + bytes(capture.MAX_IMAGE_BYTES - 4) + b"\xff\xd9"
+
+    def descriptors():
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async with asked(world) as (running, camera, rid, asking):
+        await camera.send(rid, jpeg, size=1024 * 1024)
+        assert (await asking).body == jpeg
+        host, port = running.api.url.removeprefix("http://").split(":")
+        before = descriptors()
+        readers = []
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader._transport.pause_reading()
+            writer.write(f"GET /api/v1/cameras/{camera.mac}/image HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            readers.append(writer)
+        await eventually(lambda: descriptors() == before + 10, what="both ends of each are open")
+        whole = await running.api.get(f"/api/v1/cameras/{camera.mac}/image")
+        assert whole.body == jpeg, "nobody waits for them"
+        await eventually(lambda: descriptors() <= before + 5, what="the daemon has let go of its ends")
+        for writer in readers:
+            writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 async def test_the_picture_in_json_and_the_last_one_without_asking_the_camera(world):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pi_orchestrator.api import assets, dashboard_folder
+from pi_orchestrator.api import dashboard_folder, paced
 from tests.integration.api.test_assets import FILES, HTML, PAGE, build
 from tests.support.api import case, connection, exchange
 from tests.support.waiting import eventually
@@ -291,7 +291,7 @@ def stop_reading(sock):
 
 
 async def test_those_who_read_slowly_share_one_copy_and_are_let_go(served, root, monkeypatch):
-    monkeypatch.setattr(assets, "STALL_S", 1.0)
+    monkeypatch.setattr(paced, "STALL_S", 1.0)
     request = b"GET /large.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
     def held():
