@@ -163,6 +163,8 @@ def test_no_camera_makes_a_line_too_long_or_drives_the_terminal(monkeypatch, wid
     for text in (table(CAMERA_HEADERS, [row(evil), row(camera())]), camera_card(evil, why=HOSTILE * 9)):
         assert max(map(len, text.splitlines())) <= width
         assert text.replace("\n", "").isprintable()
+    if width == 80:
+        assert "  1 hall" in table(CAMERA_HEADERS, [row(camera(name="n" * 64, container_id="hall", position=1))])
 
 
 def test_a_camera_says_what_a_technician_asks():

@@ -37,7 +37,7 @@ const REMEDIES = {
   VERIFICATION_TIMEOUT: "Check that the target network is in reach of the camera and its password right.",
   CIRCUIT_OPEN:
     "Camera after camera failed, so the daemon pauses. Find the cause first: network name, password, signal.",
-  NETWORK_ERROR: "Under Discovery each source says what it lacks.",
+  NETWORK_ERROR: "Mend what is named, then try again; pi-orchestrator doctor on the Pi says how.",
   MQTT_UNAVAILABLE: "Check the broker: systemctl status mosquitto on the Pi. Cameras are still asked by HTTP.",
   CAMERA_OFFLINE: "Check the camera's power and WiFi. It is shown here as soon as it is back.",
   CAPTURE_TIMEOUT: "Try again. If it stays silent, reboot it; after that, take it off power for ten seconds.",

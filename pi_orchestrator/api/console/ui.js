@@ -115,8 +115,9 @@ export function toastError(error, what = "") {
   toast([what, error.message].filter(Boolean).join(": "), { tone: "bad", detail: advice(error) });
 }
 
-/** Details and remedy of an error in one text. */
-export const advice = (error) => [error.details, error.remedy].filter(Boolean).join(". ").replaceAll("..", ".");
+/** Details and remedy of an error in one text; of a key that is missing the details tell of headers, for programs. */
+export const advice = (error) =>
+  [error.status !== 401 && error.details, error.remedy].filter(Boolean).join(". ").replaceAll("..", ".");
 
 /** An error in the place where its data would be; `again` is what a button tries. */
 export function problem(error, again) {
