@@ -33,7 +33,7 @@ CABLE = "lan0"
 FIRST_TABLE = 1000  # of routing, one for each address
 # The order of the rules: what comes in by the right interface, by a wrong one, what is sent inside, what is sent out.
 RECEIVED, REFUSED, LOCAL, SENT = 1000, 10_000, 10_001, 20_000
-GROUPS = ("33:33:00:00:00:77", "33:33:00:00:01:78", "33:33:00:00:02:79")
+GROUPS = tuple(f"33:33:00:00:{number:02x}:{0x77 + number:02x}" for number in range(8))
 LARGE = 100
 API_PORT = 8081
 CLOSED_AFTER_S = 5
