@@ -25,6 +25,8 @@ _SOURCE, _KIND, _OPERATION = slice(6, 12), slice(12, 20), slice(20, 22)
 _SENDER, _SENDER_IP, _TARGET = slice(22, 28), slice(28, 32), slice(32, 42)
 _NOWHERE = "/dev/null/nowhere"
 _TABLES: dict[str, object] = {"scapy.libs.manuf": "", "scapy.libs.bluetoothids": {}}
+_CIPHERS = ("cryptography.hazmat.primitives.asymmetric.x25519", "cryptography.hazmat.backends")
+"""What it tries out to know whether it could read encrypted protocols. Nobody else here imports these two."""
 _LOADING = threading.Lock()
 
 
@@ -90,9 +92,10 @@ def load_scapy() -> Any:
     """The module of Ethernet and ARP; takes a twentieth of a second, and not in the loop, please.
 
     Left to itself scapy reads a table of all manufacturers (25 MiB more, and twice the time), keeps it pickled in
-    the home of whoever runs it, reads it from there again, and makes folders there that are missing.
+    the home of whoever runs it, reads it from there again, and makes folders there that are missing. It also loads
+    ciphers (12 MiB), of which ARP has none.
     """
-    with _LOADING, _without_home(), _without_tables():
+    with _LOADING, _without_home(), _without_tables(), _without_ciphers():
         logging.getLogger("scapy").setLevel(logging.ERROR)
         from scapy.layers import l2  # noqa: PLC0415  # loaded in a thread, when it is first needed
 
@@ -133,3 +136,15 @@ def _without_tables() -> Iterator[None]:
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
+
+
+@contextlib.contextmanager
+def _without_ciphers() -> Iterator[None]:
+    """Those that are not loaded already cannot be meanwhile."""
+    missing = [name for name in _CIPHERS if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(missing))  # type: ignore[arg-type]  # None is how Python is told that there is none
+    try:
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
