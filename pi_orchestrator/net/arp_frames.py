@@ -93,7 +93,7 @@ def load_scapy() -> Any:
 
     Left to itself scapy reads a table of all manufacturers (25 MiB more, and twice the time), keeps it pickled in
     the home of whoever runs it, reads it from there again, and makes folders there that are missing. It also loads
-    ciphers (12 MiB), of which ARP has none.
+    ciphers (9 MiB), of which ARP has none.
     """
     with _LOADING, _without_home(), _without_tables(), _without_ciphers():
         logging.getLogger("scapy").setLevel(logging.ERROR)
