@@ -15,9 +15,18 @@ import aiomqtt
 MOSQUITTO = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 
 
-# Below the range that the kernel gives to outgoing connections: a port found free stays free until it is used.
-# Test processes beside each other begin at different places.
-_PORTS = itertools.cycle(range(20000 + os.getpid() * 61 % 12000, 32500))
+def _own_ports():
+    """Below the range that the kernel gives to outgoing connections: a port found free stays free until it is used.
+
+    Test processes beside each other have ports of their own, so that a daemon that was killed finds its port again.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    width = 12500 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    begin = os.getpid() * 61 % width
+    return itertools.cycle([20000 + worker * width + (begin + number) % width for number in range(width)])
+
+
+_PORTS = _own_ports()
 
 
 def free_port():
