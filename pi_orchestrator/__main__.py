@@ -2,6 +2,6 @@
 
 import sys
 
-from pi_orchestrator.cli.main import main
+from pi_orchestrator.app.main import main
 
 sys.exit(main())

@@ -1,5 +1,5 @@
-# shellcheck shell=bash disable=SC2034  # to be sourced: its variables are used by those who do
-# Shared by the scripts: a virtual environment made from the lock files, and Debian packages where they are due.
+# shellcheck shell=bash disable=SC2034  # sourced; other scripts use its variables
+# Shared by the scripts: sets up a virtual environment from the lock files, and installs missing Debian packages.
 
 set -euo pipefail
 
@@ -16,7 +16,7 @@ die() {
     exit 1
 }
 
-# Run a command as root: directly, or by sudo where a person may be asked.
+# Run a command as root: directly, or with sudo.
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
@@ -27,7 +27,7 @@ as_root() {
     fi
 }
 
-# ensure_packages COMMAND:PACKAGE ...  installs the Debian package of every command that is not there.
+# ensure_packages COMMAND:PACKAGE ...  installs the Debian package of every missing command.
 ensure_packages() {
     local pair missing=()
     for pair in "$@"; do
@@ -40,7 +40,7 @@ install_packages() {
     command -v apt-get >/dev/null || die "missing: $*" "install them with this system's package manager"
     say "installing $*"
     as_root apt-get update -qq
-    # A broker that starts by itself would only stand in the way of the tests' own.
+    # RUNLEVEL=1: a broker started by its package would block the port of the tests' broker.
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
@@ -54,17 +54,17 @@ find_python() {
             return
         fi
     done
-    die "Python 3.11 or newer is not here" "sudo apt install python3"
+    die "Python 3.11 or newer not found" "sudo apt install python3"
 }
 
-# make_venv FOLDER PYTHON LOCK...  makes or renews a virtual environment; quick when nothing has changed.
+# make_venv FOLDER PYTHON LOCK...  creates or updates a virtual environment; quick if nothing has changed.
 make_venv() {
     local folder=$1 python=$2 stamp lock locks=()
     shift 2
     for lock in "$ROOT/scripts/lock/build.txt" "$@"; do locks+=(-r "$lock"); done
     stamp=$(cat "$@" "$ROOT/pyproject.toml" <("$python" --version) | sha256sum)
     [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ] && return
-    # Debian keeps a part of the standard library in a package of its own.
+    # Debian packages ensurepip separately, in python3-venv.
     "$python" -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
     say "setting up $(basename "$folder") (once)"
     rm -rf "$folder"
@@ -74,7 +74,7 @@ make_venv() {
     echo "$stamp" >"$folder/.stamp"
 }
 
-# ensure_venv LOCK  makes .venv; `dev` holds all that `demo` does, so it serves both.
+# ensure_venv LOCK  creates .venv; `dev` includes `demo`, so it serves both.
 ensure_venv() {
     local lock=$1
     [ "$lock" = demo ] && [ -e "$VENV/.dev" ] && lock=dev

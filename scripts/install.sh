@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Installs, upgrades or removes pi-orchestrator on Raspberry Pi OS and Debian 12/13.
 #
-# Nothing that runs is touched before the new version stands complete in a folder of its
-# own and has accepted the configuration. Then one symlink is switched:
+# The running version is not changed until the new one is complete in its own folder and
+# has accepted the configuration. Then one symlink is switched:
 #
-#   /opt/pi-orchestrator/releases/VERSION-TIME   a whole venv; the previous one is kept
+#   /opt/pi-orchestrator/releases/VERSION-TIME   a complete venv; the previous one is kept
 #   /opt/pi-orchestrator/venv                    symlink to the one in use
 #
-# A folder is never renamed once built, because the scripts of a venv name their own path.
+# A release folder is never renamed, because the scripts of a venv contain their path.
 set -euo pipefail
 # The daemon's user must be able to read what root installs, whatever root's umask is.
 umask 022
-# A developer's Python settings must not leak into the venv.
+# A developer's Python settings must not affect the venv.
 unset PYTHONPATH PYTHONHOME
 
 readonly NAME=pi-orchestrator
@@ -36,24 +36,24 @@ usage() {
 Usage: scripts/install.sh [options]
 
 Installs or upgrades $NAME on Raspberry Pi OS or Debian 12/13.
-Configuration and state are kept; it can be run again at any time.
+Configuration and state are kept. It can be run again at any time.
 
   --ap-address ADDR  address of the cameras' network, where mosquitto
                      listens (default $DEFAULT_AP)
-  --no-capabilities  run with no privilege at all: cameras are found by
-                     the kernel's neighbour table, not by ARP sweeps
-  --python PATH      Python 3.11 or later to build on (default: the system's)
-  --no-start         install and enable, but start or restart nothing
+  --no-capabilities  run the daemon unprivileged: cameras are found with
+                     the kernel's neighbour table, not with ARP scans
+  --python PATH      Python 3.11 or later (default: the system's)
+  --no-start         install and enable, but do not start or restart
   --dry-run          print each step and change nothing; needs no root
-  --root DIR         put everything below DIR; no packages, no user, no
-                     services (for tests; needs no root)
+  --root DIR         install below DIR; no packages, no user, no services
+                     (for tests; needs no root)
   --uninstall        stop and remove; keeps $ETC and
                      $STATE
-  --purge            with --uninstall: remove those and the user as well
-  --help             this text
+  --purge            with --uninstall: also remove these and the user
+  --help             show this text
 
-Exit codes: 0 done, 1 failed (the version in use is untouched until the
-new one is ready), 2 wrong usage.
+Exit codes: 0 success, 1 failure (the version in use is not changed until
+the new one is ready), 2 wrong usage.
 HELP
 }
 
@@ -82,7 +82,7 @@ wrong_usage() {
     exit 2
 }
 
-# True when this run looks after a real system, not a folder.
+# True unless --root is used.
 real() { [[ -z $root ]]; }
 
 services() { real && run systemctl "$@"; }
@@ -90,7 +90,7 @@ services() { real && run systemctl "$@"; }
 cleanup() {
     if [[ -n $unfinished ]]; then
         rm -rf -- "$unfinished"
-        echo "The unfinished version was removed; the one in use was not touched." >&2
+        echo "The unfinished version was removed; the one in use was not changed." >&2
     fi
 }
 trap cleanup EXIT
@@ -123,9 +123,9 @@ parse() {
     [[ -z $purge || -n $uninstall ]] || wrong_usage "--purge needs --uninstall"
     is_ipv4 "$ap" || wrong_usage "--ap-address is not an IPv4 address: $ap"
     if [[ -n $root ]]; then
-        # "/" would be the real system, half done: files without user or services.
+        # "/" would install files into the real system, but no user and no services.
         root=$(realpath -m -- "$root")
-        [[ $root != / ]] || wrong_usage "--root / is the system itself: leave --root out"
+        [[ $root != / ]] || wrong_usage "--root / is not allowed: omit --root to install into the system"
     fi
 }
 
@@ -136,9 +136,9 @@ is_ipv4() {
 
 need_root() {
     if real && [[ -z $dry ]]; then
-        ((EUID == 0)) || fail "root is needed" "run: sudo $0 (or look first: $0 --dry-run)"
+        ((EUID == 0)) || fail "root is needed" "run: sudo $0 (to preview: $0 --dry-run)"
         [[ -d /run/systemd/system ]] ||
-            fail "systemd is not running here" "install into a folder with --root DIR"
+            fail "systemd is not running" "install into a folder with --root DIR"
     fi
 }
 
@@ -153,22 +153,22 @@ check_checkout() {
     done
     version=$(sed -n 's/^__version__ *= *"\([0-9A-Za-z.+-]*\)".*/\1/p' "$CHECKOUT/pi_orchestrator/__init__.py")
     [[ -n $version ]] ||
-        fail "pi_orchestrator/__init__.py names no version" "get a complete copy of $NAME"
+        fail "no version found in pi_orchestrator/__init__.py" "get a complete copy of $NAME"
 }
 
 install_packages() {
     real || return 0
     local missing=()
-    # The system's Python only: another one, named with --python, is not ours to complete.
+    # python3-venv is only for the system's Python, not for one given with --python.
     [[ -n $python ]] || /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     [[ -x /usr/sbin/mosquitto ]] || missing+=(mosquitto)
     if ((${#missing[@]} == 0)); then
-        step "packages python3-venv and mosquitto are there"
+        step "packages python3-venv and mosquitto are installed"
         return 0
     fi
     step "install packages: ${missing[*]}"
     run apt-get update -qq ||
-        fail "the package lists cannot be read" "check the network and the clock, run it again"
+        fail "apt-get update failed" "check the network and the clock, then run this again"
     run env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null ||
         fail "apt-get failed" "run: sudo apt-get install ${missing[*]}"
 }
@@ -176,8 +176,8 @@ install_packages() {
 choose_python() {
     python=${python:-/usr/bin/python3}
     if ! command -v -- "$python" >/dev/null; then
-        [[ -z $dry ]] || return 0 # a dry run did not install it
-        fail "no Python at $python" "name one with --python PATH"
+        [[ -z $dry ]] || return 0 # a dry run has not installed it
+        fail "no Python at $python" "give another one with --python PATH"
     fi
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$python is older than 3.11" "use Debian 12 or later, or --python PATH"
@@ -211,7 +211,7 @@ install_config() {
         note "this version's defaults: $ETC/config.toml.new"
         run install -m 0640 "$CHECKOUT/config/config.toml" "$current.new"
     fi
-    # Owners and modes, now that the files are there; a folder for tests gets the bare minimum.
+    # Sets owners and modes of the installed files; --root needs only the state folder.
     if real; then
         run systemd-tmpfiles --create "$TMPFILES"
     else
@@ -220,7 +220,7 @@ install_config() {
 }
 
 build_release() {
-    # The clock of a Pi may be wrong: the time makes the name readable, the counter makes it new.
+    # The clock of a Pi may be wrong, so a counter makes the name unique.
     local base name n=1
     base=$version-$(date -u +%Y%m%dT%H%M%SZ)
     name=$base
@@ -234,14 +234,14 @@ build_release() {
     unfinished=$root$release
     install -d "$root$OPT/releases"
     "$python" -m venv "$root$release" ||
-        fail "the venv cannot be made" "run: sudo apt-get install python3-venv"
-    step "dependencies, as locked (minutes on a small Pi)"
+        fail "cannot create the venv" "run: sudo apt-get install python3-venv"
+    step "install locked dependencies (takes minutes on a small Pi)"
     local pip=("$root$release/bin/python" -m pip --disable-pip-version-check --no-input)
     "${pip[@]}" install -q --require-hashes -r "$CHECKOUT/scripts/lock/build.txt" \
         -r "$CHECKOUT/scripts/lock/runtime.txt" ||
-        fail "the dependencies cannot be installed" "check network, clock and free space, run it again"
+        fail "the dependencies cannot be installed" "check network, clock and disk space, then run this again"
     step "$NAME $version"
-    # Built by what was just installed: nothing else is fetched, and nothing without a hash.
+    # Built with the packages just installed, so nothing is downloaded without a hash.
     "${pip[@]}" install -q --no-deps --no-build-isolation "$CHECKOUT" ||
         fail "$NAME cannot be installed" "see pip's message above, then run it again"
 }
@@ -249,11 +249,11 @@ build_release() {
 check_config() {
     step "check $ETC/config.toml with the new version"
     [[ -z $dry ]] || return 0
-    local said
-    # An empty environment, because the service will not see this shell's either.
-    said=$(env -i PATH="$PATH" "$root$release/bin/$NAME" check-config --config "$root$ETC/config.toml" 2>&1) || {
-        printf '%s\n' "$said" >&2
-        fail "the new version does not accept the configuration" "correct $ETC/config.toml, run it again"
+    local output
+    # An empty environment, because the service does not get the variables of this shell.
+    output=$(env -i PATH="$PATH" "$root$release/bin/$NAME" check-config --config "$root$ETC/config.toml" 2>&1) || {
+        printf '%s\n' "$output" >&2
+        fail "the new version does not accept the configuration" "correct $ETC/config.toml, then run this again"
     }
 }
 
@@ -262,15 +262,15 @@ install_broker() {
     if [[ -e $root$BROKER ]]; then
         step "broker settings $BROKER are kept"
         grep -qF "listener 1883 $ap" "$root$BROKER" ||
-            note "they do not name $ap; edit them if the AP's address changed"
+            note "they lack $ap; edit them if the AP's address changed"
         return 0
     fi
-    # Two listeners on one port would keep mosquitto from starting.
+    # Mosquitto does not start with two listeners on one port.
     other=$(grep -lsE '^[[:space:]]*(listener|port)[[:space:]]+1883([[:space:]]|$)' \
         "$root"/etc/mosquitto/mosquitto.conf "$root"/etc/mosquitto/conf.d/*.conf | head -n 1) || true
     if [[ -n $other ]]; then
-        step "broker settings are left as they are"
-        note "${other#"$root"} has a listener on 1883 already"
+        step "broker settings are not changed"
+        note "${other#"$root"} already has a listener on 1883"
         return 0
     fi
     step "broker settings $BROKER"
@@ -278,20 +278,20 @@ install_broker() {
     [[ -z $dry ]] || return 0
     install -d "$root$(dirname "$BROKER")" "$root$(dirname "$SYSCTL")"
     sed "s/${DEFAULT_AP//./\\.}/$ap/g" "$CHECKOUT/config/mosquitto-$NAME.conf" >"$root$BROKER"
-    printf '%s\n' "# mosquitto exits when it cannot bind: let it bind before the access point is up." \
+    printf '%s\n' "# Lets mosquitto bind before the access point is up; it exits if it cannot bind." \
         "net.ipv4.ip_nonlocal_bind = 1" >"$root$SYSCTL"
     if real; then
-        sysctl -q -p "$SYSCTL" || note "not in force before the next boot: $SYSCTL"
+        sysctl -q -p "$SYSCTL" || note "takes effect at the next boot: $SYSCTL"
         if [[ -n $start ]]; then
-            # The daemon waits for its broker, so this is no reason to stop.
+            # The daemon waits for its broker, so continue.
             systemctl restart mosquitto || note "mosquitto did not start: journalctl -u mosquitto -n 20"
         else
-            note "not yet in force: sudo systemctl restart mosquitto"
+            note "to apply: sudo systemctl restart mosquitto"
         fi
     fi
 }
 
-# Where there is no polkit nobody is asked, and NetworkManager, which brings it, is not there either.
+# Without polkit NetworkManager is not installed either, so no rule is needed.
 install_polkit() {
     [[ -d $root${POLKIT%/*} ]] || return 0
     step "polkit rule $POLKIT (WiFi scans)"
@@ -301,9 +301,9 @@ install_polkit() {
 install_unit() {
     step "service $UNIT"
     run install -D -m 0644 "$CHECKOUT/systemd/$NAME.service" "$root$UNIT"
-    # An upgrade without the option keeps the choice made earlier.
+    # An upgrade without --no-capabilities keeps the earlier choice.
     if [[ -n $no_caps || -e $root$NO_CAPS ]]; then
-        step "no capabilities for it; to undo, remove this and run again:"
+        step "run it without capabilities; to undo, remove this file and run again:"
         note "$NO_CAPS"
         run install -D -m 0644 "$CHECKOUT/systemd/no-capabilities.conf" "$root$NO_CAPS"
     fi
@@ -312,16 +312,16 @@ install_unit() {
 switch_release() {
     local previous old
     previous=$(readlink "$root$OPT/venv" 2>/dev/null) || previous=''
-    step "switch $OPT/venv to it"
+    step "switch $OPT/venv to the new version"
     if [[ -z $dry ]]; then
-        sync -f "$root$release" # a power cut must not leave a link to empty files
+        sync -f "$root$release" # a power failure must not leave a link to empty files
         rm -f "$root$OPT/venv.next"
         ln -s "releases/${release##*/}" "$root$OPT/venv.next"
         mv -T "$root$OPT/venv.next" "$root$OPT/venv"
         unfinished=''
     fi
     if [[ ! -L $root$COMMAND ]] && [[ -e $root$COMMAND ]]; then
-        note "$COMMAND is something else and stays"
+        note "$COMMAND is not a link, so it is not replaced"
     else
         run install -d "$root$(dirname "$COMMAND")"
         run ln -sfn "$OPT/venv/bin/$NAME" "$root$COMMAND"
@@ -377,7 +377,7 @@ install_all() {
 
 # --- uninstall -------------------------------------------------------------------------
 
-remove() { # path that this script once made
+remove() { # path installed by this script
     if [[ -e $root$1 || -L $root$1 ]]; then
         step "remove $1"
         run rm -rf -- "$root$1"
@@ -389,11 +389,11 @@ uninstall_all() {
     need_root
     if real && [[ -e $UNIT ]]; then
         step "stop and disable $NAME"
-        services disable --quiet --now $NAME || note "it could not be stopped: systemctl status $NAME"
+        services disable --quiet --now $NAME || note "could not stop it: systemctl status $NAME"
     fi
     remove "$UNIT"
     remove "$NO_CAPS"
-    # Other drop-ins are the owner's: they go only with --purge.
+    # Other drop-ins belong to the owner; only --purge removes them.
     if [[ -z $dry ]]; then
         rmdir --ignore-fail-on-non-empty "$root${NO_CAPS%/*}" 2>/dev/null || true
     fi
@@ -428,7 +428,7 @@ uninstall_all() {
         note "kept: $STATE (--purge removes both)"
     fi
     if [[ -z $dry ]]; then
-        echo "Done. The packages python3-venv and mosquitto stay."
+        echo "Done. The packages python3-venv and mosquitto are kept."
     else
         echo "Nothing was changed."
     fi

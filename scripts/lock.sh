@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Renews scripts/lock/*.txt: exact versions and hashes for every platform and Python that we run on.
-# The files name no index and no address: where packages come from is each machine's own configuration.
+# Updates scripts/lock/*.txt: exact versions and hashes for every supported platform and Python.
+# The files name no package index: each machine uses its own pip configuration.
 # shellcheck source=scripts/env.sh
 source "$(dirname "$0")/env.sh"
 

@@ -9,44 +9,54 @@ import structlog
 from blockbuster import blockbuster_ctx
 
 import pi_orchestrator
-from pi_orchestrator.logs import configure
-from pi_orchestrator.net import vendors
+from pi_orchestrator.core.logging import configure
+from pi_orchestrator.net import oui
 from tests.support.broker import Broker
 from tests.support.clock import FakeClock
-from tests.support.world import World
+from tests.support.rig import Rig
+from tests.support.sampling import Scale
 
-# Databases and their fsyncs in memory: no test takes the power away, and what a SIGKILL leaves is the same.
+# Databases in memory make fsync cheap. No test simulates a power cut; SIGKILL leaves the same files.
 if os.access("/dev/shm", os.W_OK):
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
-read_manufacturers_once = functools.cache(vendors._load)
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run all cases; without it, a sample of the expensive ones")
+
+
+def pytest_configure(config):
+    Scale.slow = config.getoption("--slow")
+
+
+load_vendor_table_once = functools.cache(oui._load)
 
 
 @pytest.fixture(autouse=True)
 def no_blocking_calls():
-    """A call of ours that blocks the event loop fails the test; what the tests themselves do is their business."""
+    """Fail the test if pi_orchestrator blocks the event loop; calls from test code are not checked."""
     with blockbuster_ctx(scanned_modules=[pi_orchestrator]):
         yield
 
 
 class Stderr(io.TextIOBase):
-    """Whatever stderr is at the moment: pytest changes it with every test."""
+    """The current sys.stderr; pytest replaces it for each test."""
 
     def write(self, text):
         return sys.stderr.write(text)
 
 
 @pytest.fixture(autouse=True)
-def logs_as_in_the_daemon():
-    """Without this structlog draws its traces with source read from files, which blocks the loop."""
+def daemon_logging():
+    """Configure JSON logging; structlog's default tracebacks read source files, which blocks the loop."""
     root = logging.getLogger()
-    handlers, level, before = root.handlers[:], root.level, structlog.get_config()
+    handlers, level, config = root.handlers[:], root.level, structlog.get_config()
     configure(level="debug", style="json", stream=Stderr())
     root.handlers[:] = [*handlers, *root.handlers]
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.configure(**before)
+    structlog.configure(**config)
 
 
 @pytest.fixture
@@ -63,7 +73,7 @@ async def broker(tmp_path):
 
 
 @pytest.fixture
-async def world(tmp_path, broker, monkeypatch):
-    # A tenth of a second of computing for each daemon in this process; how the list is read has tests of its own.
-    monkeypatch.setattr(vendors, "_load", read_manufacturers_once)
-    return World(state_dir=tmp_path / "state", broker=broker)
+async def rig(tmp_path, broker, monkeypatch):
+    # Loading takes 0.2 s of CPU per daemon; it is tested separately.
+    monkeypatch.setattr(oui, "_load", load_vendor_table_once)
+    return Rig(state_dir=tmp_path / "state", broker=broker)

@@ -1,4 +1,4 @@
-"""The composition root: the only place that builds things, and the life of what is built.
+"""Composition root: builds all features, starts and stops them.
 
-Nothing is imported here: what scans without a daemon (`survey`) must not load all of it.
+This module imports nothing: a scan without a daemon (`survey`) must not load every feature.
 """

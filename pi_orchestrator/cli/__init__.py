@@ -1,1 +1,1 @@
-"""The command line: one file per group of commands; what a command needs is imported when it runs."""
+"""Shared parts of the command line. Commands import what they need when they run, so that they start fast."""

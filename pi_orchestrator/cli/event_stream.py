@@ -1,4 +1,4 @@
-"""The daemon's event streams as the command line reads them: from where it was, for as long as somebody looks."""
+"""Reads event streams of the daemon for the command line; reconnects and resumes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pi_orchestrator.errors import OrchestratorError
+from pi_orchestrator.core.error_codes import ErrorCode, LocalCode
+from pi_orchestrator.core.errors import OrchestratorError
+from pi_orchestrator.core.stream_events import ESTABLISHED
 
 if TYPE_CHECKING:
     from pi_orchestrator.cli.client import Client
 
-ESTABLISHED = "connection.established"
-HEARTBEAT = "connection.heartbeat"
-_JITTER = random.Random()  # noqa: S311  # guards nothing
+_JITTER = random.Random()  # noqa: S311  # not security relevant
 FIRST_DELAY_S = 1.0
-LONGEST_DELAY_S = 30.0
-_PASSES = frozenset({"UNREACHABLE", "RATE_LIMITED", "INTERNAL_ERROR"})
-"""The daemon is away, restarts, or has too many listeners just now: it is worth asking again."""
+MAX_DELAY_S = 30.0
+_TRANSIENT_CODES = frozenset({LocalCode.UNREACHABLE, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL_ERROR})
+"""The daemon is unreachable, restarts, or has too many clients: retry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event; `id` None where it is not stored, `document` the whole of it as it was sent."""
+    """An event; `id` is None if it is not stored, `document` is the complete JSON object."""
 
     type: str
     id: int | None
@@ -37,7 +37,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The connection is gone; it will be tried again in so many seconds."""
+    """The connection was lost; the next attempt is in `retry_in_s` seconds."""
 
     reason: str
     retry_in_s: float
@@ -45,7 +45,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A block of a stream: its name, its id, its data; each None where it has none."""
+    """A block of a stream: name, id and data; None if missing."""
 
     name: str | None
     id: int | None
@@ -57,37 +57,66 @@ def follow(
     path: str,
     *,
     after: int | None = None,
-    patience_s: float | None = None,
+    retry_limit_s: float | None = None,
+    answered: bool = False,
     sleep: Callable[[float], object] = time.sleep,
     **query: Any,
 ) -> Iterator[Event | Lost]:
-    """Events after an id (None: from now on), again from the last one whenever the connection was lost.
+    """Events after an id (None: new ones only); resumes after the last one when the connection was lost.
 
-    What the daemon refuses is raised, and so is that it cannot be reached at first, or for longer than `patience_s`.
+    Raises an error response of the daemon, and UnreachableError after `retry_limit_s`, or at the first attempt
+    unless the daemon has `answered` the caller before.
     """
-    delay_s, waited_s, was_there = FIRST_DELAY_S, 0.0, False
+    delay_s, waited_s = FIRST_DELAY_S, 0.0
     while True:
-        reason = "the daemon has ended the stream"
+        reason = "the daemon closed the stream"
         try:
             for frame in frames(client.lines(path, last_event_id=after, **query)):
-                was_there, delay_s, waited_s = True, FIRST_DELAY_S, 0.0
+                answered, delay_s, waited_s = True, FIRST_DELAY_S, 0.0
                 after = after if frame.id is None else frame.id
                 if event := read(frame):
                     yield event
+            answered = True  # a daemon that stops closes a new stream before its first frame
         except OrchestratorError as error:
-            if error.code not in _PASSES or not was_there or (patience_s is not None and waited_s >= patience_s):
+            if (
+                error.code not in _TRANSIENT_CODES
+                or not answered
+                or (retry_limit_s is not None and waited_s >= retry_limit_s)
+            ):
                 raise
             reason = error.message
-        # Not all who were cut off at once come back at once.
+        # Jitter, so that clients disconnected at the same time do not all reconnect at the same time.
         pause_s = delay_s * _JITTER.uniform(0.5, 1.0)
         yield Lost(reason, pause_s)
         sleep(pause_s)
         waited_s += pause_s
-        delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+        delay_s = min(2 * delay_s, MAX_DELAY_S)
+
+
+def follow_with_notes(
+    client: Client,
+    path: str,
+    *,
+    note: Callable[[str], object],
+    after: int | None = None,
+    answered: bool = False,
+    **query: Any,
+) -> Iterator[Event]:
+    """`follow` for a terminal: calls `note` with a text when the connection is lost and when it is restored."""
+    was_lost = False
+    for item in follow(client, path, after=after, answered=answered, **query):
+        if isinstance(item, Lost):
+            was_lost = True
+            note(f"{item.reason}; retrying in {item.retry_in_s:.0f} s")
+            continue
+        if item.type == ESTABLISHED and was_lost:
+            was_lost = False
+            note("reconnected")
+        yield item
 
 
 def frames(lines: Iterable[bytes]) -> Iterator[Frame]:
-    """The blocks of a stream; what is in a block that is not whole is not known."""
+    """Parse the lines of a stream into frames; drops an incomplete last block."""
     name: str | None = None
     event_id: int | None = None
     data: list[str] = []
@@ -108,7 +137,7 @@ def frames(lines: Iterable[bytes]) -> Iterator[Frame]:
 
 
 def read(frame: Frame) -> Event | None:
-    """The event in a frame under its name; None for its copy without one and for what is no event."""
+    """The event in a named frame; None for a frame without a name (a copy) or without an event."""
     if frame.name is None or frame.data is None:
         return None
     try:

@@ -1,8 +1,9 @@
-"""Options that several commands share, and the settings that they lead to."""
+"""Options shared by several commands, and the settings loaded with them."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,21 +15,42 @@ if TYPE_CHECKING:
     Subparsers = _SubParsersAction[argparse.ArgumentParser]
 
 
+CAMERA_ID = "MAC in any format, or device id"
+"""Help text of an argument that names a camera."""
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """`--config` and the flags that stand above it."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (/etc/pi-orchestrator/config.toml)")
+    """Add `--config` and the flags that override the file."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration file (default: /etc/pi-orchestrator/config.toml)"
+    )
     parser.add_argument("--state-dir", metavar="DIR", help="folder for the database, keys and backups")
 
 
 def add_client(parser: argparse.ArgumentParser) -> None:
-    """What a command needs that talks to a running daemon."""
+    """Add the options of a command that calls a running daemon."""
     add_config(parser)
-    parser.add_argument("--url", help="the daemon (default: as configured, on this machine)")
+    parser.add_argument("--url", help="URL of the daemon (default: this machine, port as configured)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def seconds_up_to(limit: float) -> Callable[[str], float]:
+    """A parser of arguments that are a number of seconds above 0, at most `limit`."""
+
+    def seconds(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= limit:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, at most {limit:,.0f}")
+        return value
+
+    return seconds
+
+
 def load_settings(args: argparse.Namespace) -> Loaded:
-    """Settings from file, environment and these flags."""
+    """Load the settings from file, environment and these flags."""
     from pi_orchestrator.settings import load
 
     flags: Tree = {}

@@ -1,7 +1,8 @@
-"""Text for terminals: tables that fit, and JSON for scripts."""
+"""Output of commands: text and tables for terminals, JSON for scripts."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
@@ -10,17 +11,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 GAP = 2
-SMALLEST_COLUMN = 6
+MIN_COLUMN = 6
 
 
 def print_json(value: Any) -> None:
-    """JSON, indented, with every printable character as it is; no other can reach the terminal."""
-    print(_harmless(json.dumps(value, indent=2, ensure_ascii=False)))
+    """Print indented JSON; characters that cannot be printed are escaped."""
+    print(_escape_unprintable(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_json_line(value: Any) -> None:
-    """JSON on a line of its own, which is out before the next one is known."""
-    print(_harmless(json.dumps(value, ensure_ascii=False)), flush=True)
+    """Print JSON on one line, and flush it."""
+    print(_escape_unprintable(json.dumps(value, ensure_ascii=False)), flush=True)
+
+
+def print_result(args: argparse.Namespace, answer: object, text: str) -> int:
+    """Print the response of the API with `--json`, else a text; returns exit code 0."""
+    print_json(answer) if args.json else print(wrapped(text))
+    return 0
+
+
+def print_note(text: str) -> None:
+    """Print a note to stderr, and flush it to keep it in order with stdout."""
+    print(wrapped(text), file=sys.stderr, flush=True)
 
 
 def table(
@@ -31,25 +43,25 @@ def table(
     shrink: Sequence[int] = (),
     flow: bool = False,
 ) -> str:
-    """Columns as wide as they need to be; where that is too wide, those of `shrink` give way in turn, then the last.
+    """A table with columns as wide as their content; if too wide, shrinks those in `shrink` in turn, then the last.
 
-    With `flow` the last one goes on in the lines below instead of being cut: what it says has to be read to its end.
+    With `flow` the last column is wrapped instead of cut.
     """
     limit = width or columns()
     lines = [tuple(headers), *(tuple(_text(cell) for cell in row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
     for column in (*shrink, len(widths) - 1):
         excess = sum(widths) + GAP * (len(widths) - 1) - limit
-        widths[column] -= max(0, min(excess, widths[column] - SMALLEST_COLUMN))
+        widths[column] -= max(0, min(excess, widths[column] - MIN_COLUMN))
     if flow:
-        lines = [part for line in lines for part in _flowing(line, widths[-1])]
+        lines = [row for line in lines for row in _flow_rows(line, widths[-1])]
     return "\n".join(_line(line, widths)[:limit].rstrip() for line in lines)
 
 
 def wrapped(text: str, *, indent: str = "", whole_words: bool = False) -> str:
-    """A text in lines that fit, with what may not reach a terminal made visible.
+    """A text wrapped to the terminal width; characters that cannot be printed become `?`.
 
-    With `whole_words` a word that is longer than a line stays whole, so that a path can be copied.
+    With `whole_words` a word longer than a line is not broken, so that a path can be copied.
     """
     return textwrap.fill(
         _text(text),
@@ -62,38 +74,38 @@ def wrapped(text: str, *, indent: str = "", whole_words: bool = False) -> str:
 
 
 def fit(text: object, width: int) -> str:
-    """A text in one line that is no longer than this, with what may not reach a terminal made visible."""
+    """A text cut to this width; characters that cannot be printed become `?`."""
     return _cut(_text(text), width)
 
 
 def columns() -> int:
-    """How wide the terminal is; 80 where there is none."""
+    """The width of the terminal, at least 40; 80 without a terminal."""
     return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
 class StatusLine:
-    """The last line of the terminal on stderr, for what passes; nothing where that is no terminal."""
+    """A status line on stderr, rewritten in place; prints nothing if stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._on = sys.stderr.isatty()
 
     def show(self, text: str) -> None:
-        """Write it in place of what stands there."""
+        """Replace the status line."""
         if self._on:
-            # One short of the width: some terminals begin a new line with the last column.
+            # One column less than the width, because some terminals wrap after the last column.
             print(f"\r{_text(text)[: min(80, columns()) - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
-        """Leave an empty line for whatever is printed next."""
+        """Erase the status line, so that other output can follow."""
         if self._on:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _flowing(cells: tuple[str, ...], width: int) -> Iterator[tuple[str, ...]]:
-    first, *others = textwrap.wrap(cells[-1], width, break_on_hyphens=False) or [""]
+def _flow_rows(cells: tuple[str, ...], width: int) -> Iterator[tuple[str, ...]]:
+    first, *rest = textwrap.wrap(cells[-1], width, break_on_hyphens=False) or [""]
     yield (*cells[:-1], first)
-    for more in others:
-        yield (*("" for _ in cells[:-1]), more)
+    for text in rest:
+        yield (*("" for _ in cells[:-1]), text)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -106,12 +118,25 @@ def _cut(cell: str, width: int) -> str:
 
 def _text(cell: object) -> str:
     text = "-" if cell in (None, "") else str(cell)
-    # What came from a camera must not drive the terminal.
+    # Text from a camera must not contain control sequences.
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-def _harmless(document: str) -> str:
-    """JSON in which what is not printable is escaped; outside of texts there is none but line ends."""
+def _escape_unprintable(document: str) -> str:
+    """Escape unprintable characters in JSON; outside strings the only ones are line ends."""
     if document.replace("\n", "").isprintable():
         return document
     return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in document)
+
+
+def age(seconds: float) -> str:
+    """A duration in the largest unit of which it has at least two, else in seconds."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def moment(text: str | None) -> str | None:
+    """An RFC 3339 time as `YYYY-MM-DD HH:MM:SS UTC`."""
+    return f"{text[:19].replace('T', ' ')} UTC" if text else None

@@ -1,1 +1,1 @@
-"""The edges: everything that speaks to something outside this process."""
+"""Adapters for everything outside this process: network, kernel, broker, files, programs."""

@@ -1,6 +1,6 @@
-"""What a simulated camera does when it is told to over MQTT: pictures in four phases, and the rest in one answer.
+"""MQTT commands of a simulated camera: a capture answers in four phases, other commands in one message.
 
-A capture runs beside the other commands, so that a camera that hangs in one can still be told to restart.
+A capture runs concurrently with other commands, so that a camera that hangs in a capture can still be restarted.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import aiomqtt
 
-from pi_orchestrator.domain.mac import Mac
-from pi_orchestrator.domain.strict_json import clean_text
+from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.core.validation import clean_text
 from pi_orchestrator.sandbox.faults import Fault, other_mac
 
 FOREVER_S: Final = 1e9
@@ -29,15 +29,15 @@ RESOLUTIONS: Final = ("QVGA", "VGA", "SVGA", "XGA", "SXGA", "UXGA")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9:._-]{1,64}", re.ASCII)
 
 Publish = Callable[[str, str], Awaitable[None]]
-"""Takes the topic's end below `response/`, and the payload."""
+"""Publishes a payload; the arguments are the topic below `response/`, and the payload."""
 
 
 class PictureError(Exception):
-    """The camera cannot take one; the text is what it answers."""
+    """The camera cannot take a picture; the text is its error message."""
 
 
-class CommandDesk:
-    """Takes commands; `restart` and `picture` are the camera's own."""
+class CommandHandler:
+    """Runs a camera's commands, and lists them in `received_actions`; the camera does `picture` and `restart`."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class CommandDesk:
         picture: Callable[[], Awaitable[bytes]],
         restart: Callable[[], None],
     ) -> None:
-        self.told: list[str] = []
+        self.received_actions: list[str] = []
         self.resolution = "VGA"
         self._mac = mac
         self._device_id = device_id
@@ -58,11 +58,11 @@ class CommandDesk:
         self._picture = picture
         self._restart = restart
         self._capturing: asyncio.Task[None] | None = None
-        self._random = random.Random(mac)  # noqa: S311 - an order that tests can repeat
+        self._random = random.Random(mac)  # noqa: S311 - repeatable for tests
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """For one connection; a capture that is under way ends with it."""
+        """Run for one connection; a capture in progress is cancelled at its end."""
         try:
             yield
         finally:
@@ -71,83 +71,87 @@ class CommandDesk:
                 await asyncio.wait([self._capturing])
                 self._capturing = None
 
-    async def obey(self, publish: Publish, payload: object) -> None:
-        """Carry out one command, or say why not."""
+    async def handle(self, publish: Publish, payload: object) -> None:
+        """Run one command and publish its answer, or an error."""
         command = _parse(payload)
         if command is None:
-            await self._refuse(publish, "_invalid/error", "not a command")
+            await self._publish_error(publish, "_invalid/error", "not a command")
             return
         action, request_id, fields = command
-        self.told.append(action)
+        self.received_actions.append(action)
         match action:
             case "capture":
-                await self._begin_capture(publish, request_id)
+                await self._start_capture(publish, request_id)
             case "ping":
-                await self._answer(publish, request_id, action)
+                await self._publish_result(publish, request_id, action)
             case "health_check":
-                await self._answer(publish, request_id, action, health=self._health())
+                await self._publish_result(publish, request_id, action, health=self._health())
             case "set_resolution":
                 await self._set_resolution(publish, request_id, fields.get("resolution"))
             case "restart" | "reset":
-                await self._answer(publish, request_id, action)
+                await self._publish_result(publish, request_id, action)
                 if self._fault is not Fault.REBOOT_IGNORED:
                     self._restart()
             case _:
-                error = f"this simulated camera does not know {clean_text(action, max_chars=40)}"
-                await self._refuse(publish, f"{request_id}/error", error, request_id=request_id)
+                error = f"unsupported action: {clean_text(action, max_chars=40)}"
+                await self._publish_error(publish, f"{request_id}/error", error, request_id=request_id)
 
-    async def _set_resolution(self, publish: Publish, request_id: str, wanted: object) -> None:
-        if wanted not in RESOLUTIONS:
-            error = f"resolution is one of {', '.join(RESOLUTIONS)}"
-            await self._refuse(publish, f"{request_id}/error", error, code="INVALID_PARAMETER", request_id=request_id)
+    async def _set_resolution(self, publish: Publish, request_id: str, resolution: object) -> None:
+        if resolution not in RESOLUTIONS:
+            error = f"resolution must be one of {', '.join(RESOLUTIONS)}"
+            await self._publish_error(
+                publish, f"{request_id}/error", error, code="INVALID_PARAMETER", request_id=request_id
+            )
             return
-        self.resolution = str(wanted)
-        await self._answer(publish, request_id, "set_resolution", resolution=self.resolution)
+        self.resolution = str(resolution)
+        await self._publish_result(publish, request_id, "set_resolution", resolution=self.resolution)
 
-    async def _begin_capture(self, publish: Publish, request_id: str) -> None:
+    async def _start_capture(self, publish: Publish, request_id: str) -> None:
         if self._capturing is not None and not self._capturing.done():
-            await self._refuse(publish, f"{request_id}/error", "busy", code="CAMERA_BUSY", request_id=request_id)
+            await self._publish_error(publish, f"{request_id}/error", "busy", code="CAMERA_BUSY", request_id=request_id)
             return
         self._capturing = asyncio.create_task(self._capture(publish, request_id), name=f"{self._device_id} capture")
 
     async def _capture(self, publish: Publish, request_id: str) -> None:
         if self._fault is Fault.CAPTURE_NO_ACK:
             await asyncio.sleep(FOREVER_S)
-        # A connection that is lost is the reader's to notice.
+        # The reader of messages handles a lost connection.
         with contextlib.suppress(aiomqtt.MqttError):
             await self._send_picture(publish, request_id)
 
     async def _send_picture(self, publish: Publish, request_id: str) -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         header = {"request_id": request_id, "device_id": self._device_id}
         if self._fault is Fault.CAPTURE_FOREIGN:
             header["device_id"] = f"espcam-{other_mac(self._mac).replace(':', '').lower()[-6:]}"
-        await self._say(publish, f"{request_id}/ack", header | {"action": "capture", "status": "in_progress"})
+        await self._publish_json(publish, f"{request_id}/ack", header | {"action": "capture", "status": "in_progress"})
         try:
             jpeg = await self._picture()
         except PictureError as error:
-            await self._refuse(publish, f"{request_id}/error", str(error), code="CAPTURE_FAILED", request_id=request_id)
+            await self._publish_error(
+                publish, f"{request_id}/error", str(error), code="CAPTURE_FAILED", request_id=request_id
+            )
             return
         chunks = [jpeg[at : at + CHUNK_BYTES] for at in range(0, len(jpeg), CHUNK_BYTES)]
         size = OVERSIZED if self._fault is Fault.CAPTURE_OVERSIZED else len(jpeg)
         info = {"success": True, "image_size": size, "content_type": "image/jpeg", "total_size": size}
-        timings = {"capture_ms": _since(began), "validate_ms": 0, "encode_ms": 0}
+        timings = {"capture_ms": _elapsed_ms(started), "validate_ms": 0, "encode_ms": 0}
         info |= {"total_chunks": len(chunks), "timings": timings}
-        await self._say(publish, f"{request_id}/info", header | info)
-        for sent, index in enumerate(self._order(len(chunks))):
+        await self._publish_json(publish, f"{request_id}/info", header | info)
+        for sent, index in enumerate(self._chunk_order(len(chunks))):
             if self._fault is Fault.CAPTURE_REBOOTS and sent == len(chunks) // 2:
                 self._restart()
             if self._fault is Fault.CAPTURE_STALLS and sent == len(chunks) // 2:
                 await asyncio.sleep(FOREVER_S)
-            told = index + len(chunks) if self._fault is Fault.CAPTURE_WRONG_INDEX else index
+            chunk_index = index + len(chunks) if self._fault is Fault.CAPTURE_WRONG_INDEX else index
             data = base64.b64encode(chunks[index]).decode()
-            piece = {"request_id": request_id, "chunk_index": told, "chunk_data": data}
-            await publish(f"{request_id}/chunk", json.dumps(piece))
-        end = {"success": True, "status": "complete", "chunks_sent": len(chunks), "total_chunks": len(chunks)}
-        end["timings"] = {"total_ms": _since(began)}
-        await self._say(publish, f"{request_id}/complete", header | end)
+            chunk = {"request_id": request_id, "chunk_index": chunk_index, "chunk_data": data}
+            await publish(f"{request_id}/chunk", json.dumps(chunk))
+        complete = {"success": True, "status": "complete", "chunks_sent": len(chunks), "total_chunks": len(chunks)}
+        complete["timings"] = {"total_ms": _elapsed_ms(started)}
+        await self._publish_json(publish, f"{request_id}/complete", header | complete)
 
-    def _order(self, count: int) -> Iterator[int]:
+    def _chunk_order(self, count: int) -> Iterator[int]:
         order = list(range(count))
         if self._fault is Fault.CAPTURE_SHUFFLED:
             self._random.shuffle(order)
@@ -157,17 +161,17 @@ class CommandDesk:
             del order[count // 2]
         yield from order
 
-    async def _answer(self, publish: Publish, request_id: str, action: str, **fields: object) -> None:
+    async def _publish_result(self, publish: Publish, request_id: str, action: str, **fields: object) -> None:
         header = {"request_id": request_id, "device_id": self._device_id, "action": action}
-        await self._say(publish, request_id, header | {"success": True, "status": "complete"} | fields)
+        await self._publish_json(publish, request_id, header | {"success": True, "status": "complete"} | fields)
 
-    async def _refuse(
+    async def _publish_error(
         self, publish: Publish, suffix: str, error: str, *, code: str = "UNSUPPORTED_COMMAND", **fields: object
     ) -> None:
-        state = {"success": False, "status": "error", "error": error, "error_code": code, "error_category": "command"}
-        await self._say(publish, suffix, {"device_id": self._device_id} | state | fields)
+        result = {"success": False, "status": "error", "error": error, "error_code": code, "error_category": "command"}
+        await self._publish_json(publish, suffix, {"device_id": self._device_id} | result | fields)
 
-    async def _say(self, publish: Publish, suffix: str, fields: dict[str, Any]) -> None:
+    async def _publish_json(self, publish: Publish, suffix: str, fields: dict[str, Any]) -> None:
         await publish(suffix, json.dumps(fields | {"timestamp": _now()}))
 
 
@@ -184,8 +188,8 @@ def _parse(payload: object) -> tuple[str, str, dict[str, Any]] | None:
     return (action, request_id, command) if _REQUEST_ID.fullmatch(request_id) else None
 
 
-def _since(began: float) -> int:
-    return round((time.monotonic() - began) * 1000)
+def _elapsed_ms(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
 
 
 def _now() -> str:

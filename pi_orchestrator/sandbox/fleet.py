@@ -10,8 +10,8 @@ from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
 from typing import Final, Self
 
-from pi_orchestrator.domain.mac import Mac
-from pi_orchestrator.errors import FieldError
+from pi_orchestrator.core.errors import FieldError
+from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.sandbox.camera import OnEvent, SimulatedCamera
 from pi_orchestrator.sandbox.faults import Fault, parse_faults
 from pi_orchestrator.sandbox.options import CameraOptions
@@ -20,15 +20,15 @@ DEFAULT_NETWORK: Final = "127.77.0.0/16"
 ESPRESSIF: Final = "246F28"
 FIRST_HOST: Final = 10
 STAGGER_S: Final = 0.1
-DIALLING: Final = 64
-"""Connects at once. Mosquitto's accept queue holds 100; one more, and that camera waits a second for TCP
-to try again, which would be the sandbox's delay and look like the daemon's."""
+MAX_CONNECTING: Final = 64
+"""Concurrent connects. Mosquitto's accept queue holds 100; a further camera would wait a second for TCP to retry, and
+this delay would look like the daemon's."""
 
 
 class Fleet:
-    """`count` cameras with addresses counted from `network`; `async with` starts and stops them.
+    """`count` cameras with ascending addresses in `network`; `async with` starts and stops them.
 
-    The second addresses of those that move follow the first ones.
+    Second addresses, for the fault provision-moved, follow the first addresses.
     """
 
     def __init__(
@@ -43,48 +43,48 @@ class Fleet:
         on_event: OnEvent | None = None,
     ) -> None:
         stagger = 0.0 if storm else min(STAGGER_S, options.interval / max(1, count))
-        dialling = asyncio.Semaphore(DIALLING)
+        connect_limit = asyncio.Semaphore(MAX_CONNECTING)
         parsed = parse_faults(faults, count=count)
         moving = parsed.count(Fault.PROVISION_MOVED)
         addresses = make_addresses(network, count + moving)
-        columns = zip(make_macs(count, seed=seed), addresses[:count], parsed, strict=True)
-        spare = iter(addresses[count:])
+        rows = zip(make_macs(count, seed=seed), addresses[:count], parsed, strict=True)
+        second_addresses = iter(addresses[count:])
         self.cameras = [
             SimulatedCamera(
                 mac=mac,
                 address=address,
                 options=options,
                 fault=fault,
-                second_address=next(spare) if fault is Fault.PROVISION_MOVED else None,
+                second_address=next(second_addresses) if fault is Fault.PROVISION_MOVED else None,
                 start_delay=stagger * index,
-                dialling=dialling,
+                connect_limit=connect_limit,
                 on_event=on_event,
             )
-            for index, (mac, address, fault) in enumerate(columns)
+            for index, (mac, address, fault) in enumerate(rows)
         ]
         self._tasks: list[asyncio.Task[None]] = []
-        self._broken = asyncio.Event()
+        self._has_failed = asyncio.Event()
         self._failure: BaseException | None = None
 
     def with_fault(self, fault: Fault | None) -> list[SimulatedCamera]:
-        """List the cameras that have this fault; None for the healthy ones."""
+        """List the cameras with this fault; None for healthy cameras."""
         return [camera for camera in self.cameras if camera.fault is fault]
 
     async def reported(self) -> None:
-        """Return once every camera has published its first status; raises what stopped one instead."""
-        everyone = asyncio.gather(*(camera.reported.wait() for camera in self.cameras))
-        broken = asyncio.ensure_future(self._broken.wait())
+        """Wait until every camera has published its first status; raises the error of a failed camera."""
+        all_reported = asyncio.gather(*(camera.reported.wait() for camera in self.cameras))
+        failed = asyncio.ensure_future(self._has_failed.wait())
         try:
-            await asyncio.wait((everyone, broken), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((all_reported, failed), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            everyone.cancel()
-            broken.cancel()
-            await asyncio.gather(everyone, broken, return_exceptions=True)
+            all_reported.cancel()
+            failed.cancel()
+            await asyncio.gather(all_reported, failed, return_exceptions=True)
         self._raise_failure()
 
     async def failed(self) -> None:
-        """Wait until a camera cannot go on, and raise why."""
-        await self._broken.wait()
+        """Wait until a camera fails, and raise its error."""
+        await self._has_failed.wait()
         self._raise_failure()
 
     async def __aenter__(self) -> Self:
@@ -105,7 +105,7 @@ class Fleet:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and self._failure is None:
             self._failure = task.exception()
-            self._broken.set()
+            self._has_failed.set()
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
@@ -114,7 +114,7 @@ class Fleet:
 
 
 def make_macs(count: int, *, seed: int) -> list[Mac]:
-    """Station MACs in the Espressif range 24:6F:28, the same for the same seed; none near another."""
+    """Station MACs in the Espressif range 24:6F:28, repeatable by seed, none near another."""
     # An ESP32 owns four MACs in a row, so stations are multiples of four apart.
     numbers = random.Random(seed).sample(range(1 << 22), count)  # noqa: S311 - repeatable, not secret
     digits = (f"{ESPRESSIF}{number * 4:06X}" for number in numbers)
@@ -122,14 +122,14 @@ def make_macs(count: int, *, seed: int) -> list[Mac]:
 
 
 def make_addresses(network: str, count: int) -> list[IPv4Address]:
-    """`count` addresses from the tenth of the network on, none that ends in 0 or 255; FieldError."""
+    """`count` addresses from the network's tenth on, without those that end in 0 or 255; FieldError."""
     try:
         net = IPv4Network(network)
     except ValueError as exc:
-        raise FieldError(f"{network[:40]!r} is not a network such as {DEFAULT_NETWORK}") from exc
+        raise FieldError(f"{network[:40]!r} is not an IPv4 network, for example {DEFAULT_NETWORK}") from exc
     addresses = list(itertools.islice(_hosts(net), count))
     if len(addresses) < count:
-        raise FieldError(f"{net} has room for {len(addresses)} cameras, not for {count}")
+        raise FieldError(f"{net} has addresses for {len(addresses)} cameras, but {count} are needed")
     return addresses
 
 

@@ -1,4 +1,4 @@
-"""The picture that a simulated camera takes."""
+"""The picture of a simulated camera."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from datetime import datetime
 
 
 def render_picture(name: str, when: datetime) -> bytes:
-    """Draw a JPEG of 640 x 480 that shows name and time, in a colour of its own; blocks for some ms."""
-    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - an extra, and slow to import
+    """Draw a 640 x 480 JPEG with name and time, in a colour derived from the name; blocks for some ms."""
+    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - optional, and slow to import
 
     hue = sum(name.encode()) * 37 % 360
     image = Image.new("RGB", (640, 480), f"hsl({hue}, 45%, 30%)")

@@ -1,7 +1,7 @@
-"""A simulated camera's end of `POST /provision`: what it was told, what it answers, and what a test can read back.
+"""`POST /provision` of a simulated camera: parsing, answers, and the accepted requests for tests.
 
-The first request with an id that is accepted changes something, once; the same id again is only answered. A password
-is kept no longer than it takes to join, and nowhere as text but in the faults that are about telling it.
+An accepted request is applied once; a repeat with the same id is only answered. A password is stored only until the
+camera has joined, and as text only for the faults that disclose it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from pi_orchestrator.domain.container import parse_container_id
-from pi_orchestrator.domain.strict_json import parse_object
-from pi_orchestrator.domain.wifi import Credentials, MqttAccess, check_password, parse_ssid
-from pi_orchestrator.errors import FieldError
+from pi_orchestrator.core.errors import FieldError
+from pi_orchestrator.core.identifiers import parse_container_id
+from pi_orchestrator.core.validation import parse_object
+from pi_orchestrator.core.wifi import Credentials, MqttAccess, check_password, parse_ssid
 from pi_orchestrator.sandbox.faults import Fault
 
 MAX_BODY_BYTES: Final = 4096
@@ -26,7 +26,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class Provisioned:
-    """A request that changed something; of the password a test can only check whether it was the right one."""
+    """An accepted request, with the hash of its password only."""
 
     request_id: str
     ssid: str
@@ -46,16 +46,16 @@ class ProvisionRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What is answered, and the request that has to be obeyed; None where nothing changes."""
+    """An answer, and the request to apply; None if nothing changes."""
 
     status: HTTPStatus
     body: dict[str, Any]
     reason: str | None = None
-    obey: ProvisionRequest | None = None
+    accepted: ProvisionRequest | None = None
 
 
 class Provisioning:
-    """What one camera has been asked: `requests` in all, of which those in `provisioned` changed something."""
+    """The requests to one camera: `requests` counts all, `provisioned` lists the accepted ones without repeats."""
 
     def __init__(self, *, fault: Fault | None) -> None:
         self.requests = 0
@@ -64,18 +64,18 @@ class Provisioning:
         self._fault = fault
         self._failed = False
 
-    def judge(self, body: bytes, *, leaving: bool) -> Answer:
-        """Answer one request, and remember it if it is accepted; a camera that is `leaving` takes no other."""
+    def handle(self, body: bytes, *, leaving: bool) -> Answer:
+        """Answer a request and store it if accepted; a camera that is `leaving` its network accepts no new request."""
         try:
             request = parse_request(body)
         except FieldError as exc:
-            return _refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(exc))
-        if any(request.request_id == known.request_id for known in self.provisioned):
-            return _accepted(request, obey=False)
-        if trouble := self._trouble(request):
-            return trouble
+            return _error_answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(exc))
+        if any(request.request_id == earlier.request_id for earlier in self.provisioned):
+            return _accepted_answer(request, is_repeat=True)
+        if answer := self._fault_answer(request):
+            return answer
         if leaving:
-            return _refused(HTTPStatus.CONFLICT, "on the way to another network")
+            return _error_answer(HTTPStatus.CONFLICT, "the camera is joining another network")
         password = request.credentials.password.get_secret_value()
         self.provisioned.append(
             Provisioned(
@@ -85,35 +85,35 @@ class Provisioning:
                 password_sha256=hashlib.sha256(password.encode()).hexdigest(),
             )
         )
-        return _accepted(request, obey=True)
+        return _accepted_answer(request, is_repeat=False)
 
-    def _trouble(self, request: ProvisionRequest) -> Answer | None:
+    def _fault_answer(self, request: ProvisionRequest) -> Answer | None:
         match self._fault:
             case Fault.PROVISION_REJECT:
-                return _refused(HTTPStatus.UNPROCESSABLE_ENTITY, "this camera takes no orders")
+                return _error_answer(HTTPStatus.UNPROCESSABLE_ENTITY, "provisioning is disabled")
             case Fault.PROVISION_ECHO:
                 self.last_error = f"bad password {request.credentials.password.get_secret_value()}"
-                return _refused(HTTPStatus.UNPROCESSABLE_ENTITY, self.last_error, reason=self.last_error)
+                return _error_answer(HTTPStatus.UNPROCESSABLE_ENTITY, self.last_error, reason=self.last_error)
             case Fault.PROVISION_500:
-                return _refused(HTTPStatus.INTERNAL_SERVER_ERROR, "flash write failed")
+                return _error_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "flash write failed")
             case Fault.PROVISION_FLAKY if not self._failed:
                 self._failed = True
-                return _refused(HTTPStatus.INTERNAL_SERVER_ERROR, "flash write failed")
+                return _error_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "flash write failed")
         return None
 
 
 def parse_request(body: bytes) -> ProvisionRequest:
-    """The JSON of the contract → what is in it; FieldError names the field, never the password."""
+    """Parse the JSON of the contract; FieldError names the field, never the password."""
     fields = parse_object(body, max_bytes=MAX_BODY_BYTES)
     request_id, password, container_id = fields.get("request_id"), fields.get("password"), fields.get("container_id")
     if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
-        raise FieldError("request_id is 1 to 128 visible ASCII characters")
+        raise FieldError("request_id must be 1 to 128 visible ASCII characters")
     if not isinstance(password, str):
-        raise FieldError("password is text")
+        raise FieldError("password must be a string")
     check_password(password)
     if container_id is not None:
         if not isinstance(container_id, str):
-            raise FieldError("container_id is text")
+            raise FieldError("container_id must be a string")
         parse_container_id(container_id)
     return ProvisionRequest(
         request_id=request_id,
@@ -125,22 +125,22 @@ def parse_request(body: bytes) -> ProvisionRequest:
 
 def _parse_mqtt(value: object) -> MqttAccess:
     if not isinstance(value, dict):
-        raise FieldError("mqtt is an object with host and port")
+        raise FieldError("mqtt must be an object with host and port")
     host, port, username, password = (value.get(name) for name in ("host", "port", "username", "password"))
     if not isinstance(host, str) or not 1 <= len(host) <= 253 or not host.isprintable():
-        raise FieldError("mqtt.host is a name or an address")
+        raise FieldError("mqtt.host must be a host name or an address")
     if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65_535:
-        raise FieldError("mqtt.port is a number from 1 to 65535")
+        raise FieldError("mqtt.port must be a number from 1 to 65535")
     for name, text in (("username", username), ("password", password)):
         if not isinstance(text, str | None):
-            raise FieldError(f"mqtt.{name} is text")
+            raise FieldError(f"mqtt.{name} must be a string")
     return MqttAccess(host, port, username, None if password is None else SecretStr(password))
 
 
-def _accepted(request: ProvisionRequest, *, obey: bool) -> Answer:
+def _accepted_answer(request: ProvisionRequest, *, is_repeat: bool) -> Answer:
     body = {"accepted": True, "request_id": request.request_id}
-    return Answer(status=HTTPStatus.ACCEPTED, body=body, obey=request if obey else None)
+    return Answer(status=HTTPStatus.ACCEPTED, body=body, accepted=None if is_repeat else request)
 
 
-def _refused(status: HTTPStatus, why: str, *, reason: str | None = None) -> Answer:
-    return Answer(status=status, body={"accepted": False, "error": why}, reason=reason)
+def _error_answer(status: HTTPStatus, error: str, *, reason: str | None = None) -> Answer:
+    return Answer(status=status, body={"accepted": False, "error": error}, reason=reason)

@@ -1,5 +1,6 @@
-"""The configuration: one frozen model, filled from layers."""
+"""Settings: one frozen model, filled from layers."""
 
+from pi_orchestrator.core.listen import Listen
 from pi_orchestrator.settings.loader import (
     DEFAULT_PATH,
     Loaded,
@@ -20,15 +21,16 @@ from pi_orchestrator.settings.model import (
     AutoOnboardSettings,
     CameraSettings,
     DiscoverySettings,
-    Listen,
     MqttSettings,
     ProvisioningSettings,
     Settings,
     StorageSettings,
 )
+from pi_orchestrator.settings.retired import RETIRED, SettingWarning
 
 __all__ = [
     "DEFAULT_PATH",
+    "RETIRED",
     "ApSettings",
     "AutoOnboardSettings",
     "CameraSettings",
@@ -37,6 +39,7 @@ __all__ = [
     "Loaded",
     "MqttSettings",
     "ProvisioningSettings",
+    "SettingWarning",
     "Settings",
     "StorageSettings",
     "Tree",

@@ -1,9 +1,9 @@
 """The configuration's layers: defaults ← file ← credentials ← environment ← overrides ← flags.
 
-Each layer is read into a plain tree of values first, so that every value knows where it came from, and then the
-merged tree is validated once, so that every mistake is named at once. The old names of the Go daemon's variables
-are a layer of their own, below the new ones. The layers are kept as they were read: an override that is set or
-taken away later is put between the same ones, whatever has become of the files since.
+Each layer is first read into a flat list of values with their origins. The merged values are validated once, so that
+one error lists every problem. The variable names of the Go daemon are a layer of their own, below the new names. The
+layers are stored as they were read: an override that is set or removed later is merged with the same values, even if
+the files have changed since.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from pi_orchestrator.errors import SettingsError
+from pi_orchestrator.core.errors import SettingsError
 from pi_orchestrator.settings import overrides
 from pi_orchestrator.settings.model import Settings
 from pi_orchestrator.settings.overrides import Overrides
+from pi_orchestrator.settings.retired import RETIRED, SettingWarning
 
 DEFAULT_PATH = Path("/etc/pi-orchestrator/config.toml")
 ENV_PREFIX = "PIORCH_"
@@ -31,24 +32,29 @@ Tree = dict[str, Any]
 
 
 Entry = tuple[tuple[str, ...], Any, str]
-"""A value of a layer: where it belongs, what it is, and where it came from."""
+"""A value of a layer: path, value, origin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What was read, below the overrides and above them; `secrets` are the files with secrets that were read so far."""
+    """The values below and above the overrides; `secrets` caches the secret files read so far.
+
+    Retired keys are in `warnings`, not in the layers.
+    """
 
     below: tuple[Entry, ...] = field(repr=False)
     above: tuple[Entry, ...] = field(default=(), repr=False)
     problems: tuple[str, ...] = ()
+    warnings: tuple[SettingWarning, ...] = ()
     secrets: dict[Path, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and where each value came from (`path` → `default`, `file`, `environment NAME`, …).
+    """Settings, and the origin of each value (`path` → `default`, `file`, `environment NAME`, …).
 
-    `ignored` are overrides that are kept but not in force, each with the reason.
+    `ignored` are stored overrides without effect, each with the reason. `warnings` are the retired keys that are still
+    set, in any layer.
     """
 
     settings: Settings
@@ -56,6 +62,12 @@ class Loaded:
     overrides: Overrides
     layers: Layers
     ignored: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[SettingWarning, ...] = ()
+
+    @property
+    def active_overrides(self) -> Mapping[str, str]:
+        """The valid overrides, as `path` → text; a flag may still take precedence."""
+        return _active(self.overrides, self.ignored)
 
 
 def load(
@@ -73,47 +85,44 @@ def load(
         *_environment_layer(environ, problems),
     )
     above = tuple((leaf, value, "flag") for leaf, value in _leaves(flags or {}))
-    layers = Layers(below, above, tuple(problems))
+    layers = _without_retired(below, above, problems)
     return settle(layers, overrides.read(_state_dir(layers) / overrides.NAME))
 
 
 def given(configured: Settings | Tree) -> Loaded:
-    """Settings that a program was written with, in place of a file; the overrides of their state folder hold."""
-    leaves = _leaves(configured) if isinstance(configured, dict) else _unusual(configured)
-    layers = Layers(tuple((leaf, value, "program") for leaf, value in leaves))
+    """Load settings given by a program in place of a file; the overrides in their state folder apply."""
+    leaves = _leaves(configured) if isinstance(configured, dict) else _non_defaults(configured)
+    layers = _without_retired((leaf, value, "program") for leaf, value in leaves)
     return settle(layers, overrides.read(_state_dir(layers) / overrides.NAME))
 
 
 def settle(layers: Layers, found: Overrides) -> Loaded:
-    """The layers with the overrides that are possible; those that are not are ignored, each with its reason."""
+    """Apply the valid overrides to the layers; the others are in `ignored`, each with its reason."""
     known = set(known_paths()) - {_STATE_DIR}
-    usable = {path: text for path, text in found.values.items() if path in known}
-    ignored = {path: f"{path}: unknown key{_suggest(path)}" for path in found.values if path not in known}
-    ignored |= _impossible(layers, usable, found.file)
-    in_force = {path: text for path, text in usable.items() if path not in ignored}
-    settings, origins = _combine(layers, in_force, found.file)
-    return Loaded(settings, origins, found, layers, ignored)
+    candidates = {path: text for path, text in found.values.items() if path in known}
+    unknown = found.values.keys() - known - RETIRED.keys()
+    ignored = {path: f"{path}: unknown key{_suggest(path)}" for path in found.values if path in unknown}
+    ignored |= _invalid_overrides(layers, candidates, found.file)
+    return _with_overrides(layers, found, ignored)
 
 
 def overridden(loaded: Loaded, path: str, text: str | None) -> Loaded:
-    """The same with an override set to this text, or without it; SettingsError where that cannot be."""
+    """Set an override to this text, or remove it (None); SettingsError if the result is not valid."""
     values = {**loaded.overrides.values}
     values.pop(path, None)
     if text is not None:
         values[path] = text
-    ignored = {other: why for other, why in loaded.ignored.items() if other != path}
-    in_force = {other: value for other, value in values.items() if other not in ignored}
-    settings, origins = _combine(loaded.layers, in_force, loaded.overrides.file)
-    return Loaded(settings, origins, replace(loaded.overrides, values=values), loaded.layers, ignored)
+    ignored = {other: reason for other, reason in loaded.ignored.items() if other != path}
+    return _with_overrides(loaded.layers, replace(loaded.overrides, values=values), ignored)
 
 
 def closest(path: str) -> str | None:
-    """The key or section that was probably meant by one that is not there."""
+    """The known key or section that is most similar to an unknown one."""
     known = known_paths()
     close = difflib.get_close_matches(path, known if "." in path else Settings.model_fields, n=1, cutoff=0.6)
     if not close:
         tail = path.rsplit(".", 1)[-1]
-        by_key = {item.split(".")[1]: item for item in known}
+        by_key = {known_path.split(".")[1]: known_path for known_path in known}
         close = [by_key[key] for key in difflib.get_close_matches(tail, by_key, n=1, cutoff=0.75)]
     return close[0] if close else None
 
@@ -135,7 +144,7 @@ def value_at(settings: Settings, path: str) -> Any:
 
 
 def shown(value: Any) -> Any:
-    """A value as it may be shown: secrets masked, addresses and paths as text."""
+    """A value in displayable form: secrets masked, addresses and paths as text."""
     if isinstance(value, SecretStr):
         return "***"
     if isinstance(value, tuple):
@@ -144,7 +153,7 @@ def shown(value: Any) -> Any:
 
 
 def secrets_of(settings: Settings) -> list[str]:
-    """Every secret that is configured."""
+    """Every configured secret."""
     values = (value_at(settings, path) for path in known_paths())
     return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
 
@@ -154,53 +163,80 @@ def changed_paths(old: Settings, new: Settings) -> list[str]:
     return [path for path in known_paths() if value_at(old, path) != value_at(new, path)]
 
 
-_STATE_DIR = "storage.state_dir"  # it says where the overrides are, so it can be none of them
+_STATE_DIR = "storage.state_dir"  # the overrides are stored there, so it cannot be an override
 
 Layer = Iterator[Entry]
 
 
+def _without_retired(below: Iterable[Entry], above: Iterable[Entry] = (), problems: Iterable[str] = ()) -> Layers:
+    """Split off the retired keys; each becomes a warning."""
+    warnings: list[SettingWarning] = []
+
+    def current(entries: Iterable[Entry]) -> Iterator[Entry]:
+        for leaf, value, origin in entries:
+            path = ".".join(leaf)
+            if len(leaf) == 2 and path in RETIRED:
+                warnings.append(SettingWarning(path, origin, RETIRED[path]))
+            else:
+                yield leaf, value, origin
+
+    return Layers(tuple(current(below)), tuple(current(above)), tuple(problems), tuple(warnings))
+
+
+def _with_overrides(layers: Layers, found: Overrides, ignored: Mapping[str, str]) -> Loaded:
+    settings, origins = _combine(layers, _active(found, ignored), found.file)
+    retired = [
+        SettingWarning(path, f"override {found.file}", RETIRED[path]) for path in found.values if path in RETIRED
+    ]
+    return Loaded(settings, origins, found, layers, ignored, (*layers.warnings, *retired))
+
+
+def _active(found: Overrides, ignored: Mapping[str, str]) -> dict[str, str]:
+    return {path: text for path, text in found.values.items() if path not in ignored and path not in RETIRED}
+
+
 def _combine(layers: Layers, values: Mapping[str, str], file: Path) -> tuple[Settings, dict[str, str]]:
-    """Everything as one: the settings, and where each value came from."""
+    """Merge all layers: the settings, and the origin of each value."""
     problems = [*layers.problems]
     merged: Tree = {}
     origins: dict[str, str] = {}
-    between = (((*path.split("."),), text, f"override {file}") for path, text in values.items())
-    for leaf, value, origin in (*layers.below, *between, *layers.above):
+    overriding = (((*path.split("."),), text, f"override {file}") for path, text in values.items())
+    for leaf, value, origin in (*layers.below, *overriding, *layers.above):
         _place(merged, leaf, value)
         origins[".".join(leaf)] = origin
     _read_secret_files(merged, origins, problems, layers.secrets)
     return _validate(merged, problems, origins), origins
 
 
-def _impossible(layers: Layers, values: Mapping[str, str], file: Path) -> dict[str, str]:
-    """Which of these overrides cannot be, and why; none where it is not they that are to blame."""
+def _invalid_overrides(layers: Layers, values: Mapping[str, str], file: Path) -> dict[str, str]:
+    """The overrides that are not valid, each with the reason; empty if the layers are not valid even without them."""
 
-    def fault(some: Mapping[str, str]) -> str | None:
+    def find_problem(subset: Mapping[str, str]) -> str | None:
         try:
-            _combine(layers, some, file)
+            _combine(layers, subset, file)
         except SettingsError as error:
             return error.problems[0]
         return None
 
-    if not values or fault(values) is None or fault({}) is not None:
+    if not values or find_problem(values) is None or find_problem({}) is not None:
         return {}
-    taken: dict[str, str] = {}
+    valid: dict[str, str] = {}
     while True:
-        faults: dict[str, str] = {}
-        before = len(taken)
-        for path in [path for path in values if path not in taken]:
-            if why := fault({**taken, path: values[path]}):
-                faults[path] = why
+        invalid: dict[str, str] = {}
+        before = len(valid)
+        for path in [path for path in values if path not in valid]:
+            if problem := find_problem({**valid, path: values[path]}):
+                invalid[path] = problem
             else:
-                taken[path] = values[path]
-        if len(taken) == before:  # else one that was not possible may be, beside another that came after it
-            return faults
+                valid[path] = values[path]
+        if len(valid) == before:  # else try again: an override may be valid only together with a later one
+            return invalid
 
 
 def _state_dir(layers: Layers) -> Path:
-    named = [value for leaf, value, _ in (*layers.below, *layers.above) if ".".join(leaf) == _STATE_DIR]
-    # What is no path is told as a mistake, with all the others.
-    return Path(named[-1]) if named and isinstance(named[-1], str | Path) else Settings().storage.state_dir
+    values = [value for leaf, value, _ in (*layers.below, *layers.above) if ".".join(leaf) == _STATE_DIR]
+    # A value that is not a path is reported by the validation, with all other problems.
+    return Path(values[-1]) if values and isinstance(values[-1], str | Path) else Settings().storage.state_dir
 
 
 def _file_layer(path: Path | None, environ: Mapping[str, str], problems: list[str]) -> Layer:
@@ -210,14 +246,14 @@ def _file_layer(path: Path | None, environ: Mapping[str, str], problems: list[st
         tree = tomllib.loads(target.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if chosen:
-            problems.append(f"{target}: there is no such file")
+            problems.append(f"{target}: file not found")
         return
     except OSError as error:
         remedy = "; try with sudo" if isinstance(error, PermissionError) else ""
         problems.append(f"{target}: cannot be read: {error.strerror}{remedy}")
         return
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        problems.append(f"{target}: this is not TOML: {error}")
+        problems.append(f"{target}: not valid TOML: {error}")
         return
     for leaf, value in _leaves(tree):
         yield leaf, value, f"file {target}"
@@ -277,7 +313,7 @@ def _legacy_layer(environ: Mapping[str, str]) -> Layer:
 
 
 def _environment_layer(environ: Mapping[str, str], problems: list[str]) -> Layer:
-    known = set(known_paths())
+    known = set(known_paths()) | RETIRED.keys()
     for name, value in sorted(environ.items()):
         if not name.startswith(ENV_PREFIX) or name in RESERVED_ENV:
             continue
@@ -294,7 +330,7 @@ def _validate(merged: Tree, problems: list[str], origins: Mapping[str, str]) -> 
         settings = Settings.model_validate(merged)
     except ValidationError as error:
         faulty = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
-        # The other sections may contradict each other all the same.
+        # Conflicts between the other sections are reported too.
         settings = Settings.model_validate({name: tree for name, tree in merged.items() if name not in faulty})
         for fault in error.errors(include_url=False):
             path = ".".join(str(part) for part in fault["loc"][:2])
@@ -314,7 +350,7 @@ def _validate(merged: Tree, problems: list[str], origins: Mapping[str, str]) -> 
 
 
 def _conflicts(settings: Settings) -> Iterator[tuple[set[str], str]]:
-    """What each key allows, but not all keys together: the sections concerned, and what is wrong."""
+    """Conflicts between keys that are valid on their own: the sections concerned, and the problem."""
     outside = [str(listen) for listen in settings.http.listen if not listen.is_loopback]
     if settings.auth.mode == "off" and outside:
         yield {"auth", "http"}, f"auth.mode: 'off' is refused while http.listen reaches the network ({outside[0]})"
@@ -324,20 +360,20 @@ def _conflicts(settings: Settings) -> Iterator[tuple[set[str], str]]:
     if not settings.mqtt.port and not settings.mqtt.embedded:
         yield {"mqtt"}, "mqtt.port: 0 is for the embedded broker only"
     if settings.mqtt.tls and settings.mqtt.ca_file and not settings.mqtt.ca_file.is_file():
-        yield {"mqtt"}, f"mqtt.ca_file: there is no file {settings.mqtt.ca_file}"
+        yield {"mqtt"}, f"mqtt.ca_file: file not found: {settings.mqtt.ca_file}"
     fixed = [listen for listen in settings.http.listen if listen.port]
     if len(set(fixed)) != len(fixed):
-        yield {"http"}, "http.listen: names the same address twice"
+        yield {"http"}, "http.listen: the same address is listed twice"
 
 
 def _read_secret_files(merged: Tree, origins: dict[str, str], problems: list[str], read: dict[Path, str]) -> None:
-    """Put the contents of `*_file` keys in place of the keys that they stand for, unless a higher layer gives those."""
+    """Set each secret from its `*_file` key, unless a layer at least as high sets the secret itself."""
     for section, key in _CREDENTIALS.values():
         branch = merged.get(section)
         if not isinstance(branch, dict):
             continue
-        given, pointed = (_layer_of(origins, f"{section}.{name}") for name in (key, f"{key}_file"))
-        if branch.get(key) and given >= pointed:
+        key_layer, file_layer = (_layer_of(origins, f"{section}.{name}") for name in (key, f"{key}_file"))
+        if branch.get(key) and key_layer >= file_layer:
             continue
         file = branch.get(f"{key}_file")
         if not file or not isinstance(file, str | Path):
@@ -373,11 +409,11 @@ def _leaves(tree: Tree) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield (section,), values
 
 
-def _unusual(settings: Settings) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The values that are no defaults."""
-    usual = Settings()
+def _non_defaults(settings: Settings) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values that differ from the defaults."""
+    defaults = Settings()
     for path in known_paths():
-        if (value := value_at(settings, path)) != value_at(usual, path):
+        if (value := value_at(settings, path)) != value_at(defaults, path):
             yield (*path.split("."),), value
 
 

@@ -1,38 +1,36 @@
-"""Every key that can be configured: frozen sections with a default, a range and one line why."""
+"""The settings model: frozen sections; each key has a default, a range and a one-line description."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from enum import StrEnum
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr
 
-from pi_orchestrator.domain.container import parse_container_id
-from pi_orchestrator.domain.mac import MacField
-from pi_orchestrator.domain.onboarding import Mode, Overflow
-from pi_orchestrator.domain.wifi import PasswordField, SsidField
-from pi_orchestrator.errors import FieldError
+from pi_orchestrator.core.errors import FieldError
+from pi_orchestrator.core.identifiers import parse_container_id
+from pi_orchestrator.core.listen import Listen
+from pi_orchestrator.core.mac import MacField
+from pi_orchestrator.core.wifi import PasswordField, SsidField
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """One address to listen on."""
+class Mode(StrEnum):
+    """Whether auto-onboarding is allowed on this installation at all."""
 
-    host: str
-    port: int
+    OFF = "off"
+    DEV = "dev"
 
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        return self.host == "localhost" or ip_address(self.host).is_loopback
 
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+class Overflow(StrEnum):
+    """What happens when the target container is full."""
+
+    NEW_CONTAINER = "new_container"
+    REJECT = "reject"
 
 
 def parse_listen(value: object) -> Listen:
@@ -60,7 +58,9 @@ def _split(value: object) -> object:
 
 def _host_name(text: str) -> str:
     if not _HOST_NAME.fullmatch(text):
-        raise FieldError(f"{text[:80]!r} is no host name; write it as in pi.example.org, without scheme, port and path")
+        raise FieldError(
+            f"{text[:80]!r} is not a host name; write it like pi.example.org, without scheme, port and path"
+        )
     return text
 
 
@@ -68,9 +68,9 @@ def _none_if_empty(value: object) -> object:
     return None if value == "" else value
 
 
-def _hard_to_guess(key: SecretStr | None) -> SecretStr | None:
+def _check_key_length(key: SecretStr | None) -> SecretStr | None:
     if key is not None and len(key.get_secret_value()) < 8:
-        raise FieldError("shorter than 8 characters can be guessed; `api-key create` makes a good one")
+        raise FieldError("shorter than 8 characters, so easy to guess; create a key with `api-key create`")
     return key
 
 
@@ -88,7 +88,7 @@ ListenField = Annotated[
 CommaList = BeforeValidator(_split)
 HostName = Annotated[str, AfterValidator(_host_name)]
 Unset = BeforeValidator(_none_if_empty)
-"""Nothing, written as an empty string: what a TOML file and an environment variable have in place of a null."""
+"""An empty string means None, because TOML files and environment variables have no null."""
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
@@ -99,34 +99,35 @@ class Section(BaseModel):
 
 
 class HttpSettings(Section):
-    """`[http]`: where the API is served."""
+    """`[http]`: addresses and pages of the HTTP server."""
 
     listen: Annotated[tuple[ListenField, ...], CommaList, Field(min_length=1)] = Field(
         (Listen("0.0.0.0", 8081), Listen("0.0.0.0", 8082)),
-        description="8081 is the API's port, 8082 the dashboard's; both serve the same",
+        description="8081 is the port of the API, 8082 of the dashboard; both serve the same paths",
     )
     trusted_hosts: Annotated[tuple[HostName, ...], CommaList] = Field(
         (),
-        description="further host names under which browsers may reach the daemon (guards against DNS rebinding)",
+        description="additional host names under which browsers may reach the daemon (guards against DNS rebinding)",
     )
     dashboard_dir: Annotated[Path | None, Unset] = Field(
         None, description="a built dashboard to serve at / in place of the daemon's own page"
     )
     sse_unnamed_copy: bool = Field(
-        True, description="send each event of a stream once more without its name, for pages that use onmessage alone"
+        True, description="send each stream event a second time without its name, for pages that only use onmessage"
     )
 
 
 class AuthSettings(Section):
-    """`[auth]`: who may do what."""
+    """`[auth]`: which requests need an API key."""
 
     mode: Literal["provisioning", "required", "off"] = Field(
-        "provisioning", description="provisioning: keys where data can be lost; required: everywhere; off: tests"
+        "provisioning",
+        description="requests that need a key: those that can lose data (provisioning), all (required), none (off)",
     )
-    api_key: Annotated[SecretStr | None, Unset, AfterValidator(_hard_to_guess)] = Field(
-        None, description="one admin key from the configuration; better in a file or a systemd credential"
+    api_key: Annotated[SecretStr | None, Unset, AfterValidator(_check_key_length)] = Field(
+        None, description="an admin key; better in a file or a systemd credential"
     )
-    api_key_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds that key")
+    api_key_file: Annotated[Path | None, Unset] = Field(None, description="file with that key")
 
 
 class ApSettings(Section):
@@ -134,136 +135,134 @@ class ApSettings(Section):
 
     interface: str = Field("wlan0", pattern=r"^[^\s/]{1,15}$", description="the access point's interface")
     subnet: Network = Field(
-        IPv4Network("192.168.10.0/24"), description="the access point's network; cameras are only looked for here"
+        IPv4Network("192.168.10.0/24"), description="the access point's network; only this network is scanned"
     )
     ssid: Annotated[str | None, Unset] = Field(
-        None, max_length=32, description="its name, where neither the radio nor hostapd's file tells it"
+        None, max_length=32, description="the access point's name, if neither the radio nor hostapd's file provides it"
     )
 
 
 class DiscoverySettings(Section):
-    """`[discovery]`: who is on the camera network, and how that is found out."""
+    """`[discovery]`: how devices on the camera network are found."""
 
     engine: Literal["auto", "arp", "neighbour", "off"] = Field(
         "auto", description="auto: ARP where CAP_NET_RAW allows it, else the kernel's neighbour table"
     )
-    interval_s: float = Field(60, ge=5, le=86400, description="a scan of the whole network this often")
-    rounds: int = Field(2, ge=1, le=5, description="how often a scan asks addresses that stay silent")
-    allow_large_subnet: bool = Field(False, description="scan a network larger than a /22 all the same")
+    interval_s: float = Field(60, ge=5, le=86400, description="seconds between scans of the whole network")
+    allow_large_subnet: bool = Field(False, description="scan the network even if it is larger than a /22")
     stations: bool = Field(True, description="read the radio's station list (nl80211)")
     leases: bool = Field(True, description="read the DHCP server's leases")
     lease_files: Annotated[tuple[Path, ...], CommaList] = Field(
-        (), description="where they are, if not in the usual places (dnsmasq, NetworkManager, RaspAP)"
+        (), description="lease files, if not in the usual places (dnsmasq, NetworkManager, RaspAP)"
     )
     mdns: bool = Field(True, description="browse for cameras and advertise the daemon by mDNS")
-    probe: bool = Field(True, description="ask likely cameras for their /status")
+    probe: bool = Field(True, description="send GET /status to devices that may be cameras")
 
 
 class MqttSettings(Section):
-    """`[mqtt]`: the broker that the cameras speak to."""
+    """`[mqtt]`: the broker that the cameras use."""
 
     host: str = Field("127.0.0.1", min_length=1, description="mosquitto on the same Pi, as the installer sets it up")
-    port: int = Field(1883, ge=0, le=65535, description="0 lets the embedded broker choose a free one")
-    username: Annotated[str | None, Unset] = Field(None, description="only where the broker asks for it")
+    port: int = Field(1883, ge=0, le=65535, description="0: the embedded broker chooses a free port")
+    username: Annotated[str | None, Unset] = Field(None, description="only if the broker requires it")
     password: Annotated[SecretStr | None, Unset] = Field(None, description="better in a file or a systemd credential")
-    password_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds the password")
-    tls: bool = Field(False, description="TLS to a broker elsewhere; needless on the Pi itself")
+    password_file: Annotated[Path | None, Unset] = Field(None, description="file with the password")
+    tls: bool = Field(False, description="use TLS; not needed for a broker on the Pi itself")
     ca_file: Annotated[Path | None, Unset] = Field(
-        None, description="trust this certificate authority instead of the system's"
+        None, description="certificate authority to trust instead of the system's"
     )
-    client_id: str = Field("pi-orchestrator", min_length=1, description="stable, and one for each daemon on a broker")
-    keepalive_s: int = Field(15, ge=5, le=600, description="a broker that hangs is noticed after 1.5 times this")
-    embedded: bool = Field(False, description="run a broker inside the process: for demos, not for a fleet")
+    client_id: str = Field(
+        "pi-orchestrator", min_length=1, description="must be unique on the broker, and must not change"
+    )
+    embedded: bool = Field(False, description="run a broker inside the process: for demos, not for production")
 
 
 class CameraSettings(Section):
-    """`[cameras]`: when a camera counts as here."""
+    """`[cameras]`: presence, pictures and automatic reboots of cameras."""
 
-    http_port: int = Field(80, ge=1, le=65535, description="the port of the cameras' own web server")
-    idle_after_s: Seconds = Field(120, description="a registered camera that is silent for this long is idle")
-    offline_after_s: Seconds = Field(600, description="and after this long offline")
+    http_port: int = Field(80, ge=1, le=65535, description="the HTTP port of the cameras")
+    idle_after_s: Seconds = Field(120, description="seconds without evidence until a registered camera is idle")
+    offline_after_s: Seconds = Field(600, description="seconds without evidence until it is offline")
     max_devices: int = Field(
-        4096, ge=16, le=65536, description="how many devices are remembered; registered ones always are"
+        4096, ge=16, le=65536, description="limit of devices in memory; registered cameras are always included"
     )
-    capture_cache_s: float = Field(2, ge=0, le=60, description="a picture this young is given to whoever asks for one")
-    auto_reboot: bool = Field(True, description="reboot a camera by itself when it fails to give pictures")
-    reboot_after: int = Field(3, ge=1, le=100, description="after so many failures in a row")
-    images_kept_mb: int = Field(16, ge=8, le=1024, description="memory for the last picture of each camera")
+    capture_cache_s: float = Field(
+        2, ge=0, le=60, description="a picture at most this old, in seconds, is reused for further requests"
+    )
+    auto_reboot: bool = Field(True, description="reboot a camera automatically when its captures fail")
+    reboot_after: int = Field(3, ge=1, le=100, description="failed captures in a row before a reboot")
 
 
 class AutoOnboardSettings(Section):
-    """`[auto_onboard]`: cameras onboarded by themselves (development only)."""
+    """`[auto_onboard]`: automatic onboarding of cameras (development only)."""
 
-    enabled: bool = Field(False, description="the first value only: enable and disable by API or command persist")
-    mode: Mode = Field(Mode.OFF, description="'dev' allows it; leave it 'off' in production")
+    enabled: bool = Field(False, description="initial value only; enable and disable by API or command persist")
+    mode: Mode = Field(Mode.OFF, description="'dev' allows auto-onboarding; keep 'off' in production")
     target_container: Annotated[str, AfterValidator(parse_container_id)] = Field(
-        "auto-onboard", description="the container that cameras are paired to; made at start if it is not there"
+        "auto-onboard", description="the container that cameras are paired to; created at start if missing"
     )
     triggers: Annotated[tuple[Literal["mqtt", "scan"], ...], CommaList, Field(min_length=1)] = Field(
-        ("mqtt",), description="what makes a camera a candidate: its own message, or a scan and its /status"
+        ("mqtt",),
+        description="what starts an onboarding: a message of the camera (mqtt), or a scan and GET /status (scan)",
     )
-    max_per_minute: int = Field(10, ge=1, le=6000, description="how many attempts a minute, in the long run")
-    burst_size: int = Field(5, ge=1, le=1000, description="how many at once after a quiet time")
+    max_per_minute: int = Field(10, ge=1, le=6000, description="long-term limit of attempts per minute")
+    burst_size: int = Field(5, ge=1, le=1000, description="limit of attempts in a burst after a quiet period")
     subnet_allowlist: Annotated[tuple[Network, ...], CommaList] = Field(
-        (IPv4Network("192.168.10.0/24"),), description="only cameras with an address in here"
+        (IPv4Network("192.168.10.0/24"),), description="only cameras with an address in these networks"
     )
-    verification_timeout_sec: float = Field(5, gt=0, le=60, description="the longest a camera may take to answer")
+    verification_timeout_sec: float = Field(5, gt=0, le=60, description="seconds that a camera may take to answer")
     deny: Annotated[tuple[MacField, ...], CommaList] = Field((), description="MACs that are never onboarded")
     overflow: Overflow = Field(
-        Overflow.NEW_CONTAINER, description="when the target is full: new_container makes further ones, reject fails"
+        Overflow.NEW_CONTAINER, description="if the target is full: new_container creates another one, reject fails"
     )
-    concurrency: int = Field(8, ge=1, le=64, description="how many cameras are verified at the same time")
-    queue_limit: int = Field(1000, ge=1, le=100000, description="how many cameras may wait for a token")
-    allow_loopback: bool = Field(False, description="cameras at 127.x: for the sandbox on this machine only")
+    concurrency: int = Field(8, ge=1, le=64, description="cameras verified at the same time")
+    allow_loopback: bool = Field(False, description="allow cameras at 127.x: only for the sandbox on this machine")
 
 
 class ProvisioningSettings(Section):
-    """`[provisioning]`: cameras given the credentials of their network, many at once."""
+    """`[provisioning]`: sending many cameras the credentials of their network."""
 
     target_ssid: Annotated[SsidField | None, Unset] = Field(
-        None, description="the network that cameras are sent to where a session names none"
+        None, description="network that cameras join, if the session does not name one"
     )
     target_password: Annotated[PasswordField | None, Unset] = Field(
         None, description="its password, empty for an open network; better in a file or a credential"
     )
-    target_password_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds that password")
+    target_password_file: Annotated[Path | None, Unset] = Field(None, description="file with that password")
     target_subnets: Annotated[tuple[Network, ...], CommaList] = Field(
-        tuple(IPv4Network(one) for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
-        description="where a camera may turn up again; it is asked who it is nowhere else",
+        tuple(IPv4Network(subnet) for subnet in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
+        description="networks in which a provisioned camera may reappear; it is verified nowhere else",
     )
     mqtt_host: Annotated[str | None, Unset] = Field(
-        None, description="the broker as cameras reach it, if not mqtt.host or this machine"
+        None, description="broker address sent to cameras, if not mqtt.host or this machine"
     )
-    mqtt_username: Annotated[str | None, Unset] = Field(None, description="what cameras say to that broker")
+    mqtt_username: Annotated[str | None, Unset] = Field(None, description="user name of cameras at that broker")
     mqtt_password: Annotated[SecretStr | None, Unset] = Field(None, description="better in a file or a credential")
-    mqtt_password_file: Annotated[Path | None, Unset] = Field(None, description="a file that holds that password")
-    allow_unlisted: bool = Field(False, description="let provision-all take unlisted cameras too, when it is asked to")
-    concurrency: int = Field(4, ge=1, le=32, description="how many cameras are provisioned at the same time")
-    max_retries: int = Field(3, ge=0, le=100, description="how often a camera may be retried by hand")
-    request_timeout_s: float = Field(10, gt=0, le=120, description="the longest that one answer of a camera may take")
-    breaker_failures: int = Field(
-        5, ge=1, le=1000, description="so many failures in a row, of a camera or of all of them, and it waits"
+    mqtt_password_file: Annotated[Path | None, Unset] = Field(None, description="file with that password")
+    allow_unlisted: bool = Field(
+        False, description="let provision-all include cameras outside the allowlist, if requested"
     )
-    breaker_reset_s: Seconds = Field(30, description="how long, before one attempt shows whether it works again")
+    concurrency: int = Field(4, ge=1, le=32, description="cameras provisioned at the same time")
+    max_retries: int = Field(3, ge=0, le=100, description="manual retries per camera")
+    request_timeout_s: float = Field(10, gt=0, le=120, description="seconds that a camera may take to answer a request")
 
 
 class StorageSettings(Section):
-    """`[storage]`: where the record is kept."""
+    """`[storage]`: where data is stored, and for how long."""
 
     state_dir: Path = Field(Path("/var/lib/pi-orchestrator"), description="database, keys and backups")
-    retention_days: int = Field(90, ge=1, le=3650, description="how long audit rows and operator actions are kept")
-    backups_kept: int = Field(5, ge=1, le=100, description="how many backups taken before migrations are kept")
+    retention_days: int = Field(90, ge=1, le=3650, description="days that audit events and operator actions are kept")
 
 
 class LoggingSettings(Section):
-    """`[logging]`: what is written to the journal."""
+    """`[logging]`: what is logged."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is written")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
 
 
 class Settings(Section):
-    """Everything that can be configured; see `config/config.toml`."""
+    """All settings; see `config/config.toml`."""
 
     http: HttpSettings = HttpSettings()
     auth: AuthSettings = AuthSettings()
@@ -275,3 +274,8 @@ class Settings(Section):
     provisioning: ProvisioningSettings = ProvisioningSettings()
     storage: StorageSettings = StorageSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @property
+    def loopback_cameras(self) -> bool:
+        """Whether cameras may have addresses in 127.x; only for the sandbox on this machine."""
+        return self.auto_onboard.allow_loopback

@@ -1,1 +1,1 @@
-"""The record: SQLite, and the only SQL of the project."""
+"""SQLite database, event and audit log, state folder, encrypted secrets."""

@@ -1,8 +1,8 @@
-"""The one database: one writer that commits in groups, and readers that never block it.
+"""SQLite database: one writer with group commit, and readers that never block it.
 
-Every change is a job, run by the writer in a savepoint of its own. Jobs that arrive while a commit is under way
-share the next one, so sixteen clients pay for one fsync. A caller gets its answer after the commit: acknowledged
-means on disk. What must happen in memory because of a change is told by `after_commit`.
+Every change is a job, run by the writer in its own savepoint. Jobs that arrive during a commit share the next one, so
+that concurrent writes need only one fsync. `write` returns after the commit: acknowledged means on disk. Callbacks
+registered with `after_commit` update memory after that.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from urllib.parse import quote
 
 import aiosqlite
 
-from pi_orchestrator.clock import Clock, Stamp
-from pi_orchestrator.errors import StorageError
-from pi_orchestrator.events import Event, Hub
-from pi_orchestrator.logs import get_logger
+from pi_orchestrator.core.clock import Clock, Stamp
+from pi_orchestrator.core.errors import StorageError
+from pi_orchestrator.core.event_bus import EventBus
+from pi_orchestrator.core.events import Event, StoredEvent
+from pi_orchestrator.core.logging import get_logger
 
 T = TypeVar("T")
 Row = sqlite3.Row
@@ -31,43 +32,53 @@ Params = Sequence[Any]
 READERS = 2
 MAX_BATCH = 64
 MAX_QUEUED = 4096
-REPAIR = "start the daemon again: it then checks the file, sets it aside and saves what can be read"
+REPAIR = "restart the daemon: it checks the file at start, moves it aside and saves the readable rows"
 DRAIN_S = 5.0
 BUSY_MS = 5000
-"""How long whoever else writes to the file is waited for."""
+"""How long to wait for another process that writes to the file."""
 
 log = get_logger(__name__)
 
 
-class Tx:
-    """A running transaction, as a job sees it; a job awaits nothing else."""
+Listener = Callable[["Tx", Event, StoredEvent], Awaitable[None]]
+"""Gets an event, its row and its transaction; writes what must be committed together with the event."""
 
-    def __init__(self, connection: aiosqlite.Connection, stamp: Stamp, hub: Hub) -> None:
+
+class Tx:
+    """A running transaction; a job awaits only its methods.
+
+    `listeners` are called for each event inside the transaction, see `Database.listen`.
+    """
+
+    def __init__(
+        self, connection: aiosqlite.Connection, stamp: Stamp, bus: EventBus, listeners: Sequence[Listener] = ()
+    ) -> None:
         self.stamp = stamp
+        self.listeners = listeners
         self._connection = connection
-        self._hub = hub
-        self._after: list[Callable[[], None]] = []
+        self._bus = bus
+        self._callbacks: list[Callable[[], None]] = []
 
     async def run(self, sql: str, params: Params = ()) -> list[Row]:
-        """Run one statement; its rows, if it returns any."""
+        """Run one statement; returns its rows, if any."""
         return list(await self._connection.execute_fetchall(sql, params))
 
     async def run_many(self, sql: str, rows: Iterable[Params]) -> None:
-        """Run one statement once a row."""
+        """Run one statement for each row."""
         cursor = await self._connection.executemany(sql, rows)
         await cursor.close()
 
     def after_commit(self, callback: Callable[[], None]) -> None:
-        """Call back once this is on disk, and never if it does not get there."""
-        self._after.append(callback)
+        """Call back after the commit; never if the transaction is rolled back."""
+        self._callbacks.append(callback)
 
-    def publish(self, event: Event) -> None:
-        """Tell the hub once this is on disk."""
-        self._after.append(lambda: self._hub.publish(event))
+    def publish(self, event: object) -> None:
+        """Publish an event on the bus after the commit."""
+        self._callbacks.append(lambda: self._bus.publish(event))
 
     def committed(self) -> None:
-        """The writer's word that it is."""
-        for callback in self._after:
+        """Run the callbacks; called after COMMIT."""
+        for callback in self._callbacks:
             callback()
 
 
@@ -78,22 +89,23 @@ class _Job:
 
 
 class Database:
-    """Writes by `write`, reads by `read`; open it with `opened`."""
+    """Write with `write`, read with `read`; open with `opened`."""
 
-    def __init__(self, *, path: Path, clock: Clock, hub: Hub) -> None:
+    def __init__(self, *, path: Path, clock: Clock, bus: EventBus) -> None:
         self.path = path
         self._clock = clock
-        self._hub = hub
+        self._bus = bus
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(MAX_QUEUED)
         self._readers: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
+        self._listeners: list[Listener] = []
         self._closed = False
-        self._scrub = False
+        self._must_truncate_wal = False
         self.commits = 0
         self.damaged = False
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Database]:
-        """Open for the length of the block; what was queued is written before it closes."""
+        """Open for the duration of the block; queued jobs are written before it closes."""
         async with AsyncExitStack() as stack:
             # The writer is opened first and closed last: only a writer can fold the WAL back into the file.
             writer = await stack.enter_async_context(aiosqlite.connect(self.path, isolation_level=None))
@@ -116,8 +128,12 @@ class Database:
                 task.cancel()
                 await asyncio.wait([task])
 
+    def listen(self, listener: Listener) -> None:
+        """Call a listener for every appended event, inside its transaction; an exception rolls that back."""
+        self._listeners.append(listener)
+
     async def write(self, job: Callable[[Tx], Awaitable[T]]) -> T:
-        """Run a job in a transaction; returns after the commit. A cancelled caller does not undo the job."""
+        """Run a job in a transaction; returns after the commit. Cancelling the caller does not undo the job."""
         if self._closed:
             raise StorageError("the database is closing")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -125,7 +141,7 @@ class Database:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            future.add_done_callback(_retrieve)
+            future.add_done_callback(_retrieve_exception)
             raise
 
     async def read(self, sql: str, params: Params = ()) -> list[Row]:
@@ -134,21 +150,21 @@ class Database:
         try:
             return list(await reader.execute_fetchall(sql, params))
         except sqlite3.Error as error:
-            raise self._refusal(error) from error
+            raise self._storage_error(error) from error
         finally:
             self._readers.put_nowait(reader)
 
     async def ping(self) -> None:
-        """Pass through the writer and back: proof that it lives. Writes nothing."""
+        """Run a no-op through the writer, to prove that it is alive. Writes nothing."""
 
-        async def nothing(tx: Tx) -> None:
+        async def no_op(tx: Tx) -> None:
             await tx.run("SELECT 1")
 
-        await self.write(nothing)
+        await self.write(no_op)
 
-    async def scrub(self) -> None:
-        """Leave nothing of what was deleted in the WAL either; what is deleted from the file is overwritten there."""
-        self._scrub = True
+    async def erase_deleted_content(self) -> None:
+        """Remove deleted content from the WAL too; in the database file, secure_delete overwrites it."""
+        self._must_truncate_wal = True
         await self.ping()
 
     async def _write_loop(self, writer: aiosqlite.Connection) -> None:
@@ -157,7 +173,7 @@ class Database:
             while len(batch) < MAX_BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             try:
-                if self._scrub:
+                if self._must_truncate_wal:
                     await self._truncate_wal(writer)
                 await self._commit(writer, batch)
             finally:
@@ -167,24 +183,24 @@ class Database:
     async def _truncate_wal(self, writer: aiosqlite.Connection) -> None:
         try:
             rows = await writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._scrub = bool(next(iter(rows))[0])  # busy: a reader stands on it; the next commit tries again
+            self._must_truncate_wal = bool(next(iter(rows))[0])  # busy (a reader uses it): retry at the next commit
         except sqlite3.Error as error:
-            log.warning("the write-ahead log could not be emptied yet", reason=str(error))
+            log.warning("write-ahead log not truncated", reason=str(error))
 
     async def _commit(self, writer: aiosqlite.Connection, batch: list[_Job]) -> None:
         done: list[tuple[_Job, Tx, Any]] = []
         try:
             await writer.execute_fetchall("BEGIN IMMEDIATE")
             for job in batch:
-                tx = Tx(writer, self._clock.stamp(), self._hub)
+                tx = Tx(writer, self._clock.stamp(), self._bus, self._listeners)
                 await writer.execute_fetchall("SAVEPOINT job")
                 try:
                     result = await job.run(tx)
                 except Exception as error:
                     if not writer.in_transaction:
-                        # SQLite has rolled back everything (disk full, I/O): no job of the batch stands.
+                        # SQLite has rolled back the transaction (disk full, I/O error): every job of the batch fails.
                         self._fail(job, error)
-                        raise _shared(error) from error
+                        raise _batch_error(error) from error
                     await writer.execute_fetchall("ROLLBACK TO job")
                     await writer.execute_fetchall("RELEASE job")
                     self._fail(job, error)
@@ -193,7 +209,7 @@ class Database:
                     done.append((job, tx, result))
             await writer.execute_fetchall("COMMIT")
         except Exception as error:
-            # Whatever it was, every waiting caller must hear of it.
+            # Whatever the error, every waiting caller must get it.
             log.exception("write failed", jobs=len(batch))
             with suppress(sqlite3.Error):
                 if writer.in_transaction:
@@ -206,35 +222,35 @@ class Database:
             try:
                 tx.committed()
             except Exception:
-                # It is on disk: whoever fails to hear of it must not make it look as if it were not.
-                log.exception("a listener to a commit failed")
+                # The change is on disk: a failing callback must not make the write look failed.
+                log.exception("callback after commit failed")
             if not job.future.done():
                 job.future.set_result(result)
 
     def _fail(self, job: _Job, error: Exception) -> None:
         if not job.future.done():
-            job.future.set_exception(self._refusal(error) if isinstance(error, sqlite3.Error) else error)
+            job.future.set_exception(self._storage_error(error) if isinstance(error, sqlite3.Error) else error)
 
-    def _refusal(self, error: sqlite3.Error) -> StorageError:
+    def _storage_error(self, error: sqlite3.Error) -> StorageError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
-            return StorageError("the disk is full", details="free space below storage.state_dir")
+            return StorageError("the disk is full", details="free disk space on the file system of storage.state_dir")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             self.damaged = True
             return StorageError("the database file is damaged", details=REPAIR)
-        return StorageError("the database refused this", details=str(error))
+        return StorageError("the database reported an error", details=str(error))
 
 
-def _shared(error: Exception) -> Exception:
-    """What the others of a batch are told when one job's fault undid them all."""
+def _batch_error(error: Exception) -> Exception:
+    """The error for the other jobs of a batch, when one job's failure rolled back all of them."""
     if isinstance(error, sqlite3.Error):
         return error
-    return StorageError("the database gave up the transaction", details=str(error))
+    return StorageError("the transaction was rolled back", details=str(error))
 
 
 async def _configure(connection: aiosqlite.Connection) -> None:
     connection.row_factory = sqlite3.Row
-    # A damaged byte in one text must not keep every row from being read.
+    # A damaged byte in one text must not make other rows unreadable.
     connection.text_factory = partial(str, encoding="utf-8", errors="replace")
     for pragma in (
         f"busy_timeout={BUSY_MS}",
@@ -249,6 +265,6 @@ async def _configure(connection: aiosqlite.Connection) -> None:
         await connection.execute_fetchall(f"PRAGMA {pragma}")
 
 
-def _retrieve(future: asyncio.Future[Any]) -> None:
+def _retrieve_exception(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()

@@ -1,9 +1,9 @@
-"""Getting the database file into shape before it is opened for work: check, set aside, back up, migrate.
+"""Prepare the database file before it is opened: check, move aside, back up, migrate.
 
-Runs once at start, in a thread, on plain sqlite3. Order matters: a file that was not closed cleanly is checked
-first. A damaged one is moved aside (never deleted), a new one is built beside it from what can be read, and put in
-place whole; a repair that a crash cut short is done again. Otherwise pending migrations run in one transaction each
-after a backup, and a file of a newer program is refused.
+Runs once at start, in a thread, with plain sqlite3. A file that was not closed cleanly is checked first. A damaged file
+is moved aside (never deleted); a new one is built next to it from the readable rows and renamed into place. A repair
+that was interrupted by a crash is repeated. Otherwise a backup is made, and each pending migration runs in its own
+transaction. A file of a newer version is refused.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pi_orchestrator.errors import StartupError
+from pi_orchestrator.core.errors import StartupError
 
+BACKUPS_KEPT = 5
+"""Number of backups before migrations; older ones are deleted."""
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 @dataclass(slots=True)
 class Report:
-    """What was done to the file: shown in health and log."""
+    """What was done to the file; shown in health and log."""
 
     checked: bool = False
     set_aside: Path | None = None
@@ -43,26 +45,26 @@ def migrations() -> list[tuple[int, str]]:
     return sorted((int(entry.name.split("_")[0]), entry.read_text(encoding="utf-8")) for entry in found)
 
 
-def prepare(path: Path, *, backups: Path, backups_kept: int, closed_cleanly: bool) -> Report:
-    """Leave a sound file of the current schema at `path`; StartupError where a person must act."""
+def prepare(path: Path, *, backups: Path, closed_cleanly: bool, backups_kept: int = BACKUPS_KEPT) -> Report:
+    """Leave an intact file of the current schema at `path`; StartupError if an operator must act."""
     report = Report()
     rebuilding = path.with_name(f"{path.name}.rebuilding")
     damaged = report.set_aside = _interrupted_repair(path, rebuilding)
     if damaged is not None:
-        report.notes.append("an earlier repair was interrupted: it is done again")
+        report.notes.append("an earlier repair was interrupted and is repeated")
     elif path.is_dir():
         damaged = report.set_aside = _set_aside(path, rebuilding)
-        report.notes.append("a folder stood in the database's place")
+        report.notes.append("there was a folder at the database's path")
     elif path.exists() and path.stat().st_size:
         report.checked = not closed_cleanly
-        fault = _fault(path, check=report.checked)
-        if fault:
+        damage = _find_damage(path, check=report.checked)
+        if damage:
             damaged = report.set_aside = _set_aside(path, rebuilding)
-            report.notes.append(fault)
-    elif _has_log(path):
-        # SQLite would delete a log without its file: what was committed there is kept for those who can read it.
+            report.notes.append(damage)
+    elif _has_wal(path):
+        # SQLite would delete a write-ahead log without its database; it holds committed data, so it is moved aside.
         damaged = report.set_aside = _set_aside(path, rebuilding)
-        report.notes.append("the file was empty or gone, but its write-ahead log was not")
+        report.notes.append("the file was empty or missing, but its write-ahead log was not")
     try:
         if damaged is None:
             _migrate(path, backups=backups, backups_kept=backups_kept, report=report)
@@ -72,16 +74,18 @@ def prepare(path: Path, *, backups: Path, backups_kept: int, closed_cleanly: boo
                 report.rows_saved = _salvage(damaged, rebuilding)
             _put_in_place(rebuilding, path)
     except (sqlite3.Error, OSError) as error:
-        before = f", or go back to the backup {report.backup} and the version that wrote it" if report.backup else ""
+        restore = (
+            f", or restore the backup {report.backup} and install the version that wrote it" if report.backup else ""
+        )
         raise StartupError(
-            f"cannot bring the database {path} to this program's schema: {error}",
-            remedy=f"look for a full disk or missing permissions{before}; the step that failed left no trace",
+            f"cannot migrate the database {path} to this version's schema: {error}",
+            remedy=f"check free disk space and permissions{restore}; the failed step was rolled back",
         ) from error
     return report
 
 
 def backup(source: sqlite3.Connection, target: Path) -> None:
-    """Copy a database so that `target` is there whole or not at all."""
+    """Copy a database atomically: `target` is complete or does not exist."""
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     with closing(sqlite3.connect(partial)) as copy:
@@ -101,32 +105,32 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _fault(path: Path, *, check: bool) -> str | None:
-    """Why the file cannot be trusted, or None."""
+def _find_damage(path: Path, *, check: bool) -> str | None:
+    """Why the file counts as damaged, or None."""
     try:
         with closing(sqlite3.connect(path)) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             if check and version:
                 answer: str = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-                return None if answer == "ok" else f"the check found: {answer}"
+                return None if answer == "ok" else f"quick_check reported: {answer}"
     except sqlite3.OperationalError as error:
         raise StartupError(
             f"cannot open the database {path}: {error}",
-            remedy="let the daemon's user read and write the file and its folder",
+            remedy="make the file and its folder readable and writable for the daemon's user",
         ) from error
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # damage can reach the text of the error itself
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the error text itself may be damaged
         return f"cannot be read: {error}"
     return None
 
 
-def _has_log(path: Path) -> bool:
-    log = path.with_name(path.name + "-wal")
-    return log.is_file() and log.stat().st_size > 0
+def _has_wal(path: Path) -> bool:
+    wal = path.with_name(path.name + "-wal")
+    return wal.is_file() and wal.stat().st_size > 0
 
 
 def _interrupted_repair(path: Path, rebuilding: Path) -> Path | None:
-    """The damaged file whose repair a crash cut short, if there is one; what had been rebuilt of it is dropped."""
+    """The damaged file of a repair that a crash interrupted, or None; deletes the partly rebuilt file."""
     if not rebuilding.exists():
         return None
     for leftover in (rebuilding, *(rebuilding.with_name(rebuilding.name + suffix) for suffix in SIDE_FILES)):
@@ -140,7 +144,7 @@ def _interrupted_repair(path: Path, rebuilding: Path) -> Path | None:
 
 
 def _put_in_place(rebuilding: Path, path: Path) -> None:
-    """Make the rebuilt file the database: whole, or not at all."""
+    """Rename the rebuilt file to the database's path, atomically."""
     with closing(sqlite3.connect(rebuilding, isolation_level=None)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with rebuilding.open("rb") as file:
@@ -150,7 +154,7 @@ def _put_in_place(rebuilding: Path, path: Path) -> None:
 
 
 def _set_aside(path: Path, rebuilding: Path) -> Path:
-    # The file in which the new one will be built says that a repair is under way, from before its first step.
+    # The `rebuilding` file marks a repair in progress, so it must exist before the first step.
     rebuilding.touch(mode=0o600)
     fsync_folder(path.parent)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
@@ -168,7 +172,7 @@ def _set_aside(path: Path, rebuilding: Path) -> Path:
 def _migrate(path: Path, *, backups: Path, backups_kept: int, report: Report) -> None:
     steps = migrations()
     newest = steps[-1][0]
-    # SQLite gives its side files the mode of this one: nobody else reads the record.
+    # SQLite gives its side files the same mode: only the daemon's user may read them.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -195,7 +199,7 @@ def _back_up_before(connection: sqlite3.Connection, version: int, backups: Path,
     backups.mkdir(mode=0o700, exist_ok=True)
     target = backups / f"schema-{version:04d}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}.db"
     backup(connection, target)
-    # Times do not order a Pi's files for sure: the one just made stays, whatever its clock says.
+    # A Pi's clock can be wrong, so the new backup stays even if its time looks older.
     others = sorted(set(backups.glob("schema-*.db")) - {target}, key=lambda file: file.name.split("-")[-1])
     for old in others[: max(0, len(others) + 1 - kept)]:
         old.unlink()
@@ -203,18 +207,18 @@ def _back_up_before(connection: sqlite3.Connection, version: int, backups: Path,
 
 
 def _newer(path: Path, version: int, newest: int, backups: Path) -> StartupError:
-    fitting = [file for file in sorted(backups.glob("schema-*.db")) if int(file.name.split("-")[1]) <= newest]
-    restore = f", or stop the daemon and put the backup {fitting[-1]} in its place" if fitting else ""
+    compatible = [file for file in sorted(backups.glob("schema-*.db")) if int(file.name.split("-")[1]) <= newest]
+    restore = f", or stop the daemon and replace the database by the backup {compatible[-1]}" if compatible else ""
     return StartupError(
-        f"the database {path} is of schema {version}; this program knows up to {newest}",
+        f"the database {path} has schema {version}; this version supports up to {newest}",
         remedy=f"install the newer version again{restore}",
     )
 
 
 def _salvage(damaged: Path, path: Path) -> int:
-    """Copy every row that can still be read; returns how many."""
+    """Copy every readable row; returns the number of rows."""
     saved = 0
-    # A connection of its own: one that has met damage refuses every further write, to a sound file too.
+    # A separate connection: one that has met damage refuses every further write, even to an intact file.
     source = f"file:{quote(str(damaged))}?mode=ro"
     with closing(sqlite3.connect(source, uri=True)) as old, closing(sqlite3.connect(path, isolation_level=None)) as new:
         new.execute("PRAGMA foreign_keys=OFF")
@@ -225,8 +229,8 @@ def _salvage(damaged: Path, path: Path) -> int:
         new.execute("BEGIN IMMEDIATE")
         for table in tables:
             saved += _salvage_table(old, new, table)
-        # What hangs on a lost camera goes: the camera will be onboarded anew. A lost container is made again.
-        # What hangs on a lost session goes too: above all its password.
+        # Rows of a lost camera are deleted, because it will be onboarded again; so are those of a lost session,
+        # above all its password. A lost container is created again.
         for parent, key, column in (("cameras", "mac", "mac"), ("sessions", "session_id", "id")):
             for table in {row[0] for row in new.execute("PRAGMA foreign_key_check") if row[2] == parent}:
                 orphans = f"DELETE FROM {table} WHERE {key} NOT IN (SELECT {column} FROM {parent})"  # noqa: S608
@@ -240,15 +244,15 @@ def _salvage(damaged: Path, path: Path) -> int:
 
 
 def _salvage_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> int:
-    """Read from both ends towards the damage. Table names come from our own schema."""
+    """Read from both ends towards the damage. Table names come from the migrations."""
     saved = 0
-    columns = {row[1]: row[5] for row in new.execute(f"PRAGMA table_info({table})")}
-    primary = next(name for name, place in columns.items() if place == 1)
+    key_positions = {row[1]: row[5] for row in new.execute(f"PRAGMA table_info({table})")}
+    primary = next(name for name, position in key_positions.items() if position == 1)
     try:
-        known = {row[1] for row in old.execute(f"PRAGMA table_info({table})")}
+        old_columns = {row[1] for row in old.execute(f"PRAGMA table_info({table})")}
     except (sqlite3.DatabaseError, UnicodeDecodeError):
         return 0
-    shared = [column for column in columns if column in known]
+    shared = [column for column in key_positions if column in old_columns]
     if primary not in shared:
         return 0
     names, marks = ", ".join(shared), ", ".join("?" for _ in shared)
@@ -259,7 +263,7 @@ def _salvage_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str)
 
 
 def _readable(damaged: sqlite3.Connection, sql: str) -> Iterator[tuple[Any, ...]]:
-    """Rows up to the damage. Faults of the file that is written to are no concern of this."""
+    """Rows up to the damage; errors of the file that is written to are not caught here."""
     try:
         cursor = damaged.execute(sql)
     except (sqlite3.DatabaseError, UnicodeDecodeError):

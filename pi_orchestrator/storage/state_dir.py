@@ -1,4 +1,4 @@
-"""The state folder: one daemon at a time, a marker of the last clean shutdown, and key files that only we read."""
+"""State folder: lock against a second daemon, clean-shutdown marker, private files."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ import os
 import secrets
 from pathlib import Path
 
-from pi_orchestrator.errors import StartupError
-from pi_orchestrator.logs import get_logger
+from pi_orchestrator.core.errors import StartupError
+from pi_orchestrator.core.logging import get_logger
+from pi_orchestrator.storage.files import BACKUPS, CLEAN_MARKER, DATABASE, LOCK, SESSION_SECRET, STARTS
 from pi_orchestrator.storage.schema import fsync_folder
-
-DATABASE = "orchestrator.db"
-BACKUPS = "backups"
-ADMIN_KEY = "admin.key"
-SESSION_SECRET = "session.secret"  # noqa: S105  # a file's name
-STARTS = "starts"
-_LOCK = "lock"
-_CLEAN = "clean-shutdown"
 
 log = get_logger(__name__)
 
 
 class StateDir:
-    """The folder as it is used, from `claim` to `release`."""
+    """The state folder; locked from `claim` to `release`."""
 
     def __init__(self, path: Path) -> None:
         self._lock: int | None = None
@@ -32,10 +25,10 @@ class StateDir:
         self.backups = path / BACKUPS
 
     def claim(self) -> None:
-        """Create the folder if needed and hold it alone; StartupError says what to do where that fails."""
+        """Create the folder if needed and lock it; StartupError with a remedy if that fails."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StartupError(
                 f"cannot use the state folder {self.path}: {error.strerror}",
@@ -52,14 +45,14 @@ class StateDir:
         self._lock = descriptor
 
     def release(self) -> None:
-        """Let the next daemon have it."""
+        """Unlock the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def take_clean_marker(self) -> bool:
-        """Whether the last shutdown was clean; from now on it is not, until `leave_clean_marker`."""
-        marker = self.path / _CLEAN
+        """Remove the clean-shutdown marker; returns whether it existed."""
+        marker = self.path / CLEAN_MARKER
         was_clean = marker.exists()
         if was_clean:
             marker.unlink()
@@ -67,12 +60,12 @@ class StateDir:
         return was_clean
 
     def leave_clean_marker(self) -> None:
-        """Say that the database was closed in order."""
-        (self.path / _CLEAN).touch(mode=0o600)
+        """Mark that the database was closed cleanly."""
+        (self.path / CLEAN_MARKER).touch(mode=0o600)
         fsync_folder(self.path)
 
     def count_start(self) -> int:
-        """Which start this is, from 1 on: what was made of the number of another one is never made again."""
+        """Number this start, from 1; ids made from the number are therefore not reused."""
         try:
             number = max(0, int((self.path / STARTS).read_bytes()[:20])) + 1
         except (OSError, ValueError):
@@ -80,12 +73,12 @@ class StateDir:
         try:
             self.write_private(STARTS, b"%d\n" % number)
         except OSError as error:
-            # A full disk is no reason not to start.
-            log.warning("this start cannot be counted: ids of log lines may repeat", reason=error.strerror)
+            # A full disk must not prevent the start.
+            log.warning("start counter not written, log line ids may repeat", reason=error.strerror)
         return number
 
     def session_secret(self) -> bytes:
-        """The secret behind session cookies; made at first use."""
+        """The secret that signs session cookies; created at first use."""
         file = self.path / SESSION_SECRET
         try:
             secret = file.read_bytes()
@@ -97,7 +90,7 @@ class StateDir:
         return secret
 
     def write_private(self, name: str, content: bytes) -> Path:
-        """Write a file of mode 0600 so that it is there whole or not at all."""
+        """Write a file of mode 0600 atomically; returns its path."""
         target = self.path / name
         partial = target.with_suffix(".partial")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -109,7 +102,7 @@ class StateDir:
                 os.fsync(file.fileno())
             partial.replace(target)
         except OSError:
-            partial.unlink(missing_ok=True)  # on a full disk its bytes are missed elsewhere
+            partial.unlink(missing_ok=True)  # it would take space on a full disk
             raise
         fsync_folder(self.path)
         return target

@@ -1,1 +1,1 @@
-"""The benchmark: what the daemon costs and how fast it is, each figure beside a reference of the same run."""
+"""The benchmark: cost and speed of the daemon, each figure with a reference from the same run."""

@@ -1,4 +1,4 @@
-"""`scripts/bench`: measure, and print one table. A missed target is a figure, not a failure."""
+"""`scripts/bench`: measure and print one table. A missed target does not fail the run."""
 
 import argparse
 import asyncio
@@ -36,16 +36,16 @@ KNOWN = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P1
 
 
 async def measure(wanted):
-    """Rows, in the order of their numbers."""
+    """Rows, sorted by number."""
     rows = []
     with Stage.opened() as stage:
         async with contextlib.AsyncExitStack() as stack:
             writing = None
             if wanted & {"P9", "P11", "P12"}:
-                _tell("a daemon with fifty cameras comes to rest")
+                _tell("waiting until a daemon with fifty cameras is idle")
                 quiet = await stack.enter_async_context(rest.settled(stage))
                 if LONG in wanted:
-                    # It takes minutes, and counts the bytes of one process: what runs beside it does not change them.
+                    # Takes minutes. It counts the written bytes of one process, so other measurements do not matter.
                     writing = asyncio.create_task(rest.card_writes(quiet))
                 for number, function in AT_REST:
                     if number in wanted:
@@ -79,17 +79,17 @@ def _machine():
 def main():
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measure the daemon beside its references, in about ten minutes. Nothing else should run.",
+        description="Measure the daemon and its references in about ten minutes. Run nothing else meanwhile.",
         epilog="Exit codes: 0 measured, whatever the figures; 1 something broke; 2 bad arguments.",
     )
-    parser.add_argument("--only", metavar="P4,P5", default=",".join(KNOWN), help="these measures alone")
+    parser.add_argument("--only", metavar="P4,P5", default=",".join(KNOWN), help="measure only these")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     args = parser.parse_args()
     wanted = {number.strip().upper() for number in args.only.split(",")}
     if not wanted <= set(KNOWN):
         parser.error(f"known measures: {', '.join(KNOWN)}")
     if os.geteuid() != 0 and wanted & NEED_ROOT:
-        _tell(f"left out, because network namespaces need root: {', '.join(sorted(wanted & NEED_ROOT))}")
+        _tell(f"skipped, because network namespaces need root: {', '.join(sorted(wanted & NEED_ROOT))}")
         wanted -= NEED_ROOT
     machine = _machine()
     try:

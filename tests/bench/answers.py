@@ -1,4 +1,4 @@
-"""P5: the list of fifty cameras. P6: requests that are refused."""
+"""P5: the list of fifty cameras. P6: rejected requests."""
 
 import contextlib
 import json
@@ -30,13 +30,13 @@ BARE = "bare aiohttp: the same bytes, or 200 for a refusal (for 413 each by a co
 
 
 async def camera_list(stage):
-    """P5: requests a second in a closed loop, then the delay at a gentle pace with and without MQTT traffic."""
-    async with _servers(stage) as (ours, bare, world):
+    """P5: requests per second in a closed loop, then the latency at a low rate with and without MQTT traffic."""
+    async with _servers(stage) as (ours, bare, rig):
         rate = await _beside(ours, bare, LIST, BYTES)
         alone, loaded = [], []
         for _ in range(PACED_ROUNDS):
             alone.append((await ours(**LIST, **PACED))["p99_ms"])
-            load = (world.broker.port, MESSAGES_PER_S, ",".join(stage.macs))
+            load = (rig.broker.port, MESSAGES_PER_S, ",".join(stage.macs))
             async with child("tests.bench.load", "messages", *load):
                 loaded.append((await ours(**LIST, **PACED))["p99_ms"])
     median, bare_median, ratio = rate
@@ -50,7 +50,7 @@ async def camera_list(stage):
 
 
 async def refusals(stage):
-    """P6: each kind beside a bare 200 that is asked for in the same way."""
+    """P6: each kind of rejection, compared with a bare 200 for the same request."""
     rows = []
     async with _servers(stage) as (ours, bare, _):
         for refused, answered in REFUSALS:
@@ -61,7 +61,7 @@ async def refusals(stage):
 
 
 async def _beside(ours, bare, request, bare_request):
-    """Short rounds in turn: what else the machine does meets both alike."""
+    """Alternate short rounds, so that other load on the machine affects both."""
     rates, bare_rates = [], []
     for _ in range(ROUNDS):
         rates.append((await ours(**request, seconds=ROUND_S))["per_s"])
@@ -71,10 +71,10 @@ async def _beside(ours, bare, request, bare_request):
 
 @contextlib.asynccontextmanager
 async def _servers(stage):
-    """(ask ours, ask bare, world): a daemon with fifty live cameras, and a bare server that has their list's bytes."""
-    async with stage.settled_world("answers") as world, daemon(world) as running:
+    """(request ours, request bare, rig): a daemon with fifty cameras, and a bare server with the same bytes."""
+    async with stage.settled_world("answers") as rig, daemon(rig) as running:
         await connected(running)
-        await _let_all_speak(stage, world, running)
+        await _let_all_speak(stage, rig, running)
         file = stage.path("bytes") / "list.json"
         async with aiohttp.ClientSession() as session, session.get(running.url + LIST["path"]) as response:
             file.write_bytes(await response.read())
@@ -89,11 +89,11 @@ async def _servers(stage):
 
                 return ask
 
-            yield asker(running.port), asker(int(await bare.line())), world
+            yield asker(running.port), asker(int(await bare.line())), rig
 
 
-async def _let_all_speak(stage, world, running):
-    with contextlib.closing(publisher(world.broker.port)) as sock:
+async def _let_all_speak(stage, rig, running):
+    with contextlib.closing(publisher(rig.broker.port)) as sock:
         for mac in stage.macs:
             sock.sendall(publish_packet(*status_message(mac, uptime_s=1)))
     async with api(running) as get:

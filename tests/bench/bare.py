@@ -1,7 +1,7 @@
-"""The references: each does the least that the task needs, with the same libraries and nothing around them.
+"""The references: each does the minimum of the task, with the same libraries.
 
 `http FILE` serves a file's bytes · `mqtt PORT` decodes status messages · `stack PORT` runs every library idly ·
-`onboard DATABASE` does one GET and four commits a line · `naive DATABASE` commits every status message.
+`onboard DATABASE` does one GET and four commits per line · `naive DATABASE` commits every status message.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ NOW = "2026-01-22T15:00:00.000000Z"
 
 
 def open_database(path):
-    """As the daemon opens its own."""
+    """Open a database with the options of the daemon."""
     connection = sqlite3.connect(path, isolation_level=None, timeout=30)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
@@ -111,7 +111,7 @@ async def stack(port):
 
 
 async def onboard(database):
-    """A line with a camera's URL → milliseconds."""
+    """For each input line with a camera's URL, print milliseconds."""
     import aiohttp
 
     connection = open_database(database)
@@ -128,7 +128,7 @@ async def onboard(database):
 
 
 async def naive(database):
-    """Bytes written to the disk a message, when each message is a commit of its own."""
+    """Bytes written to disk per message, with one commit per message."""
     messages = 2000
     connection = open_database(database)
     connection.execute("CREATE TABLE presence (mac TEXT PRIMARY KEY, state TEXT, seen_at TEXT, payload TEXT)")

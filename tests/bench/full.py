@@ -1,7 +1,7 @@
-"""P5 and P16 at full load: the page open a hundred times, status messages, scans and captures, all at once.
+"""P5 and P16 at full load: a hundred open pages, status messages, scans and captures, all concurrently.
 
-It is an access point's own network (see tests/support/lan.py): fifty cameras, each with an interface of its own, are
-asked for pictures in turn over MQTT, and each scan asks every address. All load comes from processes of its own.
+The network is that of an access point (see tests/support/lan.py): fifty cameras, each with its own interface. Pictures
+are requested from them in turn over MQTT, and each scan probes every address. Separate processes generate the load.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ ROUNDS = 3
 ROUND_S = 5
 SETTLING_S = 1
 PICTURES_PER_S = 20
-"""Fifty cameras in turn: none is asked again while its last picture is kept."""
+"""Fifty cameras in turn: no camera gets a second request while its last picture is cached."""
 
 SCANS_PER_S = 1
 LISTS_PER_S = 50
 
 
 async def full_load(stage):
-    """P5: the list beside itself without load. P16: the loop beside a bare loop on the same machine, under the load."""
+    """P5: the list with and without load. P16: the event loop and a bare loop, both under load."""
     quiet, busy, ours, bare = [], [], [], []
     async with _at_work(stage) as (site, running, file):
         everywhere = {"prefix": site.pi.prefix}
@@ -76,7 +76,7 @@ async def _at_work(stage):
     file = folder / "lag"
     async with (
         lan.opened(folder, cameras=CAMERAS) as site,
-        site.daemon(how={"command": command, "env": {"LAG_FILE": str(file)}}) as running,
+        site.daemon(launch_options={"command": command, "env": {"LAG_FILE": str(file)}}) as running,
         site.fleet(interval=10),
     ):
 
@@ -89,7 +89,7 @@ async def _at_work(stage):
 
 @contextlib.asynccontextmanager
 async def _load(site, running):
-    """Everything at once, until the end of the block; what is not answered as it should be ends the run."""
+    """Apply the full load during the block; an unexpected answer aborts the run."""
     macs = [camera.mac for camera in site.cameras]
     everywhere = {"prefix": site.pi.prefix}
     seconds = ROUND_S + SETTLING_S

@@ -1,7 +1,7 @@
-"""How late an event loop is: the daemon with an eye on its own loop, and a bare loop beside it.
+"""Event loop lag, of the daemon and of a bare loop.
 
-`daemon ARGS` is `pi-orchestrator ARGS` that begins to look at USR1 and at USR2 writes what it saw to $LAG_FILE.
-`bare` does nothing else: a line with seconds → what it saw in them.
+`daemon ARGS` is `pi-orchestrator ARGS` that starts to measure at SIGUSR1 and writes the result to $LAG_FILE at SIGUSR2.
+`bare` only measures: for each input line with seconds, it prints the result for that time.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ EVERY_S = 0.005
 
 
 class Look:
-    """Asks to be woken every 5 ms and notes how late it was; a long pause is late for every time that fell into it."""
+    """Records the lag of a 5 ms timer; a long pause counts for every missed tick."""
 
     def __init__(self, loop):
         self._loop = loop
@@ -29,7 +29,7 @@ class Look:
         gc.callbacks.append(self._collector)
 
     def end(self):
-        """What was seen, in ms."""
+        """Stop, and return the result in ms."""
         self._timer.cancel()
         gc.callbacks.remove(self._collector)
         late = [seconds * 1000 for seconds in self._late]
@@ -60,7 +60,7 @@ def daemon():
 
     signal.signal(signal.SIGUSR1, lambda *_: looks.append(Look(asyncio.get_running_loop())))
     signal.signal(signal.SIGUSR2, end)
-    from pi_orchestrator.cli.main import main
+    from pi_orchestrator.app.main import main
 
     sys.exit(main())
 

@@ -15,19 +15,19 @@ CLEAN_MARKER = "clean-shutdown"
 
 
 async def start_and_stop(stage):
-    async with stage.settled_world("lifecycle") as world:
-        _fill_audit(world.state_dir / "orchestrator.db")
+    async with stage.settled_world("lifecycle") as rig:
+        _fill_audit(rig.state_dir / "orchestrator.db")
         starts, stops = [], []
         for _ in range(STARTS):
-            async with daemon(world) as running:
+            async with daemon(rig) as running:
                 starts.append(running.ready - running.started)
                 await connected(running)
                 stops.append(await running.stop())
         checked = []
         for _ in range(CRASHES):
-            # Without the marker the start is that after a power cut: the file is checked first.
-            (world.state_dir / CLEAN_MARKER).unlink()
-            async with daemon(world) as running:
+            # Without the marker, the daemon checks the database first, as after a power cut.
+            (rig.state_dir / CLEAN_MARKER).unlink()
+            async with daemon(rig) as running:
                 checked.append(running.ready - running.started)
                 await running.stop()
     start, after_cut, stop = statistics.median(starts), statistics.median(checked), quantile(stops, 0.95)
@@ -39,7 +39,7 @@ async def start_and_stop(stage):
 
 
 def _fill_audit(path):
-    """Copies of the fifty cameras' own rows, until there are enough."""
+    """Copy the rows of the fifty cameras until there are enough."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         columns = "mac_address, stage, device_id, ip_address, firmware_version, at, boot_id, monotonic, clock_trusted"
         while connection.execute("SELECT count(*) FROM onboarding_audit").fetchone()[0] < AUDIT_ROWS:

@@ -1,6 +1,6 @@
-"""Load, from a process of its own: HTTP requests as fast as they go or at a pace, MQTT status messages at a pace.
+"""A load generator process: HTTP requests at full speed or at a rate, MQTT status messages at a rate.
 
-It speaks the wire formats itself: a client library would need more CPU than the server that it is to load.
+It writes the wire formats directly: a client library would need more CPU than the server under load.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from tests.bench.report import quantile
 
 
 def status_message(mac, *, uptime_s, **more):
-    """(topic, payload) as a camera sends them."""
+    """(topic, payload) of a camera's status message."""
     fields = {
         "device_id": f"espcam-{mac.replace(':', '').lower()[-6:]}",
         "mac": mac,
@@ -34,7 +34,7 @@ def status_message(mac, *, uptime_s, **more):
 
 
 def publisher(port):
-    """A socket on which PUBLISH packets can be sent."""
+    """A connected MQTT socket, ready for PUBLISH packets."""
     sock = socket.create_connection(("127.0.0.1", port))
     # MQTT 3.1.1, clean session, no keep-alive.
     sock.sendall(_packet(0x10, _text("MQTT") + b"\x04\x02\x00\x00" + _text("bench-load")))
@@ -61,7 +61,7 @@ def _text(text):
 
 
 class Connection(asyncio.Protocol):
-    """One HTTP connection, one request at a time; every answer must say its length."""
+    """One HTTP connection, one request at a time; every answer must have a Content-Length."""
 
     def connection_made(self, transport):
         self.transport = transport
@@ -80,17 +80,17 @@ class Connection(asyncio.Protocol):
             self.answer.set_exception(error or ConnectionError("closed without an answer"))
 
     def ask(self, request):
-        """A future of the answer's status."""
+        """Send a request; returns a future of the status code."""
         self.answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return self.answer
 
 
 async def ask_for(seconds, *, port, path, method="GET", status=200, connections=4, rate=0.0, declare=0):
-    """Ask and ask again: {per_s, p50_ms, p99_ms}. A `rate` of 0 is as fast as it is answered.
+    """Send requests repeatedly: {per_s, p50_ms, p99_ms}. `rate`: requests per second; 0 is unlimited.
 
-    Of several paths each is asked for in turn. `declare` announces a body of so many bytes that never comes, and takes
-    a new connection for each request.
+    Several paths are requested in turn. `declare`: Content-Length of a body that is never sent, with a new connection
+    for each request.
     """
     loop = asyncio.get_running_loop()
     body = f"Content-Type: application/json\r\nContent-Length: {declare}\r\n" if declare else ""
@@ -107,7 +107,7 @@ async def ask_for(seconds, *, port, path, method="GET", status=200, connections=
                 await asyncio.sleep(due - now)
                 started = time.perf_counter()
             elif rate:
-                started = due  # the answer before it came late: who waits for this one waits since it was due
+                started = due  # the previous answer was late: latency counts from the scheduled time
             path = next(paths)
             got = await connection.ask(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{body}\r\n".encode())
             latencies.append(time.perf_counter() - started)
@@ -127,13 +127,13 @@ async def ask_for(seconds, *, port, path, method="GET", status=200, connections=
 
 
 def http():
-    """A line with the arguments of `ask_for` → a line with its result, until the input ends."""
+    """For each input line with arguments of `ask_for`, print a line with its result."""
     for line in sys.stdin:
         print(json.dumps(asyncio.run(ask_for(**json.loads(line)))), flush=True)
 
 
 def messages(port, rate, macs):
-    """Status messages of these cameras, evenly spaced, until the process is ended."""
+    """Publish status messages of these cameras, evenly spaced, until the process is killed."""
     sock, cameras = publisher(int(port)), macs.split(",")
     began = time.perf_counter()
     for number in itertools.count():

@@ -1,4 +1,4 @@
-"""P4: status messages of cameras that are known and stay online, as many a second as are taken."""
+"""P4: maximum rate of status messages of known cameras that stay online."""
 
 import asyncio
 import time
@@ -11,23 +11,23 @@ from tests.support.waiting import eventually
 
 ROUNDS = 15
 BURST = 3000
-"""Fewer than the daemon's queue holds: nothing may be dropped."""
+"""Below the capacity of the daemon's queue: no message may be dropped."""
 
 POLL_S = 0.005
 
 
 async def status_messages(stage):
     async with (
-        stage.settled_world("messages") as world,
-        daemon(world) as running,
+        stage.settled_world("messages") as rig,
+        daemon(rig) as running,
         api(running) as get,
-        stage.world("bare-messages") as other,
+        stage.rig("bare-messages") as other,
         child("tests.bench.bare", "mqtt", other.broker.port) as bare,
     ):
         await connected(running)
         await bare.line()
         last = stage.macs[(BURST - 1) % CAMERAS]
-        sock, bare_sock = publisher(world.broker.port), publisher(other.broker.port)
+        sock, bare_sock = publisher(rig.broker.port), publisher(other.broker.port)
         ours, reference = [], []
         for number in range(1, ROUNDS + 1):
             packets = _burst(stage.macs, number)

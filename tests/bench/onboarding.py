@@ -1,4 +1,4 @@
-"""P2: one camera, from its first status message to `paired`. P3: 250 cameras at once."""
+"""P2: one camera, from its first status message to `paired`. P3: 250 cameras concurrently."""
 
 import asyncio
 import contextlib
@@ -22,18 +22,18 @@ LIMITED_FOR_S = 21.0
 
 
 async def one_camera(stage):
-    """P2: alternating, so that both sides see the same disk and the same machine."""
+    """P2: alternates, so that disk and machine load affect both."""
     async with (
-        stage.world("one-camera") as world,
-        daemon(world) as running,
+        stage.rig("one-camera") as rig,
+        daemon(rig) as running,
         api(running) as get,
-        child("tests.bench.bare", "onboard", world.state_dir.parent / "bare.db") as bare,
+        child("tests.bench.bare", "onboard", rig.state_dir.parent / "bare.db") as bare,
     ):
         await connected(running)
         await bare.line()
         ours, reference = [], []
         for number in range(SAMPLES):
-            took, bare_took = await _one(world, running, get, bare, seed=1000 + number)
+            took, bare_took = await _one(rig, running, get, bare, seed=1000 + number)
             ours.append(took)
             reference.append(bare_took)
     median, bare_median = statistics.median(ours), statistics.median(reference)
@@ -46,10 +46,10 @@ async def one_camera(stage):
     ]
 
 
-async def _one(world, running, get, bare, *, seed):
-    """Milliseconds of ours and of the reference, for one camera that was never seen before."""
-    options = CameraOptions(broker_host=world.broker.host, broker_port=world.broker.port, http_port=world.camera_port)
-    cameras = Fleet(count=1, options=options, network=world.network, seed=seed)
+async def _one(rig, running, get, bare, *, seed):
+    """(ours, reference) in milliseconds, for one new camera."""
+    options = CameraOptions(broker_host=rig.broker.host, broker_port=rig.broker.port, http_port=rig.camera_port)
+    cameras = Fleet(count=1, options=options, network=rig.network, seed=seed)
     camera = cameras.cameras[0]
     speaks, said = camera.status, []
 
@@ -60,7 +60,7 @@ async def _one(world, running, get, bare, *, seed):
     camera.status = status
     async with cameras:
         await camera.reported.wait()
-        # Looked for in the database, the daemon does not notice that it is waited for; then the API must show it too.
+        # Polling the database does not load the daemon; afterwards the API must show the camera too.
         while not running.rows("SELECT 1 FROM assignments WHERE mac = ?", camera.mac):
             await asyncio.sleep(0.0005)
         while "container_id" not in (await get(f"/api/v1/cameras/{camera.mac}"))["data"]:
@@ -70,10 +70,10 @@ async def _one(world, running, get, bare, *, seed):
 
 
 async def storm(stage):
-    """P3 with the limiter wide open: all paired, none lost, none doubled."""
-    async with stage.world("storm") as world, daemon(world) as running, _arrivals(world) as arrivals:
+    """P3 without a rate limit: all paired, none lost, no duplicates."""
+    async with stage.rig("storm") as rig, daemon(rig) as running, _arrivals(rig) as arrivals:
         await connected(running)
-        async with fleet(world, STORM, interval=30.0):
+        async with fleet(rig, STORM, interval=30.0):
             await eventually(lambda: _paired(running) >= STORM, within=STORM_WITHIN_S, what="250 cameras paired")
             took = time.perf_counter() - arrivals.first_at
             async with api(running) as get:
@@ -88,14 +88,14 @@ async def storm(stage):
 
 
 async def limited_storm(stage):
-    """P3 with the default limiter: exactly burst + rate, in the order of arrival."""
+    """P3 with the default limiter: exactly burst + rate, in order of arrival."""
     async with (
-        stage.world("limited-storm") as world,
-        daemon(world, auto_onboard=LIMITER) as running,
-        _arrivals(world) as arrivals,
+        stage.rig("limited-storm") as rig,
+        daemon(rig, auto_onboard=LIMITER) as running,
+        _arrivals(rig) as arrivals,
     ):
         await connected(running)
-        async with fleet(world, STORM, interval=30.0):
+        async with fleet(rig, STORM, interval=30.0):
             await eventually(lambda: arrivals.macs, within=20)
             await asyncio.sleep(arrivals.first_at + LIMITED_FOR_S - time.perf_counter())
             begun = [mac for (mac,) in running.rows(_BEGUN)]
@@ -109,7 +109,7 @@ _BEGUN = "SELECT mac_address FROM onboarding_audit WHERE stage = 'discovered' OR
 
 
 class _Arrivals:
-    """Which cameras spoke, in which order; the broker tells every subscriber in the same."""
+    """The cameras in the order of their messages, which is the same for every subscriber."""
 
     def __init__(self):
         self.macs = []
@@ -125,9 +125,9 @@ class _Arrivals:
 
 
 @contextlib.asynccontextmanager
-async def _arrivals(world):
+async def _arrivals(rig):
     arrivals = _Arrivals()
-    async with aiomqtt.Client(world.broker.host, world.broker.port) as client:
+    async with aiomqtt.Client(rig.broker.host, rig.broker.port) as client:
         await client.subscribe("camera/status/+", qos=1)
         listening = asyncio.create_task(arrivals.listen(client))
         try:

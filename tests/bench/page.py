@@ -1,4 +1,4 @@
-"""F1: the first load of the console page in a browser that has never seen it, beside one file of as many bytes."""
+"""F1: first load of the console page with an empty browser cache, compared with one file of the same size."""
 
 import contextlib
 import statistics
@@ -12,7 +12,7 @@ from tests.support.waiting import eventually
 ROUNDS = 7
 BARE = "a bare aiohttp with one page of as many bytes as came over the wire, in the same browser"
 
-# In the page, before anything of its own: when the first of these was there.
+# Runs before the page's scripts; records when the first card appears.
 WATCH = """
 new MutationObserver((_, watch) => {
   if (document.querySelector(".cards > .card")) { window.firstCard = performance.now(); watch.disconnect(); }
@@ -22,11 +22,11 @@ PAINTED = 'performance.getEntriesByName("first-contentful-paint")[0]?.startTime'
 
 
 async def first_load(stage):
-    async with stage.settled_world("page") as world, daemon(world) as running, browser.opened() as chromium:
+    async with stage.settled_world("page") as rig, daemon(rig) as running, browser.opened() as chromium:
         await connected(running)
         async with api(running) as get:
             if not (await get("/api/v1/cameras"))["data"]["cameras"]:
-                raise RuntimeError("there is no camera to be shown")
+                raise RuntimeError("the daemon has no camera to show")
         size = round((await _load(chromium, f"{running.url}/", cards=True))["bytes"])
         file = stage.path("page") / "page.html"
         file.write_text(f"<!doctype html><title>Page</title><p>Page</p><!--{'x' * (size - 200)}-->")
@@ -51,7 +51,7 @@ async def first_load(stage):
 
 
 async def _load(chromium, url, *, cards=False):
-    """Bytes, requests, first paint and, where `cards` are waited for, the first of them, in a profile of its own."""
+    """Bytes, requests, first paint (ms) and, if `cards`, first card (ms), in a new profile."""
     context = await chromium.browser.new_context(viewport=browser.DESKTOP)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(context.close)
@@ -61,11 +61,11 @@ async def _load(chromium, url, *, cards=False):
         await wire.send("Network.enable")
         sizes, requests = {}, set()
         wire.on("Network.requestWillBeSent", lambda told: requests.add(told["requestId"]))
-        # What a stream has brought by now is counted as it comes: it has no end.
+        # Streams never finish loading, so their bytes are counted as they arrive.
         wire.on("Network.dataReceived", lambda told: _add(sizes, told["requestId"], told["encodedDataLength"]))
         wire.on("Network.loadingFinished", lambda told: sizes.update({told["requestId"]: told["encodedDataLength"]}))
         await page.goto(url)
-        # Asked again and again from here: the page's policy lets nobody wait in it.
+        # Polled from here: the page's content security policy forbids waiting inside it.
         card = await eventually(lambda: page.evaluate("window.firstCard")) if cards else 0.0
         paint = await eventually(lambda: page.evaluate(PAINTED))
         return {"bytes": sum(sizes.values()), "requests": len(requests), "paint": paint, "card": card}

@@ -1,4 +1,4 @@
-"""Child processes, and what the kernel knows of a process."""
+"""Child processes, and process figures from the kernel."""
 
 import asyncio
 import contextlib
@@ -14,18 +14,18 @@ INSTALLED = os.environ.get("BENCH_INSTALLED_PYTHON", sys.executable)
 
 
 class Child:
-    """A process that answers lines to lines."""
+    """A process that answers each input line with an output line."""
 
     def __init__(self, process):
         self.process = process
         self.pid = process.pid
 
     async def line(self):
-        """The next line that it prints; RuntimeError when it has ended instead."""
+        """The next output line; raises RuntimeError if the process has exited."""
         async with asyncio.timeout(60):
             line = await self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a helper process ended with {await self.process.wait()}")
+            raise RuntimeError(f"a helper process exited with {await self.process.wait()}")
         return line.decode().strip()
 
     async def ask(self, line):
@@ -35,7 +35,7 @@ class Child:
 
 @contextlib.asynccontextmanager
 async def child(module, *args, prefix=(), python=sys.executable):
-    """`python -m module args` for the length of the block; `prefix` puts it in a namespace."""
+    """Run `python -m module args` during the block; `prefix` runs it in a namespace."""
     words = (*prefix, python, "-m", module, *map(str, args))
     process = await asyncio.create_subprocess_exec(*words, cwd=CHECKOUT, env=clean_env(), stdin=PIPE, stdout=PIPE)
     try:
@@ -47,13 +47,13 @@ async def child(module, *args, prefix=(), python=sys.executable):
 
 
 def clean_env(**more):
-    """An environment in which nobody's settings reach the daemon."""
+    """Environment variables without the user's settings of the daemon."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
     return {name: os.environ[name] for name in kept if name in os.environ} | more
 
 
 def unit_env():
-    """What the systemd unit sets; .pyc files are kept, as an installation has them all."""
+    """The environment of the systemd unit, but .pyc files are written, as in an installation."""
     unit = (CHECKOUT / "systemd" / "pi-orchestrator.service").read_text().splitlines()
     words = [word for line in unit if line.startswith("Environment=") for word in line.partition("=")[2].split()]
     return {name: value for name, _, value in (word.partition("=") for word in words) if "BYTECODE" not in name}
@@ -66,7 +66,7 @@ def cpu_s(pid):
 
 
 def write_bytes(pid):
-    """Bytes that the process has caused to be sent to a disk so far."""
+    """Bytes that the process has written to disk so far."""
     return _field(f"/proc/{pid}/io", "write_bytes")
 
 

@@ -1,4 +1,4 @@
-"""P15: twenty cameras from "provision all" to all verified, four at a time, two seconds of each camera's own."""
+"""P15: twenty cameras from "provision all" to all verified, four at a time, each taking two seconds itself."""
 
 import asyncio
 import json
@@ -10,32 +10,32 @@ import aiohttp
 
 from tests.bench.report import Row
 from tests.bench.stage import connected, daemon
-from tests.support.provisioning import HOME, PASSWORD, QUIET, SSID, Batch, allow
+from tests.support.provisioning import HOME, NO_AUTO_ONBOARDING, PASSWORD, SSID, Batch, allow
+from tests.support.rig import Api
 from tests.support.waiting import eventually
-from tests.support.world import Api
 
 CAMERAS = 20
 AT_ONCE = 4
 CAMERA_S = 2.0
 ASIDE = 2 * AT_ONCE
-"""Cameras that only the reference sends away."""
+"""Number of cameras that only the reference provisions."""
 
 
 async def batch(stage):
-    """The daemon, and before it a bare client with the same cameras: POST, then the birth on the other network."""
+    """The daemon, after a bare client with the same fleet: POST, then the first message on the target network."""
     rejoin_s = CAMERA_S - await _own_s(stage, rejoin_s=0.5)
-    async with stage.world("provisioning") as world, daemon(world, **QUIET) as running:
+    async with stage.rig("provisioning") as rig, daemon(rig, **NO_AUTO_ONBOARDING) as running:
         async with (
-            world.fleet(CAMERAS + ASIDE, rejoin_s=rejoin_s, interval=30.0) as fleet,
+            rig.fleet(CAMERAS + ASIDE, rejoin_s=rejoin_s, interval=30.0) as fleet,
             aiohttp.ClientSession() as http,
         ):
             await connected(running)
             await fleet.reported()
             aside, chosen = fleet.cameras[:ASIDE], fleet.cameras[ASIDE:]
             bare = [
-                took for turn in range(0, ASIDE, AT_ONCE) for took in await _bare(world, http, aside[turn:][:AT_ONCE])
+                took for turn in range(0, ASIDE, AT_ONCE) for took in await _bare(rig, http, aside[turn:][:AT_ONCE])
             ]
-            took = await _ours(world, running, http, chosen)
+            took = await _ours(rig, running, http, chosen)
         await running.stop()
     reference = math.ceil(CAMERAS / AT_ONCE) * statistics.median(bare)
     note = f"5 × what a camera needs, POST to birth, asked by a bare client: {statistics.median(bare):.2f} s"
@@ -44,16 +44,16 @@ async def batch(stage):
 
 
 async def _own_s(stage, *, rejoin_s):
-    """What a simulated camera needs beside the time off the air that it is given."""
-    async with stage.world("camera") as world, world.fleet(AT_ONCE, rejoin_s=rejoin_s, interval=30.0) as fleet:
+    """Seconds that a simulated camera needs in addition to `rejoin_s`."""
+    async with stage.rig("camera") as rig, rig.fleet(AT_ONCE, rejoin_s=rejoin_s, interval=30.0) as fleet:
         await fleet.reported()
         async with aiohttp.ClientSession() as http:
-            return statistics.median(await _bare(world, http, fleet.cameras)) - rejoin_s
+            return statistics.median(await _bare(rig, http, fleet.cameras)) - rejoin_s
 
 
-async def _bare(world, http, cameras):
-    """Seconds from the request to the birth on the target network, of each of these cameras at once."""
-    async with world.broker.client() as client:
+async def _bare(rig, http, cameras):
+    """Seconds from the request to the first message on the target network, per camera, concurrently."""
+    async with rig.broker.client() as client:
         await client.subscribe("camera/status/+", qos=1)
         births = {camera.mac: asyncio.Event() for camera in cameras}
 
@@ -65,7 +65,7 @@ async def _bare(world, http, cameras):
 
         async def send_away(camera):
             began = time.perf_counter()
-            mqtt = {"host": world.broker.host, "port": world.broker.port}
+            mqtt = {"host": rig.broker.host, "port": rig.broker.port}
             body = {"ssid": SSID, "password": PASSWORD, "mqtt": mqtt, "request_id": "bare"}
             async with http.post(f"{camera.url}/provision", json=body) as answer:
                 assert answer.status == 202
@@ -81,10 +81,10 @@ async def _bare(world, http, cameras):
             await asyncio.wait([listening])
 
 
-async def _ours(world, running, http, cameras):
+async def _ours(rig, running, http, cameras):
     """Seconds from the request to the last camera's verification."""
-    running.api = running.admin = Api(http, running.url, world.admin_key())
-    session = Batch(world, running, None)
+    running.api = running.admin = Api(http, running.url, rig.admin_key())
+    session = Batch(rig, running, None)
     await allow(running.admin, cameras)
     await session.start()
     assert {camera.ssid for camera in cameras} == {HOME}

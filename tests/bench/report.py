@@ -1,4 +1,4 @@
-"""The result: rows, and one table of them that fits 80 columns."""
+"""The result: rows, and a table of them in 80 columns."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One line; `ratio` is ours / reference, `met` None where nothing was promised, `note` ends up below the table."""
+    """One line; `ratio` is ours / reference, `met` None without a target, `note` is printed below the table."""
 
     id: str
     measure: str
@@ -23,13 +23,13 @@ class Row:
 
 
 def quantile(samples, share):
-    """The smallest sample that at least `share` of all do not exceed."""
+    """The smallest sample that is at least as large as a `share` of all samples."""
     ordered = sorted(samples)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def paired(ours, references):
-    """Medians of both, and the median of the ratios of the rounds: rounds side by side share the machine's mood."""
+    """Medians of both, and the median of the ratios per round: both sides of a round see the same machine load."""
     ratios = [one / other for one, other in zip(ours, references, strict=True)]
     return statistics.median(ours), statistics.median(references), statistics.median(ratios)
 

@@ -1,7 +1,7 @@
-"""At rest: fifty registered cameras that report every 10 s, a scan a minute, nothing else: P9, P11, P12.
+"""P9, P11, P12: idle load of fifty registered cameras that report every 10 s, with one scan per minute.
 
-Two daemons, each on an access point of its own (see tests/support/lan.py): one scans by ARP, the other has no
-privilege and scans by the kernel's neighbour table.
+Two daemons, each on its own access point network (see tests/support/lan.py): one scans by ARP, the other is
+unprivileged and scans by the kernel's neighbour table.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ CROWD_S = 10.0
 
 @dataclass
 class Rest:
-    """What is at rest: the daemons by the engine that they scan with."""
+    """Idle daemons, by the name of their scan engine."""
 
     stage: object
     site: lan.Lan
@@ -42,14 +42,16 @@ class Rest:
 
 @contextlib.asynccontextmanager
 async def settled(stage):
-    """Both daemons at rest; they stay so while other things are measured beside them."""
+    """Both daemons, idle; other measurements may run at the same time."""
     async with contextlib.AsyncExitStack() as stack:
         daemons = {}
         for engine in ENGINES:
             site = await stack.enter_async_context(lan.opened(stage.path("rest"), cameras=CAMERAS))
             discovery = {"engine": engine, "interval_s": SCAN_S}
-            how = {"command": (INSTALLED, "-m", "pi_orchestrator"), "env": unit_env()}
-            running = site.daemon(powerless=engine == "neighbour", how=how, discovery=discovery)
+            launch_options = {"command": (INSTALLED, "-m", "pi_orchestrator"), "env": unit_env()}
+            running = site.daemon(
+                unprivileged=engine == "neighbour", launch_options=launch_options, discovery=discovery
+            )
             daemons[engine] = await stack.enter_async_context(running)
             await stack.enter_async_context(site.fleet(interval=10))
         for running in daemons.values():
@@ -59,7 +61,7 @@ async def settled(stage):
 
 
 async def _all_are_settled(running):
-    """Whether every camera is registered, has spoken, and was found by a scan."""
+    """Whether every camera is registered, has published, and was found by a scan."""
     cameras = (await running.api.get("/api/v1/cameras")).data["cameras"]
     spoken = sum(camera["health"]["uptime"] > 0 for camera in cameras)
     devices = (await running.api.get("/api/v1/espcam/discovered")).data["devices"]
@@ -69,7 +71,7 @@ async def _all_are_settled(running):
 
 
 async def memory(rest):
-    """P9: resident memory; PSS counts what is shared with other processes in part only."""
+    """P9: resident memory; PSS counts shared memory proportionally."""
     (rss, pss), (without, _) = (memory_mib(running.pid) for running in rest.daemons.values())
     where = {"prefix": rest.site.pi.prefix, "python": INSTALLED}
     async with child("tests.bench.bare", "stack", rest.site.broker.port, **where) as bare:
@@ -84,13 +86,13 @@ async def memory(rest):
 
 
 async def crowd(stage):
-    """P9 with a thousand cameras, on loopback and so without scans, and everything told to a hundred streams."""
+    """P9 with a thousand cameras on loopback (without scans) and a hundred open streams."""
     async with (
-        stage.world("crowd") as world,
-        daemon(world, python=INSTALLED, env=unit_env()) as running,
-        fleet(world, CROWD),
+        stage.rig("crowd") as rig,
+        daemon(rig, python=INSTALLED, env=unit_env()) as running,
+        fleet(rig, CROWD),
         child("tests.bench.streamer", "clients") as streams,
-        child("tests.bench.bare", "stack", world.broker.port, python=INSTALLED) as bare,
+        child("tests.bench.bare", "stack", rig.broker.port, python=INSTALLED) as bare,
     ):
 
         async def all_registered():
@@ -109,7 +111,7 @@ async def crowd(stage):
 
 
 async def idle_cpu(rest):
-    """P11: over the time of two scans."""
+    """P11: CPU during two scan intervals."""
     began, before = time.monotonic(), _cpu(rest)
     await asyncio.sleep(IDLE_S)
     seconds, after = time.monotonic() - began, _cpu(rest)
@@ -125,7 +127,7 @@ def _cpu(rest):
 
 
 async def card_writes(rest):
-    """P12: from right after one presence flush to right after a later one; a day has 1,440 of them."""
+    """P12: from directly after one presence flush to directly after a later one; 1,440 flushes per day."""
     running = rest.daemons["arp"]
     first, began = await _next_flush(running)
     for _ in range(FLUSHES):
@@ -138,7 +140,7 @@ async def card_writes(rest):
 
 
 async def _next_flush(running):
-    """(bytes written so far, when), once the next flush has come and gone."""
+    """(bytes written so far, time), after the next flush."""
     before = write_bytes(running.pid)
     async with asyncio.timeout(LONGEST_WAIT_S):
         while write_bytes(running.pid) == before:

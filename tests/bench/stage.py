@@ -1,4 +1,4 @@
-"""The stage of a run: a folder on a real disk, brokers, the daemon as a process, simulated cameras as another."""
+"""The environment of a run: a folder on a real disk, brokers, the daemon and the cameras as processes."""
 
 import asyncio
 import contextlib
@@ -18,8 +18,8 @@ import aiohttp
 from pi_orchestrator.sandbox.fleet import make_macs
 from tests.bench.process import CHECKOUT, STARTED_WITHIN_S, child, clean_env
 from tests.support.broker import Broker, free_port
+from tests.support.rig import Rig
 from tests.support.waiting import eventually
-from tests.support.world import World
 
 CAMERAS = 50
 MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
@@ -27,7 +27,7 @@ MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
 @dataclass
 class Daemon:
-    """A daemon in a process of its own: `started` and `ready` are monotonic seconds."""
+    """A daemon process; `started` and `ready` are monotonic seconds."""
 
     process: asyncio.subprocess.Process
     port: int
@@ -44,11 +44,11 @@ class Daemon:
         return f"http://127.0.0.1:{self.port}"
 
     def rows(self, sql, *values):
-        """Rows of its database as of the last commit; the daemon does not notice."""
+        """Committed rows of its database, read without a request to the daemon."""
         return self.database.execute(sql, values).fetchall()
 
     async def stop(self):
-        """SIGTERM; the seconds until it has ended."""
+        """Send SIGTERM; returns the seconds until exit."""
         began = time.monotonic()
         self.process.terminate()
         code = await self.process.wait()
@@ -58,7 +58,7 @@ class Daemon:
 
 
 class Stage:
-    """Where everything of one run happens; open it with `opened`."""
+    """The environment of one run; open it with `opened`."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -75,42 +75,42 @@ class Stage:
             shutil.rmtree(folder)
 
     def path(self, name):
-        """A fresh folder below the stage's."""
+        """Create a new folder below that of the stage."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
 
     @contextlib.asynccontextmanager
-    async def world(self, name):
-        """A broker of its own, and addresses, for one daemon and its cameras."""
+    async def rig(self, name):
+        """A broker and addresses for one daemon and its cameras."""
         folder = self.path(name)
         broker = Broker(folder)
         await broker.start()
         try:
-            yield World(state_dir=folder / "state", broker=broker)
+            yield Rig(state_dir=folder / "state", broker=broker)
         finally:
             await broker.stop()
 
     @contextlib.asynccontextmanager
     async def settled_world(self, name):
-        """A world whose daemon will start with fifty registered cameras."""
+        """A rig whose database has fifty registered cameras."""
         if self._seed is None:
             self._seed = await self._register_cameras()
-        async with self.world(name) as world:
-            world.network, world.camera_port = self._seed.network, self._seed.camera_port
-            shutil.copytree(self._seed.state_dir, world.state_dir)
-            yield world
+        async with self.rig(name) as rig:
+            rig.network, rig.camera_port = self._seed.network, self._seed.camera_port
+            shutil.copytree(self._seed.state_dir, rig.state_dir)
+            yield rig
 
     async def _register_cameras(self):
-        async with self.world("seed") as world, daemon(world) as running, fleet(world, CAMERAS):
+        async with self.rig("seed") as rig, daemon(rig) as running, fleet(rig, CAMERAS):
             await eventually(lambda: running.rows("SELECT count(*) FROM assignments")[0][0] == CAMERAS, within=30)
             await running.stop()
-        return world
+        return rig
 
 
 @contextlib.asynccontextmanager
-async def daemon(world, *, python=sys.executable, env=None, **sections):
-    """`run` until the end of the block; it is READY when the block begins."""
-    folder, port = world.state_dir.parent, free_port()
-    tree = world.tree(http={"listen": [f"127.0.0.1:{port}"]}, **sections)
+async def daemon(rig, *, python=sys.executable, env=None, **sections):
+    """Run the daemon during the block; it is READY when the block begins."""
+    folder, port = rig.state_dir.parent, free_port()
+    tree = rig.tree(http={"listen": [f"127.0.0.1:{port}"]}, **sections)
     config = folder / "config.toml"
     config.write_text("".join(_toml(name, section) for name, section in tree.items()))
     log = folder / "daemon.log"
@@ -129,7 +129,7 @@ async def daemon(world, *, python=sys.executable, env=None, **sections):
         try:
             await _until_ready(notify)
             ready = time.monotonic()
-            file = f"file:{world.state_dir}/orchestrator.db?mode=ro"
+            file = f"file:{rig.state_dir}/orchestrator.db?mode=ro"
             with contextlib.closing(sqlite3.connect(file, uri=True)) as database:
                 yield Daemon(process, port, database, started, ready)
         except BaseException:
@@ -142,18 +142,18 @@ async def daemon(world, *, python=sys.executable, env=None, **sections):
 
 
 @contextlib.asynccontextmanager
-async def fleet(world, count, *, interval=10.0):
-    """Simulated cameras in a process of their own, switched on all at once."""
+async def fleet(rig, count, *, interval=10.0):
+    """Run simulated cameras in a separate process, all started at once."""
     options = {
         "count": count,
-        "broker": f"{world.broker.host}:{world.broker.port}",
-        "network": world.network,
-        "http-port": world.camera_port,
+        "broker": f"{rig.broker.host}:{rig.broker.port}",
+        "network": rig.network,
+        "http-port": rig.camera_port,
         "interval": interval,
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
     async with child("pi_orchestrator", "sandbox", "cameras", *flags, "--storm", "--json") as process:
-        # The lines must be read, or the pipe fills and the cameras stand still.
+        # Read the output; a full pipe would block the cameras.
         reading = asyncio.create_task(_drain(process.process.stdout))
         try:
             yield
@@ -174,14 +174,14 @@ async def api(running):
 
 
 async def metric(running, name):
-    """One value of the Prometheus page."""
+    """One value of /metrics."""
     async with aiohttp.ClientSession() as session, session.get(f"{running.url}/metrics") as response:
         lines = (await response.text()).splitlines()
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
 async def connected(running):
-    """Wait until the daemon has subscribed at its broker."""
+    """Wait until the daemon is connected to its broker and subscribed."""
 
     async def is_connected():
         return await metric(running, "piorch_mqtt_connected") == 1
@@ -206,10 +206,10 @@ def _toml(name, section):
 
 
 def _real_disk():
-    """A folder whose writes reach a disk: figures about durable writes mean nothing in memory."""
+    """A folder on a disk; durable write figures are meaningless in memory."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     for folder in (tempfile.gettempdir(), "/var/tmp", str(CHECKOUT)):
         inside = [mount for mount in mounts if os.path.commonpath([mount[1], folder]) == mount[1]]
         if max(inside, key=lambda mount: len(mount[1]))[2] not in MEMORY_FILE_SYSTEMS:
             return folder
-    raise RuntimeError("no folder on a disk: set TMPDIR to one")
+    raise RuntimeError("no temporary folder on a disk: set TMPDIR to a folder on a disk")

@@ -1,8 +1,8 @@
-"""P8's two servers and its clients, each a process that answers lines to lines.
+"""The two servers and the clients of P8, each a process that answers input lines with output lines.
 
-`ours CONFIG` is the daemon; `bare` does the least: a queue and a task for each client, the same bytes. Both print
-their port; a line with seconds then makes EVENTS_PER_S events a second for so long, each with the moment at which it
-came into being. `clients` reads streams: a line with a port and seconds → how late everything was.
+`ours CONFIG` is the daemon; `bare` is the minimum: a queue and a task per client, the same bytes. Both print their
+port. An input line with seconds then generates EVENTS_PER_S events per second for that time, each with its creation
+time. `clients` reads streams: for an input line with a port and seconds, it prints the delays.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ TYPE = "device.state_changed"
 
 
 def payload(number):
-    """As large as the change of a device's state in a session."""
+    """A payload of the size of device.state_changed."""
     device = {
         "mac": "24:6F:28:B0:F7:F1",
         "ip": "192.168.10.21",
@@ -37,7 +37,7 @@ def payload(number):
 
 
 async def serve(port, tell):
-    """Print the port; then for every line with seconds make events."""
+    """Print the port; then generate events for every input line with seconds."""
     print(port, flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         began = time.monotonic()
@@ -48,17 +48,17 @@ async def serve(port, tell):
 
 
 async def ours(config):
-    from pi_orchestrator.app.life import running
-    from pi_orchestrator.events import Logged
-    from pi_orchestrator.logs import configure
+    from pi_orchestrator.app.lifecycle import running
+    from pi_orchestrator.core.logging import configure
     from pi_orchestrator.settings import load
-    from pi_orchestrator.storage import event_log
+    from pi_orchestrator.storage import event_store as event_log
+    from tests.support.events import RawEvent
 
     configure(level="error", style="json")
     async with running(load(path=Path(config), environ={}).settings) as daemon:
 
         async def tell(payload):
-            await daemon.services.database.write(lambda tx: event_log.append(tx, Logged(TYPE, payload)))
+            await daemon.app.resources.database.write(lambda tx: event_log.append(tx, RawEvent(TYPE, payload)))
 
         await serve(daemon.listen[0].port, tell)
 
@@ -66,7 +66,7 @@ async def ours(config):
 async def bare():
     from aiohttp import web
 
-    from pi_orchestrator.api.sse import frames
+    from pi_orchestrator.edge_http.stream_sources import event_frame
 
     queues = set()
 
@@ -82,7 +82,9 @@ async def bare():
         return response
 
     async def tell(payload):
-        data = frames(TYPE, at="2026-01-22T15:00:00.000000Z", payload=payload, event_id=payload["number"], copy=True)
+        data = event_frame(
+            TYPE, at="2026-01-22T15:00:00.000000Z", payload=payload, event_id=payload["number"], copy=True
+        )
         for queue in tuple(queues):
             queue.put_nowait(data)
 
@@ -95,7 +97,7 @@ async def bare():
 
 
 class Reader(asyncio.Protocol):
-    """One stream; notes how long each event was under way."""
+    """Read one stream, and record the delay of each event."""
 
     def __init__(self, late):
         self.late = late
@@ -109,14 +111,14 @@ class Reader(asyncio.Protocol):
         now = time.monotonic()
         *blocks, self.rest = (self.rest + data).split(b"\n\n")
         for block in blocks:
-            # The copy has no name, and what was told before has no such moment.
+            # Skip unnamed copies, and events without a creation time.
             if b"event:" in block and b'"made_at":' in block:
                 made_at = block.partition(b'"made_at":')[2].partition(b",")[0]
                 self.late.append(now - float(made_at))
 
 
 async def read(port, seconds):
-    """Read with every client for so long: {count, p50_ms, p99_ms}."""
+    """Read with all clients for `seconds`: {count, p50_ms, p99_ms}."""
     loop, late = asyncio.get_running_loop(), []
     readers = []
     for _ in range(CLIENTS):

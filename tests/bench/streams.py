@@ -1,4 +1,4 @@
-"""P8: a hundred streams and fifty events a second, beside a bare server. P13: a stop with a hundred streams open."""
+"""P8: a hundred streams and fifty events per second, and on a bare server. P13: a stop with a hundred streams open."""
 
 import asyncio
 import contextlib
@@ -26,8 +26,8 @@ BYTES_READ_AT_MOST = 4096
 
 async def streams(stage):
     async with (
-        stage.world("streams") as world,
-        child("tests.bench.streamer", "ours", write_toml(stage.path("streams") / "config.toml", world.tree())) as ours,
+        stage.rig("streams") as rig,
+        child("tests.bench.streamer", "ours", write_toml(stage.path("streams") / "config.toml", rig.tree())) as ours,
         child("tests.bench.streamer", "bare") as bare,
         child("tests.bench.streamer", "clients") as readers,
     ):
@@ -46,7 +46,7 @@ async def streams(stage):
 
 
 async def _round(server, port, readers):
-    """One measure of one server; every event must have come to every client."""
+    """Measure one server once; raises RuntimeError if a client missed an event."""
     readers.process.stdin.write(f"{port} {ROUND_S + MARGIN_S}\n".encode())
     await readers.line()
     before = cpu_s(server.pid)
@@ -54,12 +54,12 @@ async def _round(server, port, readers):
     result = json.loads(await readers.line())
     made = CLIENTS * EVENTS_PER_S * ROUND_S
     if result["count"] != made:
-        raise RuntimeError(f"{made} events were to be delivered, {result['count']} were")
+        raise RuntimeError(f"expected {made} delivered events, got {result['count']}")
     return result | {"cpu_us": (cpu_s(server.pid) - before) / made * 1e6}
 
 
 async def _cost_of_stalled(server, port):
-    """MiB that the server grows by while clients that do not read are there, until it has cut them off."""
+    """Memory growth of the server in MiB with stalled clients, until it has disconnected them."""
     await server.ask(2)
     await asyncio.sleep(1)
     before = memory_mib(server.pid)[0]
@@ -75,7 +75,7 @@ async def _cost_of_stalled(server, port):
 
 @contextlib.asynccontextmanager
 async def _stalled(port):
-    """Clients that read the beginning of a stream and nothing more."""
+    """Clients that stop reading after the beginning of a stream."""
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         for _ in range(STALLED):
@@ -89,11 +89,11 @@ async def _stalled(port):
 
 
 async def stop_with_streams(stage):
-    """P13: as often as the idle daemon is stopped."""
+    """P13: same number of runs as with the idle daemon."""
     stops = []
-    async with stage.settled_world("streams-stop") as world:
+    async with stage.settled_world("streams-stop") as rig:
         for _ in range(STARTS):
-            async with daemon(world) as running, contextlib.AsyncExitStack() as stack:
+            async with daemon(rig) as running, contextlib.AsyncExitStack() as stack:
                 await connected(running)
                 for _ in range(CLIENTS):
                     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)

@@ -1,4 +1,4 @@
-"""P1: find sixty hosts in a /24, in network namespaces of its own, beside `arp-scan` and `nmap -sn` there."""
+"""P1: find sixty hosts in a /24 in network namespaces, compared with `arp-scan` and `nmap -sn`."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ ALONE = "the kernel's neighbour table, which needs no privilege; beside arp-scan
 
 
 async def network_sweep(stage):
-    """One round: each scanner in turn, with a neighbour table that knows nobody."""
+    """One round: each scanner in turn, with an empty neighbour table."""
     sweeps = {name: [] for name in ENGINES}
     theirs = {"arp-scan": [], "nmap": []}
     folder = stage.path("sweep")
@@ -69,7 +69,7 @@ def _rows(sweeps, theirs):
 
 
 def _medians(rounds):
-    """Of times, the medians; of how many were found, the fewest. Who never knew all of them never will: infinite."""
+    """Median of each time and minimum of found hosts; a time is infinite if not all hosts were found."""
     medians = {key: statistics.median(_time(one[key]) for one in rounds) for key in rounds[0] if key != "found"}
     return medians | {"found": min(one["found"] for one in rounds)}
 
@@ -79,13 +79,13 @@ def _time(seconds):
 
 
 def _ms(ours, reference, key):
-    """(ours, reference, ratio); a command has told everything when it is over."""
+    """(ours, reference, ratio); for a command, the time of all hosts is its end."""
     one, other = ours[key], reference.get(key, reference["over_s"])
     return one * 1000, other * 1000, one / other
 
 
 def _scan(command, macs):
-    """Run a scanner in this thread's namespace."""
+    """Run a scanner command in the namespace of this thread."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with process.stdout:

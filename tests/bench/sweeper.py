@@ -1,6 +1,6 @@
-"""One engine in a process of its own: a line on stdin is a sweep, a line of JSON on stdout what it cost.
+"""One scan engine in a separate process: each input line starts a sweep, each output line is its cost as JSON.
 
-`sweeper ENGINE INTERFACE SUBNET MAC,…`; ENGINE is `arp`, `neighbour`, or `bare`: a packet socket and nothing else.
+`sweeper ENGINE INTERFACE SUBNET MAC,…`; ENGINE is `arp`, `neighbour`, or `bare` (only a packet socket).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ ETH_P_ARP = 0x0806
 
 
 class Sightings:
-    """Which of these MACs have been seen in this sweep, and when the last of them was."""
+    """The expected MACs that this sweep has found, and the time of the last one."""
 
     def __init__(self, macs):
         self.macs = macs
@@ -34,7 +34,7 @@ class Sightings:
 
 
 class Bare:
-    """The least that finds everybody: send every request, read until all have answered."""
+    """The minimal scanner: send all requests, read until all hosts have replied."""
 
     def __init__(self, sightings, interface, subnet):
         self.sightings = sightings
@@ -56,14 +56,14 @@ class Bare:
 
 
 async def engine(name, sightings, interface, subnet):
-    """`sweep()` → one sweep of our own engine, as the daemon makes it."""
-    from pi_orchestrator.clock import Clock
-    from pi_orchestrator.net.netlink import Netlink
+    """Open an engine as the daemon does; returns `sweep()`."""
+    from pi_orchestrator.core.clock import Clock
+    from pi_orchestrator.net.kernel.netlink import Netlink
 
     if name == "arp":
-        from pi_orchestrator.net.arp import ArpEngine as Engine
+        from pi_orchestrator.net.arp.engine import ArpEngine as Engine
     else:
-        from pi_orchestrator.net.neighbours import NeighbourEngine as Engine
+        from pi_orchestrator.net.kernel.neighbours import NeighbourEngine as Engine
 
     def on_sighting(sighting):
         if sighting.alive:

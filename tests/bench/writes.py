@@ -1,14 +1,15 @@
-"""P7: durable writes of sixteen clients: each waits until its row is on disk before it sends the next."""
+"""P7: durable writes of sixteen clients; each waits until its row is on disk before it sends the next."""
 
 import asyncio
 import contextlib
 import threading
 import time
 
-from pi_orchestrator.clock import Clock
-from pi_orchestrator.events import Hub
-from pi_orchestrator.storage import actions, schema
-from pi_orchestrator.storage.actions import Actor
+from pi_orchestrator.core.actor import Actor
+from pi_orchestrator.core.clock import Clock
+from pi_orchestrator.core.event_bus import EventBus
+from pi_orchestrator.storage import audit_log as actions
+from pi_orchestrator.storage import schema
 from pi_orchestrator.storage.database import Database
 from tests.bench.bare import commit_row, open_database
 from tests.bench.report import Row, paired
@@ -24,7 +25,7 @@ async def durable_writes(stage):
     for name in ("ours.db", "bare.db"):
         schema.prepare(folder / name, backups=folder / "backups", backups_kept=1, closed_cleanly=True)
     ours, reference, in_turn = [], [], []
-    async with Database(path=folder / "ours.db", clock=Clock(), hub=Hub()).opened() as database:
+    async with Database(path=folder / "ours.db", clock=Clock(), bus=EventBus()).opened() as database:
         for _ in range(ROUNDS):
             ours.append(await _ours(database))
             reference.append(await asyncio.to_thread(_sixteen_connections, folder / "bare.db"))

@@ -1,4 +1,4 @@
-"""Settings that are changed while the power fails or the disk is full: wholly old or wholly new, never a mixture."""
+"""Settings changed during a power cut or on a full disk: the old value or the new one, never a mixture."""
 
 import contextlib
 import json
@@ -11,14 +11,14 @@ from pathlib import Path
 import aiohttp
 
 from pi_orchestrator.settings.overrides import render
-from tests.support.process import POWERLESS, daemon
+from tests.support.process import UNPRIVILEGED, daemon
 
 IDLE = "cameras.idle_after_s"
 CONFIG = "/api/v1/config"
 QUIET = {"connected": False}
 
-# The program, which dies at a given place of a change.
-KILLED = (
+# The program, which kills itself at a given place of a change.
+SELF_KILLING_DAEMON = (
     sys.executable,
     "-c",
     """
@@ -41,7 +41,7 @@ if place == "partial":
     Path.replace = dying_replace
 else:
     Daemon.apply = dying_apply
-from pi_orchestrator.cli.main import main
+from pi_orchestrator.app.main import main
 sys.exit(main())
 """,
 )
@@ -57,13 +57,13 @@ async def put(process, value, key=IDLE):
     return await process.admin.call("PUT", f"{CONFIG}/{key}", json={"value": value})
 
 
-async def test_a_kill_in_the_middle_of_a_change_leaves_the_old_value_or_the_new_one(world, tmp_path):
-    world.state_dir.mkdir()
-    (world.state_dir / "overrides.json").write_bytes(render({IDLE: "50"}))
+async def test_kill_during_change_leaves_old_or_new(rig, tmp_path):
+    rig.state_dir.mkdir()
+    (rig.state_dir / "overrides.json").write_bytes(render({IDLE: "50"}))
 
     @contextlib.asynccontextmanager
     async def killed(place):
-        async with daemon(world, tmp_path, command=KILLED, env={"KILL_AT": place}, **QUIET) as process:
+        async with daemon(rig, tmp_path, command=SELF_KILLING_DAEMON, env={"KILL_AT": place}, **QUIET) as process:
             with contextlib.suppress(aiohttp.ClientError):
                 yield process
             assert await process.ended() == -signal.SIGKILL
@@ -72,28 +72,28 @@ async def test_a_kill_in_the_middle_of_a_change_leaves_the_old_value_or_the_new_
         await put(process, "60")
     async with killed("written") as process:
         assert await item(process) == ("50", "override")
-        assert (world.state_dir / "overrides.partial").exists(), "it died in the middle of writing"
+        assert (rig.state_dir / "overrides.partial").exists(), "killed while writing"
         await put(process, "60")
     async with killed("applied") as process:
         assert await item(process) == ("60", "override")
         await process.admin.post(f"{CONFIG}/{IDLE}/reset")
-    async with daemon(world, tmp_path, **QUIET) as process:
+    async with daemon(rig, tmp_path, **QUIET) as process:
         assert await item(process) == ("120", "default")
         assert (await put(process, "60")).status == 200
-        assert {file.name for file in world.state_dir.glob("overrides*")} == {"overrides.json"}
+        assert {file.name for file in rig.state_dir.glob("overrides*")} == {"overrides.json"}
 
 
-async def test_a_full_disk_refuses_a_change_and_says_so(world, tmp_path):
-    """On a file system of its own, which only the daemon sees."""
-    world.state_dir.mkdir()
+async def test_full_disk_refuses_change(rig, tmp_path):
+    """On a file system that only the daemon sees."""
+    rig.state_dir.mkdir()
     inside = '/bin/mount -t tmpfs -o size=4m none "$STATE_DIR" && exec "$@"'
     as_root = () if os.geteuid() == 0 else ("--map-root-user",)
     prefix = (shutil.which("unshare") or "unshare", *as_root, "--mount", "sh", "-c", inside, "sh")
-    env = {"STATE_DIR": str(world.state_dir)}
+    env = {"STATE_DIR": str(rig.state_dir)}
     auth = {"api_key": "configured-key-0123"}
-    async with daemon(world, tmp_path, prefix=prefix, env=env, auth=auth, **QUIET) as process:
+    async with daemon(rig, tmp_path, prefix=prefix, env=env, auth=auth, **QUIET) as process:
         process.admin.key = auth["api_key"]
-        folder = Path(f"/proc/{process.pid}/root{world.state_dir}")
+        folder = Path(f"/proc/{process.pid}/root{rig.state_dir}")
         assert (await put(process, "60")).status == 200
         filler = folder / "filler"
         with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ async def test_a_full_disk_refuses_a_change_and_says_so(world, tmp_path):
         refused = await put(process, "x.example," * 500, "http.trusted_hosts")
         assert (refused.status, refused.json["code"]) == (500, "DATABASE_ERROR")
         assert refused.json["error"]["message"] == "the override file cannot be written: no space left on device"
-        assert refused.json["error"]["details"] == f"nothing was changed; look at {world.state_dir}"
+        assert refused.json["error"]["details"] == f"nothing was changed; check {rig.state_dir}"
         assert await item(process, "http.trusted_hosts") == ("", "default")
         assert json.loads((folder / "overrides.json").read_text())["overrides"] == {IDLE: "60"}
         assert not (folder / "overrides.partial").exists()
@@ -110,15 +110,15 @@ async def test_a_full_disk_refuses_a_change_and_says_so(world, tmp_path):
         assert (await put(process, "x.example", "http.trusted_hosts")).status == 200
 
 
-async def test_a_folder_that_cannot_be_written_refuses_a_change_and_says_so(world, tmp_path):
-    async with daemon(world, tmp_path, prefix=POWERLESS, **QUIET) as process:
+async def test_read_only_folder_refuses_change(rig, tmp_path):
+    async with daemon(rig, tmp_path, prefix=UNPRIVILEGED, **QUIET) as process:
         assert (await put(process, "60")).status == 200
-        world.state_dir.chmod(0o500)
+        rig.state_dir.chmod(0o500)
         try:
             refused = await put(process, "61")
             assert (refused.status, refused.json["code"]) == (500, "DATABASE_ERROR")
             assert refused.json["error"]["message"] == "the override file cannot be written: permission denied"
             assert await item(process) == ("60", "override")
         finally:
-            world.state_dir.chmod(0o700)
+            rig.state_dir.chmod(0o700)
         assert (await put(process, "61")).status == 200

@@ -1,6 +1,6 @@
-"""What tests of the API share: raw requests, good and bad cases for every route, answers held against the document.
+"""Helpers for API tests: raw requests, valid requests for every route, validation against the OpenAPI document.
 
-After `watch`, each answer that an `Api` client gets is checked against what the OpenAPI document says of it.
+After `check_all_answers`, every response that an `Api` client receives is validated against the OpenAPI document.
 """
 
 import asyncio
@@ -22,40 +22,46 @@ import structlog
 from jsonschema import Draft202012Validator
 from multidict import CIMultiDict
 
-from pi_orchestrator.api.app import build_app, served
-from pi_orchestrator.api.cameras import CameraViews
-from pi_orchestrator.api.envelope import HTTP_STATUS, Shape
-from pi_orchestrator.api.openapi import build
-from pi_orchestrator.api.routes import ROUTES
-from pi_orchestrator.domain.candidate import Candidate, CandidateState
-from pi_orchestrator.domain.capture import Picture, Source
-from pi_orchestrator.domain.mac import Mac
-from pi_orchestrator.domain.scan import Scan, ScanState
-from pi_orchestrator.domain.session import Session, SessionConfig, SessionState
-from pi_orchestrator.logs import configure
-from pi_orchestrator.net import wifi_scan
-from pi_orchestrator.net.links import Link
+from pi_orchestrator.app.build import ROUTES, TAGS
+from pi_orchestrator.core.error_codes import ErrorCode
+from pi_orchestrator.core.logging import configure
+from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.edge_http.api_document import ApiDocument
+from pi_orchestrator.edge_http.envelope import ENVELOPE_WITH_FIELDS
+from pi_orchestrator.features.cameras import exclusion_store as dismissed
+from pi_orchestrator.features.cameras import store as cameras
+from pi_orchestrator.features.cameras.cache import CameraCache
+from pi_orchestrator.features.cameras.views import CameraViews
+from pi_orchestrator.features.captures.model import Picture, Source
+from pi_orchestrator.features.captures.service import CaptureService
+from pi_orchestrator.features.commands.reboots import RebootService
+from pi_orchestrator.features.commands.service import CommandAnswer, CommandService
+from pi_orchestrator.features.containers import store as containers
+from pi_orchestrator.features.discovery import store as scans
+from pi_orchestrator.features.discovery.model import Scan, ScanState
+from pi_orchestrator.features.discovery.scan_service import ScanService
+from pi_orchestrator.features.discovery.scanner import Scanner
+from pi_orchestrator.features.provisioning import store as sessions
+from pi_orchestrator.features.provisioning.session import Session, SessionConfig, SessionState
+from pi_orchestrator.features.provisioning.session_device import SessionDevice, SessionDeviceState
+from pi_orchestrator.features.provisioning.worker import ProvisioningWorker
+from pi_orchestrator.http.route import BINARY, PLAIN
+from pi_orchestrator.http.server import build_app, served
+from pi_orchestrator.net.kernel.links import Link
+from pi_orchestrator.net.wifi import scan as wifi_scan
 from pi_orchestrator.settings import Listen
-from pi_orchestrator.storage import cameras, containers, dismissed, scans, sessions
-from pi_orchestrator.storage.cameras import Roster
-from pi_orchestrator.workers.captures import Captures
-from pi_orchestrator.workers.commands import Answered, Commands
-from pi_orchestrator.workers.discovery import DiscoveryWorker
-from pi_orchestrator.workers.provisioning import ProvisioningWorker
-from pi_orchestrator.workers.reboots import Reboots
-from pi_orchestrator.workers.scanner import Scanner
 from tests.support import programs
+from tests.support.rig import Answer, Api
 from tests.support.waiting import eventually
-from tests.support.world import Answer, Api
 
-DOCUMENT = build(ROUTES)
-CAMERA = "24:6F:28:44:CB:60"  # the first of a fleet
-SCAN = "6f1f4f6e-8f0a-4c70-9b57-0b4d1d0a5a11"  # one that has ended; see `with_scans`
+DOCUMENT = ApiDocument(ROUTES, TAGS).document()
+CAMERA = "24:6F:28:44:CB:60"  # the first camera of a fleet
+SCAN = "6f1f4f6e-8f0a-4c70-9b57-0b4d1d0a5a11"  # a finished scan; see `with_scans`
 LAST_ID = {"keys": "nobody-of-this-name", "discovery": SCAN}
 JSON = "application/json"
 ROUTE_IDS = [f"{route.method} {route.path}" for route in ROUTES]
 
-# What else than a path a route needs for a success.
+# Query parameters and bodies that a route needs to succeed.
 QUERIES = {"/api/v1/onboarding/auto/policy/explain": {"mac": CAMERA, "ip": "192.168.10.21"}}
 ALLOWLIST = "/api/v1/provisioning/allowlist"
 LISTED, NOT_LISTED = "24:6F:28:44:CC:10", "24:6F:28:44:CC:20"
@@ -78,17 +84,17 @@ CONTAINERS = "/api/v1/containers"
 PLACE = f"{CONTAINERS}/{{id}}/cameras"
 PAIR, REPLACE = "/api/v1/espcam/pair", "/api/v1/espcam/replace"
 RENAME = "/api/v1/cameras/{id}"
-STOOD = {("DELETE", f"{PLACE}/{{device_id}}"), ("DELETE", "/api/v1/espcam/paired/{mac}"), ("POST", REPLACE)}
+ASSIGNED = {("DELETE", f"{PLACE}/{{device_id}}"), ("DELETE", "/api/v1/espcam/paired/{mac}"), ("POST", REPLACE)}
 
 
 def own_mac(method, path):
-    """The camera that is registered for this route alone; see `with_inventory`."""
+    """The MAC of the camera that is registered for this route only; see `with_inventory`."""
     digits = f"{zlib.crc32(f'{method} {path}'.encode()):08X}"
     return f"24:6F:{digits[:2]}:{digits[2:4]}:{digits[4:6]}:{digits[6:]}"
 
 
 def own_container(method, path):
-    """The container that is there for this route alone; a camera stands in it where the route needs that."""
+    """The id of the container for this route only; it holds a camera if the route needs one (`ASSIGNED`)."""
     return f"box-{own_mac(method, path)[-5:].replace(':', '')}"
 
 
@@ -107,8 +113,8 @@ FILES = {f"{ALLOWLIST}/import": b"mac,description\n24:6F:28:44:CC:30,Camera 3\n"
 each_route = pytest.mark.parametrize("route", ROUTES, ids=ROUTE_IDS)
 
 
-class NobodyAnswers:
-    """A scan engine for where there is no network; its sweep goes on until it is cancelled."""
+class SilentEngine:
+    """A scan engine without a network; a sweep runs until it is cancelled."""
 
     name = "arp"
 
@@ -126,14 +132,14 @@ class NobodyAnswers:
 
 
 def with_scans(monkeypatch):
-    """Scans can be asked for, `SCAN` has ended and `LISTED` is listed; how networks are scanned is tested on them."""
-    load = DiscoveryWorker.load
+    """Make scans available without a network: `SCAN` is finished and `LISTED` is on the allowlist."""
+    load = ScanService.load
 
-    async def look(self):
+    async def refresh_link(self):
         self.network, self.link = IPv4Network("192.168.10.0/24"), Link("ap0", 7, None, True, True, ())
-        self._engine = NobodyAnswers()
+        self._engine = SilentEngine()
 
-    async def load_with_one(self):
+    async def load_with_scan(self):
         await load(self)
         stamp = self._clock.stamp()
         scan = Scan(SCAN, "periodic", "arp", "ap0", "192.168.10.0/24", stamp.at, ScanState.DONE, 100, duration_ms=640)
@@ -144,27 +150,27 @@ def with_scans(monkeypatch):
 
         await self._database.write(job)
 
-    monkeypatch.setattr(Scanner, "look", look)
-    monkeypatch.setattr(DiscoveryWorker, "load", load_with_one)
+    monkeypatch.setattr(Scanner, "refresh_link", refresh_link)
+    monkeypatch.setattr(ScanService, "load", load_with_scan)
 
 
 def with_network(monkeypatch, folder):
-    """NetworkManager and Tailscale are installed, as stand-ins that answer; each request looks for networks anew."""
+    """Install stand-ins for nmcli and tailscale; every request scans for Wi-Fi networks again."""
     programs.install(monkeypatch, folder, nmcli=programs.NMCLI, tailscale=programs.TAILSCALE)
-    monkeypatch.setattr(wifi_scan, "EACH_S", 0.0)
+    monkeypatch.setattr(wifi_scan, "MIN_INTERVAL_S", 0.0)
 
 
 def session_for(route):
-    """The id of the session that `with_sessions` opens for this route alone."""
+    """The id of the session that `with_sessions` opens for this route only."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{route.method} {route.path}"))
 
 
 def with_sessions(monkeypatch):
-    """Each route that is about a session has one of its own, with one camera, on an interface of its own."""
+    """Give each session route its own session, with one camera and its own interface."""
     load = ProvisioningWorker.load
     routes = [route for route in ROUTES if route.tag == "provisioning" and "{id}" in route.path]
 
-    async def load_with_some(self):
+    async def load_with_sessions(self):
         await load(self)
         now = self._clock.wall()
 
@@ -174,22 +180,24 @@ def with_sessions(monkeypatch):
                 state = SessionState.PAUSED if verb == "resume" else SessionState.ACTIVE
                 interrupted = route.path.startswith("/api/v1/provisioning/sessions/") and verb == "resume"
                 session = Session(session_for(route), state, f"test{number}", "Target-Net", SessionConfig(), now, now)
-                one = Candidate(session.id, Mac(LISTED), "192.168.10.21", now)
+                device = SessionDevice(session.id, Mac(LISTED), "192.168.10.21", now)
                 if verb in ("provision", "retry", "provision-all"):
-                    # Whoever is done is answered with that; with no broker nobody could be begun with.
-                    one = replace(one, state=CandidateState.VERIFIED, progress=100, retry_count=1, verified_at=now)
+                    # Without a broker no attempt can start; a verified device is reported as done.
+                    device = replace(
+                        device, state=SessionDeviceState.VERIFIED, progress=100, retry_count=1, verified_at=now
+                    )
                 if await sessions.get(tx.run, session.id) is None:
                     await sessions.insert(tx, session, None)
                     await sessions.save(tx, replace(session, interrupted=interrupted))
-                    await sessions.put_candidate(tx, one)
+                    await sessions.put_device(tx, device)
 
         await self._database.write(job)
 
-    monkeypatch.setattr(ProvisioningWorker, "load", load_with_some)
+    monkeypatch.setattr(ProvisioningWorker, "load", load_with_sessions)
 
 
 def with_pictures(monkeypatch):
-    """`CAMERA` is known, has a picture and obeys; how that is brought about is tested with cameras."""
+    """Make `CAMERA` known, with a picture, and let it accept every command."""
     find = CameraViews.find
     picture = Picture(b"\xff\xd8 a picture \xff\xd9", datetime(2026, 1, 22, 15, tzinfo=UTC), 0.0, Source.MQTT, 120)
 
@@ -197,39 +205,39 @@ def with_pictures(monkeypatch):
         return picture
 
     monkeypatch.setattr(CameraViews, "find", lambda self, name: CAMERA if name == CAMERA else find(self, name))
-    monkeypatch.setattr(Captures, "_take", take)
-    monkeypatch.setattr(Captures, "last", lambda self, mac: picture)
+    monkeypatch.setattr(CaptureService, "_take", take)
+    monkeypatch.setattr(CaptureService, "last", lambda self, mac: picture)
 
     async def accept(self, mac, before):
-        """The camera says yes to a restart."""
+        """Accept the restart."""
 
     async def answer(self, mac, action, **fields):
-        return Answered("0b6f3f6e", {"success": True})
+        return CommandAnswer("0b6f3f6e", {"success": True})
 
-    monkeypatch.setattr(Reboots, "_tell", accept)
-    monkeypatch.setattr(Commands, "give", answer)
+    monkeypatch.setattr(RebootService, "_tell", accept)
+    monkeypatch.setattr(CommandService, "give", answer)
 
 
 def with_inventory(monkeypatch):
-    """Each route about containers or the record has a container and a registered camera of its own."""
-    load = Roster.load
-    own = [(route.method, route.path) for route in ROUTES if has_own_camera(route)]
+    """Give each container and pairing route its own container and registered camera."""
+    load = CameraCache.load
+    own_routes = [(route.method, route.path) for route in ROUTES if has_own_camera(route)]
 
-    async def load_with_some(self, database):
+    async def load_with_inventory(self, database):
         async def job(tx):
-            for one in own:
-                await containers.ensure(tx, own_container(*one), label="Box")
-                mac = Mac(own_mac(*one))
-                known = await cameras.is_registered(tx, mac) or await dismissed.find(tx, mac)
-                if not known:
+            for own_route in own_routes:
+                await containers.ensure(tx, own_container(*own_route), label="Box")
+                mac = Mac(own_mac(*own_route))
+                is_known = await cameras.is_registered(tx, mac) or await dismissed.find(tx, mac)
+                if not is_known:
                     await cameras.register(tx, mac, device_id=None, ip=None, firmware=None, by="manual")
-                    if one in STOOD:
-                        await containers.assign(tx, mac, own_container(*one), 1)
+                    if own_route in ASSIGNED:
+                        await cameras.assign(tx, mac, own_container(*own_route), 1)
 
         await database.write(job)
         await load(self, database)
 
-    monkeypatch.setattr(Roster, "load", load_with_some)
+    monkeypatch.setattr(CameraCache, "load", load_with_inventory)
 
 
 def has_own_camera(route):
@@ -237,55 +245,55 @@ def has_own_camera(route):
 
 
 def target(route):
-    """A path of this route that exists while the first camera of a fleet is registered."""
-    of_sessions = route.tag == "provisioning"
+    """A valid path of this route; it exists while the first camera of a fleet is registered."""
+    is_provisioning = route.tag == "provisioning"
     if has_own_camera(route):
-        one = (route.method, route.path)
-        values = {"mac": own_mac(*one), "device_id": own_mac(*one)}
-        values["id"] = own_container(*one) if route.tag == "containers" else own_mac(*one)
+        own_route = (route.method, route.path)
+        values = {"mac": own_mac(*own_route), "device_id": own_mac(*own_route)}
+        values["id"] = own_container(*own_route) if route.tag == "containers" else own_mac(*own_route)
         return re.sub(r"\{(\w+)\}", lambda match: quote(values[match[1]], safe=""), route.path)
     values = {
-        "mac": LISTED if of_sessions or route.tag == "allowlist" else CAMERA,
-        "id": session_for(route) if of_sessions else LAST_ID.get(route.tag, CAMERA),
+        "mac": LISTED if is_provisioning or route.tag == "allowlist" else CAMERA,
+        "id": session_for(route) if is_provisioning else LAST_ID.get(route.tag, CAMERA),
         "key": "cameras.idle_after_s",
     }
     return re.sub(r"\{(\w+)\}", lambda match: quote(values[match[1]], safe=""), route.path)
 
 
-async def ask(api, route, **more):
-    """A request that should succeed."""
+async def call_route(api, route, **options):
+    """Send a valid request to a route; options are passed to Api.call."""
     if route.model("body"):
-        more.setdefault("json", BODIES[route.path])
+        options.setdefault("json", BODIES[route.path])
     elif route.media_type:
-        more.setdefault("data", FILES[route.path])
-        more["headers"] = {"Content-Type": route.media_type} | more.get("headers", {})
+        options.setdefault("data", FILES[route.path])
+        options["headers"] = {"Content-Type": route.media_type} | options.get("headers", {})
     if route.path in QUERIES:
-        more.setdefault("params", QUERIES[route.path])
-    return await api.call(route.method, target(route), **more)
+        options.setdefault("params", QUERIES[route.path])
+    return await api.call(route.method, target(route), **options)
 
 
-def told(route, answer):
-    """What a good answer says, in the envelope of its route or in none."""
-    if route.shape is Shape.BINARY:
+def decoded(route, answer):
+    """The payload of a successful answer, without the envelope of its route."""
+    if route.shape is BINARY:
         return answer.body
-    return answer.json if route.shape is Shape.PLAIN else answer.data
+    return answer.json if route.shape is PLAIN else answer.data
 
 
 def good_body(route):
-    """(content type, bytes) of a body that should succeed, for `exchange`."""
+    """(content type, bytes) of a valid body, for `exchange`."""
     if route.path in FILES:
         return route.media_type, FILES[route.path]
     return JSON, json.dumps(BODIES[route.path]).encode() if route.model("body") else b""
 
 
 async def camera_is_registered(running):
-    await eventually(lambda: CAMERA in running.services.roster)
+    await eventually(lambda: CAMERA in running.app.cameras.cache)
 
 
 def route_of(method, path):
-    """The route that a request is meant for; HEAD is answered by GET."""
+    """The route of a request, None if there is no match; HEAD is served by the GET route."""
     method = {"HEAD": "GET"}.get(method, method)
-    # A fixed path is its own; only where there is none, a template may fit.
+    # An exact path takes precedence over a template.
     for route in [route for route in ROUTES if route.path == path] or ROUTES:
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route.path))
         if route.method == method and re.fullmatch(pattern, path):
@@ -293,12 +301,12 @@ def route_of(method, path):
     return None
 
 
-def hold(method, path, answer):
-    """AssertionError unless an answer is as the document says; unknown paths are answered with an error."""
+def check_answer(method, path, answer):
+    """Raise AssertionError unless an answer matches the OpenAPI document; an unknown path must return an error."""
     path = path.split("?")[0].split("#")[0]
     route = route_of(method, path)
     if route is None:
-        assert answer.status >= 400, f"{method} {path} is in no document, and answers {answer.status}"
+        assert answer.status >= 400, f"{method} {path} is not documented, but returned {answer.status}"
         return check_error(answer)
     responses = DOCUMENT["paths"][route.path][route.method.lower()]["responses"]
     assert str(answer.status) in responses, f"{method} {path}: {answer.status} is not documented; {answer.body[:300]}"
@@ -308,44 +316,44 @@ def hold(method, path, answer):
         return None
     media_type = answer.headers["Content-Type"].split(";")[0]
     assert media_type in content
-    described = content[media_type]
+    media = content[media_type]
     if media_type != JSON:
         return None
-    if answer.status >= 400 and described["schema"].get("$ref", "").endswith("/Error"):
+    if answer.status >= 400 and media["schema"].get("$ref", "").endswith("/Error"):
         assert answer.json["code"] in responses[str(answer.status)]["description"].split(", ")
         return check_error(answer)
     body = answer.json
-    validate(body, described["schema"])
-    if route.shape is Shape.DOUBLED:
+    validate(body, media["schema"])
+    if route.shape is ENVELOPE_WITH_FIELDS:
         assert {**body["data"], **body} == body, "the top level repeats the data"
-        envelope, data = described["schema"]["allOf"]
+        envelope, data = media["schema"]["allOf"]
         validate({name: value for name, value in body.items() if name not in body["data"]}, closed(envelope))
         return validate(body["data"], closed(data))
-    return validate(body, closed(described["schema"]))
+    return validate(body, closed(media["schema"]))
 
 
 def check_error(answer):
     assert answer.headers["Content-Type"] == JSON
     if answer.body:  # HEAD has none
         validate(answer.json, closed({"$ref": "#/components/schemas/Error"}))
-        assert HTTP_STATUS[answer.json["code"]] == answer.status or answer.json["code"] == "INVALID_REQUEST"
+        assert ErrorCode[answer.json["code"]].status == answer.status or answer.json["code"] == "INVALID_REQUEST"
 
 
 def validate(value, schema):
-    """Against a schema of the document, formats included."""
-    faults = sorted(validator(json.dumps(schema)).iter_errors(value), key=str)
-    assert not faults, "\n".join(f"{fault.json_path}: {fault.message[:300]}" for fault in faults)
+    """Raise AssertionError unless a value matches a schema of the document, including formats."""
+    errors = sorted(validator(json.dumps(schema)).iter_errors(value), key=str)
+    assert not errors, "\n".join(f"{error.json_path}: {error.message[:300]}" for error in errors)
 
 
 @functools.cache
 def validator(schema):
-    whole = {**json.loads(schema)}
-    whole.setdefault("components", DOCUMENT["components"])
-    return Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    root_schema = {**json.loads(schema)}
+    root_schema.setdefault("components", DOCUMENT["components"])
+    return Draft202012Validator(root_schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 
 def closed(schema):
-    """The schema, with no room for fields that are not in it."""
+    """The schema with additionalProperties forbidden in every object."""
 
     def close(node):
         if isinstance(node, list):
@@ -360,20 +368,20 @@ def closed(schema):
     return close({**schema, "components": DOCUMENT["components"]})
 
 
-def watch(monkeypatch):
-    """Hold every answer of this test against the document."""
+def check_all_answers(monkeypatch):
+    """Validate every answer of this test against the OpenAPI document."""
     call = Api.call
 
-    async def watched(self, method, path, **more):
-        answer = await call(self, method, path, **more)
-        hold(method, path, answer)
+    async def checked_call(self, method, path, **options):
+        answer = await call(self, method, path, **options)
+        check_answer(method, path, answer)
         return answer
 
-    monkeypatch.setattr(Api, "call", watched)
+    monkeypatch.setattr(Api, "call", checked_call)
 
 
 class Socket:
-    """A connection of one's own, for what no decent HTTP client sends."""
+    """A raw TCP connection, for requests that an HTTP client library would refuse to send."""
 
     def __init__(self, reader, writer):
         self.reader, self.writer = reader, writer
@@ -383,15 +391,15 @@ class Socket:
         await self.writer.drain()
 
     async def answer(self, *, has_body=True):
-        """The next answer; `asyncio.IncompleteReadError` when the other side closes instead."""
+        """Read one answer; raises asyncio.IncompleteReadError if the peer closes the connection first."""
         head = await self.reader.readuntil(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")[:-2]
+        status_line, *lines = head.decode("latin-1").split("\r\n")[:-2]
         headers = CIMultiDict(line.split(": ", 1) for line in lines)
         body = await self.reader.readexactly(int(headers.get("Content-Length", 0))) if has_body else b""
-        return Answer(int(first.split()[1]), headers, body)
+        return Answer(int(status_line.split()[1]), headers, body)
 
     async def rest(self):
-        """What still comes until the other side closes."""
+        """The bytes up to the end of the connection."""
         with contextlib.suppress(ConnectionResetError):
             return await self.reader.read()
         return b""
@@ -399,9 +407,9 @@ class Socket:
 
 @contextlib.asynccontextmanager
 async def connection(running, *, source="127.0.0.3", port=None):
-    # Not from 127.0.0.1: these come and go by the thousand, and would use up ports that a listener was promised.
-    where = running.daemon.listen[0]
-    reader, writer = await asyncio.open_connection(where.host, port or where.port, local_addr=(source, 0))
+    # Thousands of connections are opened. From 127.0.0.1 they could use up ports that listeners need.
+    listener = running.daemon.listen[0]
+    reader, writer = await asyncio.open_connection(listener.host, port or listener.port, local_addr=(source, 0))
     try:
         yield Socket(reader, writer)
     finally:
@@ -410,29 +418,29 @@ async def connection(running, *, source="127.0.0.3", port=None):
             await writer.wait_closed()
 
 
-async def exchange(running, method, path, headers=(), body=b"", **how):
-    """One request, sent as it is written here; `headers` are pairs, Host comes by itself unless it is among them."""
+async def exchange(running, method, path, headers=(), body=b"", **options):
+    """Send one request byte for byte; `headers` are (name, value) pairs, Host is added if missing."""
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     if "host" not in {name.lower() for name, _ in headers}:
         lines.append("Host: 127.0.0.1")
-    async with connection(running, **how) as sock:
+    async with connection(running, **options) as sock:
         await sock.send("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body)
         return await sock.answer(has_body=method != "HEAD")
 
 
 @contextlib.contextmanager
 def case(*values):
-    """Name what was tried, when one of many fails; a daemon for each of them would cost too much time."""
+    """Add these values to the traceback on failure; for loops over cases that share one daemon."""
     try:
         yield
     except BaseException as error:
-        error.add_note(f"in the case of {', '.join(map(repr, values))}")
+        error.add_note(f"case: {', '.join(map(repr, values))}")
         raise
 
 
 @contextlib.contextmanager
 def production_log():
-    """All that is written to the log, at its most talkative, in the form in which it is written in production."""
+    """Capture the log at level debug, in the production format."""
     stream, root = io.StringIO(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     configure(level="debug", style="json", stream=stream)
@@ -445,9 +453,11 @@ def production_log():
 
 
 @contextlib.asynccontextmanager
-async def with_routes(running, *routes):
-    """The same API with further routes, on a port of its own."""
-    daemon = running.daemon
-    app = build_app(routes=[*ROUTES, *routes], services=daemon.services, gate=daemon._gate, guard=daemon._guard)
-    async with served(app, [Listen("127.0.0.1", 0)]) as (where,):
-        yield Api(running.api.session, f"http://{where}", running.admin.key)
+async def with_routes(running, *routes, **limits):
+    """Serve the same API with additional routes or different limits, on a separate port; yields an Api client."""
+    app = running.app
+    api = replace(app.api, limits=replace(app.api.limits, **limits))
+    guard, base = app.base.guard, app.base
+    web_app = build_app(api, routes=[*ROUTES, *routes], guard=guard, fallback=base.assets.serve, answered=base.answered)
+    async with served(web_app, [Listen("127.0.0.1", 0)]) as (address,):
+        yield Api(running.api.session, f"http://{address}", running.admin.key)

@@ -1,6 +1,6 @@
-"""Hosts that exist in ARP alone: a process with a packet socket plays any number of them, and lies when told to.
+"""ARP-only hosts: a process with a packet socket simulates any number of them, and sends forged frames on request.
 
-`Player` is the test's end; each of its orders is one line of JSON to this file, run as a program in a namespace.
+`Player` is the client in the test. Each order is one line of JSON to this file, which runs as a program in a namespace.
 """
 
 import asyncio
@@ -19,20 +19,20 @@ ETH_P_ALL, ETH_P_ARP = 3, 0x0806
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
 REQUEST, REPLY = 1, 2
 BROADCAST = "FF:FF:FF:FF:FF:FF"
-NOBODY = "00:00:00:00:00:00"
+ZERO_MAC = "00:00:00:00:00:00"
 LAYOUT = struct.Struct("!6s6sH HHBBH 6s4s6s4s")
-KINDS = {"request": REQUEST, "reply": REPLY}
+OPERATIONS = {"request": REQUEST, "reply": REPLY}
 
 
 def frame(op, *, sender, target=("00:00:00:00:00:00", "0.0.0.0"), source=None, to=BROADCAST):
-    """An ARP frame; `sender` and `target` are (MAC, address), `source` and `to` are of the Ethernet header."""
-    pairs = [part for mac, address in (sender, target) for part in (_bytes(mac), IPv4Address(address).packed)]
-    return LAYOUT.pack(_bytes(to), _bytes(source or sender[0]), ETH_P_ARP, 1, 0x0800, 6, 4, op, *pairs)
+    """Build an ARP frame; `sender` and `target` are (MAC, address), `source` and `to` are Ethernet MACs."""
+    parts = [part for mac, address in (sender, target) for part in (_bytes(mac), IPv4Address(address).packed)]
+    return LAYOUT.pack(_bytes(to), _bytes(source or sender[0]), ETH_P_ARP, 1, 0x0800, 6, 4, op, *parts)
 
 
 @dataclass(frozen=True)
 class Arp:
-    """A frame that was read."""
+    """A received ARP frame."""
 
     to: str
     source: str
@@ -44,7 +44,7 @@ class Arp:
 
     @classmethod
     def parse(cls, data):
-        """None for what is not ARP over Ethernet."""
+        """Parse a frame; None if it is not ARP for IPv4 over Ethernet."""
         if len(data) < LAYOUT.size:
             return None
         to, source, kind, *header, sender, sender_ip, target, target_ip = LAYOUT.unpack(data[: LAYOUT.size])
@@ -55,7 +55,7 @@ class Arp:
 
 
 def invented_mac(number, prefix="24:6F:28"):
-    """The n-th MAC of those that `Player.invent` makes up."""
+    """The n-th MAC that `Player.announce_macs` generates."""
     return f"{prefix}:{number >> 16 & 255:02X}:{number >> 8 & 255:02X}:{number & 255:02X}"
 
 
@@ -68,15 +68,15 @@ def _text(mac):
 
 
 class Player:
-    """The test's end: `async with Player(namespace, interface) as player`, then its orders."""
+    """Client of the player process: `async with Player(namespace, interface) as player`."""
 
     def __init__(self, namespace, interface):
-        self._where = (*namespace.prefix, sys.executable, __file__, interface)
-        self._one_at_a_time = asyncio.Lock()
+        self._command = (*namespace.prefix, sys.executable, __file__, interface)
+        self._lock = asyncio.Lock()
 
     async def __aenter__(self):
         pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(*self._where, stdin=pipe, stdout=pipe)
+        self._process = await asyncio.create_subprocess_exec(*self._command, stdin=pipe, stdout=pipe)
         try:
             await self._answer()
         except BaseException:
@@ -90,70 +90,71 @@ class Player:
         await self._process.wait()
 
     async def play(self, hosts):
-        """Be there: {address: MAC, or a list of MACs that all answer}; beside those that are played already."""
+        """Add hosts: {address: MAC, or a list of MACs that all reply}."""
         await self._order(
             "play", hosts={str(ip): [macs] if isinstance(macs, str) else macs for ip, macs in hosts.items()}
         )
 
     async def leave(self, *addresses):
-        """Be there no longer; without addresses: none is."""
+        """Remove hosts; without addresses, all of them."""
         await self._order("leave", addresses=list(map(str, addresses)))
 
-    async def swap(self, one, other):
-        """Exchange the MACs of two played addresses."""
-        await self._order("swap", one=str(one), other=str(other))
+    async def swap(self, first, second):
+        """Exchange the MACs of two hosts."""
+        await self._order("swap", first=str(first), second=str(second))
 
-    async def behave(self, *addresses, ignore=0.0, skip=0, late=0.0):
-        """How to answer from now on, for these addresses or for all that have no word of their own.
+    async def set_behaviour(self, *addresses, ignore=0.0, skip=0, late=0.0):
+        """Set how these addresses reply; without addresses, set the default and drop all per-address behaviour.
 
-        `ignore`: this share of requests at random; `skip`: the next so many of each address; `late`: seconds.
+        `ignore`: share of requests ignored at random (0 to 1). `skip`: number of requests to ignore first, per address.
+        `late`: delay of a reply in seconds.
         """
-        await self._order("behave", addresses=list(map(str, addresses)), ignore=ignore, skip=skip, late=late)
+        await self._order("set_behaviour", addresses=list(map(str, addresses)), ignore=ignore, skip=skip, late=late)
 
-    async def say(self, address, mac, *, kind="reply", target=None, source=None, to=BROADCAST, count=1, rate=1000):
-        """Speak unasked, `count` times and at most `rate` a second.
+    async def send(self, address, mac, *, kind="reply", target=None, source=None, to=BROADCAST, count=1, rate=1000):
+        """Send unsolicited frames, `count` times and at most `rate` per second; returns after the last frame.
 
-        Gratuitous (about `address` itself) unless `target` names the address that is asked for or answered to;
-        forged where `source`, the Ethernet sender, is not `mac`. Returns when the last frame is sent.
+        The frame is gratuitous unless `target` is another address, and forged if `source` (the Ethernet sender) is
+        not `mac`.
         """
-        words = {"sender": [mac, str(address)], "target": str(target or address), "source": source, "to": to}
-        await self._order("say", kind=kind, count=count, rate=rate, **words)
+        args = {"sender": [mac, str(address)], "target": str(target or address), "source": source, "to": to}
+        await self._order("send", kind=kind, count=count, rate=rate, **args)
 
-    async def invent(self, count, network, *, rate=5000, kind="reply", target=None, prefix="24:6F:28"):
-        """Say that so many MACs (see `invented_mac`) are at addresses of this network, in turn; the seconds it took.
+    async def announce_macs(self, count, network, *, rate=5000, kind="reply", target=None, prefix="24:6F:28"):
+        """Announce `count` generated MACs (see `invented_mac`) at addresses of this network; the duration in seconds.
 
-        Replies teach a kernel nothing. Requests for an address that it has (`target`) fill its neighbour table,
-        of which the machine has one for all namespaces: other tests would feel it.
+        The kernel ignores unsolicited replies. Requests for one of its own addresses (`target`) fill its neighbour
+        table, which all namespaces of the machine share: this can disturb other tests.
         """
-        words = {"count": count, "network": str(network), "rate": rate, "prefix": prefix}
-        return await self._order("invent", kind=kind, target=target and str(target), **words)
+        args = {"count": count, "network": str(network), "rate": rate, "prefix": prefix}
+        return await self._order("announce_macs", kind=kind, target=target and str(target), **args)
 
     async def requests(self, *, forget=False):
-        """Requests on the wire so far, whoever they were for: {address: [(monotonic s, to everyone?), …]}."""
+        """All ARP requests seen so far, by target address: {address: [(monotonic seconds, is broadcast), …]}."""
         seen = await self._order("requests", forget=forget)
         return {address: [tuple(request) for request in requests] for address, requests in seen.items()}
 
     async def replies(self):
-        """How many replies have been sent, by address."""
+        """Number of replies sent: {address: count}."""
         return await self._order("replies")
 
-    async def _order(self, order, **words):
-        async with self._one_at_a_time:
-            self._process.stdin.write(json.dumps({"order": order, **words}).encode() + b"\n")
+    async def _order(self, order, **args):
+        async with self._lock:
+            self._process.stdin.write(json.dumps({"order": order, **args}).encode() + b"\n")
             return await self._answer()
 
     async def _answer(self):
         line = await asyncio.wait_for(self._process.stdout.readline(), 60)
-        assert line, "the ARP player has ended"
+        assert line, "the ARP player process has exited"
         return json.loads(line)
 
 
-# What the process does.
+# The player process.
 
 
 @dataclass
-class Manner:
-    """How requests for an address are answered."""
+class Behaviour:
+    """How requests for an address are answered; see `Player.set_behaviour`."""
 
     ignore: float = 0.0
     skip: int = 0
@@ -161,18 +162,18 @@ class Manner:
 
 
 class Orders:
-    """Each method is an order."""
+    """The orders of the player process; each public method is one."""
 
     def __init__(self, interface):
         self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         _only_arp(self.sock)
         self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
-        # All kinds of frames, or those for the MACs of macvlan interfaces on this one would not be seen.
+        # ETH_P_ARP alone would miss frames for the MACs of macvlan interfaces on this one.
         self.sock.bind((interface, ETH_P_ALL))
         self.sock.setblocking(False)
         self.hosts = {}
-        self.manners = {}
-        self.usual = {}
+        self.behaviours = {}
+        self.defaults = {}
         self.seen = {}
         self.sent = {}
         self.random = random.Random(1)
@@ -184,23 +185,23 @@ class Orders:
         for address in addresses or list(self.hosts):
             self.hosts.pop(address, None)
 
-    def swap(self, one, other):
-        self.hosts[one], self.hosts[other] = self.hosts[other], self.hosts[one]
+    def swap(self, first, second):
+        self.hosts[first], self.hosts[second] = self.hosts[second], self.hosts[first]
 
-    def behave(self, addresses, **manner):
+    def set_behaviour(self, addresses, **behaviour):
         if addresses:
-            self.manners |= {address: Manner(**manner) for address in addresses}
+            self.behaviours |= {address: Behaviour(**behaviour) for address in addresses}
         else:
-            self.usual = manner
-            self.manners = {}
+            self.defaults = behaviour
+            self.behaviours = {}
 
-    async def say(self, kind, sender, target, source, to, count, rate):
-        op = KINDS[kind]
-        target_mac = NOBODY if op == REQUEST else to
+    async def send(self, kind, sender, target, source, to, count, rate):
+        op = OPERATIONS[kind]
+        target_mac = ZERO_MAC if op == REQUEST else to
         data = frame(op, sender=sender, target=(target_mac, target), source=source, to=to)
         await self._paced((data for _ in range(count)), rate)
 
-    async def invent(self, kind, count, network, rate, target, prefix):
+    async def announce_macs(self, kind, count, network, rate, target, prefix):
         net = IPv4Network(network)
         usable = max(1, net.num_addresses - 2)
 
@@ -208,7 +209,9 @@ class Orders:
             for number in range(count):
                 address = str(net[1 + number % usable])
                 yield frame(
-                    KINDS[kind], sender=(invented_mac(number, prefix), address), target=(NOBODY, target or address)
+                    OPERATIONS[kind],
+                    sender=(invented_mac(number, prefix), address),
+                    target=(ZERO_MAC, target or address),
                 )
 
         return await self._paced(frames(), rate)
@@ -230,30 +233,30 @@ class Orders:
                 return
             except OSError:  # the interface went down
                 return
-            heard = Arp.parse(data)
-            if kind == socket.PACKET_OUTGOING or heard is None or heard.op != REQUEST:
+            request = Arp.parse(data)
+            if kind == socket.PACKET_OUTGOING or request is None or request.op != REQUEST:
                 continue
-            self.seen.setdefault(heard.target_ip, []).append((time.monotonic(), heard.to == BROADCAST))
-            if heard.target_ip in self.hosts and heard.sender_ip != heard.target_ip:
-                self._answer(heard)
+            self.seen.setdefault(request.target_ip, []).append((time.monotonic(), request.to == BROADCAST))
+            if request.target_ip in self.hosts and request.sender_ip != request.target_ip:
+                self._answer(request)
 
-    def _answer(self, heard):
-        address = heard.target_ip
-        manner = self.manners.setdefault(address, Manner(**self.usual))
-        if manner.skip:
-            manner.skip -= 1
+    def _answer(self, request):
+        address = request.target_ip
+        behaviour = self.behaviours.setdefault(address, Behaviour(**self.defaults))
+        if behaviour.skip:
+            behaviour.skip -= 1
             return
-        if self.random.random() < manner.ignore:
+        if self.random.random() < behaviour.ignore:
             return
         for mac in self.hosts[address]:
-            data = frame(REPLY, sender=(mac, address), target=(heard.sender, heard.sender_ip), to=heard.sender)
-            if manner.late:
-                asyncio.get_running_loop().call_later(manner.late, self._send, data, address)
+            data = frame(REPLY, sender=(mac, address), target=(request.sender, request.sender_ip), to=request.sender)
+            if behaviour.late:
+                asyncio.get_running_loop().call_later(behaviour.late, self._send, data, address)
             else:
                 self._send(data, address)
 
     def _send(self, data, address):
-        with contextlib.suppress(OSError):  # the interface is down: nobody hears
+        with contextlib.suppress(OSError):  # the interface is down
             self.sock.send(data)
             self.sent[address] = self.sent.get(address, 0) + 1
 
@@ -282,8 +285,8 @@ async def main(interface):
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     print("null", flush=True)
     while line := await lines.readline():
-        words = json.loads(line)
-        result = getattr(orders, words.pop("order"))(**words)
+        args = json.loads(line)
+        result = getattr(orders, args.pop("order"))(**args)
         if asyncio.iscoroutine(result):
             result = await result
         print(json.dumps(result), flush=True)

@@ -12,35 +12,37 @@ from pathlib import Path
 
 import aiomqtt
 
+from tests.support.waiting import HANG_S
+
 MOSQUITTO = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 
 
 def _own_ports():
-    """Below the range that the kernel gives to outgoing connections: a port found free stays free until it is used.
+    """Ports below the ephemeral range, so that a free port stays free until it is used.
 
-    Test processes beside each other have ports of their own, so that a daemon that was killed finds its port again.
+    Each pytest-xdist worker has its own range, so that a restarted daemon gets its old port again.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     width = 12500 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    begin = os.getpid() * 61 % width
-    return itertools.cycle([20000 + worker * width + (begin + number) % width for number in range(width)])
+    first = os.getpid() * 61 % width
+    return itertools.cycle([20000 + worker * width + (first + number) % width for number in range(width)])
 
 
 _PORTS = _own_ports()
 
 
 def free_port():
-    """A TCP port that nobody listens on."""
+    """A free TCP port on 127.0.0.1."""
     for port in _PORTS:
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("every port is taken")
+    raise AssertionError("no free port")
 
 
 @dataclass
 class Broker:
-    """mosquitto as a child: `stop`, `start`, `freeze` and `thaw` it; `publish` and `listening` speak to it."""
+    """A mosquitto child process."""
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -54,15 +56,15 @@ class Broker:
         )
 
     async def start(self):
-        quiet = asyncio.subprocess.DEVNULL
-        self.process = await asyncio.create_subprocess_exec(MOSQUITTO, "-c", str(self.conf), stdout=quiet, stderr=quiet)
-        async with asyncio.timeout(10):
+        null = asyncio.subprocess.DEVNULL
+        self.process = await asyncio.create_subprocess_exec(MOSQUITTO, "-c", str(self.conf), stdout=null, stderr=null)
+        async with asyncio.timeout(HANG_S):
             while not await self._answers():
-                assert self.process.returncode is None, "mosquitto has ended"
+                assert self.process.returncode is None, "mosquitto has exited"
                 await asyncio.sleep(0.01)
 
     async def kill(self):
-        """End it at once: told to stop, it takes a tenth of a second to look."""
+        """Kill mosquitto; faster than `stop`, which takes 0.1 s."""
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
@@ -74,7 +76,7 @@ class Broker:
             await self.process.wait()
 
     def freeze(self):
-        """Hang: the port still accepts, nothing answers."""
+        """Suspend mosquitto: the port accepts connections, but nothing answers."""
         os.kill(self.process.pid, signal.SIGSTOP)
 
     def thaw(self):

@@ -1,10 +1,10 @@
-"""A real browser for pages: contexts that fail on any fault of the page, axe, and pictures for people.
+"""Page tests in Chromium: contexts that fail on page errors, axe checks, and screenshots.
 
     async with chromium.page(url, phone=True, dark=True) as page:
         await page.get_by_role("link", name="Cameras").click()
 
-Whatever a page complains about ends its test: errors in its console, exceptions, requests that fail. What a test
-provokes on purpose it names beforehand: `page.expect(r"401")`. Pictures are taken where $PIORCH_SHOTS names a folder.
+Console errors and warnings, exceptions and failed requests fail the test. A test allows those that it provokes:
+`page.expect(r"401")`. Screenshots are written to the folder in $PIORCH_SHOTS, if set.
 """
 
 import asyncio
@@ -19,6 +19,8 @@ from pathlib import Path
 import axe_playwright_python
 from playwright.async_api import async_playwright
 
+from tests.support.waiting import HANG_S
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -32,7 +34,7 @@ PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 WITHIN_MS = 10_000
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
-GRAVE = ("serious", "critical")
+FAILING_IMPACTS = ("serious", "critical")
 
 
 FOCUS = """() => {
@@ -46,30 +48,30 @@ FOCUS = """() => {
 
 
 class Chromium:
-    """One browser; each page has a context, and so cookies and storage, of its own."""
+    """One browser; each page has its own context, with its own cookies and storage."""
 
     def __init__(self, browser):
         self.browser = browser
 
     @contextlib.asynccontextmanager
     async def page(self, url, *, phone=False, dark=False, expect=(), **options):
-        """A page that has loaded; leaving the block without an error asserts that it had no fault either.
+        """A loaded page; at the end of the block, asserts that the page had no errors.
 
-        `expect` are the patterns of what it will complain about from the start.
+        `expect`: regular expressions of errors that are allowed from the start.
         """
-        given = {
+        defaults = {
             "viewport": PHONE if phone else DESKTOP,
             "color_scheme": "dark" if dark else "light",
             "reduced_motion": "reduce",
             "has_touch": phone,
         }
-        context = await self.browser.new_context(**given | options)
+        context = await self.browser.new_context(**defaults | options)
         context.set_default_timeout(WITHIN_MS)
         try:
             watched = Watched(await context.new_page(), expect)
             await watched.goto(url)
             yield watched
-            await watched.evaluate("0")  # what was complained about until now has been told by then
+            await watched.evaluate("0")  # errors up to now have been delivered after this round trip
             assert not watched.faults, "\n".join(watched.faults)
         finally:
             await context.close()
@@ -77,7 +79,7 @@ class Chromium:
 
 @contextlib.asynccontextmanager
 async def opened():
-    """Debian's Chromium for the length of the block."""
+    """Run Debian's Chromium during the block."""
     program = shutil.which("chromium")
     assert program, "chromium is not installed: scripts/test installs it"
     async with async_playwright() as playwright:
@@ -87,67 +89,67 @@ async def opened():
 
 
 class Watched:
-    """A page of Playwright's, all of whose methods it has, and what it complained about."""
+    """A Playwright page (all its methods are available) and its errors."""
 
     def __init__(self, page, expect):
         self.page = page
-        self.told = []
+        self.messages = []
         self.faults = []
         self._expected = []
         for pattern in expect:
             self.expect(pattern)
-        self._asked = set()
-        page.on("request", self._begun)
-        page.on("requestfinished", self._ended)
-        page.on("requestfailed", self._ended)
+        self._open_requests = set()
+        page.on("request", self._request_started)
+        page.on("requestfinished", self._request_ended)
+        page.on("requestfailed", self._request_ended)
         page.on("console", lambda message: message.type in ("error", "warning") and self._note(message.text))
         page.on("pageerror", lambda error: self._note(f"exception: {error}"))
-        page.on("requestfailed", self._failed)
+        page.on("requestfailed", self._request_failed)
 
     def __getattr__(self, name):
         return getattr(self.page, name)
 
     def expect(self, pattern):
-        """From now on this is no fault."""
+        """Allow errors that match a regular expression from now on."""
         self._expected.append(re.compile(pattern))
 
-    def _begun(self, request):
+    def _request_started(self, request):
         if request.resource_type != "eventsource":
-            self._asked.add(request)
+            self._open_requests.add(request)
 
-    def _ended(self, request):
-        self._asked.discard(request)
+    def _request_ended(self, request):
+        self._open_requests.discard(request)
 
-    def _failed(self, request):
-        # A stream that the page closed and a picture that it has no use for any more are no faults.
+    def _request_failed(self, request):
+        # The page closes streams and cancels unneeded pictures; these are not errors.
         if request.failure != "net::ERR_ABORTED":
             self._note(f"{request.method} {request.url}: {request.failure}")
 
     def _note(self, text):
-        self.told.append(text)
+        self.messages.append(text)
         if not any(pattern.search(text) for pattern in self._expected):
             self.faults.append(text)
 
-    async def settled(self):
-        """Wait until what is being asked for now has come, and what was asked for because of it, and is drawn."""
+    async def wait_until_idle(self):
+        """Wait until open requests and those that follow from them have finished and are drawn."""
         for _ in range(2):
-            await self._drawn()
-            asked, until = set(self._asked), time.monotonic() + WITHIN_MS / 1000
-            while late := asked & self._asked:
-                assert time.monotonic() < until, f"not answered, or not read: {[one.url for one in late]}"
-                await self._drawn()
+            await self._wait_for_frames()
+            pending, deadline = set(self._open_requests), time.monotonic() + WITHIN_MS / 1000
+            while late := pending & self._open_requests:
+                assert time.monotonic() < deadline, f"requests not finished: {[request.url for request in late]}"
+                await self._wait_for_frames()
 
-    async def _drawn(self):
+    async def _wait_for_frames(self):
         await self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
-    async def said(self, text, within=10):
-        """Wait until this text can be seen; a pattern where it is one."""
+    async def wait_for_text(self, text, within=HANG_S):
+        """Wait until a text (or regular expression) is visible."""
         await self.page.get_by_text(text).locator("visible=true").first.wait_for(timeout=within * 1000)
 
-    async def shoot(self, name):
-        """A picture of the whole page, for people."""
+    async def save_screenshot(self, name):
+        """Write a screenshot of the whole page to $PIORCH_SHOTS, if set."""
         if folder := os.environ.get("PIORCH_SHOTS"):
-            # What is below the window is drawn too.
+            # Draw content below the viewport too.
             await self.page.evaluate(
                 """() => {
                     const sheet = new CSSStyleSheet();
@@ -158,23 +160,24 @@ class Watched:
             await self.page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
 
     async def axe(self):
-        """What axe finds serious or worse, as lines."""
+        """The axe violations with impact serious or critical, one line each."""
         if not await self.page.evaluate("'axe' in window"):
             await self.page.evaluate(await asyncio.to_thread(AXE.read_text))
         found = await self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         return [
-            f"{one['impact']}: {one['id']}: {one['help']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}"
-            for one in found["violations"]
-            if one["impact"] in GRAVE
-            for node in one["nodes"]
+            f"{violation['impact']}: {violation['id']}: {violation['help']}: "
+            f"{node['html'][:200]} {node.get('failureSummary', '')[:300]}"
+            for violation in found["violations"]
+            if violation["impact"] in FAILING_IMPACTS
+            for node in violation["nodes"]
         ]
 
     async def focus(self):
-        """What has the focus: (tag, name as it is read out)."""
+        """The focused element: (tag, accessible name)."""
         return tuple((await self.page.evaluate(f"({FOCUS})()"))[:2])
 
-    async def walk(self, most=200):
-        """From the first link, press Tab until the focus leaves the page: (tag, name, seen by a person) of each."""
+    async def tab_order(self, limit=200):
+        """Press Tab from the first link until the focus returns to it: [(tag, name, is focus visible), …]."""
         await self.page.evaluate(
             f"""() => {{
                 window.walked = [];
@@ -182,37 +185,37 @@ class Watched:
                 document.querySelector("a").focus();
             }}"""
         )
-        for _ in range(most // 10):
+        for _ in range(limit // 10):
             for _ in range(10):
                 await self.page.keyboard.press("Tab")
             if await self.page.evaluate("window.walked.slice(1).some((one) => one[1] === window.walked[0][1])"):
                 break
-        walked = [tuple(one) for one in await self.page.evaluate("window.walked")]
-        again = [number for number, one in enumerate(walked) if number and one == walked[0]]
-        return walked[: again[0]] if again else walked
+        walked = [tuple(element) for element in await self.page.evaluate("window.walked")]
+        repeats = [number for number, element in enumerate(walked) if number and element == walked[0]]
+        return walked[: repeats[0]] if repeats else walked
 
 
 @contextlib.asynccontextmanager
-async def reached(namespace, port):
-    """A port of this machine that leads to one inside a namespace; yields its URL."""
+async def forwarded_port(namespace, port):
+    """Forward a local port to a port inside a namespace; yields the local URL."""
 
-    async def pipe(reader, writer):
+    async def copy(reader, writer):
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
         writer.close()
 
-    async def connected(reader, writer):
+    async def forward(reader, writer):
         try:
             inside = await namespace.run(socket.create_connection, ("127.0.0.1", port))
         except OSError:
-            writer.close()  # nobody listens in there
+            writer.close()  # no listener in the namespace
             return
         streams = await asyncio.open_connection(sock=inside)
-        await asyncio.gather(pipe(reader, streams[1]), pipe(streams[0], writer))
+        await asyncio.gather(copy(reader, streams[1]), copy(streams[0], writer))
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(forward, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:

@@ -1,7 +1,7 @@
-"""Simulated cameras that a test starts and stops one by one, where it wants them: after a swap of addresses, say.
+"""Simulated cameras that a test starts and stops one by one, for example after a swap of addresses.
 
-`CameraPlayer` is the test's end; each of its orders is one line of JSON to this file, run as a program in a namespace.
-The program writes a line for each order that it has carried out, and one for everything that a camera tells.
+`CameraPlayer` is the client in the test. Each order is one line of JSON to this file, which runs as a program in a
+namespace. The program writes one line per completed order, and one per camera event.
 """
 
 import asyncio
@@ -14,23 +14,24 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from pi_orchestrator.sandbox.fleet import make_addresses
+from tests.support.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 ENDED = object()
 
 
 class CameraPlayer:
-    """The test's end: `async with site.camera_player() as cameras`, then its orders; a camera is lan.Camera."""
+    """Client of the camera process: `async with site.camera_player() as cameras`; cameras are `lan.Camera` objects."""
 
     def __init__(self, site):
         self._site = site
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._answers = asyncio.Queue()
 
     async def __aenter__(self):
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            *(*self._site.beyond.prefix, sys.executable, __file__),
+            *(*self._site.camera_ns.prefix, sys.executable, __file__),
             stdin=pipe,
             stdout=pipe,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -47,59 +48,64 @@ class CameraPlayer:
         await self._reading
 
     async def start(self, *cameras, fault=None, **options):
-        """Switch them on with the MAC and address that they have now; returns when each has published once.
+        """Power on cameras with their current MAC and address; returns when each has published once.
 
-        `reported=False` does not wait for that, for those that find no broker. Those that move when they are
-        provisioned get addresses after those of all cameras.
+        `reported=False` does not wait for the first message (for tests without a broker). With the fault
+        "provision-moved", a camera moves to an address behind those of all cameras when it is provisioned.
         """
         reported = options.pop("reported", True)
         options = {"broker_host": self._site.address, "http_port": 80, "interval": 1, "rejoin_s": 0.2} | options
-        known = len(self._site.cameras)
-        spare = make_addresses(str(self._site.network), 2 * known)[known:] if fault == "provision-moved" else ()
-        hosts = {camera.mac: (camera.address, str(spare[camera.number]) if spare else None) for camera in cameras}
+        count = len(self._site.cameras)
+        spare_addresses = (
+            make_addresses(str(self._site.network), 2 * count)[count:] if fault == "provision-moved" else ()
+        )
+        hosts = {
+            camera.mac: (camera.address, str(spare_addresses[camera.number]) if spare_addresses else None)
+            for camera in cameras
+        }
         await self._order("start", hosts=hosts, fault=fault, options=options, wait=reported)
 
     async def stop(self, *cameras):
-        """Switch them off as a person would who unplugs a working one: DISCONNECT, and no last will."""
+        """Stop cameras cleanly: MQTT DISCONNECT, no last will."""
         await self._order("stop", macs=[camera.mac for camera in cameras])
 
-    async def die(self, *cameras):
-        """Power is lost: the sockets drop and the broker sends the last will."""
-        await self._order("die", macs=[camera.mac for camera in cameras])
+    async def cut_power(self, *cameras):
+        """Cut the power: the sockets drop and the broker sends the last will."""
+        await self._order("cut_power", macs=[camera.mac for camera in cameras])
 
     async def records(self):
-        """What each camera that was started has been asked, by its MAC: {"requests": n, "provisioned": [{…}, …]}."""
+        """Provisioning requests of each started camera: {MAC: {"requests": n, "provisioned": [{…}, …]}}."""
         return await self._order("records")
 
-    async def _order(self, order, **words):
-        async with self._one_at_a_time:
-            self._process.stdin.write(json.dumps({"order": order, **words}).encode() + b"\n")
-            answer = await asyncio.wait_for(self._answers.get(), 30)
+    async def _order(self, order, **args):
+        async with self._lock:
+            self._process.stdin.write(json.dumps({"order": order, **args}).encode() + b"\n")
+            answer = await asyncio.wait_for(self._answers.get(), HANG_S)
             if answer is ENDED:
                 self._reading.result()
-                raise AssertionError("the cameras have ended")
+                raise AssertionError("the camera process has exited")
             return answer
 
     async def _read(self):
         async for line in self._process.stdout:
-            told = json.loads(line)
-            if "event" in told:
-                self._site.noticed(told)
+            message = json.loads(line)
+            if "event" in message:
+                self._site.handle_event(message)
             else:
-                self._answers.put_nowait(told["answer"])
+                self._answers.put_nowait(message["answer"])
 
 
-# What the process does.
+# The camera process.
 
 
 class Orders:
-    """Each method is an order."""
+    """The orders of the camera process; each public method is one."""
 
     def __init__(self):
         self.running = {}
 
     async def start(self, hosts, fault, options, wait):
-        from pi_orchestrator.domain.mac import Mac
+        from pi_orchestrator.core.mac import Mac
         from pi_orchestrator.sandbox.camera import SimulatedCamera
         from pi_orchestrator.sandbox.faults import Fault
         from pi_orchestrator.sandbox.options import CameraOptions
@@ -112,7 +118,7 @@ class Orders:
                 options=CameraOptions(**options),
                 fault=fault and Fault(fault),
                 second_address=second and IPv4Address(second),
-                on_event=_tell,
+                on_event=_print_event,
             )
             self.running[mac] = camera, asyncio.create_task(camera.run())
         for mac in hosts if wait else ():
@@ -129,21 +135,21 @@ class Orders:
                 task.cancel()
                 await asyncio.wait([task])
 
-    async def die(self, macs):
+    async def cut_power(self, macs):
         for mac in macs:
-            await self.running[mac][0].die()
+            await self.running[mac][0].power_off()
 
     async def records(self):
         return {
             mac: {
                 "requests": camera.provision_requests,
-                "provisioned": [dataclasses.asdict(one) for one in camera.provisioned],
+                "provisioned": [dataclasses.asdict(record) for record in camera.provisioned],
             }
             for mac, (camera, _) in self.running.items()
         }
 
 
-def _tell(camera, event, detail):
+def _print_event(camera, event, detail):
     print(json.dumps({"event": event, "mac": camera.mac, "url": camera.url, "detail": detail}), flush=True)
 
 
@@ -152,8 +158,8 @@ async def main():
     lines = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
-        words = json.loads(line)
-        answer = await getattr(orders, words.pop("order"))(**words)
+        args = json.loads(line)
+        answer = await getattr(orders, args.pop("order"))(**args)
         print(json.dumps({"answer": answer}), flush=True)
 
 

@@ -1,15 +1,15 @@
-"""A clock that stands still until it is moved."""
+"""A clock that only moves when a test moves it."""
 
 import asyncio
 import heapq
 import itertools
 from datetime import UTC, datetime, timedelta
 
-from pi_orchestrator.clock import Stamp
+from pi_orchestrator.core.clock import Clock, Stamp
 
 
-class FakeClock:
-    """`advance` moves monotonic and wall time together; `jump_wall` moves the wall alone, as NTP does."""
+class FakeClock(Clock):
+    """`advance` moves monotonic and wall time together; `jump_wall` moves only wall time, like NTP."""
 
     def __init__(self, *, boot_id="boot-1", monotonic=1000.0, wall=datetime(2026, 1, 22, 15, tzinfo=UTC)):
         self.boot_id = boot_id
@@ -29,14 +29,14 @@ class FakeClock:
         return self.is_trusted
 
     def look(self):
-        """There is nothing to find out: `is_trusted` is set by the test."""
+        """Do nothing: the test sets `is_trusted`."""
 
     def stamp(self):
         return Stamp(self.wall(), self.boot_id, self.monotonic(), self.trusted())
 
     @property
-    def waited_for(self):
-        """Whether anybody sleeps until it moves."""
+    def has_sleepers(self):
+        """Whether a task sleeps on this clock."""
         return any(not future.done() for _, _, future in self._sleepers)
 
     async def sleep(self, seconds):
@@ -61,7 +61,7 @@ class FakeClock:
         self._wall += delta
 
     async def advance(self, seconds):
-        """Move on, waking sleepers in order; what they do in consequence runs before this returns."""
+        """Move forward and wake sleepers in order; their follow-up work runs before this returns."""
         end = self._monotonic + seconds
         while self._sleepers and self._sleepers[0][0] <= end:
             due, _, future = heapq.heappop(self._sleepers)
@@ -73,7 +73,7 @@ class FakeClock:
         await settle()
 
     async def leap(self, seconds):
-        """Move on in one step, as over a suspend: who slept meanwhile wakes once, at its end."""
+        """Move forward in one step, like a suspend: sleepers wake once, at the end."""
         self._move_to(self._monotonic + seconds)
         await self.advance(0)
 
@@ -83,6 +83,6 @@ class FakeClock:
 
 
 async def settle(rounds=20):
-    """Let everything that is ready run."""
+    """Run all ready tasks."""
     for _ in range(rounds):
         await asyncio.sleep(0)

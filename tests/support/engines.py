@@ -1,4 +1,4 @@
-"""A scan engine in this process, its sockets in a namespace, and what it saw."""
+"""A scan engine in this process with its sockets in a namespace, and its sightings."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,8 @@ import ctypes
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from pi_orchestrator.clock import Clock
-from pi_orchestrator.net.netlink import Netlink
+from pi_orchestrator.core.clock import Clock
+from pi_orchestrator.net.kernel.netlink import Netlink
 from tests.support.netns import CLONE_NEWNET
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -15,13 +15,13 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 @contextlib.contextmanager
 def inside(namespace):
-    """Sockets that this thread makes are the namespace's, until the end of the block."""
-    with Path("/proc/thread-self/ns/net").open() as home, Path("/run/netns", namespace.name).open() as there:
-        _enter(there)
+    """Create the sockets of this thread in a namespace during the block."""
+    with Path("/proc/thread-self/ns/net").open() as original, Path("/run/netns", namespace.name).open() as target:
+        _enter(target)
         try:
             yield
         finally:
-            _enter(home)
+            _enter(original)
 
 
 def _enter(file):
@@ -30,7 +30,7 @@ def _enter(file):
 
 
 def descriptors():
-    """What this process has open: {number: what}."""
+    """Open file descriptors of this process: {number: target}."""
     found = {}
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -39,7 +39,7 @@ def descriptors():
 
 
 class Scan:
-    """An engine on one interface, and every sighting that it reported."""
+    """An engine on one interface, and all sightings that it reported."""
 
     def __init__(self, kind, *, network, interface="ap0", **options):
         self.clock = Clock()
@@ -62,14 +62,14 @@ class Scan:
         self.engine.close()
 
     async def sweep(self, *targets, expected=()):
-        """Sweep the network, or these addresses alone; the seconds it took."""
+        """Sweep the network, or only these addresses; the duration in seconds."""
         began = self.clock.monotonic()
         hosts = [IPv4Address(target) for target in targets] or list(self.network.hosts())
-        wanted = frozenset(map(IPv4Address, expected))
-        await self.engine.sweep(hosts, expected=wanted, progress=self.progress.append)
+        expected_addresses = frozenset(map(IPv4Address, expected))
+        await self.engine.sweep(hosts, expected=expected_addresses, progress=self.progress.append)
         return self.clock.monotonic() - began
 
-    async def ask(self, address, within=0.5):
+    async def ask(self, address, within=2.0):
         return set(await self.engine.ask(IPv4Address(address), timeout_s=within))
 
     def forget(self):
@@ -77,18 +77,18 @@ class Scan:
 
     @property
     def bound(self):
-        """Who answered for which address: {(MAC, address)}."""
-        return {(one.mac, str(one.ip)) for one in self.seen if one.binds}
+        """Sightings that bind a MAC to an address: {(MAC, address)}."""
+        return {(item.mac, str(item.ip)) for item in self.seen if item.binds}
 
     @property
-    def heard(self):
-        """Who was alive, with an address that is hearsay: {(MAC, address or None)}."""
-        return {(one.mac, one.ip and str(one.ip)) for one in self.seen if one.alive and not one.binds}
+    def unbound(self):
+        """Sightings of an alive device that bind no address: {(MAC, unverified address or None)}."""
+        return {(item.mac, item.ip and str(item.ip)) for item in self.seen if item.alive and not item.binds}
 
 
 @contextlib.asynccontextmanager
 async def scanning(site, kind, **options):
-    """An open engine on the Pi of a Lan."""
+    """Open an engine on the Pi of a Lan; yields a Scan."""
     with inside(site.pi):
         scan = Scan(kind, network=site.network, interface=site.interface, **options)
         await scan.open()

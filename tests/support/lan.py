@@ -1,11 +1,11 @@
-"""An access point's network in two namespaces: the Pi, with the interface `ap0`, and everything behind it.
+"""An access point's network in two namespaces: the Pi with the interface `ap0`, and the cameras behind it.
 
     async with lan.opened(tmp_path, cameras=60) as site, site.daemon() as daemon, site.fleet():
         answer = await daemon.api.get("/api/v1/cameras")      # or site.api.get
 
-Behind the interface are cameras, each a macvlan interface with the MAC and the address that the sandbox gives its
-n-th camera, and on the same cable an ARP player for everything that no kernel does (see arp_player.py). Each address
-is answered for by its own interface alone, and what is sent from it leaves by that interface, with its MAC.
+Each camera is a macvlan interface with the MAC and the address of the n-th sandbox camera. An ARP player on the same
+cable sends what no kernel sends (see arp_player.py). Each address is bound to its own interface, for received and for
+sent packets, so that it always has the MAC of its camera.
 """
 
 import asyncio
@@ -26,24 +26,24 @@ from tests.support.arp_player import ETH_P_ARP, REPLY, REQUEST, Arp, Player, fra
 from tests.support.broker import MOSQUITTO
 from tests.support.camera_player import CameraPlayer
 from tests.support.netns import Namespace
+from tests.support.rig import Rig
 from tests.support.waiting import eventually
-from tests.support.world import World
 
 CABLE = "lan0"
-FIRST_TABLE = 1000  # of routing, one for each address
-# The order of the rules: what comes in by the right interface, by a wrong one, what is sent inside, what is sent out.
+FIRST_TABLE = 1000  # number of the first routing table; one per address
+# Priorities of the routing rules: received on the right interface, on a wrong one, sent locally, sent to the cable.
 RECEIVED, REFUSED, LOCAL, SENT = 1000, 10_000, 10_001, 20_000
 GROUPS = tuple(f"33:33:00:00:{number:02x}:{0x77 + number:02x}" for number in range(8))
 LARGE = 100
 API_PORT = 8081
 CLOSED_AFTER_S = 5
 NETWORK = "10.77.0.0/24"
-"""Has room for 245 of the sandbox's cameras; 10.77.0.0/23 for 490."""
+"""Capacity: 245 sandbox cameras; 10.77.0.0/23 has 490."""
 
 
 @dataclass
 class Camera:
-    """An interface behind the access point; `table` is the routing table of the address that it has."""
+    """An interface behind the access point; `table` is the routing table of its current address."""
 
     number: int
     device: str
@@ -54,10 +54,10 @@ class Camera:
 
 @contextlib.asynccontextmanager
 async def opened(folder, *, cameras=0, network=NETWORK, seed=1, broker=True):
-    """Both namespaces with `cameras` cameras in them, and mosquitto at the Pi's end."""
-    async with _alone_if_large(cameras), _namespaces() as (pi, beyond):
-        site = Lan(folder, pi, beyond, IPv4Network(network))
-        site.lay_cable()
+    """Create both namespaces with `cameras` cameras, and mosquitto on the Pi; yields a Lan."""
+    async with _exclusive_if_large(cameras), _namespaces() as (pi, camera_ns):
+        site = Lan(folder, pi, camera_ns, IPv4Network(network))
+        site.connect_namespaces()
         site.add_cameras(cameras, seed=seed)
         if broker:
             await site.broker.start()
@@ -69,13 +69,13 @@ async def opened(folder, *, cameras=0, network=NETWORK, seed=1, broker=True):
 
 @contextlib.asynccontextmanager
 async def _namespaces():
-    with Namespace.opened("pi") as pi, Namespace.opened("cams") as beyond:
-        yield pi, beyond
+    with Namespace.opened("pi") as pi, Namespace.opened("cams") as camera_ns:
+        yield pi, camera_ns
 
 
 @contextlib.asynccontextmanager
-async def _alone_if_large(cameras):
-    """The kernel's neighbour table has room for a thousand addresses of all namespaces: not for two large networks."""
+async def _exclusive_if_large(cameras):
+    """Run one large network at a time: the kernel's neighbour table (1,000 entries) is shared by all namespaces."""
     if cameras <= LARGE:
         yield
         return
@@ -87,26 +87,26 @@ async def _alone_if_large(cameras):
 class Lan:
     """The network; see `opened`."""
 
-    def __init__(self, folder, pi, beyond, network):
-        self.folder, self.pi, self.beyond, self.network = folder, pi, beyond, network
+    def __init__(self, folder, pi, camera_ns, network):
+        self.folder, self.pi, self.camera_ns, self.network = folder, pi, camera_ns, network
         self.interface = "ap0"
         self.address = str(network[1])
         self.cameras = []
-        self.told = []
+        self.events = []
         self.broker = LanBroker(folder, pi, self.address)
         self.api = self.admin = None
 
-    def lay_cable(self):
+    def connect_namespaces(self):
         for scope in ("all", "default"):
-            self.beyond.sysctl(f"ipv4/conf/{scope}/rp_filter", 0)
-            self.beyond.sysctl(f"ipv4/conf/{scope}/arp_ignore", 1)
-            self.beyond.sysctl(f"ipv4/conf/{scope}/arp_announce", 2)
-        # Each camera has a budget of its own for "port unreachable"; a kernel has one for all of them.
-        self.beyond.sysctl("ipv4/icmp_ratemask", 0)
-        self.pi.ip("link", "add", self.interface, "type", "veth", "peer", "name", CABLE, "netns", self.beyond.name)
-        self.beyond.ip("link", "set", CABLE, "up")
-        # Linux takes a packet for any address of its own at every interface; a camera takes none for another's.
-        self.beyond.batch(
+            self.camera_ns.sysctl(f"ipv4/conf/{scope}/rp_filter", 0)
+            self.camera_ns.sysctl(f"ipv4/conf/{scope}/arp_ignore", 1)
+            self.camera_ns.sysctl(f"ipv4/conf/{scope}/arp_announce", 2)
+        # Real cameras have separate rate limits for "port unreachable"; this kernel has one for all of them.
+        self.camera_ns.sysctl("ipv4/icmp_ratemask", 0)
+        self.pi.ip("link", "add", self.interface, "type", "veth", "peer", "name", CABLE, "netns", self.camera_ns.name)
+        self.camera_ns.ip("link", "set", CABLE, "up")
+        # Linux accepts a packet for any of its addresses on every interface; a camera accepts only its own.
+        self.camera_ns.batch(
             (
                 f"rule add lookup local pref {LOCAL}",
                 f"rule add not iif lo to {self.network} blackhole pref {REFUSED}",
@@ -131,11 +131,11 @@ class Lan:
                 *self._rules(camera, "add"),
             )
         if self.cameras:
-            # A socket that was not bound to an address speaks as the last camera: nothing of a test is about that one.
+            # Sockets that are not bound to an address use the last camera; no test examines that camera.
             lines.append(f"route add {self.network} dev {self.cameras[-1].device}")
-        self.beyond.batch(lines)
+        self.camera_ns.batch(lines)
 
-    # Trouble with the Pi's interface.
+    # Faults of the Pi's interface.
 
     def up(self):
         self.pi.ip("link", "set", self.interface, "up")
@@ -144,32 +144,32 @@ class Lan:
         self.pi.ip("link", "set", self.interface, "down")
 
     def rename(self, name):
-        """Give the interface another name; it is down for a moment."""
+        """Rename the interface; it is down for a moment."""
         self.pi.batch(
             [f"link set {self.interface} down", f"link set {self.interface} name {name}", f"link set {name} up"]
         )
         self.interface = name
 
     def set_address(self, address=None):
-        """Give it an address (its own, unless another is named)."""
+        """Add an address to the interface (default: `self.address`)."""
         self.pi.ip("address", "add", f"{address or self.address}/{self.network.prefixlen}", "dev", self.interface)
 
     def remove_address(self):
         self.pi.ip("address", "flush", "dev", self.interface)
 
     def unplug(self):
-        """The interface is gone from the Pi, as when a USB stick is drawn; the cameras remain."""
-        self.pi.ip("link", "set", self.interface, "netns", self.beyond.name)
+        """Remove the interface from the Pi, like an unplugged USB adapter; the cameras remain."""
+        self.pi.ip("link", "set", self.interface, "netns", self.camera_ns.name)
 
     def plug(self, *, name=None):
-        """It is back, up and with its address, but with another index, as a stick would be."""
-        index = json.loads(self.beyond.ip("-j", "link", "show", self.interface))[0]["ifindex"]
+        """Return the interface: up, with its address, but with a new index, like a USB adapter."""
+        index = json.loads(self.camera_ns.ip("-j", "link", "show", self.interface))[0]["ifindex"]
         taken = {link["ifindex"] for link in json.loads(self.pi.ip("-j", "link"))}
         if index not in taken:
-            # Not by chance the wanted one: the peer's index is said too.
+            # Set the peer's index too, or it could get the reserved one.
             peer = ("peer", "name", "taken1", "index", index + 1000)
             self.pi.ip("link", "add", "taken0", "index", index, "type", "veth", *peer)
-        self.beyond.ip("link", "set", self.interface, "netns", self.pi.name)
+        self.camera_ns.ip("link", "set", self.interface, "netns", self.pi.name)
         if index not in taken:
             self.pi.ip("link", "delete", "taken0")
         if name:
@@ -178,75 +178,75 @@ class Lan:
         self.set_address()
         self.up()
 
-    # Trouble with cameras.
+    # Faults of cameras.
 
-    async def put_to_sleep(self, *cameras):
-        """They hear no broadcast any more, as in modem sleep: no ARP sweep finds them.
+    async def block_broadcasts(self, *cameras):
+        """Stop cameras from receiving broadcasts, like modem sleep: ARP sweeps do not find them.
 
-        What is sent to their own MAC still reaches them, so TCP goes on, and the kernel's unicast probes are answered.
+        They still receive unicast frames: TCP works, and they answer the kernel's unicast probes.
         """
         pi_mac = self.mac()
         for camera in cameras:
-            # Their own requests go straight to the Pi. The filter of what is heard is renewed with the next group; it
-            # is a hash, in which a group may share its place with the broadcast: then another group has to do.
-            self.beyond.ip("link", "set", camera.device, "broadcast", pi_mac, "multicast", "off")
+            # The broadcast address becomes the Pi's MAC, so their own requests reach the Pi. The receive filter is only
+            # updated when a group is joined. It is a hash: if a group collides with broadcast, try the next group.
+            self.camera_ns.ip("link", "set", camera.device, "broadcast", pi_mac, "multicast", "off")
             for group in GROUPS:
-                self.beyond.ip("maddress", "add", group, "dev", camera.device)
-                if not (await self.who_has(camera.address))[camera.address]:
+                self.camera_ns.ip("maddress", "add", group, "dev", camera.device)
+                if not (await self.arp_request(camera.address))[camera.address]:
                     break
-                self.beyond.ip("maddress", "delete", group, "dev", camera.device)
+                self.camera_ns.ip("maddress", "delete", group, "dev", camera.device)
             else:
-                raise AssertionError(f"{camera.device} hears broadcasts whatever is done")
+                raise AssertionError(f"{camera.device} still receives broadcasts")
 
-    def wake(self, *cameras):
+    def unblock_broadcasts(self, *cameras):
         for camera in cameras:
-            self.beyond.ip("link", "set", camera.device, "broadcast", "ff:ff:ff:ff:ff:ff", "multicast", "on")
-            joined = self.beyond.ip("maddress", "show", "dev", camera.device)
+            self.camera_ns.ip("link", "set", camera.device, "broadcast", "ff:ff:ff:ff:ff:ff", "multicast", "on")
+            joined = self.camera_ns.ip("maddress", "show", "dev", camera.device)
             for group in GROUPS:
                 if group in joined:
-                    self.beyond.ip("maddress", "delete", group, "dev", camera.device)
+                    self.camera_ns.ip("maddress", "delete", group, "dev", camera.device)
 
-    def make_mute(self, *cameras):
-        """They answer no ARP request at all; IP goes on because the Pi is told their MACs for good."""
+    def disable_arp(self, *cameras):
+        """Stop cameras from answering ARP; IP still works, because the Pi gets permanent neighbour entries."""
         for camera in cameras:
-            self.beyond.sysctl(f"ipv4/conf/{camera.device}/arp_ignore", 8)
+            self.camera_ns.sysctl(f"ipv4/conf/{camera.device}/arp_ignore", 8)
             where = (camera.address, "lladdr", camera.mac, "dev", self.interface)
             self.pi.ip("neigh", "replace", *where, "nud", "permanent")
 
     def switch_off(self, *cameras):
-        """Their interfaces are down: nothing is heard and nothing sent."""
-        self.beyond.batch(f"link set {camera.device} down" for camera in cameras)
+        """Set the interfaces of cameras down."""
+        self.camera_ns.batch(f"link set {camera.device} down" for camera in cameras)
 
     def switch_on(self, *cameras):
-        """Back again; their routes went with the interface."""
+        """Set the interfaces of cameras up, and restore their routes, which the kernel removed."""
         lines = []
         for camera in cameras:
             lines += (f"link set {camera.device} up", self._route(camera, "replace"))
-        self.beyond.batch(lines)
+        self.camera_ns.batch(lines)
 
-    def swap(self, one, other):
+    def swap(self, first, second):
         """Exchange the addresses of two cameras.
 
-        A process that speaks from one of them now does so with the other MAC, until it is started anew.
+        A process that uses one of the addresses sends with the other MAC until it is restarted.
         """
-        self._give((one, other.address, other.table), (other, one.address, one.table))
+        self._set_addresses((first, second.address, second.table), (second, first.address, first.table))
 
     def move(self, camera, address):
-        """Give a camera another address; what listened on the old one must be started anew."""
-        self._give((camera, str(address), camera.table))
+        """Change the address of a camera; processes that listen on the old one must be restarted."""
+        self._set_addresses((camera, str(address), camera.table))
 
-    def _give(self, *changes):
+    def _set_addresses(self, *changes):
         cameras = [camera for camera, _, _ in changes]
-        # The new one first: an interface without any address would lose its routes.
+        # Add the new address first: an interface without addresses loses its routes.
         lines = [f"address add {address}/32 dev {camera.device}" for camera, address, _ in changes]
         for camera in cameras:
             lines += (f"address delete {camera.address}/32 dev {camera.device}", *self._rules(camera, "delete"))
         for camera, address, table in changes:
             camera.address, camera.table = address, table
         for camera in cameras:
-            # Whoever has a new address has been off the air, and forgotten whom it knew.
+            # A real camera reconnects to get a new address, and so loses its neighbour table.
             lines += (*self._rules(camera, "add"), self._route(camera, "replace"), f"neigh flush dev {camera.device}")
-        self.beyond.batch(lines)
+        self.camera_ns.batch(lines)
 
     def _rules(self, camera, verb):
         return (
@@ -257,7 +257,7 @@ class Lan:
     def _route(self, camera, verb):
         return f"route {verb} {self.network} dev {camera.device} table {camera.table}"
 
-    # What the kernel and the wire say.
+    # Kernel tables and ARP.
 
     def mac(self):
         """The MAC of the Pi's interface."""
@@ -268,10 +268,10 @@ class Lan:
         entries = json.loads(self.pi.ip("-4", "-j", "neigh") or "[]")
         return {entry["dst"]: (entry.get("lladdr", "").upper() or None, entry["state"][0]) for entry in entries}
 
-    async def who_has(self, *addresses, within=0.3):
-        """Ask each address once by ARP from the Pi: {address: the MACs that answered}."""
+    async def arp_request(self, *addresses, within=0.3):
+        """Send one ARP request per address from the Pi: {address: MACs that replied}."""
         found = {str(address): set() for address in addresses}
-        mine = self.mac()
+        own_mac = self.mac()
         with self.pi.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
             sock.bind((self.interface, ETH_P_ARP))
             sock.setblocking(False)
@@ -279,17 +279,17 @@ class Lan:
             loop.add_reader(sock, _collect, sock, found)
             try:
                 for address in found:
-                    sock.send(frame(REQUEST, sender=(mine, self.address), target=("00:00:00:00:00:00", address)))
+                    sock.send(frame(REQUEST, sender=(own_mac, self.address), target=("00:00:00:00:00:00", address)))
                     await asyncio.sleep(0)
                 await asyncio.sleep(within)
             finally:
                 loop.remove_reader(sock)
         return found
 
-    # Who takes part.
+    # Daemon, commands, cameras and messages.
 
     def tree(self, **sections):
-        """Settings as a tree: onboarding on and wide open; `sections` override, key by key."""
+        """Settings tree with unrestricted onboarding; `sections` override it key by key."""
         tree = {
             "http": {"listen": [f"127.0.0.1:{API_PORT}"]},
             "ap": {"interface": "ap0", "subnet": str(self.network)},
@@ -308,16 +308,16 @@ class Lan:
         return tree
 
     @contextlib.asynccontextmanager
-    async def daemon(self, *, powerless=False, ready=True, connected=True, how=None, **sections):
-        """The daemon as a process on the Pi (a DaemonProcess, with `api` and `admin`); `powerless`: no capability.
+    async def daemon(self, *, unprivileged=False, ready=True, connected=True, launch_options=None, **sections):
+        """Run the daemon as a process on the Pi; yields a DaemonProcess. `unprivileged`: without capabilities.
 
-        `how` is what process.launch takes (`args`, `env`, `command`), `sections` go on top of `tree`.
+        `launch_options`: keyword arguments of process.launch (`args`, `env`, `command`). `sections` override `tree`.
         """
         config = process.write_toml(self.folder / "config.toml", self.tree(**sections))
-        world = World(state_dir=self.folder / "state", broker=None)
-        prefix = self.pi.prefix + (process.POWERLESS if powerless else ())
+        rig = Rig(state_dir=self.folder / "state", broker=None)
+        prefix = self.pi.prefix + (process.UNPRIVILEGED if unprivileged else ())
         async with self.pi.session() as session:
-            running = await process.launch(world, self.folder, config=config, prefix=prefix, **(how or {}))
+            running = await process.launch(rig, self.folder, config=config, prefix=prefix, **(launch_options or {}))
             try:
                 if ready:
                     await running.ready(session)
@@ -326,31 +326,31 @@ class Lan:
                         await running.logged("mqtt connected")
                 yield running
             except BaseException as error:
-                error.add_note("the end of the daemon's log:\n" + running.text()[-4000:])
+                error.add_note("last lines of the daemon's log:\n" + running.text()[-4000:])
                 raise
             finally:
                 await running.kill()
 
-    async def command(self, *args, **how):
-        """Run `pi-orchestrator ARGS` on the Pi to its end; `powerless` as above, else as process.command."""
-        prefix = self.pi.prefix + (process.POWERLESS if how.pop("powerless", False) else ())
-        return await process.command(*args, prefix=prefix, **how)
+    async def command(self, *args, **options):
+        """Run `pi-orchestrator ARGS` on the Pi; `unprivileged` as in `daemon`, the rest as in process.command."""
+        prefix = self.pi.prefix + (process.UNPRIVILEGED if options.pop("unprivileged", False) else ())
+        return await process.command(*args, prefix=prefix, **options)
 
     @contextlib.asynccontextmanager
     async def fleet(self, count=None, *, flags=(), reported=True, **options):
-        """`sandbox cameras` behind the access point, as a process; `options` such as `interval=1`.
+        """Run `sandbox cameras` behind the access point as a process; `options` such as `interval=1`.
 
-        The block begins when every camera has published, unless `reported` is False. What the cameras tell is in
-        `told`, such as {"event": "provisioned", "mac": …, "detail": "the SSID and the request_id"}.
+        Waits until every camera has published, unless `reported` is False. The events of the cameras are in `events`,
+        such as {"event": "provisioned", "mac": …, "detail": "the SSID and the request_id"}.
         """
         count = len(self.cameras) if count is None else count
-        given = {"count": count, "network": self.network, "broker": f"{self.address}:1883", "http-port": 80}
-        given |= {"interval": 5, "rejoin": 0.2} | {name.replace("_", "-"): value for name, value in options.items()}
-        words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
+        values = {"count": count, "network": self.network, "broker": f"{self.address}:1883", "http-port": 80}
+        values |= {"interval": 5, "rejoin": 0.2} | {name.replace("_", "-"): value for name, value in options.items()}
+        args = [str(word) for name, value in values.items() for word in (f"--{name}", value)]
         cameras = await asyncio.create_subprocess_exec(
-            *self.beyond.prefix,
+            *self.camera_ns.prefix,
             *process.COMMAND,
-            *("sandbox", "cameras", *words, "--storm", "--json", *flags),
+            *("sandbox", "cameras", *args, "--storm", "--json", *flags),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             env=process.environment(),
@@ -361,13 +361,13 @@ class Lan:
             if reported:
 
                 def all_online():
-                    assert cameras.returncode is None, f"the cameras have ended with code {cameras.returncode}"
+                    assert cameras.returncode is None, f"the camera process exited with code {cameras.returncode}"
                     return len(online) == count
 
-                await eventually(all_online, within=30, what="every camera has published")
+                await eventually(all_online, what="every camera has published")
             yield cameras
         finally:
-            # A clean end, with DISCONNECT and no last will; a test that wants another kills the process itself.
+            # A clean stop: DISCONNECT, no last will. Tests of a crash kill the process themselves.
             await _end(cameras, signal.SIGTERM)
             reading.cancel()
             await asyncio.wait([reading])
@@ -375,43 +375,43 @@ class Lan:
                 reading.result()
 
     def player(self):
-        """The ARP player on the cable: `async with site.player() as player`."""
-        return Player(self.beyond, CABLE)
+        """An ARP player on the cable: `async with site.player() as player`."""
+        return Player(self.camera_ns, CABLE)
 
     def camera_player(self):
-        """Simulated cameras one by one: `async with site.camera_player() as cameras`, see there."""
+        """Single simulated cameras: `async with site.camera_player() as cameras`; see CameraPlayer."""
         return CameraPlayer(self)
 
-    def noticed(self, told):
-        """Something that a simulated camera tells: one that leaves for another network has its address there."""
-        self.told.append(told)
-        if told["event"] == "provisioned":
-            camera = next(camera for camera in self.cameras if camera.mac == told["mac"])
-            address = urlsplit(told["url"]).hostname
+    def handle_event(self, event):
+        """Record an event of a simulated camera; move it to its new address if provisioning changed that."""
+        self.events.append(event)
+        if event["event"] == "provisioned":
+            camera = next(camera for camera in self.cameras if camera.mac == event["mac"])
+            address = urlsplit(event["url"]).hostname
             if address != camera.address:
                 self.move(camera, address)
 
     async def _follow(self, cameras, online):
-        """Read what the cameras print, or they would stand still at a full pipe."""
+        """Read the output of the cameras; a full pipe would block them."""
         async for line in cameras.stdout:
-            told = json.loads(line)
-            self.noticed(told)
-            if told["event"] == "online":
-                online.add(told["device_id"])
+            event = json.loads(line)
+            self.handle_event(event)
+            if event["event"] == "online":
+                online.add(event["device_id"])
 
     async def publish(self, topic, fields, *, retain=False):
-        """A message from the Pi itself, so that its kernel learns nothing by it; None in `fields` is left out."""
+        """Publish from the Pi, so that no traffic updates its neighbour table; fields that are None are left out."""
         payload = json.dumps({name: value for name, value in fields.items() if value is not None})
         await self.pi.run(_publish, topic, payload, retain)
 
     async def announce(self, mac, address=None, *, retain=False, **fields):
-        """One status message of a camera, from the Pi itself."""
-        usual = {"mac": mac, "ip": address and str(address), "state": "ONLINE"}
-        await self.publish(f"camera/status/{mac}", usual | fields, retain=retain)
+        """Publish one status message of a camera from the Pi."""
+        defaults = {"mac": mac, "ip": address and str(address), "state": "ONLINE"}
+        await self.publish(f"camera/status/{mac}", defaults | fields, retain=retain)
 
 
 class LanBroker:
-    """mosquitto in a namespace, on every address it has; `host` is the one at which cameras reach it."""
+    """mosquitto in a namespace, on all its addresses; `host` is the address for cameras."""
 
     port = 1883
 
@@ -424,9 +424,9 @@ class LanBroker:
         self.process = None
 
     async def start(self):
-        quiet = asyncio.subprocess.DEVNULL
-        words = (*self.namespace.prefix, MOSQUITTO, "-c", str(self.conf))
-        self.process = await asyncio.create_subprocess_exec(*words, stdout=quiet, stderr=quiet)
+        null = asyncio.subprocess.DEVNULL
+        args = (*self.namespace.prefix, MOSQUITTO, "-c", str(self.conf))
+        self.process = await asyncio.create_subprocess_exec(*args, stdout=null, stderr=null)
         try:
             await eventually(self._answers, what="mosquitto answers")
         except BaseException:
@@ -438,17 +438,17 @@ class LanBroker:
             await _end(self.process, signal.SIGTERM)
 
     async def kill(self):
-        """End it at once, when nobody asks any more how it ends."""
+        """Kill mosquitto."""
         if self.process is not None:
             await _end(self.process, signal.SIGKILL)
 
     async def _answers(self):
-        assert self.process.returncode is None, "mosquitto has ended"
+        assert self.process.returncode is None, "mosquitto has exited"
         return await self.namespace.run(_can_connect, "127.0.0.1", self.port)
 
 
 async def _end(child, number):
-    """Ask a process to end; kill it if it does not in good time."""
+    """Send a signal to a process; kill it if it has not exited after CLOSED_AFTER_S."""
     try:
         with contextlib.suppress(ProcessLookupError, TimeoutError):
             child.send_signal(number)
@@ -463,9 +463,9 @@ async def _end(child, number):
 def _collect(sock, found):
     with contextlib.suppress(BlockingIOError):
         while True:
-            heard = Arp.parse(sock.recv(2048))
-            if heard and heard.op == REPLY and heard.sender_ip in found:
-                found[heard.sender_ip].add(heard.sender)
+            arp = Arp.parse(sock.recv(2048))
+            if arp and arp.op == REPLY and arp.sender_ip in found:
+                found[arp.sender_ip].add(arp.sender)
 
 
 def _can_connect(host, port):

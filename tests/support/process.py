@@ -1,4 +1,4 @@
-"""The program as users run it: the daemon as a child process, commands, and systemd's end of the notify socket."""
+"""The program as child processes: the daemon, commands, and systemd's end of the notify socket."""
 
 import asyncio
 import contextlib
@@ -8,30 +8,36 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
-from tests.support.waiting import eventually
-from tests.support.world import Api
+from tests.support.fork_server import fork
+from tests.support.rig import Api
+from tests.support.waiting import HANG_S, eventually
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "pi_orchestrator")
 
-# Root may write everywhere; without its capabilities it is a user like any other, and may still read this checkout.
-POWERLESS = (
+# Root without capabilities is limited like other users, but can still read this checkout.
+UNPRIVILEGED = (
     (shutil.which("setpriv") or "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all")
     if os.geteuid() == 0
     else ()
 )
 
-# The same program with two signals more: USR1 blocks the event loop for BLOCK_S seconds, USR2 lists its tasks.
-PROBED = (
-    sys.executable,
-    "-c",
-    """
-import asyncio, os, signal, sys, time
+
+def patched(code, *options):
+    """Command that runs this code before the program, for example to set a constant; `options` are Python options."""
+    main = "import sys\nfrom pi_orchestrator.app.main import main\nsys.exit(main())\n"
+    return (sys.executable, *options, "-c", f"{code}\n{main}")
+
+
+# Python code for `patched`: two extra signals. USR1 blocks the event loop for BLOCK_S seconds, USR2 lists its tasks.
+PROBES = """
+import asyncio, os, signal, time
 def block(*_):
     time.sleep(float(os.environ["BLOCK_S"]))
 def list_tasks(*_):
@@ -42,20 +48,22 @@ def list_tasks(*_):
     os.replace(file + ".partial", file)
 signal.signal(signal.SIGUSR1, block)
 signal.signal(signal.SIGUSR2, list_tasks)
-from pi_orchestrator.cli.main import main
-sys.exit(main())
-""",
-)
+"""
+PROBED = patched(PROBES)
+
+# Python code for `patched`: a broker that hangs is detected after 7.5 s.
+SHORT_KEEPALIVE = "from pi_orchestrator.net.mqtt import link; link.KEEPALIVE_S = 5"
 
 
-def environment(**more):
-    """A clean environment: nothing of the person who runs the tests takes part."""
+def environment(**extra):
+    """Environment variables that do not depend on the user who runs the tests."""
     base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)}
-    return base | more
+    # aiohttp reads the system's certificates twice at import (0.1 s per process); no test needs them.
+    return base | {"SSL_CERT_FILE": os.devnull} | extra
 
 
 def write_toml(path, tree):
-    """A settings tree as TOML; JSON's scalars and lists are TOML's too."""
+    """Write a settings tree as TOML (JSON scalars and lists are valid TOML); returns the path."""
     lines = []
     for section, values in tree.items():
         lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
@@ -65,7 +73,7 @@ def write_toml(path, tree):
 
 @dataclass
 class DaemonProcess:
-    """A daemon that was started; its log (stderr) is in a file, so that nothing is lost when it is killed."""
+    """A started daemon; its log (stderr) goes to a file, so that it is complete after a kill."""
 
     process: asyncio.subprocess.Process
     log_file: Path
@@ -80,14 +88,14 @@ class DaemonProcess:
 
     @property
     def code(self):
-        """The exit code, None while it runs."""
+        """The exit code; None while it runs."""
         return self.process.returncode
 
     def text(self):
         return self.log_file.read_text(errors="replace")
 
     def entries(self, event=None):
-        """The log as dicts; what is no JSON object (a trace, a plain message) is left to `text`."""
+        """Log entries as dicts, of one event if given; lines that are not JSON objects are skipped."""
         found = []
         for line in self.text().splitlines():
             with contextlib.suppress(ValueError):
@@ -96,16 +104,16 @@ class DaemonProcess:
                     found.append(entry)
         return found
 
-    async def logged(self, event, *, count=1, within=10):
-        """The last of at least `count` entries of this name."""
+    async def logged(self, event, *, count=1, within=HANG_S):
+        """Wait for at least `count` log entries of an event; returns the last one."""
         await eventually(lambda: len(self.entries(event)) >= count, within=within, what=f"{event!r} × {count} logged")
         return self.entries(event)[-1]
 
-    async def ready(self, session, within=20):
-        """Wait until it serves; then `api` (no key) and `admin` (the admin key, if there is one) speak to it."""
+    async def ready(self, session, within=HANG_S):
+        """Wait until the daemon serves; then set `api` (no key) and `admin` (the admin key, if it exists)."""
 
         def is_ready():
-            assert self.code is None, f"the daemon has ended with code {self.code}"
+            assert self.code is None, f"the daemon exited with code {self.code}"
             return self.entries("ready")
 
         await eventually(is_ready, within=within, what="the daemon is ready")
@@ -117,13 +125,13 @@ class DaemonProcess:
     def send(self, number):
         self.process.send_signal(number)
 
-    async def ended(self, within=10):
-        """The exit code, once it has ended by itself."""
+    async def ended(self, within=HANG_S):
+        """Wait until the daemon exits without a signal; returns the exit code."""
         async with asyncio.timeout(within):
             return await self.process.wait()
 
-    async def stop(self, number=signal.SIGTERM, within=10):
-        """Ask it to stop; its exit code."""
+    async def stop(self, number=signal.SIGTERM, within=HANG_S):
+        """Send a signal (default SIGTERM) and wait; returns the exit code."""
         self.send(number)
         return await self.ended(within)
 
@@ -133,7 +141,7 @@ class DaemonProcess:
         await self.process.wait()
 
     def descriptors(self):
-        """What it has open, by descriptor."""
+        """Open file descriptors: {number: target}."""
         found = {}
         for entry in Path(f"/proc/{self.pid}/fd").iterdir():
             with contextlib.suppress(OSError):
@@ -141,7 +149,7 @@ class DaemonProcess:
         return found
 
     async def descriptors_at_rest(self):
-        """The same, once the connections of the requests before are closed."""
+        """`descriptors` after connections of earlier requests have closed."""
         seen = []
 
         def unchanged_for_a_while():
@@ -152,7 +160,7 @@ class DaemonProcess:
         return seen[-1]
 
     async def tasks(self):
-        """The coroutines of its event loop's tasks; only of a daemon that was started as PROBED."""
+        """Names of the event loop's task coroutines, sorted; requires a daemon started with PROBED."""
         self.tasks_file.unlink(missing_ok=True)
         self.send(signal.SIGUSR2)
         await eventually(self.tasks_file.exists, what="the tasks are listed")
@@ -163,35 +171,52 @@ class DaemonProcess:
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
 
-async def launch(world, folder, *, config=None, command=COMMAND, prefix=(), args=(), env=None, stderr=None, **sections):
-    """Start `run` and return at once; the configuration is the world's, with `sections` on top."""
-    config = config or write_toml(folder / "config.toml", world.tree(**sections))
-    # Each start has a log of its own: an old "ready" must not speak for a new process.
+async def start(program, *args, env, cwd, stdout, stderr, fresh=False):
+    """Start a program; pi_orchestrator is forked from a process that has it imported, unless `fresh`."""
+    in_namespace = program[:3] == ("ip", "netns", "exec")
+    namespace, (python, *arguments) = (program[3], program[4:]) if in_namespace else (None, program)
+    needs_interpreter = fresh or any(name.startswith(("PYTHON", "LANG", "LC_")) for name in env)
+    if python == sys.executable and arguments[0] in ("-m", "-c") and not needs_interpreter:
+        files = {"stdout": stdout, "stderr": stderr}
+        return await fork(*arguments, *args, env=environment(**env), cwd=cwd, namespace=namespace, **files)
+    return await asyncio.create_subprocess_exec(
+        *program,
+        *args,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment(**env),
+        cwd=cwd,
+    )
+
+
+async def launch(
+    rig, folder, *, config=None, command=COMMAND, prefix=(), args=(), env=None, stderr=None, fresh=False, **sections
+):
+    """Start `run` without waiting; the configuration is that of the rig, overridden by `sections`."""
+    config = config or write_toml(folder / "config.toml", rig.tree(**sections))
+    # One log per start: an old "ready" must not be taken for that of the new process.
     log_file = folder / f"daemon-{len(list(folder.glob('daemon-*.log'))) + 1}.log"
     with log_file.open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            *prefix,
-            *command,
-            "run",
-            "--config",
-            str(config),
-            *args,
-            stdin=asyncio.subprocess.DEVNULL,
+        process = await start(
+            (*prefix, *command),
+            *("run", "--config", str(config), *map(str, args)),
+            env={"TASKS_FILE": str(folder / "tasks")} | (env or {}),
+            cwd=folder,
             stdout=log,
             stderr=log if stderr is None else stderr,
-            env=environment(TASKS_FILE=str(folder / "tasks"), **(env or {})),
-            cwd=folder,
+            fresh=fresh,
         )
-    return DaemonProcess(process, log_file, world.state_dir, folder / "tasks")
+    return DaemonProcess(process, log_file, rig.state_dir, folder / "tasks")
 
 
 @contextlib.asynccontextmanager
-async def daemon(world, folder, *, ready=True, connected=True, **how):
-    """A daemon process for the length of the block (see `launch`); it ends with the block, whatever happens."""
-    # A connection for each request: what the daemon has open when nobody asks is its own.
+async def daemon(rig, folder, *, ready=True, connected=True, **options):
+    """Run a daemon process during the block (see `launch`); it is killed at the end."""
+    # One connection per request: without requests, the daemon has no client connections open.
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=connector) as session:
-        process = await launch(world, folder, **how)
+        process = await launch(rig, folder, **options)
         try:
             if ready:
                 await process.ready(session)
@@ -199,7 +224,7 @@ async def daemon(world, folder, *, ready=True, connected=True, **how):
                     await process.logged("mqtt connected")
             yield process
         except BaseException as error:
-            error.add_note("the end of the daemon's log:\n" + process.text()[-4000:])
+            error.add_note("last lines of the daemon's log:\n" + process.text()[-4000:])
             raise
         finally:
             await process.kill()
@@ -207,7 +232,7 @@ async def daemon(world, folder, *, ready=True, connected=True, **how):
 
 @dataclass
 class Outcome:
-    """What a command did."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -218,43 +243,34 @@ class Outcome:
         return json.loads(self.out)
 
 
-async def command(*args, env=None, prefix=(), within=30, program=COMMAND, cwd="/"):
-    """Run `pi-orchestrator ARGS` to its end."""
-    process = await asyncio.create_subprocess_exec(
-        *prefix,
-        *program,
-        *map(str, args),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(**(env or {})),
-        cwd=cwd,
-    )
-    try:
-        async with asyncio.timeout(within):
-            out, err = await process.communicate()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    return Outcome(process.returncode, out.decode(), err.decode())
+async def command(*args, env=None, prefix=(), within=HANG_S, program=COMMAND, cwd="/", fresh=False):
+    """Run `pi-orchestrator ARGS` and wait for its end."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = await start(
+            (*prefix, *program), *map(str, args), env=env or {}, cwd=cwd, stdout=out, stderr=err, fresh=fresh
+        )
+        try:
+            async with asyncio.timeout(within):
+                code = await process.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+        return Outcome(code, *(_content(file) for file in (out, err)))
+
+
+def _content(file):
+    file.seek(0)
+    return file.read().decode()
 
 
 @contextlib.asynccontextmanager
-async def going_on(*args, folder, prefix=()):
-    """`pi-orchestrator ARGS` for the length of the block; `out()` and `err()` are what it has written by now."""
+async def running_command(*args, folder, prefix=()):
+    """Run `pi-orchestrator ARGS` during the block; `out()` and `err()` return its output so far."""
     out, err = folder / "out", folder / "err"
     with out.open("wb") as to, err.open("wb") as errors:
-        process = await asyncio.create_subprocess_exec(
-            *prefix,
-            *COMMAND,
-            *map(str, args),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=to,
-            stderr=errors,
-            env=environment(),
-        )
+        process = await start((*prefix, *COMMAND), *map(str, args), env={}, cwd=folder, stdout=to, stderr=errors)
     process.out, process.err = out.read_text, err.read_text
     try:
         yield process
@@ -266,7 +282,7 @@ async def going_on(*args, folder, prefix=()):
 
 @dataclass
 class NotifySocket:
-    """systemd's end: collects the datagrams, as lines, in the order in which they came."""
+    """systemd's end of the notify socket: collects the received lines in order."""
 
     path: Path
     lines: list = field(default_factory=list)
@@ -287,7 +303,7 @@ class NotifySocket:
     def count(self, line):
         return self.lines.count(line)
 
-    async def received(self, line, *, count=1, within=10):
+    async def received(self, line, *, count=1, within=HANG_S):
         await eventually(
             lambda: self.count(line) >= count, within=within, what=f"{line} × {count} sent, got {self.lines[-5:]}"
         )

@@ -1,4 +1,4 @@
-"""Programs that the daemon asks, as scripts of the test's own: `install` puts them before all others."""
+"""Stand-ins for external programs of the daemon; `install` puts them first on PATH."""
 
 import json
 import os
@@ -35,7 +35,7 @@ TAILSCALE = f"cat <<'END'\n{json.dumps(TAILSCALE_STATUS)}\nEND\n"
 
 
 def install(monkeypatch, folder, **scripts):
-    """Put programs on PATH: each a name and what its shell script does."""
+    """Put shell scripts first on PATH: name=script body."""
     folder.mkdir(exist_ok=True)
     for name, script in scripts.items():
         file = folder / name
@@ -46,5 +46,5 @@ def install(monkeypatch, folder, **scripts):
 
 
 def python(source):
-    """A script that is Python."""
+    """A script body that runs Python code."""
     return f"exec {sys.executable} -c '{source}' \"$@\""

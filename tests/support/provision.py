@@ -1,4 +1,4 @@
-"""Simulated cameras that are sent to another network, and what is sent to them."""
+"""Helpers for tests of POST /provision on simulated cameras."""
 
 import hashlib
 import json
@@ -13,17 +13,17 @@ NETWORK = f"127.{100 + os.getpid() % 100}.0.0/16"
 PORT = 8098
 HOME, TARGET, PASSWORD = "DeliCasa-AP", "Target Küche", "canary-4711-canary"
 DIGEST = hashlib.sha256(PASSWORD.encode()).hexdigest()
-CONNECTION = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+CONNECTION_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
 
 
-def fleet_of(broker, *faults, count=1, on_event=None, **more):
-    given = {"interval": 30.0, "reboot_s": 0.1, "flap_s": 0.6, "rejoin_s": 0.2} | more
-    options = CameraOptions(broker_host=broker.host, broker_port=broker.port, http_port=PORT, **given)
+def fleet_of(broker, *faults, count=1, on_event=None, **options):
+    values = {"interval": 30.0, "reboot_s": 0.1, "flap_s": 0.6, "rejoin_s": 0.2} | options
+    options = CameraOptions(broker_host=broker.host, broker_port=broker.port, http_port=PORT, **values)
     return Fleet(count=count, options=options, network=NETWORK, faults=faults, storm=True, on_event=on_event)
 
 
 def body_of(broker, **changes):
-    """What the daemon sends; None takes a field away."""
+    """The request body of the daemon with changes; None removes a field."""
     body = {
         "ssid": TARGET,
         "password": PASSWORD,
@@ -35,7 +35,7 @@ def body_of(broker, **changes):
 
 
 async def post(http, camera, body):
-    """The status and the body of the answer."""
+    """POST /provision to a camera: (status, decoded answer)."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     async with http.post(f"{camera.url}/provision", data=data) as answer:
         return answer.status, json.loads(await answer.read())
@@ -46,9 +46,9 @@ async def status(http, camera):
         return await answer.json()
 
 
-def changed(camera):
-    return [(one.request_id, one.ssid) for one in camera.provisioned]
+def provisioned_networks(camera):
+    return [(record.request_id, record.ssid) for record in camera.provisioned]
 
 
-def on(network):
+def is_online_on(network):
     return lambda _, body: bool(body) and body.get("state") == "ONLINE" and body["ssid"] == network

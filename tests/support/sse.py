@@ -1,4 +1,4 @@
-"""A client of event streams that reads them as a browser does, and events to be read."""
+"""An SSE client that reads event streams like a browser, and events for tests."""
 
 import asyncio
 import contextlib
@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from pi_orchestrator.domain.candidate import Candidate
-from pi_orchestrator.domain.mac import Mac
-from pi_orchestrator.domain.session import Session, SessionConfig, SessionState
-from pi_orchestrator.events import Logged
-from pi_orchestrator.storage import event_log, sessions
-from tests.support.waiting import eventually
+from pi_orchestrator.core.events import StoredEvent
+from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.features.provisioning import store as sessions
+from pi_orchestrator.features.provisioning.session import Session, SessionConfig, SessionState
+from pi_orchestrator.features.provisioning.session_device import SessionDevice
+from pi_orchestrator.storage import event_store as event_log
+from tests.support.events import RawEvent
+from tests.support.waiting import HANG_S, eventually
 
 BATCH = "/api/v1/provisioning/batch/events"
 EVENTS = "/api/v1/events"
@@ -23,7 +25,7 @@ OTHER = "661f9511-f30c-42e5-b827-557766551111"
 
 @dataclass(frozen=True)
 class Frame:
-    """A block that holds data: its name (None: unnamed), its id (None: none), the decoded data."""
+    """An SSE block with data: event name (None if unnamed), id (None if missing), decoded data."""
 
     name: str | None
     id: str | None
@@ -39,7 +41,7 @@ class Frame:
 
 
 class Stream:
-    """An open stream; `last_id` and `retry` are what a browser would remember of it."""
+    """An open stream; `last_id` and `retry` (ms) are the values that a browser would keep."""
 
     def __init__(self, response):
         self.response = response
@@ -49,15 +51,15 @@ class Stream:
         self.raw = b""
         self._rest = b""
 
-    async def frame(self, within=10):
-        """The next block that holds data; EOFError when the stream has ended."""
+    async def frame(self, within=HANG_S):
+        """The next block with data; raises EOFError at the end of the stream."""
         async with asyncio.timeout(within):
             while True:
                 while b"\n\n" not in self._rest:
                     try:
                         chunk = await self.response.content.readany()
                     except aiohttp.ClientError:
-                        chunk = b""  # cut off
+                        chunk = b""  # connection lost
                     if not chunk:
                         raise EOFError
                     self.raw += chunk
@@ -68,32 +70,32 @@ class Stream:
 
     def _read(self, block):
         fields = dict(line.split(":", 1) for line in block.split("\n"))
-        assert len(fields) == block.count("\n") + 1, f"a field comes twice: {block}"
+        assert len(fields) == block.count("\n") + 1, f"duplicate field: {block}"
         assert set(fields) <= {"retry", "id", "event", "data"}, block
         self.retry = int(fields["retry"]) if "retry" in fields else self.retry
         self.last_id = fields.get("id", self.last_id)
         return Frame(fields.get("event"), fields.get("id"), json.loads(fields["data"])) if "data" in fields else None
 
-    async def event(self, *, copy=True, within=10):
-        """The next event: a frame with its name, then the same without it."""
+    async def event(self, *, copy=True, within=HANG_S):
+        """The next event: a named frame, then (if `copy`) the same frame unnamed."""
         named = await self.frame(within)
         assert named.name == named.type
         if copy:
             assert await self.frame(within) == Frame(None, named.id, named.data)
         return named
 
-    async def events(self, count, **how):
-        return [await self.event(**how) for _ in range(count)]
+    async def events(self, count, **options):
+        return [await self.event(**options) for _ in range(count)]
 
-    async def until(self, type_, **how):
-        """Every event up to the first of a type, and that one."""
-        seen = [await self.event(**how)]
+    async def until(self, type_, **options):
+        """All events up to and including the first of a type."""
+        seen = [await self.event(**options)]
         while seen[-1].type != type_:
-            seen.append(await self.event(**how))
+            seen.append(await self.event(**options))
         return seen
 
-    async def ended(self, within=10):
-        """Whatever still comes until the other side ends it."""
+    async def ended(self, within=HANG_S):
+        """The remaining frames up to the end of the stream."""
         rest = []
         with contextlib.suppress(EOFError):
             while True:
@@ -103,10 +105,10 @@ class Stream:
 
 @contextlib.asynccontextmanager
 async def opened(api, path=EVENTS, *, headers=None, established=True, **params):
-    """A stream of the API; the first event is read already unless `established` is False."""
-    given = dict(headers or {}) | ({"X-API-Key": api.key} if api.key else {})
+    """Open a stream; reads connection.established first unless `established` is False."""
+    all_headers = dict(headers or {}) | ({"X-API-Key": api.key} if api.key else {})
     query = {name: str(value) for name, value in params.items() if value is not None}
-    async with api.session.get(api.url + path, headers=given, params=query) as response:
+    async with api.session.get(api.url + path, headers=all_headers, params=query) as response:
         assert response.status == 200, await response.text()
         stream = Stream(response)
         if established:
@@ -116,14 +118,14 @@ async def opened(api, path=EVENTS, *, headers=None, established=True, **params):
 
 
 @contextlib.asynccontextmanager
-async def stalled(running, path=EVENTS):
-    """A client that reads the beginning and then nothing more, in a window as small as it gets."""
-    where = running.daemon.listen[0]
+async def stalled_client(running, path=EVENTS):
+    """A client with a small receive buffer that stops reading after connection.established; yields its socket."""
+    listener = running.daemon.listen[0]
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setblocking(False)
     loop = asyncio.get_running_loop()
-    await loop.sock_connect(sock, (where.host, where.port))
+    await loop.sock_connect(sock, (listener.host, listener.port))
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {running.admin.key}\r\n\r\n"
     await loop.sock_sendall(sock, request.encode())
     seen = b""
@@ -135,8 +137,8 @@ async def stalled(running, path=EVENTS):
         sock.close()
 
 
-def is_cut_off(sock):
-    """Whether the other side has aborted; reads what is there."""
+def is_disconnected(sock):
+    """Whether the peer has closed the connection; reads all available bytes."""
     try:
         while sock.recv(65536):
             pass
@@ -147,47 +149,47 @@ def is_cut_off(sock):
     return True
 
 
-async def say(running, *types, session_id=None, payload=None):
-    """Events, stored in one transaction; the id of the last."""
+async def store_events(running, *types, session_id=None, payload=None):
+    """Store events in one transaction; returns the id of the last one."""
 
     async def job(tx):
         for number, type_ in enumerate(types):
-            told = {"n": number} if payload is None else payload
-            await event_log.append(tx, Logged(type_, told, session_id=session_id))
+            data = {"n": number} if payload is None else payload
+            await event_log.append(tx, RawEvent(type_, data, session_id=session_id))
+        return (await tx.run("SELECT max(id) AS id FROM events"))[0]["id"]
 
-    await running.services.database.write(job)
-    return (await event_log.bounds(running.services.database)).newest
+    return await running.app.resources.database.write(job)
 
 
-async def hears_nothing(stream, running):
-    """AssertionError unless everything that the stream is to have was read."""
-    streams = running.services.streams
+async def assert_no_event(stream, running):
+    """Assert that the stream has no unread event."""
+    streams = running.app.events.streams
     await eventually(lambda: not any(client.behind for client in streams._clients))
-    streams._heartbeat()
+    streams.send_heartbeats()
     assert (await stream.event()).type == "connection.heartbeat"
 
 
 async def store_session(running, session_id=SESSION, *, state=SessionState.ACTIVE, devices=()):
-    at = running.services.clock.wall()
+    at = running.app.resources.clock.wall()
     session = Session(session_id, SessionState.ACTIVE, f"if-{session_id[:8]}", "Net", SessionConfig(), at, at)
 
     async def job(tx):
         await sessions.insert(tx, session, None)
         for mac in devices:
-            await sessions.put_candidate(tx, Candidate(session_id, Mac(mac), "192.168.10.21", at))
+            await sessions.put_device(tx, SessionDevice(session_id, Mac(mac), "192.168.10.21", at))
         if state is SessionState.CLOSED:
             await tx.run("UPDATE sessions SET state = 'closed' WHERE id = ?", (session_id,))
 
-    await running.services.database.write(job)
+    await running.app.resources.database.write(job)
 
 
-def status(session_id, **more):
-    """A session.status as a snapshot holds it."""
-    return Logged("session.status", {"session": {"id": session_id}} | more, session_id=session_id, at=AT)
+def status(session_id, **fields):
+    """A session.status event as in a snapshot."""
+    return StoredEvent("session.status", {"session": {"id": session_id}} | fields, session_id=session_id, at=AT)
 
 
 def discovered(session_id, number):
-    return Logged("device.discovered", {"mac": f"device {number}"}, session_id=session_id, at=AT)
+    return StoredEvent("device.discovered", {"mac": f"device {number}"}, session_id=session_id, at=AT)
 
 
 AT = "2026-01-22T15:00:00.000000Z"

@@ -1,11 +1,14 @@
-"""Waiting for something to become true, bounded, instead of sleeping for luck."""
+"""Wait for a condition with a timeout, instead of a fixed sleep."""
 
 import asyncio
 import inspect
 import time
 
+HANG_S = 45.0
+"""Default timeout of waits, long enough for a slow machine under load."""
 
-async def eventually(condition, *, within=10.0, what=""):
+
+async def eventually(condition, *, within=HANG_S, what=""):
     """Return the first truthy value of `condition()` (plain or async); AssertionError after `within` seconds."""
     deadline = time.monotonic() + within
     while True:

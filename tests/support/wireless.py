@@ -1,6 +1,6 @@
-"""The wireless part of a kernel, as a stand-in at the other end of a netlink socket: families, dumps, errors, silence.
+"""A fake nl80211 kernel at the other end of a netlink socket: families, dumps, errors, no answer.
 
-Messages are made by netlink's own message classes where they have them, so that bytes are not our own invention.
+Messages are encoded by pyroute2 where it has message classes, so that the bytes are independent of our code.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import struct
 from pyroute2.netlink import ctrlmsg
 from pyroute2.netlink.nl80211 import nl80211cmd
 
-from pi_orchestrator.net.nl80211 import attributes
+from pi_orchestrator.net.wifi.nl80211 import attributes
 
 FAMILY, INDEX = 0x1C, 3
 MAC, OTHER = "24:6F:28:B0:F7:F1", "24:6F:28:CA:00:10"
@@ -30,14 +30,14 @@ def message(kind, flags, sequence, body):
 
 
 def encoded(command, attrs):
-    """The body (generic netlink header and attributes) of an nl80211 message, by the library's definitions."""
-    made = nl80211cmd()
-    made["cmd"] = command
-    made["version"] = 1
-    made["attrs"] = [(f"NL80211_ATTR_{name}", value) for name, value in attrs]
-    made["header"]["type"] = FAMILY
-    made.encode()
-    return bytes(made.data[16:])
+    """The body (generic netlink header and attributes) of an nl80211 message, encoded by pyroute2."""
+    encoder = nl80211cmd()
+    encoder["cmd"] = command
+    encoder["version"] = 1
+    encoder["attrs"] = [(f"NL80211_ATTR_{name}", value) for name, value in attrs]
+    encoder["header"]["type"] = FAMILY
+    encoder.encode()
+    return bytes(encoder.data[16:])
 
 
 def interface(kind="ap", *, ssid=b"DeliCasa", frequency=2437, index=INDEX, name="wlan0"):
@@ -57,18 +57,18 @@ def interface(kind="ap", *, ssid=b"DeliCasa", frequency=2437, index=INDEX, name=
 
 
 def station(mac=MAC, *, flags=None, **info):
-    """INACTIVE_TIME (ms), SIGNAL, SIGNAL_AVG, CONNECTED_TIME …; `flags` are mask and values."""
-    known = [(f"NL80211_STA_INFO_{name}", value) for name, value in info.items()]
-    body = encoded(19, [("IFINDEX", INDEX), ("MAC", mac), ("GENERATION", 7), ("STA_INFO", {"attrs": known})])
+    """A station message; `info`: INACTIVE_TIME (ms), SIGNAL, SIGNAL_AVG, CONNECTED_TIME …; `flags`: (mask, values)."""
+    values = [(f"NL80211_STA_INFO_{name}", value) for name, value in info.items()]
+    body = encoded(19, [("IFINDEX", INDEX), ("MAC", mac), ("GENERATION", 7), ("STA_INFO", {"attrs": values})])
     if flags is None:
         return body
-    head, told = body[:4], attributes(body[4:])
-    told[21] += tlv(17, struct.pack("=II", *flags))
-    return head + b"".join(tlv(kind, payload) for kind, payload in told.items())
+    head, parsed = body[:4], attributes(body[4:])
+    parsed[21] += tlv(17, struct.pack("=II", *flags))
+    return head + b"".join(tlv(kind, payload) for kind, payload in parsed.items())
 
 
 def bss(mac=OTHER, *, name=b"Office", frequency=2437, elements=b"", seen_ms=500, joined=False, **more):
-    """What was heard of an access point; MBM is its signal in 1/100 dBm (None: not told), UNSPEC in per cent."""
+    """A scan result; `MBM` is the signal in 1/100 dBm (None: not included), `UNSPEC` the signal in percent."""
     signal, capability = more.get("MBM", -5800), more.get("capability", 0x11)
     beacon = (b"" if name is None else bytes([0, len(name)]) + name) + elements
     parts = [
@@ -87,13 +87,17 @@ def bss(mac=OTHER, *, name=b"Office", frequency=2437, elements=b"", seen_ms=500,
 
 
 class Kernel:
-    """Answers what it is asked: `answers` by command is a list of bodies, an error number, or None for silence."""
+    """Answers requests; `answers` by command: a list of bodies, raw bytes, an errno, or None for no answer."""
 
     def __init__(self, *, family=True, **answers):
         self.family = family
-        self.answers = {5: answers.get("interface", []), 17: answers.get("stations", []), 32: answers.get("heard", [])}
+        self.answers = {
+            5: answers.get("interface", []),
+            17: answers.get("stations", []),
+            32: answers.get("scan_results", []),
+        }
         self.per_datagram = answers.get("per_datagram", 100)
-        self.asked = []
+        self.requests = []
         self.ends = []
 
     def new_socket(self):
@@ -124,8 +128,8 @@ class Kernel:
             assert b"nl80211\0" in data
             return [self._family(sequence)]
         assert kind == FAMILY
-        command, asked = data[16], attributes(data[20:])
-        self.asked.append((command, struct.unpack("=I", asked[3])[0] if 3 in asked else None, flags))
+        command, request = data[16], attributes(data[20:])
+        self.requests.append((command, struct.unpack("=I", request[3])[0] if 3 in request else None, flags))
         answer = self.answers[command]
         if answer is None:
             return []
@@ -142,16 +146,16 @@ class Kernel:
     def _family(self, sequence):
         if not self.family:
             return message(ERROR, 0, sequence, struct.pack("=i", -errno.ENOENT) + bytes(16))
-        made = ctrlmsg()
-        made["cmd"] = 1
-        made["attrs"] = [("CTRL_ATTR_FAMILY_NAME", "nl80211"), ("CTRL_ATTR_FAMILY_ID", FAMILY)]
-        made["header"]["type"] = CTRL
-        made.encode()
-        return message(CTRL, 0, sequence, bytes(made.data[16:]))
+        encoder = ctrlmsg()
+        encoder["cmd"] = 1
+        encoder["attrs"] = [("CTRL_ATTR_FAMILY_NAME", "nl80211"), ("CTRL_ATTR_FAMILY_ID", FAMILY)]
+        encoder["header"]["type"] = CTRL
+        encoder.encode()
+        return message(CTRL, 0, sequence, bytes(encoder.data[16:]))
 
 
 class NetlinkSocket(socket.socket):
-    """What only a netlink socket can: bind to a port number, send to the kernel by address."""
+    """Accepts the netlink calls that a Unix socket lacks: bind to a port id, sendto the kernel."""
 
     def bind(self, address):
         pass

@@ -1,0 +1,1 @@
+"""Files served at `/`: the daemon's console page or a built dashboard."""

@@ -1,0 +1,1 @@
+"""The base of all other packages: no sockets, no SQL, no HTTP."""

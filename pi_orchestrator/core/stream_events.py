@@ -1,0 +1,10 @@
+"""Event types that the command line uses too; a module without imports. All but the last are never stored."""
+
+CAMERA_LIST = "camera.list"
+"""All cameras; the last event of the snapshot at the start of a stream."""
+ESTABLISHED = "connection.established"
+"""The first event of a stream."""
+HEARTBEAT = "connection.heartbeat"
+"""Sent when a stream has been idle."""
+SESSION_ERROR = "error"
+"""An error of a session as a whole."""

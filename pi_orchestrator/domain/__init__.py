@@ -1,1 +1,0 @@
-"""The words of the field: frozen types, state machines and pure rules. No input or output."""

@@ -1,0 +1,1 @@
+"""Allowlist: which cameras may be provisioned."""

@@ -1,0 +1,283 @@
+"""The allowlist: entries, parsing of JSON and CSV rows, and the plan of changes that the rows request.
+
+Rows are untrusted. Each is parsed on its own, so that a bad row does not affect the others. `plan` then decides the
+effect of every row; a dry run shows the same plan.
+
+CSV is RFC 4180 in UTF-8. Spreadsheets run a cell that begins like a formula, so `write_csv` puts an apostrophe before
+such a cell and `read_csv` removes it: importing an export gives the same list.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from pi_orchestrator.core.errors import FieldError
+from pi_orchestrator.core.identifiers import parse_container_id
+from pi_orchestrator.core.mac import Mac, parse_mac
+from pi_orchestrator.core.validation import clean_text, parse_text
+
+MAX_ENTRIES = 10_000
+MAX_DESCRIPTION_CHARS = 200
+MAX_LINES = 40_000
+MAX_LINE_CHARS = 16_384
+COLUMNS = ("mac", "description", "container_id")
+FULL = f"the allowlist is full: it holds {MAX_ENTRIES:,} entries"
+
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_HEADER = f"the first line must be the header {','.join(COLUMNS)}"
+
+
+class Details(NamedTuple):
+    """Description and container of an entry; the container need not exist yet."""
+
+    description: str | None = None
+    container_id: str | None = None
+
+    def changed(self, fields: Mapping[str, str | None]) -> Details:
+        """Return a copy with `fields` replaced; None deletes a value."""
+        return Details(
+            fields.get("description", self.description),
+            fields.get("container_id", self.container_id),
+        )
+
+
+NO_DETAILS = Details()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A camera that may be provisioned; `used_at` is when a camera with this MAC was first verified."""
+
+    mac: Mac
+    added_at: datetime
+    description: str | None = None
+    container_id: str | None = None
+    used_at: datetime | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether a camera with this MAC has been verified."""
+        return self.used_at is not None
+
+
+class Effect(StrEnum):
+    """Effect of a row on the list."""
+
+    ADD = "add"
+    UPDATE = "update"
+    SKIP = "skip"
+    ERROR = "error"
+
+
+class Row(NamedTuple):
+    """A parsed row: the `fields` it sets (None deletes a value), or the `error` in it.
+
+    `number` is its index in the request, from 0. An invalid `mac` is kept as it was sent. `line` is the first line of
+    a CSV row.
+    """
+
+    number: int
+    mac: str
+    fields: Mapping[str, str | None]
+    error: str | None = None
+    line: int | None = None
+
+
+class Step(NamedTuple):
+    """Planned change of a row: its effect, the resulting details, and for SKIP and ERROR the reason."""
+
+    row: Row
+    effect: Effect
+    details: Details
+    reason: str | None = None
+
+
+def parse_description(value: object) -> str | None:
+    """Text of up to 200 characters without control characters, or None if empty; FieldError for other values."""
+    return parse_text(value, what="a description", max_chars=MAX_DESCRIPTION_CHARS)
+
+
+def parse_container(value: object) -> str | None:
+    """A container id, or None if empty; FieldError for other values."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise FieldError("a container id must be text")
+    return parse_container_id(value)
+
+
+_PARSERS: Mapping[str, Callable[[object], str | None]] = {
+    "mac": parse_mac,
+    "description": parse_description,
+    "container_id": parse_container,
+}
+
+
+def parse_row(values: object, *, number: int, line: int | None = None) -> Row:
+    """Parse one entry of a request; the row's `error` lists every bad field by name."""
+    if not isinstance(values, Mapping):
+        return Row(number, "", {}, error="an entry must be an object with a mac", line=line)
+    fields: dict[str, str | None] = {}
+    unknown = [repr(str(name)[:40]) for name in values if name not in _PARSERS]
+    errors = [f"unknown field {', '.join(unknown[:3])}"] if unknown else []
+    if "mac" not in values:
+        errors.append("mac: missing")
+    for name, parse in _PARSERS.items():
+        if name in values:
+            try:
+                fields[name] = parse(values.get(name))
+            except FieldError as error:
+                errors.append(f"{name}: {error}")
+    mac = fields.pop("mac", None) or clean_text(values.get("mac"), max_chars=40) or ""
+    if errors:
+        return Row(number, mac, {}, error="; ".join(errors), line=line)
+    return Row(number, mac, fields, line=line)
+
+
+def plan(rows: Iterable[Row], listed: Mapping[Mac, Details], *, capacity: int) -> list[Step]:
+    """Plan the change of each row, for a list that can take `capacity` more entries; missing fields do not change.
+
+    If several rows have the same MAC, the first counts: an equal row is skipped, a different one is an error. So the
+    same rows sent twice change nothing.
+    """
+    steps: list[Step] = []
+    first: dict[str, Step] = {}
+    for row in rows:
+        before = listed.get(Mac(row.mac))
+        if row.error is not None:
+            step = Step(row, Effect.ERROR, NO_DETAILS, row.error)
+        elif (other := first.get(row.mac)) is not None:
+            step = _plan_duplicate(row, other)
+        elif before is None and capacity == 0:
+            step = Step(row, Effect.ERROR, NO_DETAILS, FULL)
+        else:
+            capacity -= before is None
+            step = first[row.mac] = _plan_row(row, before)
+        steps.append(step)
+    return steps
+
+
+def _plan_row(row: Row, before: Details | None) -> Step:
+    after = (before or NO_DETAILS).changed(row.fields)
+    if before is None:
+        return Step(row, Effect.ADD, after)
+    if before == after:
+        return Step(row, Effect.SKIP, after, "already listed with these values")
+    return Step(row, Effect.UPDATE, after)
+
+
+def _plan_duplicate(row: Row, first: Step) -> Step:
+    place = f"index {first.row.number}" if first.row.line is None else f"line {first.row.line}"
+    if first.details.changed(row.fields) == first.details:
+        return Step(row, Effect.SKIP, first.details, f"same as {place}")
+    return Step(row, Effect.ERROR, first.details, f"conflicts with {place}, which has the same MAC and is used")
+
+
+def read_csv(raw: bytes) -> list[Row]:
+    """Parse a CSV file into rows; FieldError with the line and a remedy if it is not valid CSV."""
+    records = _records(_split_lines(_decode(raw)))
+    columns = _parse_header(next(records, (1, []))[1])
+    rows: list[Row] = []
+    for line, cells in records:
+        if len(rows) == MAX_ENTRIES:
+            raise FieldError(f"line {line}: over the limit of {MAX_ENTRIES:,} rows; split the file")
+        rows.append(_parse_cells(columns, cells, number=len(rows), line=line))
+    return rows
+
+
+def write_csv(entries: Iterable[tuple[str, str | None, str | None]]) -> str:
+    """Write (mac, description, container id) entries as CSV: plain text for spreadsheets, readable by `read_csv`."""
+    lines: list[str] = []
+    writer = csv.writer(_LineSink(lines))
+    writer.writerow(COLUMNS)
+    for entry in entries:
+        writer.writerow(_escape(cell or "") for cell in entry)
+    return "".join(lines)
+
+
+class _LineSink:
+    """File-like object that appends what a CSV writer writes to a list."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.write = lines.append
+
+
+def _escape(cell: str) -> str:
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def _unescape(cell: str) -> str:
+    cell = cell.strip()
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _decode(raw: bytes) -> str:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise FieldError("the file is UTF-16; save it as CSV UTF-8")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise FieldError(f"line {line}: byte 0x{raw[error.start]:02X} is not UTF-8; save it as CSV UTF-8") from None
+    if (index := text.find("\0")) >= 0:
+        line = text.count("\n", 0, index) + 1
+        raise FieldError(f"line {line}: NUL character, so this is not a text file; save it as CSV UTF-8")
+    return text
+
+
+def _split_lines(text: str) -> list[str]:
+    """Split at any line end; FieldError if the number or length of lines is over its limit."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text.count("\n") > MAX_LINES:
+        raise FieldError(f"over the limit of {MAX_LINES:,} lines; split the file")
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if len(line) > MAX_LINE_CHARS:
+            raise FieldError(f"line {number}: {len(line):,} characters, over the limit of {MAX_LINE_CHARS:,}")
+    return lines
+
+
+def _records(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first line, cells) of every record that is not blank."""
+    reader = csv.reader((f"{line}\n" for line in lines), strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            message = "quote is not closed" if "unexpected end" in str(error) else str(error)
+            raise FieldError(f"line {line}: {message}") from None
+        if cells is None:
+            return
+        if any(cell.strip() for cell in cells):
+            yield line, cells
+
+
+def _parse_header(cells: Sequence[str]) -> list[str]:
+    names = [cell.strip().lower() for cell in cells]
+    while names and not names[-1]:
+        names.pop()  # spreadsheets append empty columns
+    if not names:
+        raise FieldError(f"the file is empty; {_HEADER}")
+    if len(names) == 1 and (match := re.search("[;\t|]", names[0])):
+        raise FieldError(f"the columns are separated by {match[0]!r}; use commas")
+    errors = [f"unknown column {name[:40]!r}" for name in names if name not in COLUMNS][:3]
+    errors += [f"duplicate column {name}" for name in COLUMNS if names.count(name) > 1]
+    errors += [] if "mac" in names else ["column mac is missing"]
+    if errors:
+        raise FieldError(f"{'; '.join(errors)}; {_HEADER}")
+    return names
+
+
+def _parse_cells(columns: Sequence[str], cells: Sequence[str], *, number: int, line: int) -> Row:
+    values = {name: _unescape(cell) for name, cell in zip(columns, cells, strict=False)}
+    row = parse_row(values, number=number, line=line)
+    if any(cell.strip() for cell in cells[len(columns) :]):
+        return Row(number, row.mac, {}, error=f"{len(cells)} columns, but the header has {len(columns)}", line=line)
+    return row

@@ -1,0 +1,1 @@
+"""Cameras: registered and live ones, their presence and their views."""

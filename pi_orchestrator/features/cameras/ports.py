@@ -1,0 +1,144 @@
+"""Protocols for what higher features add to a camera's view; `app/build.py` plugs them in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.features.cameras.model import RecoveryState
+
+
+class OnboardingActivity(Protocol):
+    """Which cameras are being onboarded."""
+
+    @property
+    def revision(self) -> object:
+        """Differs after each change."""
+
+    def is_onboarding(self, mac: Mac) -> bool:
+        """Whether an attempt is running or waiting."""
+
+
+class RebootActivity(Protocol):
+    """Which cameras are rebooting."""
+
+    @property
+    def revision(self) -> object:
+        """Differs after each change."""
+
+    def is_rebooting(self, mac: Mac) -> bool:
+        """Whether a reboot was requested and the camera is not back yet."""
+
+
+class Picture(Protocol):
+    """The part of a picture that a camera's view needs."""
+
+    @property
+    def taken_at(self) -> datetime:
+        """UTC."""
+
+
+class LatestPicture(Protocol):
+    """The last picture of each camera."""
+
+    @property
+    def revision(self) -> object:
+        """Differs after each change."""
+
+    def peek_last(self, mac: Mac) -> Picture | None:
+        """The newest picture, if it is stored."""
+
+    def average_ms(self, mac: Mac) -> int | None:
+        """Average duration of the last captures, ms."""
+
+
+class Recovery(Protocol):
+    """The recovery of one camera; times are monotonic seconds."""
+
+    @property
+    def state(self) -> RecoveryState:
+        """The current step."""
+
+    @property
+    def since(self) -> float:
+        """Start of the current step."""
+
+    @property
+    def failures(self) -> int:
+        """Failures in a row."""
+
+    @property
+    def failed_at(self) -> float | None:
+        """Time of the last failure."""
+
+    @property
+    def trouble(self) -> str:
+        """Message of the last failure."""
+
+    @property
+    def advice(self) -> str:
+        """What an operator can do."""
+
+
+class RecoveryStatus(Protocol):
+    """The recovery of every camera."""
+
+    @property
+    def revision(self) -> object:
+        """Differs after each change."""
+
+    def of(self, mac: Mac) -> Recovery:
+        """The recovery of a camera; state OK if it has no failures."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Healthy:
+    state: RecoveryState = RecoveryState.OK
+    since: float = 0.0
+    failures: int = 0
+    failed_at: float | None = None
+    trouble: str = ""
+    advice: str = ""
+
+
+class _Unplugged:
+    """Default of every port, until a feature is plugged in."""
+
+    revision = 0
+
+    def is_onboarding(self, mac: Mac) -> bool:
+        del mac
+        return False
+
+    def is_rebooting(self, mac: Mac) -> bool:
+        del mac
+        return False
+
+    def peek_last(self, mac: Mac) -> Picture | None:
+        del mac
+        return None
+
+    def average_ms(self, mac: Mac) -> int | None:
+        del mac
+        return None
+
+    def of(self, mac: Mac) -> Recovery:
+        del mac
+        return _Healthy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraPorts:
+    """All ports."""
+
+    onboarding: OnboardingActivity = field(default_factory=_Unplugged)
+    reboots: RebootActivity = field(default_factory=_Unplugged)
+    pictures: LatestPicture = field(default_factory=_Unplugged)
+    recovery: RecoveryStatus = field(default_factory=_Unplugged)
+
+    @property
+    def revision(self) -> object:
+        """Differs after a change in any port."""
+        return self.onboarding.revision, self.reboots.revision, self.pictures.revision, self.recovery.revision

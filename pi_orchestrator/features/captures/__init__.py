@@ -1,0 +1,1 @@
+"""Captures: pictures taken by cameras."""

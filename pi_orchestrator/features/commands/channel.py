@@ -1,0 +1,184 @@
+"""Sends commands to cameras by MQTT and routes each answer to the pending command.
+
+The answer's topic has the request id, which is random for each command. Messages with an unknown id are dropped
+unparsed. The sender names in a message are checked too, so that no camera can answer for another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from pi_orchestrator.core.byte_budget import ByteBudget
+from pi_orchestrator.core.errors import CameraOfflineError, FieldError, MqttUnavailableError
+from pi_orchestrator.core.mac import Mac, try_mac
+from pi_orchestrator.features.cameras.cache import CameraCache
+from pi_orchestrator.features.cameras.model import device_id_for
+from pi_orchestrator.features.commands.model import (
+    BUDGET_BYTES,
+    BUDGET_RETRY_S,
+    MAX_CHUNK_MESSAGE_BYTES,
+    Action,
+    Phase,
+    command_payload,
+    command_topic,
+    parse_response_topic,
+)
+from pi_orchestrator.features.devices.model import Presence
+from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.net.mqtt.link import MqttConnection
+
+PUBLISH_S = 3.0
+
+
+class PendingCommand:
+    """One command and its answer messages: wait for `arrived`, then read them from `received`.
+
+    `failure` is the reason if no more messages will arrive.
+    """
+
+    def __init__(self, *, mac: Mac, budget: ByteBudget, is_other_camera: Callable[[str], bool]) -> None:
+        self.mac = mac
+        self.request_id = uuid.uuid4().hex
+        self.arrived = asyncio.Event()
+        self.failure: str | None = None
+        self.is_other_camera = is_other_camera
+        self._budget = budget
+        self._inbox: deque[tuple[Phase, bytes]] = deque()
+        self._held_bytes = 0
+
+    def is_foreign(self, names: Iterable[str], request_id: object) -> bool:
+        """Whether an answer names another camera or another request id."""
+        return request_id not in (None, self.request_id) or any(map(self.is_other_camera, names))
+
+    def add(self, phase: Phase, payload: bytes) -> None:
+        """Store a message until it is read; the command fails if the messages are too large."""
+        if self.failure:
+            return
+        if self._held_bytes + len(payload) > MAX_CHUNK_MESSAGE_BYTES or not self._budget.take(len(payload)):
+            self.fail("the camera sent more data than the daemon can buffer")
+            return
+        self._held_bytes += len(payload)
+        self._inbox.append((phase, payload))
+        self.arrived.set()
+
+    def fail(self, reason: str) -> None:
+        """End the command; later messages are ignored."""
+        self.failure = self.failure or reason
+        self.arrived.set()
+
+    @contextmanager
+    def received(self) -> Iterator[list[tuple[Phase, bytes]]]:
+        """Remove and yield the stored messages, in order; their bytes are released when the block ends."""
+        messages = list(self._inbox)
+        self._inbox.clear()
+        if not self.failure:
+            self.arrived.clear()
+        try:
+            yield messages
+        finally:
+            size = sum(len(payload) for _, payload in messages)
+            self._held_bytes -= size
+            self._budget.give(size)
+
+
+class CommandChannel:
+    """The pending commands, by request id; `on_response` does not parse payloads, so it is fast."""
+
+    def __init__(self, *, mqtt: MqttConnection, registry: DeviceRegistry, cache: CameraCache) -> None:
+        self._mqtt = mqtt
+        self._registry = registry
+        self._cache = cache
+        self._open: dict[str, PendingCommand] = {}
+        self.budget = ByteBudget(BUDGET_BYTES, retry_after_s=BUDGET_RETRY_S)
+        self.messages: Counter[str] = Counter()
+        mqtt.on_lost = self._fail_all
+
+    def on_response(self, topic: str, payload: bytes, retained: bool) -> None:
+        """Route one MQTT message of an answer to its pending command."""
+        if retained:
+            self.messages["retained"] += 1  # the answer to an old command
+            return
+        try:
+            request_id, phase, name = parse_response_topic(topic)
+        except FieldError:
+            self.messages["invalid"] += 1
+            return
+        command = self._open.get(request_id)
+        if command is None:
+            self.messages["unasked"] += 1
+        elif name is not None and command.is_other_camera(name):
+            self.messages["foreign"] += 1
+        else:
+            self.messages["taken"] += 1
+            command.add(phase, payload)
+
+    def check_online(self, mac: Mac) -> None:
+        """CameraOfflineError if a camera is offline or rebooting; without a broker, offline is not certain."""
+        device = self._registry.get(mac)
+        if device and device.state is Presence.REBOOTING:
+            raise CameraOfflineError("the camera is rebooting")
+        if self._mqtt.connected and self.is_offline(mac):
+            raise CameraOfflineError("the camera is offline")
+
+    def is_connected_since(self, since: float) -> bool:
+        """Whether the broker has been connected without a break since a monotonic time."""
+        return self._mqtt.connected_since is not None and self._mqtt.connected_since <= since
+
+    def is_offline(self, mac: Mac) -> bool:
+        """Whether a camera is unknown to the registry or offline."""
+        device = self._registry.get(mac)
+        return device is None or device.state is Presence.OFFLINE
+
+    def can_reach(self, mac: Mac) -> bool:
+        """Whether a command can be sent to a camera by MQTT now."""
+        device = self._registry.get(mac)
+        return (
+            self._mqtt.connected
+            and device is not None
+            and device.last_status is not None
+            and device.in_session
+            and device.state is not Presence.OFFLINE
+        )
+
+    @contextmanager
+    def open(self, mac: Mac) -> Iterator[PendingCommand]:
+        """Register a pending command, so that no answer is missed; call `send` in the block."""
+        command = PendingCommand(
+            mac=mac, budget=self.budget, is_other_camera=lambda name: self._is_other_camera(mac, name)
+        )
+        self._open[command.request_id] = command
+        try:
+            yield command
+        finally:
+            del self._open[command.request_id]
+            with command.received():
+                pass  # release what was not read
+
+    async def send(self, command: PendingCommand, action: Action, **fields: str) -> None:
+        """Send a pending command; MqttUnavailableError if it cannot be sent."""
+        device = self._registry.get(command.mac)
+        if device is None or device.last_status is None:
+            raise MqttUnavailableError("no MQTT message received from the camera yet")
+        try:
+            topic = command_topic(device.last_status.topic)
+        except FieldError as error:
+            raise MqttUnavailableError(str(error)) from None
+        await self._mqtt.publish(topic, command_payload(action, command.request_id, **fields), timeout_s=PUBLISH_S)
+
+    def _fail_all(self) -> None:
+        for command in self._open.values():
+            command.fail("the MQTT broker disconnected")
+
+    def _is_other_camera(self, mac: Mac, name: str) -> bool:
+        """Whether a sender name is not a name of this camera."""
+        sender = try_mac(name) or self._cache.find(name) or self._registry.find(name)
+        if sender:
+            return sender != mac
+        device = self._registry.get(mac)
+        claimed = device.device_id if device else None
+        # A camera without a claimed id may send one now; a camera with a claimed id must use it.
+        return claimed is not None and name not in (claimed, device_id_for(mac, None))

@@ -1,0 +1,202 @@
+"""Reboots: sends the command by MQTT or HTTP, and watches until the camera is online again or a timeout ends.
+
+A reboot is finished when a message of the camera has an uptime that began after the command. To be seen on the network
+is not enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pi_orchestrator.core.actor import Actor
+from pi_orchestrator.core.clock import Clock
+from pi_orchestrator.core.error_codes import ErrorCode
+from pi_orchestrator.core.errors import (
+    CommandError,
+    ConflictError,
+    FieldError,
+    MqttUnavailableError,
+    RebootError,
+    VerificationError,
+)
+from pi_orchestrator.core.events import CameraReboot, Event
+from pi_orchestrator.core.logging import get_logger
+from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.core.single_flight import KeyedSingleFlight
+from pi_orchestrator.features.cameras.address_resolver import AddressResolver
+from pi_orchestrator.features.commands.model import Action
+from pi_orchestrator.features.commands.service import CommandService
+from pi_orchestrator.features.devices.model import REBOOT_S, Device, Presence
+from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.net.camera_http import CameraHttpClient
+from pi_orchestrator.storage import audit_log as actions
+from pi_orchestrator.storage import event_store as event_log
+from pi_orchestrator.storage.database import Database, Tx
+
+RETURN_TIMEOUT_S = 60.0
+HTTP_S = 5.0
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RebootOutcome:
+    """The result of a reboot; `error` is empty on success."""
+
+    mac: Mac
+    error: str = ""
+
+
+class RebootObserver(Protocol):
+    """Gets the progress of reboots."""
+
+    def reboot_requested(self, mac: Mac) -> None:
+        """A camera accepted a reboot."""
+
+    def reboot_finished(self, mac: Mac) -> None:
+        """A camera is online again after a reboot, or the result cannot be known."""
+
+    def reboot_failed(self, mac: Mac, reason: str) -> None:
+        """A camera did not reboot, or is not online again."""
+
+
+def _never(_mac: Mac) -> bool:
+    return False
+
+
+class RebootService:
+    """`reboot` starts a reboot; `collect_outcomes` returns those that have ended."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        database: Database,
+        registry: DeviceRegistry,
+        commands: CommandService,
+        addresses: AddressResolver,
+        camera_http: CameraHttpClient,
+        observer: RebootObserver,
+    ) -> None:
+        self.is_provisioning: Callable[[Mac], bool] = _never
+        """Whether a camera is being provisioned, so that it must not be rebooted; set by provisioning."""
+        self.revision = 0
+        self._clock = clock
+        self._database = database
+        self._registry = registry
+        self._commands = commands
+        self._addresses = addresses
+        self._camera_http = camera_http
+        self._observer = observer
+        # Not cancelled when every caller is: the camera may have received the command and must be watched.
+        self._requests: KeyedSingleFlight[Mac, None] = KeyedSingleFlight("reboot", cancel_unused=False)
+        self._requested_at: dict[Mac, float] = {}
+
+    def is_rebooting(self, mac: Mac) -> bool:
+        """Whether a reboot of a camera has been requested and has not ended."""
+        return mac in self._requested_at
+
+    def check_not_provisioning(self, mac: Mac) -> None:
+        """ConflictError if a camera is being provisioned."""
+        if self.is_provisioning(mac):
+            message = "the camera is being provisioned"
+            raise ConflictError(
+                message, code=ErrorCode.DEVICE_ALREADY_PROVISIONING, details="wait until it is finished"
+            )
+
+    async def reboot(self, mac: Mac, *, actor: Actor) -> None:
+        """Reboot a camera; returns when it has accepted. No command is sent if it is already rebooting.
+
+        CameraOfflineError, ConflictError while it is being provisioned, RebootError if it does not accept.
+        """
+        self.check_not_provisioning(mac)
+        device = self._registry.get(mac)
+        is_rebooting = mac in self._requested_at or (device is not None and device.state is Presence.REBOOTING)
+        if is_rebooting and not self._requests.is_running(mac):
+            return await self._record(mac, actor, outcome=actions.UNCHANGED)
+        return await self._requests.run(mac, lambda: self._reboot(mac, actor))
+
+    def collect_outcomes(self) -> list[RebootOutcome]:
+        """Return the reboots that have ended since the last call, and notify the observer."""
+        now = self._clock.monotonic()
+        ended = []
+        for mac, since in list(self._requested_at.items()):
+            device = self._registry.get(mac)
+            is_timed_out = now - since >= RETURN_TIMEOUT_S
+            if device and _has_rebooted(device, since):
+                ended.append(RebootOutcome(mac))
+                self._observer.reboot_finished(mac)
+            elif is_timed_out and device and device.last_status and not self._commands.is_connected_since(since):
+                error = "MQTT broker was not connected, so the reboot could not be verified"
+                ended.append(RebootOutcome(mac, error))
+                self._observer.reboot_finished(mac)
+            elif is_timed_out:
+                is_online = (
+                    device is not None and (device.last_message_at or 0.0) > since and device.state is Presence.ONLINE
+                )
+                reason = f"the camera was not online again within {RETURN_TIMEOUT_S:g} s"
+                if is_online:
+                    reason = "the camera accepted the reboot but did not reboot"
+                ended.append(RebootOutcome(mac, f"REBOOT_FAILED: {reason}"))
+                self._observer.reboot_failed(mac, f"REBOOT_FAILED: {reason}")
+            else:
+                continue
+            del self._requested_at[mac]
+            self.revision += 1
+        return ended
+
+    async def _reboot(self, mac: Mac, actor: Actor) -> None:
+        before = self._clock.monotonic()
+        await self._tell(mac, before)
+        self._requested_at[mac] = before
+        self.revision += 1
+        self._observer.reboot_requested(mac)
+        log.info("camera reboot requested", mac=mac, actor=actor.key_name)
+        await self._record(mac, actor, event=CameraReboot(mac=mac, state="requested"))
+
+    async def _tell(self, mac: Mac, before: float) -> None:
+        """Send the command; RebootError if the camera does not accept it by MQTT or HTTP."""
+        self._commands.check_online(mac)
+        error = await self._send_by_mqtt(mac, before) if self._commands.can_reach(mac) else "not reachable by MQTT"
+        if error is not None:
+            await self._send_by_http(mac, error)
+
+    async def _send_by_mqtt(self, mac: Mac, before: float) -> str | None:
+        """None if the camera has accepted, else the error."""
+        try:
+            await self._commands.send_by_mqtt(mac, Action.RESTART)
+        except (CommandError, MqttUnavailableError) as error:
+            device = self._registry.get(mac)
+            # Some firmware reboots without an answer.
+            return None if device and device.rebooting_since > before else error.message
+        return None
+
+    async def _send_by_http(self, mac: Mac, mqtt_error: str) -> None:
+        try:
+            ip, _ = await self._addresses.proven(mac)
+            await self._camera_http.reboot(ip, timeout_s=HTTP_S)
+        except (FieldError, VerificationError, RebootError) as error:
+            message = f"the camera did not accept the reboot: {mqtt_error}"
+            raise RebootError(message, details=f"by HTTP: {error}") from None
+
+    async def _record(self, mac: Mac, actor: Actor, *, outcome: str = actions.OK, event: Event | None = None) -> None:
+        async def job(tx: Tx) -> None:
+            await actions.record(tx, actor, target=mac, outcome=outcome)
+            if event:
+                await event_log.append(tx, event)
+
+        await self._database.write(job)
+
+
+def _has_rebooted(device: Device, since: float) -> bool:
+    """Whether a device has booted since a monotonic time, by the messages received since then."""
+    last_message_at, status = device.last_message_at, device.last_status
+    if status is None or last_message_at is None or last_message_at <= since or device.state is not Presence.ONLINE:
+        # A device that does not use MQTT has rebooted if it is seen well after the command.
+        is_silent = last_message_at is None
+        return is_silent and device.state is Presence.ONLINE and (device.alive_at or 0.0) > since + REBOOT_S
+    if status.uptime_s is not None:
+        return last_message_at - status.uptime_s > since
+    return device.rebooting_since > since or device.session_since > since + REBOOT_S

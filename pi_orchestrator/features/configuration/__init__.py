@@ -1,0 +1,1 @@
+"""Configuration: read and change settings while the daemon runs."""

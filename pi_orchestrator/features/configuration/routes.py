@@ -1,0 +1,99 @@
+"""Routes: configuration."""
+
+from __future__ import annotations
+
+from pi_orchestrator.core.error_codes import ErrorCode
+from pi_orchestrator.edge_http.key_store import Scope
+from pi_orchestrator.edge_http.route import Route
+from pi_orchestrator.features.configuration import api as config
+from pi_orchestrator.http.route import PLAIN, table
+
+CONFIG = "/api/v1/config"
+OLD = "/api/dashboard/config"
+_ITEM = {
+    "key": "cameras.idle_after_s",
+    "value": "60",
+    "default_value": "120",
+    "type": "number",
+    "description": "seconds without evidence until a registered camera is idle",
+    "required": True,
+    "editable": True,
+    "validation": {"min": 0, "max": 86400},
+    "origin": "override",
+    "restart_needed": False,
+}
+_SECTIONS = {"sections": [{"name": "cameras", "description": "When a camera counts as online.", "items": [_ITEM]}]}
+_SET = {"item": _ITEM, "message": "cameras.idle_after_s is set and in effect"}
+_RESET = {
+    "item": _ITEM | {"value": "120", "origin": "default"},
+    "message": "cameras.idle_after_s is reset to its configured value",
+}
+_OK = {"success": True}
+
+ROUTES: tuple[Route, ...] = table(
+    "config",
+    Route("GET", CONFIG, config.show, "config", "Configuration", Scope.READ, example=_SECTIONS),
+    Route(
+        "PUT",
+        f"{CONFIG}/{{key}}",
+        config.change,
+        "config",
+        "Set a key",
+        Scope.ADMIN,
+        action="config.set",
+        keyed=True,
+        errors=(ErrorCode.NOT_FOUND,),
+        example=_SET,
+    ),
+    Route(
+        "POST",
+        f"{CONFIG}/{{key}}/reset",
+        config.reset,
+        "config",
+        "Reset a key",
+        Scope.ADMIN,
+        action="config.reset",
+        keyed=True,
+        errors=(ErrorCode.NOT_FOUND,),
+        example=_RESET,
+    ),
+    Route(
+        "GET",
+        OLD,
+        config.show_bare,
+        "config",
+        "Configuration, for old dashboards",
+        Scope.READ,
+        shape=PLAIN,
+        successor=CONFIG,
+        example=_SECTIONS | _OK,
+    ),
+    Route(
+        "PUT",
+        f"{OLD}/{{key}}",
+        config.change_bare,
+        "config",
+        "Set a key, for old dashboards",
+        Scope.ADMIN,
+        action="config.set",
+        keyed=True,
+        shape=PLAIN,
+        successor=f"{CONFIG}/{{key}}",
+        errors=(ErrorCode.NOT_FOUND,),
+        example=_SET | _OK,
+    ),
+    Route(
+        "POST",
+        f"{OLD}/{{key}}/reset",
+        config.reset_bare,
+        "config",
+        "Reset a key, for old dashboards",
+        Scope.ADMIN,
+        action="config.reset",
+        keyed=True,
+        shape=PLAIN,
+        successor=f"{CONFIG}/{{key}}/reset",
+        errors=(ErrorCode.NOT_FOUND,),
+        example=_RESET | _OK,
+    ),
+)

@@ -1,0 +1,1 @@
+"""Containers, pairing and replacement of cameras."""

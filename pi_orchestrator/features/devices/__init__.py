@@ -1,0 +1,1 @@
+"""Devices: everything on the camera network, and the evidence for it."""

@@ -1,0 +1,262 @@
+"""The table of all devices, keyed by MAC.
+
+Every source reports here. A sighted device is admitted, its evidence stored, its state derived. `addresses.py` holds
+which device answers for which address, `changes.py` the changes of devices.
+
+The table is bounded. Registered cameras are never evicted. Of the other devices, those known only from forgeable frames
+are evicted first, then the one unseen for the longest time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Container, Iterator
+from ipaddress import IPv4Address
+
+from pi_orchestrator.core.mac import Mac, near_macs
+from pi_orchestrator.core.sighting import Sighting, Source
+from pi_orchestrator.features.devices.addresses import AddressTable
+from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
+from pi_orchestrator.features.devices.model import NEVER, Device, Evidence, Presence, Windows
+from pi_orchestrator.features.devices.status_message import Status
+
+MAX_NAMES = 4
+FORGET_AFTER_S = 86400.0
+CLEANUP_S = 10.0
+_CONFIRMING = frozenset({Source.MQTT, Source.STATION, Source.PROBE, Source.RECORD})
+"""Sources that confirm a device: a confirmed one is evicted after the others."""
+
+
+class DeviceRegistry:
+    """All devices. Sources report by `apply_*`, `add_sighting` and `resolve_probe`; `expire` applies silence."""
+
+    def __init__(self, *, registered: Container[Mac], max_devices: int, windows: Windows) -> None:
+        self._registered = registered
+        self.max_devices = max_devices
+        self.windows = windows
+        self._devices: dict[Mac, Device] = {}
+        self._unconfirmed: OrderedDict[Mac, None] = OrderedDict()
+        self._confirmed: OrderedDict[Mac, None] = OrderedDict()
+        self._macs_by_id: dict[str, Mac] = {}
+        self._names: dict[Mac, list[str]] = {}
+        self._changes = ChangeLog(registered=registered)
+        self.addresses = AddressTable(devices=self._devices, registered=registered, changes=self._changes)
+        self._cleaned_up_at = NEVER
+        self.evicted = 0
+        self.revision = 0
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(tuple(self._devices.values()))
+
+    def get(self, mac: Mac) -> Device | None:
+        """The device of a MAC."""
+        return self._devices.get(mac)
+
+    def find(self, name: str) -> Mac | None:
+        """The MAC of the device with this device id; None if no device has announced the id."""
+        return self._macs_by_id.get(name)
+
+    def same_chip_candidates(self, mac: Mac) -> list[Mac]:
+        """Devices in the table whose MAC is so close to `mac` that both may belong to one ESP32."""
+        return [other for other in near_macs(mac) if other in self._devices]
+
+    @property
+    def counts(self) -> Counter[Kind]:
+        """Number of changes by kind since the start."""
+        return self._changes.counts
+
+    def drain(self) -> list[Change]:
+        """Return the changes since the last call, in order."""
+        return self._changes.drain()
+
+    # Addresses.
+
+    def claimants(self, address: IPv4Address, *, since: float = NEVER) -> frozenset[Mac]:
+        """The devices that have answered for an address since `since`; while it is contested, all in the conflict."""
+        return self.addresses.claimants(address, since=since)
+
+    def holder(self, address: IPv4Address) -> tuple[Mac, float] | None:
+        """The only device that answers for an address, and the time of its last answer; None if none or several do."""
+        return self.addresses.holder(address)
+
+    def address_of(self, mac: Mac) -> IPv4Address | None:
+        """The proven address of a device; None while it is contested."""
+        return self.addresses.address_of(mac)
+
+    def conflicts(self) -> dict[IPv4Address, frozenset[Mac]]:
+        """The contested addresses, each with the devices that answer for it."""
+        return self.addresses.conflicts()
+
+    def proven_since(self, since: float) -> set[Mac]:
+        """Devices whose answer for an address was reported at or after `since` (monotonic); the answer may be older."""
+        return self.addresses.proven_since(since)
+
+    @property
+    def probe_requests(self) -> OrderedDict[IPv4Address, None]:
+        """The addresses to be probed, oldest request first."""
+        return self.addresses.probe_requests
+
+    def request_probe(self, address: IPv4Address) -> None:
+        """Request a probe of which device has this address."""
+        self.addresses.request_probe(address)
+
+    def resolve_probe(self, address: IPv4Address, answered: frozenset[Mac], now: float) -> None:
+        """Apply a finished probe: `answered` are the devices that answered, already sighted."""
+        if self.addresses.resolve_probe(address, answered, now):
+            self.revision += 1
+        # The device answered before its last will arrived, so this probe does not prove that it is still present.
+        devices = (self._devices[mac] for mac in answered if mac in self._devices)
+        if any(device.address == address and device.is_leaving for device in devices):
+            self.request_probe(address)
+
+    # Reports of the sources.
+
+    def apply_live_status(self, mac: Mac, status: Status, now: float) -> Device:
+        """Apply a live MQTT message of a device; admits an unknown device."""
+        device = self._devices.get(mac) or self._admit(mac, is_confirmed=True)
+        before, was_found = device.shown, device.alive_at is not None
+        if device.apply_live_status(status, now):
+            self._add_state_change(device, before)
+        if device.address and device.leaving_at == now:
+            self.request_probe(device.address)  # its session ended; a probe shows whether the device is still present
+        if not was_found and device.alive_at is not None:
+            self._add_found(device)
+        self._touch(mac, is_confirmed=True)
+        self.revision += 1
+        return device
+
+    def apply_retained_status(self, mac: Mac, status: Status) -> Device:
+        """Apply a retained MQTT message about a device; admits an unknown device."""
+        device = self._devices.get(mac) or self._admit(mac, is_confirmed=False)
+        before = device.shown
+        if device.apply_retained_status(status):
+            self._add_state_change(device, before)
+        self.revision += 1
+        return device
+
+    def add_sighting(self, sighting: Sighting, now: float) -> Device | None:
+        """Add evidence of any other source; None if it is too weak to admit an unknown device."""
+        device = self._devices.get(sighting.mac)
+        if device is None:
+            if sighting.source is Source.ARP and not sighting.binds:
+                # Any host can send a frame with any MAC: an unknown device must answer a probe first.
+                if sighting.ip:
+                    self.request_probe(sighting.ip)
+                return None
+            device = self._admit(sighting.mac, is_confirmed=sighting.source in _CONFIRMING)
+        was_found = device.alive_at is not None
+        device.add_sighting(sighting)
+        if sighting.ip and sighting.binds:
+            self.addresses.bind(device, sighting.ip, at=sighting.at, now=now)
+        elif sighting.ip and sighting.alive and sighting.ip not in device.addresses:
+            self.request_probe(sighting.ip)
+        self._expire(device, now)
+        if not was_found and device.alive_at is not None:
+            self._add_found(device)
+        if sighting.alive:
+            self._touch(sighting.mac, is_confirmed=sighting.source in _CONFIRMING)
+        self.revision += 1
+        return device
+
+    def restore(self, mac: Mac, state: Presence, *, alive_at: float | None, now: float) -> None:
+        """Admit a camera in its state before the restart; the state is restored if `alive_at` is recent enough."""
+        device = self._devices.get(mac) or self._admit(mac, is_confirmed=True)
+        if alive_at is None or state not in (Presence.ONLINE, Presence.IDLE):
+            return
+        device.evidence[Source.RECORD] = Evidence(Source.RECORD, alive_at, alive_at, alive_at)
+        device.state = Presence.ONLINE
+        device.expire(self.windows, now)
+        if device.state is not state:
+            self._add_state_change(device, state)
+
+    def unregister(self, mac: Mac) -> None:
+        """Treat an unregistered camera like any other device: it can be evicted from now on."""
+        device = self._devices.get(mac)
+        if device is None:
+            return
+        if device.evidence or device.claims:
+            self._touch(mac, is_confirmed=not _CONFIRMING.isdisjoint(device.evidence))
+        else:
+            self._forget(mac)  # only its record was known
+
+    def learn_name(self, name: str, mac: Mac) -> None:
+        """Map a device id to a MAC; the first `MAX_NAMES` ids of a device are stored."""
+        names = self._names.setdefault(mac, [])
+        if name not in self._macs_by_id and len(names) < MAX_NAMES:
+            names.append(name)
+            self._macs_by_id[name] = mac
+
+    # Expiry.
+
+    def expire(self, now: float) -> None:
+        """Apply silence to every device, and remove unregistered ones that were offline for FORGET_AFTER_S."""
+        for device in self:
+            self._expire(device, now)
+        if now - self._cleaned_up_at >= CLEANUP_S:
+            self._cleaned_up_at = now
+            self._clean_up(now)
+
+    def _expire(self, device: Device, now: float) -> None:
+        before = device.shown
+        if device.expire(self.windows, now):
+            self.revision += 1
+            self._add_state_change(device, before)
+
+    def _clean_up(self, now: float) -> None:
+        for device in self:
+            self.addresses.drop_stale(device)
+            if device.state is Presence.OFFLINE and device.mac not in self._registered:
+                last = max((evidence.last_at for evidence in device.evidence.values()), default=device.silenced_at)
+                if last != NEVER and now - last > FORGET_AFTER_S:
+                    self._forget(device.mac)
+
+    def _add_state_change(self, device: Device, before: Presence) -> None:
+        registered = device.mac in self._registered
+        self._changes.add(Change(Kind.STATE, device.mac, before=before, after=device.shown, registered=registered))
+
+    def _add_found(self, device: Device) -> None:
+        if device.mac not in self._registered:
+            self._changes.add(Change(Kind.FOUND, device.mac, ip=device.address))
+
+    # Bounds of the table.
+
+    def _admit(self, mac: Mac, *, is_confirmed: bool) -> Device:
+        while len(self._devices) >= self.max_devices and self._evict():
+            pass  # the limit may have been lowered
+        device = self._devices[mac] = Device(mac=mac)
+        self._touch(mac, is_confirmed=is_confirmed)
+        return device
+
+    def _touch(self, mac: Mac, *, is_confirmed: bool) -> None:
+        """Move a device to the end of its eviction queue; confirmed devices are evicted last."""
+        if mac in self._registered:
+            return
+        if is_confirmed or mac in self._confirmed:
+            self._unconfirmed.pop(mac, None)
+            self._confirmed[mac] = None
+            self._confirmed.move_to_end(mac)
+        else:
+            self._unconfirmed[mac] = None
+            self._unconfirmed.move_to_end(mac)
+
+    def _evict(self) -> bool:
+        """Remove the first unregistered device in the eviction queues; False if there is none."""
+        for queue in (self._unconfirmed, self._confirmed):
+            while queue:
+                mac, _ = queue.popitem(last=False)
+                if mac not in self._registered:
+                    self._forget(mac)
+                    self.evicted += 1
+                    return True
+        return False
+
+    def _forget(self, mac: Mac) -> None:
+        self.addresses.forget(self._devices.pop(mac))
+        for name in self._names.pop(mac, ()):
+            del self._macs_by_id[name]
+        self._unconfirmed.pop(mac, None)
+        self._confirmed.pop(mac, None)
+        self.revision += 1

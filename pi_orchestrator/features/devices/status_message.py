@@ -1,0 +1,166 @@
+"""Parser of a camera's status message: topic and payload in, typed claims out.
+
+All values are claims of the camera. Field aliases are those of the firmwares in use. A field of the wrong type or
+outside its physical range is left out, an unknown one is ignored. Only a message without usable meaning raises.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from pi_orchestrator.core.errors import FieldError
+from pi_orchestrator.core.identifiers import parse_device_id
+from pi_orchestrator.core.mac import Mac, try_mac
+from pi_orchestrator.core.validation import clean_number, clean_text, parse_object
+
+MAX_STATUS_BYTES = 16 * 1024
+STATUS_TOPICS = ("camera/status/+", "delicasa/+/camera/+/status")
+
+_ID = re.compile(r"[A-Za-z0-9:_-]{1,64}", re.ASCII)
+
+
+class MacContradictionError(FieldError):
+    """A message names two MACs; `topic_mac` is the one in its topic, None if the topic has none."""
+
+    def __init__(self, macs: list[Mac], *, topic_mac: Mac | None) -> None:
+        super().__init__(f"names two MAC addresses, {' and '.join(macs)}")
+        self.topic_mac = topic_mac
+
+
+class Announced(StrEnum):
+    """The state that a camera announces."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    REBOOTING = "rebooting"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One status message. `mac` is None if it contains only a device id; `ip` is a claim, not validated.
+
+    `topic` is the one it was published on; the camera's command topic is derived from it.
+    """
+
+    topic_id: str
+    mac: Mac | None
+    device_id: str | None
+    state: Announced
+    ip: str | None = None
+    timestamp: str | None = None
+    rssi_dbm: int | None = None
+    free_heap_bytes: int | None = None
+    uptime_s: float | None = None
+    firmware_version: str | None = None
+    camera_initialized: bool | None = None
+    container_id: str | None = None
+    ssid: str | None = None
+    resolution: str | None = None
+    last_error: str | None = None
+    reason: str | None = None
+    topic: str = ""
+
+
+# Fields that stay valid when a later message of the session leaves them out.
+_LASTING = ("ip", "rssi_dbm", "free_heap_bytes", "firmware_version", "camera_initialized", "ssid", "resolution")
+
+
+def with_lasting_fields(status: Status, before: Status | None) -> Status:
+    """The status, with missing fields taken from an earlier one of the same session."""
+    if before is None:
+        return status
+    filled = {
+        name: value
+        for name in _LASTING
+        if getattr(status, name) is None and (value := getattr(before, name)) is not None
+    }
+    return replace(status, **filled) if filled else status
+
+
+def topic_id(topic: str) -> str:
+    """The `{id}` or `{mac}` of a status topic; FieldError outside `[A-Za-z0-9:_-]{1,64}`."""
+    match topic.split("/"):
+        case ["delicasa", container, "camera", found, "status"] if _ID.fullmatch(container) and _ID.fullmatch(found):
+            return found
+        case ["camera", "status", found] if _ID.fullmatch(found):
+            return found
+    raise FieldError("the topic holds no camera id of [A-Za-z0-9:_-]{1,64}")
+
+
+def parse_status(topic: str, payload: bytes) -> Status:
+    """Topic + JSON payload → Status; FieldError names the limit or the contradiction."""
+    name = topic_id(topic)
+    fields = parse_object(payload, max_bytes=MAX_STATUS_BYTES)
+    device_id = _first(fields, "device_id", "id")
+    return Status(
+        topic_id=name,
+        mac=_agreed_mac(name, _first(fields, "mac", "mac_address"), device_id),
+        device_id=parse_device_id(device_id, None),
+        state=_state(_first(fields, "state", "status")),
+        ip=_text(fields, 45, "ip", "ip_address"),
+        timestamp=clean_text(fields.get("timestamp"), max_chars=40),
+        rssi_dbm=_integer(fields, -127, 0, "rssi_dbm", "wifi_rssi", "rssi"),
+        free_heap_bytes=_integer(fields, 0, 2**32, "free_heap_bytes", "free_heap", "heap"),
+        uptime_s=_uptime(fields),
+        firmware_version=_text(fields, 64, "firmware_version", "firmware", "version"),
+        camera_initialized=_flag(fields.get("camera_initialized")),
+        container_id=clean_text(fields.get("container_id"), max_chars=64),
+        ssid=clean_text(fields.get("ssid"), max_chars=32),
+        resolution=clean_text(fields.get("resolution"), max_chars=32),
+        last_error=clean_text(fields.get("last_error")),
+        reason=clean_text(fields.get("reason"), max_chars=64),
+        topic=topic,
+    )
+
+
+def _agreed_mac(name: str, claimed: object, device_id: object) -> Mac | None:
+    """The MAC that topic, `mac` field and device id agree on; MacContradictionError if they name two."""
+    found = {mac for mac in (try_mac(name), try_mac(claimed), try_mac(device_id)) if mac}
+    if len(found) > 1:
+        raise MacContradictionError(sorted(found), topic_mac=try_mac(name))
+    return found.pop() if found else None
+
+
+def _state(value: object) -> Announced:
+    # A status without a state, or with an unknown one, still proves that the camera is alive.
+    try:
+        return Announced(value.strip().lower()) if isinstance(value, str) else Announced.ONLINE
+    except ValueError:
+        return Announced.ONLINE
+
+
+def _uptime(fields: dict[str, Any]) -> float | None:
+    milliseconds = clean_number(fields.get("uptime_ms"), low=0, high=1e14)
+    if milliseconds is not None:
+        return milliseconds / 1000
+    seconds = clean_number(fields.get("uptime"), low=0, high=1e11)
+    return seconds if seconds is not None else clean_number(fields.get("uptime_seconds"), low=0, high=1e11)
+
+
+def _first(fields: dict[str, Any], *names: str) -> Any:
+    for name in names:
+        if (value := fields.get(name)) is not None:
+            return value
+    return None
+
+
+def _integer(fields: dict[str, Any], low: int, high: int, *names: str) -> int | None:
+    """The first of these fields that holds a number within the range; an invalid field does not hide its alias."""
+    for name in names:
+        if name in fields and (number := clean_number(fields[name], low=low, high=high)) is not None:
+            return int(number)
+    return None
+
+
+def _text(fields: dict[str, Any], max_chars: int, *names: str) -> str | None:
+    for name in names:
+        if name in fields and (text := clean_text(fields[name], max_chars=max_chars)) is not None:
+            return text
+    return None
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None

@@ -1,0 +1,85 @@
+"""Proof of which camera answers at an address; required before anything is sent to a camera."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from pi_orchestrator.core.clock import Clock
+from pi_orchestrator.core.error_codes import VerificationCode
+from pi_orchestrator.core.errors import VerificationError
+from pi_orchestrator.core.ipv4 import parse_ipv4
+from pi_orchestrator.core.mac import Mac, is_near
+from pi_orchestrator.core.sighting import Source
+from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.net.camera_http import CameraAnswer, CameraHttpClient
+from pi_orchestrator.net.kernel.neighbours import NeighbourTable
+from pi_orchestrator.net.scan_engine import Ask
+
+FRESH_S = 5.0
+
+
+async def _no_answer(_address: IPv4Address) -> frozenset[Mac]:
+    return frozenset()
+
+
+class DeviceVerifier:
+    """Requests the MAC from the camera at the announced address and checks it with ARP and the kernel."""
+
+    def __init__(
+        self, *, clock: Clock, neighbours: NeighbourTable, camera_http: CameraHttpClient, registry: DeviceRegistry
+    ) -> None:
+        self._clock = clock
+        self._neighbours = neighbours
+        self._camera_http = camera_http
+        self._registry = registry
+        self.probe: Ask = _no_answer
+        """Probes which devices answer for an address now; set by discovery."""
+
+    async def verify(self, mac: Mac, ip: str, *, timeout_s: float, force_probe: bool = False) -> CameraAnswer:
+        """Prove that the address answers for the MAC; VerificationError otherwise.
+
+        `force_probe`: probe the address even if it was probed within FRESH_S.
+        """
+        before = await self._neighbours.at(ip)
+        if before and before.fresh:
+            _expect(mac, before.mac, f"the kernel has {before.mac} at {ip}")
+        bound = await self._check_binding(mac, ip, force_probe=force_probe)
+        answer = await self._camera_http.status(ip, timeout_s=timeout_s)
+        if answer.mac:
+            _expect(mac, answer.mac, f"the camera at {ip} identifies itself as {answer.mac}")
+        # The HTTP request made the kernel resolve the address again.
+        after = await self._neighbours.at(ip)
+        if after:
+            _expect(mac, after.mac, f"the kernel has {after.mac} at {ip}")
+        if not answer.mac and not after and not bound:
+            raise VerificationError(
+                "the answer contains no MAC, and the kernel has no MAC for the address",
+                code=VerificationCode.BAD_BODY,
+            )
+        return answer
+
+    async def _check_binding(self, mac: Mac, ip: str, *, force_probe: bool) -> bool:
+        """Whether the device answers for the address by ARP; VerificationError if another device does."""
+        address = parse_ipv4(ip)
+        now = self._clock.monotonic()
+        answered = self._registry.claimants(address, since=now - FRESH_S)
+        if force_probe or answered != {mac}:
+            # Leases change: probe the address again before anything is sent to it.
+            probed = await self.probe(address)
+            answered = probed or self._registry.claimants(address, since=now - self._registry.windows.idle(Source.ARP))
+        others = sorted(answered - {mac})
+        if others and mac in answered:
+            raise VerificationError(
+                f"address conflict: {ip} is claimed by {mac} and by {', '.join(others)}",
+                code=VerificationCode.MAC_MISMATCH,
+            )
+        if others:
+            _expect(mac, others[0], f"{others[0]} answers for {ip}")
+        return bool(answered)
+
+
+def _expect(announced: Mac, found: Mac, evidence: str) -> None:
+    if announced == found:
+        return
+    hint = "; the two may belong to one ESP32, whose station MAC is its identity" if is_near(announced, found) else ""
+    raise VerificationError(f"{announced} was announced, but {evidence}{hint}", code=VerificationCode.MAC_MISMATCH)

@@ -1,0 +1,107 @@
+"""Evidence for a device's state: the reports of each source, and a summary in one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pi_orchestrator.core.clock import Clock, rfc3339
+from pi_orchestrator.core.sighting import TRUSTED, Source
+from pi_orchestrator.features.devices.model import NEVER, Device, Evidence, Presence
+from pi_orchestrator.http.model import ApiModel, Time
+
+
+class EvidenceView(ApiModel):
+    """Reports of one source; `proves_life`: it has proved life, `age_seconds`: since that or the last report."""
+
+    source: Source
+    proves_life: bool
+    first_seen: Time
+    last_seen: Time
+    age_seconds: float
+    ip_address: str | None = None
+    host_name: str | None = None
+    signal_strength: int | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReading:
+    """The same moment on both clocks, so that all times of one response are consistent."""
+
+    monotonic: float
+    wall: datetime
+
+    def age(self, at: float) -> float:
+        """Seconds since a monotonic time."""
+        return self.monotonic - at
+
+    def moment(self, at: float | None) -> str | None:
+        """A monotonic time as RFC 3339 by the current wall clock."""
+        return None if at is None else rfc3339(self.wall - timedelta(seconds=self.age(at)))
+
+    @classmethod
+    def by(cls, clock: Clock) -> ClockReading:
+        """Read both clocks."""
+        return cls(clock.monotonic(), clock.wall())
+
+
+def sorted_evidence(device: Device) -> list[Evidence]:
+    """The evidence of a device, latest first."""
+    return sorted(device.evidence.values(), key=lambda evidence: evidence.last_at, reverse=True)
+
+
+def evidence_view(now: ClockReading, evidence: Evidence) -> EvidenceView:
+    """The reports of one source, as of now."""
+    return EvidenceView(
+        source=evidence.source,
+        proves_life=evidence.alive_at != NEVER,
+        first_seen=now.moment(evidence.first_at) or "",
+        last_seen=now.moment(evidence.last_at) or "",
+        age_seconds=round(now.age(evidence.last_at if evidence.alive_at == NEVER else evidence.alive_at), 1),
+        ip_address=str(evidence.ip) if evidence.ip else None,
+        host_name=evidence.host_name,
+        signal_strength=evidence.rssi_dbm,
+        detail=evidence.detail or None,
+    )
+
+
+_SEEN_BY = {
+    Source.ARP: "answered ARP",
+    Source.NEIGHBOUR: "found by the kernel",
+    Source.STATION: "seen by the radio",
+    Source.MQTT: "published on MQTT",
+    Source.PROBE: "answered HTTP",
+    Source.RECORD: "was present before the restart",
+}
+
+
+def state_reason(now: ClockReading, device: Device) -> str:
+    """The reason for the state in one sentence: the sources, and how long ago each reported."""
+    alive = sorted(
+        (
+            evidence
+            for evidence in device.evidence.values()
+            if evidence.source in TRUSTED and evidence.alive_at != NEVER
+        ),
+        key=lambda evidence: evidence.alive_at,
+        reverse=True,
+    )
+    seen = ", ".join(f"{_SEEN_BY[evidence.source]} {now.age(evidence.alive_at):.0f} s ago" for evidence in alive[:3])
+    if device.unstable:
+        return f"it went offline {len(device.drops)} times in the last minutes; {seen}"
+    if device.state is Presence.CLAIMED:
+        return "known from a retained message only; no source has proved it alive"
+    if device.state is Presence.OFFLINE and device.silenced_at > (device.alive_at or NEVER):
+        return f"its MQTT session ended {now.age(device.silenced_at):.0f} s ago and no source has seen it since"
+    if device.session_ended_at > (device.last_message_at or NEVER):
+        return f"{seen}; its MQTT session ended {now.age(device.session_ended_at):.0f} s ago"
+    return seen or "no source has proved it alive yet"
+
+
+def last_seen(device: Device, clock: Clock) -> datetime | None:
+    """When a device was last proved alive, by the current wall clock; None if never."""
+    alive_at = device.alive_at
+    if alive_at is None:
+        return None
+    return clock.wall() - timedelta(seconds=clock.monotonic() - alive_at)

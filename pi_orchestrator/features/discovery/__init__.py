@@ -1,0 +1,1 @@
+"""Discovery: scans, passive sources and probes of the camera network."""

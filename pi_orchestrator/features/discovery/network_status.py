@@ -1,0 +1,16 @@
+"""State of the camera network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkStatus:
+    """`connected`: the interface is up and has its address; `is_active`: cameras can join `ssid`."""
+
+    interface: str
+    ssid: str = ""
+    connected: bool = False
+    is_active: bool = False
+    connected_devices: int = 0

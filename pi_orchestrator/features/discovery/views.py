@@ -1,0 +1,102 @@
+"""Devices as the API returns them."""
+
+from __future__ import annotations
+
+from pi_orchestrator.core.clock import Clock, rfc3339
+from pi_orchestrator.core.mac import is_local
+from pi_orchestrator.features.cameras.cache import CameraCache
+from pi_orchestrator.features.cameras.model import Camera
+from pi_orchestrator.features.devices.model import PRESENT_STATES, Device, Evidence, Presence
+from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.features.devices.views import (
+    ClockReading,
+    EvidenceView,
+    evidence_view,
+    sorted_evidence,
+    state_reason,
+)
+from pi_orchestrator.http.model import ApiModel, Time
+from pi_orchestrator.net.oui import VendorLookup
+
+
+class DeviceView(ApiModel):
+    """A device: `status` from all evidence, `why` as text; `conflict` lists other devices that claim its address."""
+
+    mac_address: str
+    ip_address: str
+    ip_addresses: list[str]
+    status: Presence
+    why: str
+    hostname: str
+    vendor: str
+    signal_strength: int
+    registered: bool
+    is_camera: bool
+    device_id: str | None = None
+    firmware_version: str | None = None
+    first_seen: Time | None = None
+    last_seen: Time | None = None
+    locally_administered: bool
+    near: list[str]
+    conflict: list[str]
+    evidence: list[EvidenceView]
+
+
+class DeviceViews:
+    """Builds the views of devices."""
+
+    def __init__(self, *, clock: Clock, registry: DeviceRegistry, cache: CameraCache, vendors: VendorLookup) -> None:
+        self._clock = clock
+        self._registry = registry
+        self._cache = cache
+        self._vendors = vendors
+
+    def listed(self, *, only_here: bool, limit: int) -> tuple[list[DeviceView], int]:
+        """At most `limit` devices, cameras first, then by address; and the total number."""
+        chosen = [device for device in self._registry if not only_here or device.shown in PRESENT_STATES]
+
+        def order(device: Device) -> tuple[bool, bool, int, str]:
+            is_no_camera = not device.is_camera and device.mac not in self._cache
+            return is_no_camera, device.address is None, int(device.address or 0), device.mac
+
+        return [self.view(device) for device in sorted(chosen, key=order)[:limit]], len(chosen)
+
+    def view(self, device: Device) -> DeviceView:
+        """The view of a device."""
+        now = ClockReading.by(self._clock)
+        registry, camera = self._registry, self._cache.get(device.mac)
+        claims = device.claims
+        reports = sorted_evidence(device)
+        contested = registry.claimants(device.address) if device.address else frozenset()
+        firmware = (claims.firmware_version if claims else None) or (camera.firmware_version if camera else None)
+        return DeviceView(
+            mac_address=device.mac,
+            ip_address=str(device.address or _reported_ip(reports) or ""),
+            ip_addresses=[str(address) for address in device.addresses],
+            status=device.shown,
+            why=state_reason(now, device),
+            hostname=next((report.host_name for report in reports if report.host_name), ""),
+            vendor=self._vendors.name(device.mac) or "",
+            signal_strength=next((report.rssi_dbm for report in reports if report.rssi_dbm is not None), 0),
+            registered=camera is not None,
+            is_camera=device.is_camera or camera is not None,
+            device_id=camera.device_id if camera else device.device_id,
+            firmware_version=firmware,
+            first_seen=_first_seen(now, reports, camera),
+            last_seen=now.moment(device.alive_at),
+            locally_administered=is_local(device.mac),
+            near=list(registry.same_chip_candidates(device.mac)),
+            conflict=sorted(contested - {device.mac}),
+            evidence=[evidence_view(now, report) for report in reports],
+        )
+
+
+def _first_seen(now: ClockReading, reports: list[Evidence], camera: Camera | None) -> str | None:
+    """When the device was first seen; for a registered camera, its registration may be earlier than the evidence."""
+    first = now.moment(min((report.first_at for report in reports), default=None))
+    registered = rfc3339(camera.registered_at) if camera else None
+    return min((moment for moment in (first, registered) if moment), default=None)
+
+
+def _reported_ip(reports: list[Evidence]) -> str:
+    return next((str(report.ip) for report in reports if report.ip), "")

@@ -1,0 +1,1 @@
+"""Legacy: routes of old dashboards."""

@@ -1,0 +1,1 @@
+"""Network: status of broker, WiFi, Tailscale and bridge."""

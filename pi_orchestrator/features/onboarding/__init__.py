@@ -1,0 +1,1 @@
+"""Onboarding: cameras registered automatically under a policy."""

@@ -1,0 +1,42 @@
+"""The onboarding audit: stages and entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from pi_orchestrator.core.mac import Mac
+
+
+class Stage(StrEnum):
+    """The stages of the audit trail."""
+
+    DISCOVERED = "discovered"
+    VERIFIED = "verified"
+    REGISTERED = "registered"
+    PAIRED = "paired"
+    FAILED = "failed"
+    REJECTED = "rejected_by_policy"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One row of the onboarding audit. `id` is 0 and `at` is None until it is stored."""
+
+    mac: Mac
+    stage: Stage
+    code: str | None = None
+    message: str | None = None
+    device_id: str | None = None
+    ip_address: str | None = None
+    firmware_version: str | None = None
+    container_id: str | None = None
+    duration_ms: int | None = None
+    id: int = 0
+    at: datetime | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether this row ends an attempt without a pairing."""
+        return self.stage in (Stage.FAILED, Stage.REJECTED)

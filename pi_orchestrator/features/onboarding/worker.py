@@ -1,0 +1,368 @@
+"""Auto-onboarding: from a camera's first message to a paired row.
+
+The policy is evaluated for each camera that is seen. A camera that passes joins the waiting line (`line.py`), in
+arrival order, and leaves it when the token bucket and the concurrency limit allow. Then its attempt runs
+(`attempt.py`). This file has the control (enable, kill switch, settings, explain) and the loop.
+
+The kill switch has priority: each write of an attempt reads the toggle within its own transaction, and the database's
+single writer serializes these reads and the switch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from ipaddress import IPv4Address, IPv4Network
+
+from pi_orchestrator.core.actor import Actor
+from pi_orchestrator.core.clock import Clock
+from pi_orchestrator.core.error_codes import VerificationCode
+from pi_orchestrator.core.errors import OnboardEnableError, StorageError
+from pi_orchestrator.core.event_bus import EventBus
+from pi_orchestrator.core.events import CameraSeen, MacContradicted, OnboardingDisabled, OnboardingEnabled
+from pi_orchestrator.core.logging import get_logger
+from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.core.supervisor import Beat
+from pi_orchestrator.features.cameras import store as camera_store
+from pi_orchestrator.features.cameras.registration import CameraRegistrar
+from pi_orchestrator.features.containers import store as container_store
+from pi_orchestrator.features.devices.verifier import DeviceVerifier
+from pi_orchestrator.features.onboarding import store
+from pi_orchestrator.features.onboarding.attempt import AttemptRunner, OnboardingAttempt
+from pi_orchestrator.features.onboarding.audit import AuditEntry, Stage
+from pi_orchestrator.features.onboarding.backoff import RetryBackoff
+from pi_orchestrator.features.onboarding.line import WaitingLine
+from pi_orchestrator.features.onboarding.outcomes import OutcomeRecorder
+from pi_orchestrator.features.onboarding.policy import (
+    Facts,
+    Policy,
+    RejectionCode,
+    RuleResult,
+    evaluate,
+    first_failed_rule,
+)
+from pi_orchestrator.features.onboarding.store import Metrics
+from pi_orchestrator.net.kernel.neighbours import NeighbourTable
+from pi_orchestrator.settings import AutoOnboardSettings
+from pi_orchestrator.settings.model import Mode
+from pi_orchestrator.storage import audit_log, event_store
+from pi_orchestrator.storage.database import Database, Tx
+
+TARGET_LABEL = "Auto-onboarded"
+IDLE_S = 10.0
+INBOX_LIMIT = 8192
+_RATE_LIMITED = RuleResult("rate", passed=False, why="waiting for a token", code=RejectionCode.ONBOARD_RATE_LIMITED)
+
+log = get_logger(__name__)
+
+
+class OnboardingWorker:
+    """Onboards cameras. Operators use `enable`, `disable` and `explain`."""
+
+    def __init__(
+        self,
+        *,
+        settings: AutoOnboardSettings,
+        ap_subnet: IPv4Network,
+        clock: Clock,
+        bus: EventBus,
+        database: Database,
+        registrar: CameraRegistrar,
+        neighbours: NeighbourTable,
+        verifier: DeviceVerifier,
+    ) -> None:
+        self.settings = settings
+        self._ap_subnet = ap_subnet
+        self._clock = clock
+        self._bus = bus
+        self._database = database
+        self._registrar = registrar
+        self._neighbours = neighbours
+        self._outcomes = OutcomeRecorder(clock=clock)
+        self._backoff = RetryBackoff(clock=clock)
+        self._line = WaitingLine(
+            clock=clock,
+            burst_size=settings.burst_size,
+            max_per_minute=settings.max_per_minute,
+            concurrency=settings.concurrency,
+        )
+        self._runner = AttemptRunner(
+            settings=settings,
+            clock=clock,
+            database=database,
+            registrar=registrar,
+            verifier=verifier,
+            outcomes=self._outcomes,
+            backoff=self._backoff,
+            bucket_state=self._line.snapshot,
+        )
+        self._tasks: dict[Mac, asyncio.Task[None]] = {}
+        self._own_addresses: frozenset[IPv4Address] = frozenset()
+        self._wake = asyncio.Event()
+        self._toggle = asyncio.Lock()
+        self._started = False
+        self.enabled = False
+
+    # State, for operators and the API.
+
+    @property
+    def running(self) -> bool:
+        """Whether cameras are being onboarded now."""
+        return self._started and self.enabled and self.settings.mode is Mode.DEV
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counters since the last reset."""
+        return self._outcomes.metrics
+
+    @property
+    def waiting(self) -> int:
+        """Number of cameras in the waiting line."""
+        return len(self._line.waiting)
+
+    @property
+    def overflowed(self) -> int:
+        """Number of cameras dropped because the waiting line was full."""
+        return self._line.overflowed
+
+    @property
+    def tokens(self) -> float:
+        """Attempts that the limiter would allow now."""
+        return self._line.tokens
+
+    @property
+    def under_way(self) -> frozenset[Mac]:
+        """Cameras that are being verified now."""
+        return frozenset(self._line.in_flight)
+
+    @property
+    def revision(self) -> object:
+        """A value that differs after each change of `under_way`."""
+        return self.under_way
+
+    def is_onboarding(self, mac: Mac) -> bool:
+        """Whether this camera is being verified now."""
+        return mac in self._line.in_flight
+
+    # Control.
+
+    async def enable(self, actor: Actor) -> None:
+        """Enable onboarding, durably; OnboardEnableError unless the mode is `dev`."""
+        if self.settings.mode is not Mode.DEV:
+            raise OnboardEnableError("auto-onboard mode must be 'dev' to enable")
+        async with self._toggle:
+
+            async def job(tx: Tx) -> None:
+                await store.set_enabled(tx, enabled=True)
+                await audit_log.record(tx, actor)
+                # Before the event: its subscribers publish every present camera, and these must be evaluated.
+                tx.after_commit(self._enabled)
+                await event_store.append(tx, OnboardingEnabled(by=actor.key_name))
+
+            await self._database.write(job)
+
+    async def disable(self, actor: Actor) -> None:
+        """Kill switch: durable; no camera is registered after this returns."""
+        async with self._toggle:
+            self.enabled = False
+            stopped, tasks = list(self._line.in_flight.values()), list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            self._line.waiting.clear()
+            rejections = self._outcomes.rejections
+            pending, counts = rejections.take(), Counter(rejections.take_counts())
+
+            async def job(tx: Tx) -> None:
+                await store.set_enabled(tx, enabled=False)
+                rows = [
+                    attempt.entry(Stage.REJECTED, code=RejectionCode.NOT_ENABLED, message="stopped by the kill switch")
+                    for attempt in stopped
+                    if not attempt.settled and not await camera_store.is_registered(tx, attempt.mac)
+                ]
+                await store.audit(tx, [*pending, *rows])
+                await store.count(tx, **(counts + Counter(rejected_by_policy=len(rows))))
+                await audit_log.record(tx, actor)
+                await event_store.append(tx, OnboardingDisabled(by=actor.key_name))
+                tx.after_commit(lambda: self._outcomes.count(rejected_by_policy=len(rows)))
+
+            try:
+                await self._database.write(job)
+            except StorageError:
+                # Stays disabled in memory, which is safe; the operator must know that it is not durable.
+                rejections.restore(pending, dict(counts))
+                log.error("kill switch not stored, onboarding disabled only until restart")
+                raise
+            finally:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            for attempt in stopped:
+                rejections.mark_written(attempt.mac, RejectionCode.NOT_ENABLED)
+
+    async def reset_metrics(self, actor: Actor) -> None:
+        """Set the counters to zero."""
+        self._outcomes.rejections.take_counts()
+
+        async def job(tx: Tx) -> None:
+            await store.reset_metrics(tx)
+            await audit_log.record(tx, actor)
+            tx.after_commit(self._outcomes.reset)
+
+        await self._database.write(job)
+
+    async def explain(self, mac: Mac, ip: str | None) -> list[RuleResult]:
+        """Every rule's result for a camera, without side effects."""
+        await self._read_own_addresses()
+        return list(evaluate(self._policy(), self._facts(mac, ip, tokens=self.tokens)))
+
+    def reconfigure(self, settings: AutoOnboardSettings) -> None:
+        """Apply new settings; spent tokens stay spent."""
+        self.settings = self._runner.settings = settings
+        for mac, attempt in self._line.in_flight.items():
+            if self._failed_rule(mac, attempt.ip):
+                self._tasks[mac].cancel()  # evaluated again, and rejected, at its next message
+        self._line.reconfigure(
+            burst_size=settings.burst_size,
+            max_per_minute=settings.max_per_minute,
+            concurrency=settings.concurrency,
+        )
+        self._wake.set()
+
+    def _enabled(self) -> None:
+        self.enabled = True
+        self._wake.set()
+
+    # The loop.
+
+    async def load(self) -> None:
+        """Continue from the stored state; the settings give only the initial toggle value."""
+        initial = self.settings.enabled
+        target = self.settings.target_container
+
+        async def job(tx: Tx) -> None:
+            await store.init_state(tx, enabled=initial)
+            await container_store.ensure(tx, target, label=TARGET_LABEL)
+
+        await self._database.write(job)
+        state = await store.load_state(self._database)
+        self.enabled = state.enabled
+        self._outcomes.metrics = state.metrics
+        if state.bucket:
+            self._line.restore(state.bucket)
+
+    async def run(self, beat: Beat) -> None:
+        """Receive events, serve the waiting line and store rejections until cancelled."""
+        rejections = self._outcomes.rejections
+        self._started = True
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._receive(), name="onboarding-events")
+                tasks.create_task(rejections.run(self._database), name="onboarding-rejections")
+                await self._serve_line(beat)
+        finally:
+            self._started = False
+            running = list(self._tasks.values())
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            await rejections.store(self._database)
+
+    async def _receive(self) -> None:
+        while True:
+            with self._bus.subscribe(CameraSeen, MacContradicted, maxsize=INBOX_LIMIT) as events:
+                async for event in events:
+                    if isinstance(event, CameraSeen):
+                        await self._read_own_addresses()
+                        self.consider(event)
+                    elif isinstance(event, MacContradicted) and self.running:
+                        self._outcomes.add(
+                            AuditEntry(event.mac, Stage.FAILED, VerificationCode.MAC_MISMATCH, event.message)
+                        )
+            log.warning("camera event queue full, dropped cameras are evaluated at their next message")
+            await self._clock.sleep(1.0)
+
+    def consider(self, seen: CameraSeen) -> None:
+        """Evaluate the policy for a camera: reject it, or add it to the waiting line."""
+        if seen.trigger not in self.settings.triggers:
+            return
+        mac = seen.mac
+        if mac in self._registrar.cache:
+            if seen.appeared and self.enabled and self.settings.mode is Mode.DEV:
+                self._outcomes.add_already_onboarded()
+            return
+        waiting = self._line.waiting.get(mac)
+        if waiting is not None:
+            waiting.ip = seen.ip or waiting.ip
+            return
+        if mac in self._line.in_flight or self._backoff.must_wait(mac):
+            return
+        attempt = OnboardingAttempt(mac, seen.ip, seen.device_id, seen.firmware_version)
+        failed_rule = self._failed_rule(mac, seen.ip)
+        if failed_rule:
+            self._outcomes.add(attempt.rejection(failed_rule))
+            return
+        if not self._line.append(attempt):
+            return
+        self._start_ready()
+        if self._line.waiting:
+            self._wake.set()  # the loop may sleep longer than until the next token: the line was empty
+
+    async def _serve_line(self, beat: Beat) -> None:
+        while True:
+            beat()
+            self._wake.clear()
+            self._start_ready()
+            await self._clock.wait(self._wake, min(IDLE_S, self._line.wait_s()))
+
+    def _start_ready(self) -> None:
+        """Start attempts from the front of the line while tokens and concurrency allow."""
+        while attempt := self._line.front():
+            failed_rule = self._failed_rule(attempt.mac, attempt.ip)
+            if failed_rule:
+                self._line.remove(attempt)
+                self._outcomes.add(attempt.rejection(failed_rule))
+            elif self._line.start(attempt):
+                self._start(attempt)
+            else:
+                break
+        for attempt in self._line.take_limited():
+            self._outcomes.add(attempt.rejection(_RATE_LIMITED))
+
+    def _start(self, attempt: OnboardingAttempt) -> None:
+        mac = attempt.mac
+        task = self._tasks[mac] = asyncio.create_task(self._runner.run(attempt), name=f"onboard-{mac}")
+        task.add_done_callback(lambda _: self._finished(mac))
+
+    def _finished(self, mac: Mac) -> None:
+        del self._tasks[mac]
+        self._line.finish(mac)
+        self._wake.set()
+
+    # The policy.
+
+    def _failed_rule(self, mac: Mac, ip: str | None) -> RuleResult | None:
+        """The first failed rule, except for the rate: the waiting line enforces it."""
+        return first_failed_rule(self._policy(), self._facts(mac, ip, tokens=1))
+
+    async def _read_own_addresses(self) -> None:
+        self._own_addresses = await self._neighbours.own_addresses()
+
+    def _policy(self) -> Policy:
+        settings = self.settings
+        return Policy(
+            mode=settings.mode,
+            ap_subnet=self._ap_subnet,
+            subnet_allowlist=settings.subnet_allowlist,
+            deny=frozenset(settings.deny),
+            own_addresses=self._own_addresses,
+            allow_loopback=settings.allow_loopback,
+        )
+
+    def _facts(self, mac: Mac, ip: str | None, *, tokens: float) -> Facts:
+        exclusion = self._registrar.exclusions.get(mac)
+        return Facts(
+            mac=mac,
+            ip=ip,
+            enabled=self.enabled,
+            registered=mac in self._registrar.cache,
+            tokens=tokens,
+            excluded=exclusion.why if exclusion else None,
+        )

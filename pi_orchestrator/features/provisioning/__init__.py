@@ -1,0 +1,1 @@
+"""Provisioning: many cameras given WiFi credentials in one session."""

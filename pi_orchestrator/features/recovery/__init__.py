@@ -1,0 +1,1 @@
+"""Recovery of cameras without pictures: retry, reboot, call an operator."""

@@ -1,0 +1,1 @@
+"""System: health, logs, support bundle, doctor."""

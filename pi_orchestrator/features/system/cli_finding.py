@@ -1,0 +1,15 @@
+"""The result of a check of `doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Result of a check: `ok`, `warn` (works with limits) or `fail`, what was found, and the remedy."""
+
+    check: str
+    result: str
+    what: str
+    remedy: str = ""

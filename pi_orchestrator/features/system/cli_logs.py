@@ -1,0 +1,103 @@
+"""`logs`: show the log of the daemon."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from pi_orchestrator.cli.connection import connect
+from pi_orchestrator.cli.event_stream import follow_with_notes
+from pi_orchestrator.cli.options import add_client
+from pi_orchestrator.cli.output import columns, fit, print_json_line, print_note, wrapped
+
+if TYPE_CHECKING:
+    from pi_orchestrator.cli.client import Client
+    from pi_orchestrator.cli.options import Subparsers
+
+PATH = "/api/v1/system/logs"
+DEFAULT_COUNT = 50
+MAX_COUNT = 1000
+LINE = "log"
+COMPONENT_WIDTH = 20
+INDENT, MAX_LINES_BELOW = "    ", 4
+"""Fields that do not fit are printed below their line, in at most this many lines."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `logs`."""
+    parser = subparsers.add_parser(
+        "logs",
+        help="show the log of the daemon",
+        description="Show the last lines of the daemon's log, oldest first; times are UTC."
+        " The log of a stopped daemon is in the journal: journalctl -u pi-orchestrator",
+    )
+    add_client(parser)
+    parser.add_argument("--follow", "-f", action="store_true", help="continue with new lines until Ctrl-C")
+    parser.add_argument(
+        "--level", choices=("debug", "info", "warn", "error"), help="only lines of this level and above"
+    )
+    parser.add_argument(
+        "--source", metavar="NAME", help="only lines of this component and those below it, e.g. net.mqtt"
+    )
+    parser.add_argument(
+        "--lines", "-n", type=_count, default=DEFAULT_COUNT, metavar="N", help=f"number of last lines ({DEFAULT_COUNT})"
+    )
+    parser.set_defaults(func=logs)
+
+
+def logs(args: argparse.Namespace) -> int:
+    """Print the last lines, and with --follow new ones."""
+    client = connect(args)
+    if args.follow:
+        return _follow(client, args)
+    lines = []
+    if args.lines:
+        lines = client.get(PATH, limit=args.lines, level=args.level, source=args.source)["logs"]
+    for line in reversed(lines):
+        _show(line, as_json=args.json)
+    if not lines and not args.json:
+        print("No lines.")
+    return 0
+
+
+def lines_of(line: dict[str, Any], *, width: int) -> list[str]:
+    """Time, level, component, message and fields; fields that do not fit into `width` are put below."""
+    when = str(line.get("timestamp", ""))[5:19].replace("T", " ")
+    level = str(line.get("level", "")).upper()
+    head = f"{when}  {level:5}  {line.get('component', ''):<{COMPONENT_WIDTH}}  {line.get('message', '')}"
+    fields = "  ".join(f"{name}={_short(value)}" for name, value in (line.get("fields") or {}).items())
+    if not fields or len(head) + 2 + len(fields) <= width:
+        return [fit(f"{head}  {fields}".rstrip(), width)]
+    return [fit(head, width), wrapped(fit(fields, MAX_LINES_BELOW * (width - len(INDENT))), indent=INDENT)]
+
+
+def _short(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _follow(client: Client, args: argparse.Namespace) -> int:
+    lines = follow_with_notes(
+        client, f"{PATH}/stream", note=print_note, tail=args.lines, level=args.level, source=args.source
+    )
+    for event in lines:
+        if event.type == LINE:
+            _show(event.document, as_json=args.json)
+    return 0
+
+
+def _show(line: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json_line(line)
+        return
+    # A traceback is printed line by line, because its lines locate the error.
+    fields = dict(line.get("fields") or {})
+    traceback = fields.pop("exception", None)
+    print("\n".join(lines_of(line | {"fields": fields}, width=columns())), flush=True)
+    for part in str(traceback or "").splitlines():
+        print(fit(f"    {part}", columns()), flush=True)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_COUNT):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {MAX_COUNT}")
+    return int(text)

@@ -1,0 +1,149 @@
+"""The checks of `doctor` for the camera network and the MQTT broker.
+
+Interface and engine are checked as the scanner does it; then leases, stations and mDNS. No device is probed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pi_orchestrator.features.discovery.cli_checks import find_problem, interface_problem
+from pi_orchestrator.features.system.cli_finding import Finding
+from pi_orchestrator.settings import Settings
+
+if TYPE_CHECKING:
+    from pi_orchestrator.features.discovery.standalone import StandaloneScan
+    from pi_orchestrator.net.dhcp.leases import LeaseFiles
+    from pi_orchestrator.net.kernel.links import Link
+    from pi_orchestrator.net.wifi.stations import StationReading
+    from pi_orchestrator.settings import Settings
+
+COMMON_STATION_LIMIT = 8
+"""Built-in radios of many Raspberry Pis accept no more stations."""
+WARNING_MARGIN = 1
+
+
+async def examine_network(settings: Settings) -> list[Finding]:
+    """Run all checks of the camera network."""
+    from pi_orchestrator.features.discovery.standalone import open_standalone_scan
+
+    async with open_standalone_scan(settings) as survey:
+        await survey.scanner.refresh_link()
+        link = survey.scanner.link or await survey.netlink.link(settings.ap.interface)
+        return [
+            *await _check_scanner(survey, link),
+            await _check_leases(survey.leases),
+            await _check_stations(survey, link),
+            _check_mdns(settings, link),
+        ]
+
+
+async def _check_scanner(survey: StandaloneScan, link: Link | None) -> list[Finding]:
+    """Check the interface, and the engine that would scan there."""
+    scanner, name = survey.scanner, survey.settings.ap.interface
+    if scanner.off:
+        problem = await interface_problem(survey, link)
+        engine = Finding("engine", "ok", "none: switched off (discovery.engine)")
+    elif problem := await find_problem(survey):
+        engine = Finding("engine", "warn", "unknown until the interface works", "fix the interface first")
+    else:
+        engine = _check_engine(survey)
+    if problem and problem.part == "engine":
+        interface = Finding("interface", "ok", f"{name} is up")
+        engine = Finding("engine", "fail", problem.what, problem.remedy)
+    elif problem:
+        interface = Finding("interface", "fail", problem.what, problem.remedy)
+    else:
+        network = f"; cameras are looked for in {scanner.network}" if scanner.network else ""
+        interface = Finding("interface", "ok", f"{name} is up{network}")
+    return [interface, engine]
+
+
+def _check_engine(survey: StandaloneScan) -> Finding:
+    engine, choice = survey.scanner.engine, survey.scanner.choice
+    if engine == "arp":
+        return Finding("engine", "ok", f"{choice}: CAP_NET_RAW is available")
+    if survey.settings.discovery.engine == engine:
+        return Finding("engine", "ok", f"{choice}: the kernel's neighbour table")
+    remedy = "ARP needs CAP_NET_RAW: the systemd unit grants it; when started manually, use sudo"
+    return Finding("engine", "warn", choice, remedy)
+
+
+async def _check_leases(leases: LeaseFiles | None) -> Finding:
+    if leases is None:
+        return Finding("leases", "ok", "switched off (discovery.leases)")
+    active = await leases.read() or ()
+    if leases.reason:
+        return Finding(
+            "leases", "warn", leases.reason, "if a DHCP server runs here, name its file in discovery.lease_files"
+        )
+    skipped = f"; {leases.skipped} lines could not be parsed" if leases.skipped else ""
+    return Finding("leases", "ok", f"{len(active)} active{skipped}")
+
+
+async def _check_stations(survey: StandaloneScan, link: Link | None) -> Finding:
+    if survey.stations is None:
+        return Finding("stations", "ok", "switched off (discovery.stations)")
+    if link is None:
+        return Finding("stations", "warn", "no interface", "fix the interface first")
+    air = await survey.stations.read(link.index)
+    return station_finding(air, reason=survey.stations.reason, interface=link.name)
+
+
+def station_finding(air: StationReading | None, *, reason: str | None, interface: str) -> Finding:
+    """The finding for the stations of an access point; `air` is None if they cannot be read."""
+    if air is None:
+        return Finding("stations", "ok", f"cannot be read: {reason}")
+    if reason:
+        return Finding("stations", "warn", reason, f"start the access point on {interface} (hostapd, NetworkManager)")
+    count = len(air.stations)
+    if count >= COMMON_STATION_LIMIT - WARNING_MARGIN:
+        return Finding(
+            "stations",
+            "warn",
+            f"{count} associated: many built-in radios accept no more than {COMMON_STATION_LIMIT}",
+            "for more cameras, use a USB radio or a separate access point",
+        )
+    return Finding("stations", "ok", f"{count} associated")
+
+
+def _check_mdns(settings: Settings, link: Link | None) -> Finding:
+    if not settings.discovery.mdns:
+        return Finding("mdns", "ok", "switched off (discovery.mdns)")
+    if link is None or not link.up or not link.addresses:
+        return Finding("mdns", "warn", "no address to listen on", "fix the interface first")
+    if not link.asks:
+        return Finding("mdns", "ok", f"not used: {link.name} is not a camera network")
+    from pi_orchestrator.net.mdns import service as mdns
+
+    reason = mdns.precondition_error(link.addresses)
+    if reason:
+        return Finding("mdns", "warn", reason, "mDNS is optional; discovery.mdns = false switches it off")
+    return Finding("mdns", "ok", f"possible on {', '.join(str(address.ip) for address in link.addresses)}")
+
+
+def check_broker(settings: Settings) -> Finding:
+    """Check that the MQTT broker accepts connections."""
+    import socket
+    from importlib.util import find_spec
+
+    address = f"{settings.mqtt.host}:{settings.mqtt.port}"
+    if settings.mqtt.embedded:
+        if find_spec("amqtt") is None:
+            return Finding(
+                "broker",
+                "fail",
+                "mqtt.embedded needs the package amqtt, which is not installed",
+                "install pi-orchestrator[demo]",
+            )
+        return Finding("broker", "ok", "embedded in the daemon")
+    try:
+        socket.create_connection((settings.mqtt.host, settings.mqtt.port), timeout=3).close()
+    except OSError as error:
+        return Finding(
+            "broker",
+            "fail",
+            f"no answer at {address}: {error.strerror or error}",
+            "sudo systemctl start mosquitto, or correct mqtt.host and mqtt.port",
+        )
+    return Finding("broker", "ok", f"answers at {address}")

@@ -1,0 +1,1 @@
+"""An HTTP server: route table, validation, OpenAPI, event streams. Independent of the edge's API."""

@@ -1,0 +1,1 @@
+"""Scan engine that sends and receives ARP frames."""

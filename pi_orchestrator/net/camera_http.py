@@ -1,0 +1,300 @@
+"""HTTP client for cameras. A camera is untrusted: time, body size and headers are bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from pydantic import SecretStr
+
+from pi_orchestrator.core.byte_budget import ByteBudget
+from pi_orchestrator.core.error_codes import ErrorCode, VerificationCode
+from pi_orchestrator.core.errors import CaptureError, FieldError, ProvisionError, RebootError, VerificationError
+from pi_orchestrator.core.identifiers import parse_device_id
+from pi_orchestrator.core.mac import Mac, try_mac
+from pi_orchestrator.core.validation import clean_number, clean_text, parse_object
+from pi_orchestrator.core.wifi import MAX_SSID_BYTES, Credentials, MqttAccess
+from pi_orchestrator.net.jpeg import MAX_IMAGE_BYTES, is_jpeg
+
+MAX_BODY_BYTES = 64 * 1024
+PROBE_TIMEOUT_S = 4.0
+"""For `GET /status` of a device that may not be a camera; settings define the timeout for a camera."""
+_CAMERA_FIELDS = frozenset({"camera_initialized", "framesize"})
+"""Of DeliCasa's firmware and of the stock camera server, in this order."""
+_UNLIMITED = aiohttp.ClientTimeout(total=None)
+"""Every request has its own `asyncio.timeout`."""
+_CONNECTION_LOST = (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class CameraAnswer:
+    """Answer to `GET /status`; `mac` is None if the firmware does not report it, `ssid` is the joined network.
+
+    `is_camera` is true if it has a field that only cameras have: other devices serve a `/status` too.
+    """
+
+    mac: Mac | None
+    device_id: str | None
+    firmware_version: str | None
+    is_camera: bool
+    rssi_dbm: int | None = None
+    ssid: str | None = None
+
+
+def new_session() -> aiohttp.ClientSession:
+    """A session for cameras: no proxy, no cookies, no decompression, no keep-alive."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True, limit=0, ttl_dns_cache=None, use_dns_cache=False),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        headers={"User-Agent": "pi-orchestrator", "Accept": "application/json", "Accept-Encoding": "identity"},
+    )
+
+
+class CameraHttpClient:
+    """HTTP requests to cameras by IP address."""
+
+    def __init__(self, *, session: aiohttp.ClientSession, port: int) -> None:
+        self._session = session
+        self._port = port
+
+    async def status(self, address: str, *, timeout_s: float) -> CameraAnswer:
+        """Send `GET /status` and parse the answer, within `timeout_s` in total; VerificationError otherwise."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = await self._get(f"http://{address}:{self._port}/status")
+        except TimeoutError:
+            raise _verification_error(
+                VerificationCode.TIMEOUT, f"no answer from {address} within {timeout_s:g} s"
+            ) from None
+        return _parse(body)
+
+    async def provision(
+        self,
+        address: str,
+        *,
+        credentials: Credentials,
+        mqtt: MqttAccess,
+        container_id: str | None,
+        request_id: str,
+        timeout_s: float,
+    ) -> None:
+        """Send `POST /provision` once; returns when the camera has accepted, ProvisionError otherwise.
+
+        The error has no text of the camera and no context: a camera may echo the credentials.
+        """
+        fields = {
+            "ssid": credentials.ssid,
+            "password": credentials.password,
+            "mqtt": {"host": mqtt.host, "port": mqtt.port, "username": mqtt.username, "password": mqtt.password},
+            "container_id": container_id,
+            "request_id": request_id,
+        }
+        failure = await self._post(f"http://{address}:{self._port}/provision", fields, timeout_s=timeout_s)
+        if failure is not None:
+            raise failure
+
+    async def capture(self, address: str, *, timeout_s: float, budget: ByteBudget) -> bytes:
+        """Send `GET /capture`: a JPEG, CaptureError otherwise. Bytes count against `budget` while they are read."""
+        url = f"http://{address}:{self._port}/capture"
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.get(
+                    url, headers={"Accept": "image/jpeg"}, allow_redirects=False, timeout=_UNLIMITED
+                ) as response,
+            ):
+                return await _read_picture(response, budget)
+        except TimeoutError:
+            raise CaptureError(
+                f"no picture from {address} by HTTP within {timeout_s:g} s", code=ErrorCode.CAPTURE_TIMEOUT
+            ) from None
+        except FieldError as error:
+            raise CaptureError(f"the answer to GET /capture is {error}") from None
+        except aiohttp.ClientConnectorError as error:
+            raise CaptureError(f"cannot connect to {address}: {_os_reason(error)}") from None
+        except _CONNECTION_LOST as error:
+            raise CaptureError(f"the connection was lost during GET /capture: {_short_text(error)}") from None
+        except (aiohttp.ClientError, ValueError) as error:
+            raise CaptureError(f"invalid HTTP response to GET /capture: {_short_text(error)}") from None
+
+    async def reboot(self, address: str, *, timeout_s: float) -> None:
+        """Send `POST /reboot`; returns when the camera has accepted, RebootError otherwise."""
+        url = f"http://{address}:{self._port}/reboot"
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.post(url, data=b"", allow_redirects=False, timeout=_UNLIMITED) as response,
+            ):
+                if response.status not in {200, 202}:
+                    raise RebootError(f"POST /reboot answered {response.status}")
+        except TimeoutError:
+            raise RebootError(f"POST /reboot was not answered within {timeout_s:g} s") from None
+        except aiohttp.ClientConnectorError as error:
+            raise RebootError(f"cannot connect to {address}: {_os_reason(error)}") from None
+        except (*_CONNECTION_LOST, aiohttp.ClientError, ValueError) as error:
+            raise RebootError(f"invalid HTTP response to POST /reboot: {_short_text(error)}") from None
+
+    async def _get(self, url: str) -> bytes:
+        try:
+            async with self._session.get(url, allow_redirects=False, timeout=_UNLIMITED) as response:
+                if response.status != 200:
+                    raise _verification_error(VerificationCode.BAD_STATUS, f"GET /status answered {response.status}")
+                return await _read_bounded(response)
+        except FieldError as error:
+            raise _verification_error(VerificationCode.BAD_BODY, f"the answer is {error}") from None
+        except aiohttp.ClientConnectorError as error:
+            raise _verification_error(VerificationCode.UNREACHABLE, f"cannot connect: {_os_reason(error)}") from None
+        except _CONNECTION_LOST as error:
+            raise _verification_error(
+                VerificationCode.BAD_BODY, f"the connection was lost: {_short_text(error)}"
+            ) from None
+        except (aiohttp.ClientError, ValueError) as error:
+            raise _verification_error(
+                VerificationCode.BAD_BODY, f"invalid HTTP response: {_short_text(error)}"
+            ) from None
+
+    async def _post(self, url: str, fields: dict[str, Any], *, timeout_s: float) -> ProvisionError | None:
+        # Returned, not raised: an error raised in an `except` block keeps the other one, and its text, as its context.
+        body = _SecretBody(fields)
+        code = ErrorCode.DEVICE_UNREACHABLE
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.post(url, data=body, allow_redirects=False, timeout=_UNLIMITED) as response,
+            ):
+                return await _provision_error(response)
+        except TimeoutError:
+            code = ErrorCode.DEVICE_TIMEOUT
+            message = f"{'no answer' if body.sent else 'cannot connect'} within {timeout_s:g} s"
+        except aiohttp.ClientConnectorError as error:
+            message = f"cannot connect: {_os_reason(error)}"
+        except _CONNECTION_LOST:
+            message = "the connection was lost before the answer"
+        except (aiohttp.ClientError, ValueError):
+            message = "invalid HTTP response to POST /provision"
+        return ProvisionError(message, code=code, may_have_arrived=body.sent)
+
+
+class _SecretBody(aiohttp.BytesPayload):
+    """A JSON body that records whether any of it was `sent`; reveals the secrets in the fields."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        # Plain UTF-8, no escapes: every parser reads it. Lone surrogates are replaced: the error would show the text.
+        text = json.dumps(_without_none(fields), default=_reveal, ensure_ascii=False)
+        super().__init__(text.encode(errors="replace"), content_type="application/json")
+        self.sent = False
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self.sent = True
+        await super().write_with_length(writer, content_length)
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, at all levels, that are not None."""
+    return {
+        name: _without_none(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if value is not None
+    }
+
+
+def _reveal(secret: SecretStr) -> str:
+    return secret.get_secret_value()
+
+
+async def _provision_error(response: aiohttp.ClientResponse) -> ProvisionError | None:
+    """The error that an answer to `POST /provision` means; None if the camera has accepted."""
+    rejected, unclear = ErrorCode.DEVICE_REJECTED, ErrorCode.DEVICE_UNREACHABLE
+    if 400 <= response.status < 500:
+        return ProvisionError(
+            f"the camera refused: POST /provision answered {response.status}", code=rejected, may_have_arrived=False
+        )
+    if response.status not in {200, 202}:
+        return ProvisionError(f"POST /provision answered {response.status}", code=unclear, may_have_arrived=True)
+    try:
+        accepted = parse_object(await _read_bounded(response), max_bytes=MAX_BODY_BYTES).get("accepted")
+    except FieldError:
+        accepted = None
+    if accepted is True:
+        return None
+    if accepted is False:
+        return ProvisionError("the camera did not accept", code=rejected, may_have_arrived=False)
+    return ProvisionError(
+        "the answer to POST /provision has no boolean field `accepted`", code=unclear, may_have_arrived=True
+    )
+
+
+async def _read_picture(response: aiohttp.ClientResponse, budget: ByteBudget) -> bytes:
+    if response.status != 200:
+        raise FieldError(f"status {response.status}")
+    content_type = response.content_type
+    if not content_type.startswith("image/jp"):
+        raise FieldError(f"{clean_text(content_type, max_chars=40)}, not image/jpeg")
+    jpeg = await _read_bounded(response, limit=MAX_IMAGE_BYTES, budget=budget)
+    if not is_jpeg(jpeg):
+        raise FieldError("not a JPEG")
+    return jpeg
+
+
+async def _read_bounded(
+    response: aiohttp.ClientResponse, *, limit: int = MAX_BODY_BYTES, budget: ByteBudget | None = None
+) -> bytes:
+    """The body; FieldError if it is compressed or over `limit` bytes."""
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise FieldError("compressed, although identity was requested")
+    too_large = FieldError(f"over {limit // 1024} KiB")
+    if (response.content_length or 0) > limit:
+        raise too_large
+    chunks: list[bytes] = []
+    size = counted = 0
+    try:
+        async for chunk in response.content.iter_chunked(65_536):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                raise too_large
+            if budget:
+                counted += budget.take_or_raise(len(chunk))
+        return b"".join(chunks)
+    finally:
+        if budget:
+            budget.give(counted)
+
+
+def _parse(body: bytes) -> CameraAnswer:
+    try:
+        fields: dict[str, Any] = parse_object(body, max_bytes=MAX_BODY_BYTES)
+    except FieldError as error:
+        raise _verification_error(VerificationCode.BAD_BODY, f"the answer is {error}") from None
+    claimed_mac = fields.get("mac", fields.get("mac_address"))
+    mac = try_mac(claimed_mac)
+    if claimed_mac is not None and mac is None:
+        raise _verification_error(VerificationCode.BAD_BODY, "the mac in the answer is not a MAC address")
+    return CameraAnswer(
+        mac=mac,
+        device_id=parse_device_id(fields.get("device_id"), mac),
+        firmware_version=clean_text(fields.get("firmware_version"), max_chars=64),
+        is_camera=not _CAMERA_FIELDS.isdisjoint(fields),
+        rssi_dbm=int(rssi) if (rssi := clean_number(fields.get("rssi"), low=-127, high=-1)) else None,
+        ssid=clean_text(fields.get("ssid"), max_chars=MAX_SSID_BYTES),
+    )
+
+
+def _verification_error(code: VerificationCode, message: str) -> VerificationError:
+    return VerificationError(message, code=code)
+
+
+def _os_reason(error: aiohttp.ClientConnectorError) -> str:
+    number = error.os_error.errno
+    return os.strerror(number) if number else type(error.os_error).__name__
+
+
+def _short_text(error: Exception) -> str:
+    return clean_text(str(error), max_chars=80) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Leases of the local DHCP server."""

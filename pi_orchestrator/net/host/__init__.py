@@ -1,0 +1,1 @@
+"""The local machine: metrics, files, programs, systemd."""

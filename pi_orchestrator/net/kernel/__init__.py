@@ -1,0 +1,1 @@
+"""Interfaces, addresses and neighbours of the kernel, by netlink."""

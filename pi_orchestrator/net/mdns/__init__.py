@@ -1,0 +1,1 @@
+"""mDNS: browses for cameras and advertises the daemon."""

@@ -1,0 +1,1 @@
+"""MQTT client, and the embedded broker."""

@@ -1,0 +1,1 @@
+"""WiFi: stations of the access point, WiFi client, network scan, SSID."""

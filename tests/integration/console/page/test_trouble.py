@@ -1,0 +1,140 @@
+"""The console page without a daemon, without a key, and with hostile texts."""
+
+import signal
+
+import pytest
+
+from pi_orchestrator.core.logging import get_logger
+from tests.support import process
+from tests.support.broker import free_port
+from tests.support.page_actions import button, dialog, enter_key, is_live, link, show
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+UNREACHABLE = r"ERR_(CONNECTION|EMPTY|INCOMPLETE|SOCKET|NETWORK)"
+HOSTILE = "<img src=/hostile onerror=window.ran=1>"
+
+
+async def test_page_after_restart_shows_changes(chromium, rig, tmp_path):
+    sections = {"http": {"listen": [f"127.0.0.1:{free_port()}"]}, "auto_onboard": {"enabled": False}}
+    async with (
+        rig.fleet(3, interval=0.5) as fleet,
+        process.daemon(rig, tmp_path, **sections) as first,
+        chromium.page(first.api.url) as page,
+    ):
+        await is_live(page)
+        await show(page, "onboarding")
+        await page.wait_for_text("Off")
+        page.expect(UNREACHABLE)
+        await first.kill()
+        await page.wait_for_text("Connection lost")
+        await page.locator(".pill", has_text="Offline").wait_for()
+        assert await page.locator(".pill", has_text="Healthy").is_hidden(), "the health is unknown now"
+        async with process.daemon(rig, tmp_path, **sections) as second:
+            # Changes before the page reconnects are shown after it reconnects.
+            await second.api.post("/api/v1/onboarding/auto/enable")
+            rows = page.locator(".trail > li", has_text=str(fleet.cameras[0].mac))
+            await rows.filter(has_text="Paired").wait_for(timeout=30_000)
+            await is_live(page)
+            await page.wait_for_text("Development mode.")
+            await link(page, "Cameras").click()
+            await page.locator(".card", has_text="Online").nth(2).wait_for()
+            # The page also reconnects after a clean stop.
+            await second.stop(signal.SIGTERM)
+            await page.locator(".pill", has_text="Offline").wait_for()
+        async with process.daemon(rig, tmp_path, **sections):
+            await is_live(page)
+            await page.locator(".card", has_text="Online").nth(2).wait_for(timeout=20_000)
+
+
+async def test_log_followed_until_scrolled_up(chromium, rig):
+    """On a phone, where every line needs several rows."""
+    log = get_logger("test")
+    async with rig.daemon(connected=False) as running:
+        for number in range(200):
+            log.info("a line", number=number, words="so long that it takes three rows of a phone " * 2)
+        async with chromium.page(running.daemon.url, phone=True) as page:
+            await is_live(page)
+            await show(page, "logs")
+            lines, newest = page.locator(".lines > li"), page.locator(".newest")
+
+            async def is_at_end(text):
+                await lines.filter(has_text=text).wait_for()
+                return await page.locator(".log").evaluate(
+                    "(it) => it.scrollHeight - it.scrollTop - it.clientHeight < 40"
+                )
+
+            await eventually(lambda: is_at_end("number=199"), what="the newest line is shown")
+            log.info("one more", number=200)
+            await eventually(lambda: is_at_end("number=200"), what="the log is followed")
+            assert await newest.is_hidden()
+            await page.locator(".log").hover()
+            await page.mouse.wheel(0, -2000)
+            await newest.wait_for()
+            log.info("and another", number=201)
+            await page.get_by_role("button", name="1 new line below").click()
+            await eventually(lambda: is_at_end("number=201"), what="the button returns to the end")
+
+
+async def test_page_required_auth_prompts_for_key(chromium, rig):
+    async with (
+        rig.daemon(auth={"mode": "required"}) as running,
+        chromium.page(running.daemon.url, expect=["401"]) as page,
+    ):
+        await dialog(page).or_(button(page, "Enter a key")).first.wait_for()
+        if not await dialog(page).is_visible():
+            await button(page, "Enter a key").click()
+        entry = dialog(page).get_by_label("Key", exact=False).first
+        await entry.fill("wrong-key-wrong-key")
+        await button(page, "Use key").click()
+        await dialog(page).get_by_text("not valid").wait_for()
+        await enter_key(page, running.admin.key)
+        await is_live(page)
+        # Without the check box the key is in memory only, not in any storage.
+        stored = await page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+        assert running.admin.key not in stored
+        await button(page, "Forget API key").click()
+        await button(page, "Enter API key").click()
+        await dialog(page).get_by_role("checkbox").check()
+        await enter_key(page, running.admin.key)
+        await page.reload()
+        await is_live(page)
+        await button(page, "Forget API key").wait_for()
+        assert running.admin.key in await page.evaluate("JSON.stringify({...sessionStorage})")
+
+
+async def test_hostile_text_is_never_markup(chromium, rig):
+    """Names, networks, firmware, errors, labels and log lines contain a tag that would run a script."""
+    async with rig.daemon() as running, rig.camera(1, firmware_version=HOSTILE) as camera:
+        fields = {
+            "ssid": HOSTILE[:32],
+            "last_error": HOSTILE,
+            "firmware_version": HOSTILE,
+            "name": HOSTILE,
+            "resolution": HOSTILE,
+        }
+        await camera.publish_status(rssi=-50, **fields)
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        await camera.publish_status(rssi=-50, **fields)
+        renamed = await running.admin.call("PATCH", f"/api/v1/cameras/{camera.mac}", json={"name": HOSTILE})
+        assert renamed.status in (200, 400)
+        container = {"label": HOSTILE, "description": HOSTILE}
+        assert (await running.admin.post("/api/v1/containers", json=container)).status == 201
+        assert (await running.admin.post("/api/v1/keys", json={"name": HOSTILE[:40], "scope": "read"})).status in (
+            201,
+            400,
+        )
+        async with chromium.page(running.daemon.url) as page:
+            page.expect("404")
+            await is_live(page)
+            shown = ""
+            for view in ("cameras", f"cameras/{camera.mac}", "containers", "onboarding", "discovery", "logs", "system"):
+                await show(page, view)
+                if view == "logs":
+                    get_logger("hostile").warning(HOSTILE, words=HOSTILE, more={HOSTILE: [HOSTILE]})
+                    await page.locator(".lines > li", has_text="onerror").first.wait_for()
+                shown += await page.locator("main").inner_text()
+                assert await page.evaluate("window.ran") is None, view
+                assert await page.locator("img[src='/hostile']").count() == 0, view
+            assert shown.count("onerror=window.ran=1") >= 4, "it is shown as text"

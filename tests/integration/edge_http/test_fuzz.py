@@ -1,0 +1,117 @@
+"""Every route, fuzzed from its own document against a daemon that runs by itself."""
+
+import asyncio
+import itertools
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pi_orchestrator.app.build import ROUTES
+from pi_orchestrator.core.error_codes import ErrorCode
+from pi_orchestrator.http.route import STREAM
+from tests.support.process import daemon, environment
+from tests.support.sampling import repeats
+from tests.support.waiting import eventually
+
+KEY = "fuzzing-key-0123456789"
+SECONDS = 300
+# What hangs together is fuzzed together, because what one operation makes another one takes.
+GROUPS = {
+    "provisioning": {"provisioning", "allowlist"},
+    "cameras": {"cameras", "captures", "containers", "pairing"},
+    "network": {"network", "discovery", "onboarding"},
+}
+GROUPS["everything else"] = {route.tag for route in ROUTES}.difference(*GROUPS.values())
+# A fuzzer waits for the end of an answer; the parameters of streams are tested in test_streams.py.
+STREAMS = {route.operation_id for route in ROUTES if route.shape is STREAM}
+# Where a camera is away, or there is no network, that is the answer, as documented; every other 5xx is a fault.
+MAY_FAIL = {
+    route.operation_id
+    for route in ROUTES
+    if route.tag != "provisioning" and any(ErrorCode[code].status >= 500 for code in route.errors)
+}
+# No schema can say what a CSV file is, how many bytes a text has, that a password is needed with another network, what
+# values a key of the configuration takes, that a resolution belongs to one command, or that nobody replaces himself.
+SAID_IN_WORDS = {
+    *("allowlist_import_csv", "sessions_start", "sessions_start_discovery"),
+    *("config_change", "config_change_bare", "commands_command", "pairing_replace"),
+}
+
+
+def schemathesis():
+    """The program that belongs to this Python."""
+    found = shutil.which("schemathesis", path=str(Path(sys.executable).parent)) or shutil.which("schemathesis")
+    assert found, "schemathesis is not installed: pip install -e '.[dev]'"
+    return found
+
+
+def unchecked(operation):
+    """What no answer of this operation is held to."""
+    # Whoever tries wrong keys on so many routes is soon told 429 instead of 401: see test_auth.
+    checks = ["ignored_auth"]
+    checks += ["not_a_server_error"] if operation in MAY_FAIL else []
+    checks += ["positive_data_acceptance"] if operation in SAID_IN_WORDS else []
+    return ",".join(checks)
+
+
+def runs(tags):
+    """The arguments for each run: operations of these tags that are held to the same."""
+    there = sorted({route.operation_id for route in ROUTES if route.tag in tags} - STREAMS, key=unchecked)
+    for checks, operations in itertools.groupby(there, unchecked):
+        yield [word for name in operations for word in ("--include-operation-id", name)] + ["--exclude-checks", checks]
+
+
+async def fuzz(url, folder, *more):
+    """Run it against a daemon; (exit code, what it says)."""
+    process = await asyncio.create_subprocess_exec(
+        schemathesis(),
+        "run",
+        f"{url}/openapi.json",
+        "--header",
+        f"X-API-Key:{KEY}",
+        "--checks=all",
+        "--generation-deterministic",
+        f"--max-examples={repeats(4, slow=60)}",
+        "--request-timeout=10",
+        "--no-color",
+        "--continue-on-failure",
+        *more,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=environment(HOME=str(folder)),
+        cwd=folder,
+    )
+    try:
+        async with asyncio.timeout(SECONDS):
+            out, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        pytest.fail(f"the fuzzer was not done after {SECONDS} s")
+    return process.returncode, out.decode()
+
+
+def test_what_is_said_in_words_is_there():
+    assert {route.operation_id for route in ROUTES} >= SAID_IN_WORDS
+
+
+@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.parametrize("tags", GROUPS.values(), ids=GROUPS)
+async def test_answers_are_as_documented(rig, tmp_path, tags):
+    async with daemon(rig, tmp_path, auth={"api_key": KEY}, logging={"format": "json"}) as process, rig.fleet(3):
+
+        async def paired():
+            return (await process.api.get("/api/v1/espcam/paired")).data["total"] == 3
+
+        await eventually(paired)
+        for which in runs(tags):
+            code, said = await fuzz(process.api.url, tmp_path, *which)
+            assert code == 0, said
+            print(said)
+        assert process.entries("request failed") == []
+        assert process.entries("worker failed") == []
+        assert "Traceback" not in process.text()
+        assert await process.stop() == 0

@@ -1,0 +1,193 @@
+"""Onboarding attempts: repeats, retries after failures, isolated errors, and a quick stop."""
+
+import pytest
+
+from tests.support.clock import FakeClock
+from tests.support.waiting import eventually
+
+PAIRED = ["discovered", "verified", "registered", "paired"]
+
+
+async def test_appearance_is_counted_once(rig):
+    async with rig.camera(1) as camera, rig.daemon() as running:
+        await camera.publish_status()
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        rows = {table: rig.rows(f"SELECT * FROM {table}") for table in ("cameras", "assignments", "onboarding_audit")}
+        for appearance in (1, 2, 3):
+            await camera.publish_status("OFFLINE")
+            for _ in range(3):
+                await camera.publish_status()
+            await running.wait_until_processed(rig)
+            assert running.app.onboarding.worker.metrics.already_onboarded == appearance
+        await running.wait_until_processed(rig)
+        metrics = (await running.status())["metrics"]
+        assert (metrics["already_onboarded"], metrics["attempts"], metrics["success"]) == (3, 1, 1)
+        assert camera.requests == 1
+        for table in ("cameras", "assignments"):
+            assert rig.rows(f"SELECT * FROM {table}") == rows[table]
+        assert [stage for stage, _ in await running.audit_stages(camera.mac)] == PAIRED
+
+
+async def test_registered_camera_survives_restart(rig):
+    async with rig.camera(1) as camera:
+        async with rig.daemon() as running:
+            await camera.publish_status()
+            await eventually(lambda: camera.mac in running.app.cameras.cache)
+            await camera.publish_status("OFFLINE")
+            await eventually(lambda: running.app.devices.registry.get(camera.mac).state == "offline")
+        async with rig.daemon() as running:
+            await camera.publish_status()
+            await eventually(lambda: running.app.onboarding.worker.metrics.already_onboarded == 1)
+            await running.wait_until_processed(rig)
+            assert camera.requests == 1
+            assert [stage for stage, _ in await running.audit_stages(camera.mac)] == PAIRED
+            assert rig.rows("SELECT count(*) FROM cameras") == [(1,)]
+
+
+async def test_repeated_messages_start_one_verification(rig):
+    async with rig.camera(1) as camera, rig.daemon() as running:
+        camera.answer_now.clear()
+        for _ in range(20):
+            await camera.publish_status()
+        await running.wait_until_processed(rig)
+        assert camera.requests == 1
+        camera.answer_now.set()
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        await running.wait_until_processed(rig)
+        assert camera.requests == 1
+        assert [stage for stage, _ in await running.audit_stages(camera.mac)] == PAIRED
+
+
+async def test_camera_status_follows_onboarding(rig):
+    async with rig.camera(1) as camera, rig.daemon(auto_onboard={"enabled": False}) as running:
+        camera.answer_now.clear()
+        await camera.publish_status()
+        await running.wait_until_processed(rig)
+        assert (await running.camera(camera.mac))["status"] == "discovered"
+        await running.api.post("/api/v1/onboarding/auto/enable")
+        await eventually(lambda: camera.requests == 1)
+        assert (await running.camera(camera.mac))["status"] == "pairing"
+        camera.answer_now.set()
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        shown = await running.camera(camera.mac)
+        assert (shown["status"], shown["container_id"], shown["position"]) == ("online", "auto-onboard", 1)
+
+
+async def test_failed_camera_is_retried_later(rig):
+    clock = FakeClock()
+    async with rig.daemon(clock=clock) as running:
+        await rig.announce(1)  # its web server is not up yet
+        await eventually(lambda: running.app.onboarding.worker.metrics.failed == 1)
+        async with rig.camera(1) as camera:
+            await camera.publish_status()
+            await running.wait_until_processed(rig)
+            assert camera.requests == 0, "not immediately: a failing camera must not use up the tokens of the others"
+            await clock.advance(5.1)
+            await camera.publish_status()
+            await eventually(lambda: camera.mac in running.app.cameras.cache)
+            assert await running.audit_stages(camera.mac) == [
+                ("discovered", None),
+                ("failed", "VERIFY_UNREACHABLE"),
+                *((stage, None) for stage in PAIRED),
+            ]
+
+
+async def test_failing_camera_is_retried_less_often(rig):
+    """A camera reports every 5 s for half an hour and never answers."""
+    clock = FakeClock()
+    async with rig.daemon(clock=clock) as running:
+        worker = running.app.onboarding.worker
+        async with rig.broker.client() as client:
+            for beat in range(1, 361):
+                await rig.announce(1, client=client)
+                await eventually(lambda beat=beat: running.app.cameras.presence.messages["live"] == beat)
+                await eventually(lambda: not worker.is_onboarding(rig.mac(1)))
+                await clock.advance(5)
+        assert 8 <= worker.metrics.attempts <= 40
+        assert worker.metrics.failed == worker.metrics.attempts
+
+
+async def test_unexpected_error_affects_one_attempt(rig):
+    """The database refuses to register one camera; the others are paired and the worker keeps running."""
+    clock = FakeClock()
+    async with rig.daemon(clock=clock) as running:
+        await rig.execute_in_thread(
+            f"CREATE TRIGGER blow BEFORE INSERT ON cameras WHEN NEW.mac = '{rig.mac(3)}'"
+            " BEGIN SELECT RAISE(ABORT, 'injected by the test'); END"
+        )
+        async with rig.camera(1) as one, rig.camera(2) as two, rig.camera(3) as three, rig.camera(4) as four:
+            for camera in (one, three, two, three, four):
+                await camera.publish_status()
+            for camera in (one, two, four):
+                await eventually(lambda camera=camera: camera.mac in running.app.cameras.cache)
+            await eventually(lambda: three.answered == 1 and not running.app.onboarding.worker.is_onboarding(three.mac))
+            await three.publish_status()
+            await running.wait_until_processed(rig)
+            assert three.mac not in running.app.cameras.cache
+            assert three.requests == 1, "it must wait like any failed camera"
+            assert await running.metric('piorch_component_restarts_total{component="onboarding"}') == 0
+            assert await running.metric('piorch_component_up{component="onboarding"}') == 1
+            await rig.execute_in_thread("DROP TRIGGER blow")
+            await clock.advance(60)
+            await three.publish_status()
+            await eventually(lambda: three.mac in running.app.cameras.cache)
+
+
+@pytest.mark.parametrize("count", [1, 12])
+async def test_stop_during_verification_is_no_outcome(rig, count):
+    limits = {"verification_timeout_sec": 60, "concurrency": 64}
+    async with rig.fleet(count, faults=[f"silent:{count}"]) as fleet:
+        async with rig.daemon(auto_onboard=limits) as running:
+            for camera in fleet.cameras:
+                await eventually(lambda camera=camera: running.app.onboarding.worker.is_onboarding(camera.mac))
+        stages = rig.rows("SELECT DISTINCT stage FROM onboarding_audit")
+        assert stages == [("discovered",)], "an interrupted attempt is neither a success nor a failure"
+        assert rig.rows("SELECT * FROM cameras") == []
+
+
+async def test_interrupted_attempt_is_repeated(rig):
+    async with rig.camera(1) as camera:
+        async with rig.daemon() as running:
+            camera.answer_now.clear()
+            await camera.publish_status()
+            await eventually(lambda: camera.requests == 1)
+        camera.answer_now.set()
+        async with rig.daemon() as running:
+            await camera.publish_status()
+            await eventually(lambda: camera.mac in running.app.cameras.cache)
+            assert [stage for stage, _ in await running.audit_stages(camera.mac)] == ["discovered", *PAIRED]
+            assert (await running.status())["metrics"]["attempts"] == 2
+
+
+async def test_http_answer_cannot_claim_other_id(rig):
+    async with rig.camera(1) as victim, rig.camera(2) as impostor, rig.daemon() as running:
+        await victim.publish_status()
+        await eventually(lambda: victim.mac in running.app.cameras.cache)
+        impostor.body["device_id"] = victim.mac
+        await impostor.publish_status(topic=f"camera/status/{impostor.mac}", device_id=None)
+        await eventually(lambda: impostor.mac in running.app.cameras.cache)
+        assert running.app.cameras.cache.get(impostor.mac).device_id != victim.mac
+        assert (await running.api.get(f"/api/v1/cameras/{victim.mac}")).data["mac_address"] == victim.mac
+
+
+async def test_contradictory_mac_is_audited(rig):
+    async with rig.daemon() as running:
+        await rig.broker.publish("camera/status/246F28000001", '{"mac": "24:6F:28:00:00:02"}')
+
+        async def trail():
+            return await running.audit_stages("24:6F:28:00:00:01")
+
+        assert await eventually(trail) == [("failed", "MAC_MISMATCH")]
+        assert await running.audit_stages("24:6F:28:00:00:02") == []
+
+
+async def test_reload_stops_denied_verification(rig):
+    async with rig.camera(1) as camera, rig.daemon() as running:
+        camera.answer_now.clear()
+        await camera.publish_status()
+        await eventually(lambda: running.app.onboarding.worker.is_onboarding(camera.mac))
+        running.daemon.apply(rig.settings(auto_onboard={"deny": [camera.mac]}))
+        await eventually(lambda: not running.app.onboarding.worker.is_onboarding(camera.mac))
+        camera.answer_now.set()
+        await running.wait_until_processed(rig)
+        assert camera.mac not in running.app.cameras.cache

@@ -1,0 +1,477 @@
+"""ARP engine on real interfaces: finds hosts, ignores forged frames, survives floods, leaks nothing."""
+
+import asyncio
+import dataclasses
+import gc
+import time
+
+import pytest
+
+from pi_orchestrator.net.arp import engine as arp
+from pi_orchestrator.net.arp.engine import ArpEngine
+from tests.support import lan
+from tests.support.arp_player import Player, invented_mac
+from tests.support.engines import Scan, descriptors, inside, scanning
+from tests.support.waiting import eventually
+
+A, B, C = "24:6F:28:AA:00:01", "24:6F:28:BB:00:02", "24:6F:28:CC:00:03"
+HOST = "10.77.0.50"
+
+
+@pytest.fixture
+async def site(tmp_path):
+    async with lan.opened(tmp_path, broker=False) as site:
+        yield site
+
+
+@pytest.fixture
+async def player(site):
+    async with site.player() as player:
+        yield player
+
+
+@pytest.fixture
+async def scan(site):
+    async with scanning(site, ArpEngine) as scan:
+        yield scan
+
+
+def hosts_of(count, *, first=10):
+    """{address: MAC} of invented hosts."""
+    return {f"10.77.0.{first + number}": invented_mac(number, "24:6F:29") for number in range(count)}
+
+
+async def test_sixty_cameras_are_found(tmp_path):
+    async with lan.opened(tmp_path, cameras=60, broker=False) as site, scanning(site, ArpEngine) as scan:
+        await scan.sweep()
+        assert scan.bound == {(camera.mac, camera.address) for camera in site.cameras}
+        assert len(scan.seen) == 60, "each is reported once"
+        assert scan.progress == sorted(scan.progress)
+        assert (scan.progress[0], scan.progress[-1]) == (0.0, 1.0)
+
+
+async def test_sweep_ends_when_all_have_answered(player, scan):
+    hosts = hosts_of(20)
+    await player.play(hosts)
+    took = await scan.sweep(*hosts)
+    assert {mac for mac, _ in scan.bound} == set(hosts.values())
+    assert took < arp.MIN_WAIT_S
+    assert scan.engine.counters.requests == 20
+
+
+async def test_timeout_adapts_to_reply_times(player, scan):
+    """Replies after 0.25 s; one address never answers, so the engine waits for its timeout."""
+    await player.play(hosts_of(20))
+    await player.set_behaviour(late=0.25)
+    slow = [await scan.sweep(*hosts_of(21)) for _ in range(2)][-1]
+    await player.set_behaviour()
+    quick = [await scan.sweep(*hosts_of(21)) for _ in range(4)][-1]
+    assert len(scan.bound) == 20
+    assert quick < slow - 0.1
+
+
+async def test_missed_request_is_repeated(player, scan):
+    hosts = hosts_of(60)
+    await player.play(hosts)
+    await player.set_behaviour(skip=1)
+    await scan.sweep()
+    assert scan.bound == {(mac, address) for address, mac in hosts.items()}
+    requested = await player.requests()
+    assert {len(requested[address]) for address in hosts} == {2}
+    assert {len(requested[f"10.77.0.{number}"]) for number in range(200, 255)} == {2}
+    assert "10.77.0.1" not in requested, "own address"
+
+
+async def test_frame_loss_of_a_third_finds_most(player, site):
+    async with scanning(site, ArpEngine, rounds=5) as scan:
+        hosts = hosts_of(60)
+        await player.play(hosts)
+        await player.set_behaviour(ignore=0.33)
+        await scan.sweep(expected=hosts)
+        assert len(scan.bound) >= 58, "a host misses all six requests with a probability of 1/770"
+
+
+async def test_expected_address_is_requested_once_more(player, scan):
+    hosts = hosts_of(30)
+    await player.play(hosts)
+    await player.set_behaviour(skip=2)
+    await scan.sweep(expected=[*hosts][:10])
+    assert {address for _, address in scan.bound} == {*[*hosts][:10]}
+
+
+async def test_sleeping_camera_is_woken_by_unicast(tmp_path):
+    async with lan.opened(tmp_path, cameras=3, broker=False) as site, scanning(site, ArpEngine) as scan:
+        await scan.sweep()
+        all_bound = {(camera.mac, camera.address) for camera in site.cameras}
+        assert scan.bound == all_bound
+        asleep = await sleeping_camera(site)
+        scan.forget()
+        await scan.sweep()
+        assert scan.bound == all_bound - {(asleep.mac, asleep.address)}
+        scan.forget()
+        await scan.sweep(expected=[asleep.address])
+        assert scan.bound == all_bound
+
+
+async def sleeping_camera(site):
+    """A camera that receives no broadcasts: for a few percent of MACs the interface's filter does not work."""
+    for camera in site.cameras:
+        await site.block_broadcasts(camera)
+        if (await site.arp_request(camera.address, within=0.1))[camera.address] == set():
+            return camera
+        site.unblock_broadcasts(camera)
+    raise AssertionError("no camera sleeps")
+
+
+async def test_all_claimants_are_reported(player, scan):
+    await player.play({HOST: [A, B], "10.77.0.51": C})
+    await scan.sweep()
+    assert scan.bound == {(A, HOST), (B, HOST), (C, "10.77.0.51")}
+    assert await scan.ask(HOST) == {A, B}
+    assert await scan.ask("10.77.0.51") == {C}
+    assert await scan.ask("10.77.0.52", within=0.05) == set()
+
+
+async def test_probe_waits_and_repeats(player, scan):
+    await player.play({HOST: A})
+    await player.set_behaviour(HOST, late=0.3)
+    assert await scan.ask(HOST, within=0.1) == set()
+    assert await scan.ask(HOST, within=0.6) == {A}
+    await player.set_behaviour(HOST, skip=1)
+    assert await scan.ask(HOST, within=0.1) == {A}
+
+
+async def test_claimants_are_limited(player, scan):
+    await player.play({HOST: [invented_mac(number) for number in range(50)]})
+    assert len(await scan.ask(HOST)) == arp.MAX_CLAIMANTS
+    assert len(scan.seen) == arp.MAX_CLAIMANTS
+
+
+async def test_unsolicited_frame_binds_nothing(player, scan):
+    await player.send(HOST, A)
+    await player.send("10.77.0.51", B, kind="request")
+    await player.send("10.77.0.52", C, kind="request", target="10.77.0.1")
+    await eventually(lambda: len(scan.seen) == 3)
+    assert scan.unbound == {(A, HOST), (B, "10.77.0.51"), (C, "10.77.0.52")}
+    assert not scan.bound
+
+
+async def test_late_reply_binds_nothing(player, scan):
+    await player.play({HOST: A})
+    await player.set_behaviour(HOST, late=0.3)
+    assert await scan.ask(HOST, within=0.05) == set()
+    await eventually(lambda: scan.unbound == {(A, HOST)})
+    assert not scan.bound
+
+
+async def test_gratuitous_reply_during_probe_binds_nothing(site, player, scan):
+    """An answer is addressed to this link and its address; a gratuitous reply is not."""
+    probing = asyncio.ensure_future(scan.ask(HOST, within=0.5))
+    await eventually(lambda: scan.engine.counters.requests)
+    await player.send(HOST, A)
+    await player.send(HOST, B, to=site.mac(), target="10.77.0.99")
+    await player.send(HOST, C, to=site.mac(), target="10.77.0.1")
+    assert await probing == {C}
+    assert scan.unbound == {(A, HOST), (B, HOST)}
+
+
+async def test_address_probe_has_no_address(player, scan):
+    await player.send("0.0.0.0", A, kind="request", target=HOST)
+    await eventually(lambda: scan.seen)
+    assert scan.unbound == {(A, None)}
+
+
+async def test_forged_frames_are_counted_and_ignored(site, player, scan):
+    counters = scan.engine.counters
+    await player.play({HOST: A})
+    await player.send(HOST, A, source=B, count=3)
+    await player.send(HOST, site.mac(), count=2)
+    await eventually(lambda: counters.forged == 5)
+    await player.send("192.168.1.1", A)
+    await player.send("10.77.0.255", A)
+    await player.send("10.77.0.0", A)
+    await eventually(lambda: counters.foreign == 3)
+    await player.send(HOST, "01:00:5E:00:00:01")
+    await player.send(HOST, "00:00:00:00:00:00")
+    await eventually(lambda: counters.malformed == 2)
+    assert scan.seen == []
+    probing = asyncio.ensure_future(scan.ask(HOST))
+    await eventually(lambda: counters.requests)
+    await player.send(HOST, C, source=B, to=site.mac(), target="10.77.0.1")
+    assert await probing == {A}
+    assert counters.forged == 6
+
+
+async def test_own_address_claim_is_logged_once_a_minute(player, scan, capsys):
+    await player.send("10.77.0.1", A, count=5)
+    await player.send("10.77.0.1", B, kind="request", target=HOST)
+    await eventually(lambda: scan.engine.counters.own_claimed == 6)
+    assert scan.seen == []
+    warnings = [
+        line for line in capsys.readouterr().err.splitlines() if "own address claimed by another device" in line
+    ]
+    assert len(warnings) == 1
+    assert A in warnings[0]
+
+
+class LoopTurns:
+    """The frames that an engine reads during the block, and the most of them in one turn of the event loop."""
+
+    def __init__(self, engine, monkeypatch):
+        self.frames = self.most_frames = self._in_turn = 0
+        read = engine._on_frame
+
+        def counted(frame):
+            self.frames += 1
+            self._in_turn += 1
+            self.most_frames = max(self.most_frames, self._in_turn)
+            return read(frame)
+
+        monkeypatch.setattr(engine, "_on_frame", counted)
+
+    async def __aenter__(self):
+        self._task = asyncio.create_task(self._begin_turns())
+        return self
+
+    async def __aexit__(self, *_):
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _begin_turns(self):
+        while True:
+            self._in_turn = 0
+            await asyncio.sleep(0)
+
+
+async def test_sweep_during_flood_finds_all(player, scan, monkeypatch):
+    hosts = hosts_of(60)
+    await player.play(hosts)
+    counters = scan.engine.counters
+    async with LoopTurns(scan.engine, monkeypatch) as turns:
+        began = time.monotonic()
+        flood = asyncio.ensure_future(player.announce_macs(10_000, "10.77.0.0/24", rate=20_000))
+        await eventually(lambda: counters.unsolicited)
+        # The player runs its commands one by one; it answers requests during the flood as well.
+        for _ in range(2):
+            await scan.sweep()
+        await flood
+        duration = time.monotonic() - began
+    assert {mac for mac, address in scan.bound} == set(hosts.values())
+    assert counters.replies >= 60
+    assert counters.unsolicited <= arp.UNSOLICITED_PER_S * (1 + duration)
+    assert len(scan.seen) == counters.unsolicited + counters.replies
+    assert counters.missed > 5000
+    assert 0 < turns.most_frames <= arp.MAX_READS, "other tasks run in between"
+
+
+async def test_flood_without_sweep_pauses_reading(player, scan, monkeypatch):
+    counters = scan.engine.counters
+    async with LoopTurns(scan.engine, monkeypatch) as turns:
+        duration = await player.announce_macs(20_000, "10.77.0.0/24", rate=20_000)
+    assert arp.UNSOLICITED_PER_S <= counters.unsolicited <= arp.UNSOLICITED_PER_S * (2 + duration)
+    assert turns.frames < 10_000, "the kernel drops most of the flood"
+    await player.play({HOST: A})
+    assert await scan.ask(HOST) == {A}, "a probe resumes listening immediately"
+    before = counters.unsolicited
+    await player.send(HOST, B)
+    await eventually(lambda: counters.unsolicited > before)
+
+
+async def wait_for_carrier(scan):
+    """Wait until the kernel has noticed the carrier."""
+
+    async def has_link():
+        return (await scan.link()).up
+
+    await eventually(has_link)
+
+
+async def test_interface_down_after_requests_ends_sweep(site, scan):
+    sweep = asyncio.ensure_future(scan.sweep(HOST))
+    await eventually(lambda: scan.engine.counters.requests == 2)
+    site.down()
+    with pytest.raises(OSError, match="Network is down"):
+        await sweep
+
+
+async def test_sweep_works_again_after_interface_down(site, player, scan):
+    hosts = hosts_of(10)
+    await player.play(hosts)
+    before = descriptors()
+    for _ in range(3):
+        sweep = asyncio.ensure_future(scan.sweep())
+        await eventually(lambda: scan.bound)
+        site.down()
+        with pytest.raises(OSError, match="Network is down"):
+            await sweep
+        with pytest.raises(OSError, match="Network is down"):
+            await scan.sweep()
+        site.up()
+        await wait_for_carrier(scan)
+        scan.forget()
+    await scan.sweep()
+    assert scan.bound == {(mac, address) for address, mac in hosts.items()}
+    assert descriptors() == before
+
+
+async def test_removed_interface_ends_sweep(site, scan):
+    sweep = asyncio.ensure_future(scan.sweep())
+    await eventually(lambda: scan.engine.counters.requests)
+    site.unplug()
+    with pytest.raises(OSError, match="Network is down|No such device"):
+        await sweep
+    with pytest.raises(OSError, match="No such device"):
+        await scan.sweep()
+    with pytest.raises(OSError, match="No such device"):
+        await scan.ask(HOST)
+    site.pi.ip(
+        "link", "add", "other0", "type", "veth", "peer", "name", "other1"
+    )  # the interface returns with another index
+    site.plug(name="ap7")
+    scan.interface = "ap7"
+    await scan.open()
+    async with site.player() as player:
+        await player.play({HOST: A})
+        await scan.sweep()
+    assert scan.bound == {(A, HOST)}
+
+
+async def test_interface_without_address_sweeps(site, player, scan):
+    site.remove_address()
+    await scan.open()
+    await player.play(hosts_of(5))
+    await scan.sweep()
+    assert len(scan.bound) == 5
+
+
+async def test_cancelled_sweep_leaks_nothing(player, scan):
+    hosts = hosts_of(60)
+    await player.play(hosts)
+    await scan.sweep()
+    before = descriptors()
+    for milliseconds in (0, 1, 3, 7, 20, 50, 90, 140, 200):
+        sweep = asyncio.ensure_future(scan.sweep())
+        probing = asyncio.ensure_future(scan.ask(HOST))
+        await asyncio.sleep(milliseconds / 1000)
+        sweep.cancel()
+        probing.cancel()
+        await asyncio.wait([sweep, probing])
+        assert sweep.cancelled()
+        assert scan.engine._requests == {}
+        assert scan.engine._sweep is None
+    scan.forget()
+    await scan.sweep()
+    assert len(scan.bound) == 60
+    assert descriptors() == before
+
+
+async def test_close_ends_sweep_and_leaks_nothing(site):
+    with inside(site.pi):
+        before = descriptors()
+        for _ in range(5):
+            async with scanning(site, ArpEngine) as scan:
+                sweep = asyncio.ensure_future(scan.sweep())
+                await eventually(lambda scan=scan: scan.engine.counters.requests)
+                scan.close()
+                with pytest.raises(OSError, match="closed|not open"):
+                    await sweep
+                with pytest.raises(OSError, match="not open"):
+                    await scan.ask(HOST)
+                scan.close()
+                await scan.open()
+                await scan.open()
+        gc.collect()
+        assert descriptors() == before
+
+
+async def test_link_without_arp_is_rejected(site):
+    with inside(site.pi):
+        before = descriptors()
+        with pytest.raises(OSError, match="no ARP on lo"):
+            async with scanning(OtherInterface(site, "lo"), ArpEngine):
+                pass
+        assert descriptors() == before
+
+
+class OtherInterface:
+    """The same Pi with another interface."""
+
+    def __init__(self, site, interface):
+        self.pi, self.network, self.interface = site.pi, site.network, interface
+
+
+async def test_two_interfaces_with_one_subnet_are_separate(site, player):
+    site.pi.ip("link", "add", "ap1", "type", "veth", "peer", "name", "lan1", "netns", site.camera_ns.name)
+    site.pi.ip("address", "add", "10.77.0.2/24", "dev", "ap1")
+    site.pi.ip("link", "set", "ap1", "up")
+    site.camera_ns.ip("link", "set", "lan1", "up")
+    async with (
+        Player(site.camera_ns, "lan1") as other,
+        scanning(site, ArpEngine) as first,
+        scanning(OtherInterface(site, "ap1"), ArpEngine) as second,
+    ):
+        await player.play({HOST: A})
+        await other.play({HOST: B})
+        await asyncio.gather(first.sweep(HOST), second.sweep(HOST))
+        assert first.bound == {(A, HOST)}
+        assert second.bound == {(B, HOST)}
+
+
+async def test_concurrent_sweeps_run_in_sequence(player, scan):
+    await player.play(hosts_of(3))
+    await asyncio.gather(scan.sweep(), scan.sweep())
+    assert len(scan.bound) == 3
+    assert scan.engine.counters.replies == 6
+
+
+async def test_large_network_is_swept_quickly(tmp_path):
+    async with (
+        lan.opened(tmp_path, network="10.77.0.0/22", broker=False) as site,
+        site.player() as player,
+        scanning(site, ArpEngine) as scan,
+    ):
+        hosts = {str(site.network[4 * number + 2]): invented_mac(number) for number in range(250)}
+        await player.play(hosts)
+        took = await scan.sweep()
+        assert scan.bound == {(mac, address) for address, mac in hosts.items()}
+        assert took < 3
+
+
+async def test_late_second_claimant_is_reported(site, player, scan, monkeypatch):
+    monkeypatch.setattr(arp, "LINGER_S", 1.0)
+    async with site.player() as other:
+        await player.play({HOST: A})
+        await other.play({HOST: B})
+        await other.set_behaviour(late=0.1)
+        await scan.sweep(HOST)
+    assert scan.bound == {(A, HOST), (B, HOST)}
+    assert scan.engine.counters.requests == 1
+
+
+async def test_repeated_reply_is_reported_once(player, scan):
+    await player.play({HOST: [A, A, B, A]})
+    assert await scan.ask(HOST) == {A, B}
+    assert sorted(sighting.mac for sighting in scan.seen) == [A, B]
+    assert scan.engine.counters.replies == 2
+
+
+async def test_probe_resumes_reading_after_flood(player, scan, monkeypatch):
+    monkeypatch.setattr(arp, "READ_PAUSE_S", 60)
+    await player.play({HOST: A})
+
+    async def paused():
+        await player.announce_macs(3000, "10.77.0.0/24", rate=100_000)
+        return scan.engine._read_paused
+
+    await eventually(paused)
+    assert await scan.ask(HOST, within=1) == {A}
+
+
+async def test_replaced_interface_is_rejected(site):
+    with inside(site.pi):
+        scan = Scan(ArpEngine, network=site.network)
+        link = await scan.link()
+        before = descriptors()
+        with pytest.raises(OSError, match="another interface"):
+            await scan.engine.open(dataclasses.replace(link, index=link.index + 1), site.network)
+        assert descriptors() == before

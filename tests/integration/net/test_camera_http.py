@@ -1,0 +1,424 @@
+"""CameraHttpClient with real sockets: `POST /provision` is sent once, bounded, and leaks no secret."""
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import json
+import logging
+import os
+import socket
+import time
+import traceback
+from urllib.parse import quote
+
+import pytest
+from pydantic import SecretStr
+
+from pi_orchestrator.core.errors import OrchestratorError, ProvisionError
+from pi_orchestrator.core.wifi import Credentials, MqttAccess
+from pi_orchestrator.net.camera_http import CameraHttpClient, new_session
+from pi_orchestrator.sandbox.fleet import Fleet
+from pi_orchestrator.sandbox.options import CameraOptions
+from pi_orchestrator.sandbox.server import tcp_server
+from tests.support.broker import free_port
+from tests.support.waiting import HANG_S, eventually
+
+ADDRESS = f"127.{100 + os.getpid() % 100}.9.9"
+WIFI, BROKER = "Canary\"4711\\wifi'&", "canary-0815-brökér"
+FULL = {
+    "ssid": "Küche 📷",
+    "password": WIFI,
+    "mqtt": {"host": "10.0.0.1", "port": 1883, "username": "camera", "password": BROKER},
+    "container_id": "kitchen",
+    "request_id": "4a1c7b1e-0000-4000-8000-000000000001",
+}
+PLAIN = {"ssid": "Open", "password": "", "mqtt": {"host": "broker.local", "port": 8883}, "request_id": "r"}
+REJECTED, UNREACHABLE, TIMEOUT = "DEVICE_REJECTED", "DEVICE_UNREACHABLE", "DEVICE_TIMEOUT"
+MAYBE, NEVER = True, False
+
+
+class Camera:
+    """A client for one address, and the requests that were received there."""
+
+    def __init__(self, client):
+        self.client = client
+        self.requests = []
+        self.closed = asyncio.Event()
+
+    async def provision(self, fields=FULL, *, timeout_s=1.5, address=ADDRESS):
+        """None, or the raised ProvisionError."""
+        mqtt = fields["mqtt"]
+        password = mqtt.get("password")
+        try:
+            await self.client.provision(
+                address,
+                credentials=Credentials(fields["ssid"], SecretStr(fields["password"])),
+                mqtt=MqttAccess(
+                    mqtt["host"], mqtt["port"], mqtt.get("username"), None if password is None else SecretStr(password)
+                ),
+                container_id=fields.get("container_id"),
+                request_id=fields["request_id"],
+                timeout_s=timeout_s,
+            )
+        except ProvisionError as error:
+            return error
+
+
+@contextlib.asynccontextmanager
+async def camera(answer=b""):
+    """A camera that answers with bytes, or with a coroutine function of its streams, then closes the connection."""
+    sock = socket.create_server((ADDRESS, 0))
+
+    async def respond(reader, writer):
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = int(head.lower().partition("content-length: ")[2].partition("\r\n")[0] or 0)
+            recorded.requests.append((head, await reader.readexactly(length)))
+            if callable(answer):
+                await answer(reader, writer)
+            else:
+                writer.write(answer)
+        finally:
+            recorded.closed.set()
+
+    async with new_session() as session:
+        recorded = Camera(CameraHttpClient(session=session, port=sock.getsockname()[1]))
+        async with tcp_server(sock, respond):
+            yield recorded
+
+
+def http(status, body=b"", *headers, length=None):
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def json_answer(body, status="202 Accepted", *headers):
+    return http(status, json.dumps(body).encode(), *headers)
+
+
+def chunked(payload):
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + payload
+
+
+def endless(head, chunk, pause=0.0):
+    async def write(_, writer):
+        writer.write(head)
+        while True:
+            writer.write(chunk)
+            await writer.drain()
+            await asyncio.sleep(pause)
+
+    return write
+
+
+async def hang(reader, _):
+    """Wait until the client closes the connection."""
+    await reader.read()
+
+
+# Requests.
+
+
+async def test_body_is_plain_utf_8():
+    async with camera(json_answer({"accepted": True})) as device:
+        assert await device.provision(FULL | {"mqtt": FULL["mqtt"] | {"password": "caf\udce9"}}) is None
+        _, body = device.requests[0]
+        assert "Küche 📷".encode() in body
+        assert json.loads(body)["mqtt"]["password"] == "caf?"
+
+
+@pytest.mark.parametrize("fields", [FULL, PLAIN])
+async def test_request_matches_contract_and_is_sent_once(fields):
+    async with camera(json_answer({"accepted": True})) as device:
+        assert await device.provision(fields) is None
+        assert await device.provision(fields) is None
+        assert len(device.requests) == 2
+        for head, body in device.requests:
+            assert json.loads(body) == fields
+            line, *headers = head.rstrip().split("\r\n")
+            assert line == "POST /provision HTTP/1.1"
+            found = {name.lower(): value for name, value in (header.split(": ", 1) for header in headers)}
+            assert found.pop("host").startswith(ADDRESS)
+            assert found.pop("content-length") == str(len(body))
+            assert found == {
+                "content-type": "application/json",
+                "accept": "application/json",
+                "accept-encoding": "identity",
+                "user-agent": "pi-orchestrator",
+                "connection": "close",
+            }
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        json_answer({"accepted": True}),
+        json_answer({"accepted": True}, "200 OK"),
+        json_answer({"accepted": True, "request_id": "other", "more": [1, {"a": None}]}),
+        chunked(b'7\r\n {"acce\r\na\r\npted":true\r\n2\r\n} \r\n0\r\n\r\n'),
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" + json_answer({"accepted": True}),
+        b'HTTP/1.0 200 OK\r\n\r\n{"accepted": true}',
+        json_answer({"accepted": True, "pad": "x" * 65_000}),
+    ],
+)
+async def test_accepting_answer_succeeds(answer):
+    async with camera(answer) as device:
+        assert await device.provision() is None
+        assert len(device.requests) == 1
+
+
+# Answers. Wherever possible, the camera repeats the secrets.
+
+ECHO = json.dumps({"accepted": False, "error": f"cannot join with {WIFI} and {BROKER}"}).encode()
+KIB = 1024
+LATIN = f"{WIFI} {BROKER}".encode("latin-1").decode("latin-1")
+ANSWERS = {
+    # name: (answer, error code, may_have_arrived)
+    "bad request": (http("400 Bad Request", ECHO), REJECTED, NEVER),
+    "unauthorized": (http("401 Unauthorized", ECHO, f'WWW-Authenticate: Basic realm="{WIFI}"'), REJECTED, NEVER),
+    "forbidden": (http("403 Forbidden", ECHO), REJECTED, NEVER),
+    "not found": (http("404 Not Found", ECHO), REJECTED, NEVER),
+    "conflict": (http("409 Conflict", ECHO), REJECTED, NEVER),
+    "unprocessable": (http("422 Unprocessable", ECHO), REJECTED, NEVER),
+    "too many requests": (http("429 Too Many Requests", b"", "Retry-After: 99999999"), REJECTED, NEVER),
+    "secret in the reason": (http(f"422 {WIFI}"), REJECTED, NEVER),
+    "secret in a header": (
+        http("403 Forbidden", b"", f"X-Password: {WIFI}", f"Set-Cookie: p={BROKER}"),
+        REJECTED,
+        NEVER,
+    ),
+    "forbidden, endless": (endless(b"HTTP/1.1 403 Forbidden\r\n\r\n", ECHO * 100), REJECTED, NEVER),
+    "not accepted": (http("200 OK", ECHO), REJECTED, NEVER),
+    "not accepted, later": (http("202 Accepted", ECHO), REJECTED, NEVER),
+    "server error": (http("500 Internal Server Error", ECHO), UNREACHABLE, MAYBE),
+    "unavailable": (http("503 Service Unavailable", ECHO), UNREACHABLE, MAYBE),
+    "created": (json_answer({"accepted": True}, "201 Created"), UNREACHABLE, MAYBE),
+    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", UNREACHABLE, MAYBE),
+    "redirect": (http("302 Found", ECHO, f"Location: /{WIFI}"), UNREACHABLE, MAYBE),
+    "switching protocols": (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
+        UNREACHABLE,
+        MAYBE,
+    ),
+    "unknown status": (http("999 Whatever", ECHO), UNREACHABLE, MAYBE),
+    "no answer": (b"", UNREACHABLE, MAYBE),
+    "empty body": (http("202 Accepted"), UNREACHABLE, MAYBE),
+    "not JSON": (http("202 Accepted", WIFI.encode()), UNREACHABLE, MAYBE),
+    "array": (json_answer([{"accepted": True}]), UNREACHABLE, MAYBE),
+    "field missing": (json_answer({"error": WIFI}), UNREACHABLE, MAYBE),
+    "accepted as text": (json_answer({"accepted": "true"}), UNREACHABLE, MAYBE),
+    "accepted as a number": (json_answer({"accepted": 1}), UNREACHABLE, MAYBE),
+    "rejected as a number": (json_answer({"accepted": 0}), UNREACHABLE, MAYBE),
+    "accepted as null": (json_answer({"accepted": None}), UNREACHABLE, MAYBE),
+    "infinite number": (http("202 Accepted", b'{"accepted": true, "n": 1e99999}'), UNREACHABLE, MAYBE),
+    "60,000 brackets": (http("202 Accepted", b"[" * 60_000), UNREACHABLE, MAYBE),
+    "nine levels": (http("202 Accepted", b'{"a":' * 9 + b"1" + b"}" * 9), UNREACHABLE, MAYBE),
+    "Latin-1": (http("202 Accepted", b'{"accepted": true, "name": "K\xfcche"}'), UNREACHABLE, MAYBE),
+    "over 64 KiB": (http("202 Accepted", b'{"accepted": true}' + b" " * (64 * KIB - 17)), UNREACHABLE, MAYBE),
+    "huge content length": (http("202 Accepted", ECHO, length=10**18), UNREACHABLE, MAYBE),
+    "two content lengths": (json_answer({"accepted": True}, "202 Accepted", "Content-Length: 3"), UNREACHABLE, MAYBE),
+    "truncated body": (http("202 Accepted", b'{"accepted": true}', length=500), UNREACHABLE, MAYBE),
+    "gzip": (
+        http("202 Accepted", gzip.compress(b'{"accepted": true}'), "Content-Encoding: gzip"),
+        UNREACHABLE,
+        MAYBE,
+    ),
+    "gzip header only": (json_answer({"accepted": True}, "202 Accepted", "Content-Encoding: gzip"), UNREACHABLE, MAYBE),
+    "not HTTP": (f"{WIFI}\r\n{BROKER}\r\n\r\n".encode(), UNREACHABLE, MAYBE),
+    "TLS": (b"\x16\x03\x03\x00\x02\x02\x28", UNREACHABLE, MAYBE),
+    "invalid status": (http(f"{WIFI} OK"), UNREACHABLE, MAYBE),
+    "NUL in a header": (json_answer({"accepted": True}, "202 Accepted", f"X-Pad: {WIFI}\0"), UNREACHABLE, MAYBE),
+    "invalid header": (json_answer({"accepted": True}, "202 Accepted", WIFI), UNREACHABLE, MAYBE),
+    "secret as chunk size": (chunked(WIFI.encode() + b"\r\n{}"), UNREACHABLE, MAYBE),
+    "endless header": (endless(b"HTTP/1.1 202 Accepted\r\nX-Pad: ", WIFI.encode() * 4000), UNREACHABLE, MAYBE),
+    "endless headers": (endless(b"HTTP/1.1 202 Accepted\r\n", b"X-Pad: aaaa\r\n" * 1000), UNREACHABLE, MAYBE),
+    "endless body": (
+        endless(b'HTTP/1.1 202 Accepted\r\n\r\n{"accepted": true,', b" " * 9999),
+        UNREACHABLE,
+        MAYBE,
+    ),
+    "endless one-byte chunks": (endless(chunked(b""), b"1\r\n \r\n" * 1000), UNREACHABLE, MAYBE),
+    "endless early hints": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100), TIMEOUT, MAYBE),
+    "slow body": (
+        endless(b'HTTP/1.1 202 Accepted\r\n\r\n{"accepted": true', b" ", pause=0.05),
+        TIMEOUT,
+        MAYBE,
+    ),
+    "hanging": (hang, TIMEOUT, MAYBE),
+}
+
+
+def leaks(text):
+    """The forms of either secret in this text: six encodings, whole or the first 12 characters."""
+    forms = []
+    for secret in (WIFI, BROKER):
+        for part in (secret, secret[:12]):
+            raw = part.encode()
+            forms += [part, json.dumps(part)[1:-1], repr(part)[1:-1], repr(raw)[2:-1], quote(part), raw.hex()]
+        forms += [base64.b64encode(secret.encode()).decode()[:12]]
+    return [form for form in forms if form in text]
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_failing_answer_has_code_and_leaks_nothing(name, caplog, capsys):
+    answer, code, may_have_arrived = ANSWERS[name]
+    caplog.set_level(logging.DEBUG)
+    asyncio.get_running_loop().set_debug(True)
+    async with camera(answer) as device:
+        began = time.monotonic()
+        error = await device.provision()
+        took = time.monotonic() - began
+    assert (error.code, error.may_have_arrived) == (code, may_have_arrived)
+    assert len(device.requests) == 1
+    assert took > 1.4 or code != TIMEOUT
+    assert isinstance(error, OrchestratorError)
+    assert error.retryable
+    assert (error.__context__, error.__cause__) == (None, None)
+    frames = traceback.TracebackException.from_exception(error, capture_locals=True).format()
+    # Local variables of the client must not show a secret; those of this test do.
+    client_frames = [line for line in frames if "net/camera_http.py" in line and "test_camera_http" not in line]
+    assert client_frames
+    captured = capsys.readouterr()
+    texts = [str(error), repr(error), error.message, repr(error.args), repr(error.__dict__), *client_frames]
+    for text in (*texts, caplog.text, captured.out, captured.err):
+        assert leaks(text) == []
+
+
+def test_leak_is_detected():
+    for text in (ECHO.decode(), repr(WIFI), base64.b64encode(BROKER.encode()).decode(), WIFI.encode().hex(), LATIN):
+        assert leaks(f"error: {text}!")
+
+
+# Failed connections.
+
+
+async def test_failed_connect_has_not_arrived():
+    async with new_session() as session:
+        device = Camera(CameraHttpClient(session=session, port=free_port()))
+        error = await device.provision()
+        assert (error.code, error.may_have_arrived) == (UNREACHABLE, NEVER)
+        assert "refused" in error.message
+        error = await device.provision(address="255.255.255.255")
+        assert (error.code, error.may_have_arrived) == (UNREACHABLE, NEVER)
+
+
+async def test_connect_timeout_has_not_arrived():
+    # A socket without accept: connections beyond its backlog get no answer.
+    with socket.create_server((ADDRESS, 0), backlog=0) as full, contextlib.ExitStack() as stack:
+        port = full.getsockname()[1]
+        for _ in range(3):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex((ADDRESS, port))
+        async with new_session() as session:
+            began = time.monotonic()
+            error = await Camera(CameraHttpClient(session=session, port=port)).provision(timeout_s=0.5)
+        assert time.monotonic() - began > 0.4
+        assert (error.code, error.may_have_arrived) == (TIMEOUT, NEVER)
+        assert "connect" in error.message
+
+
+async def test_cancelled_request_closes_connection():
+    async with camera(hang) as device:
+        sending = asyncio.create_task(device.provision(timeout_s=60))
+        await eventually(lambda: device.requests)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await asyncio.wait_for(device.closed.wait(), HANG_S)
+    async with camera(hang) as device:
+        assert (await device.provision(timeout_s=0.3)).code == TIMEOUT
+        await asyncio.wait_for(device.closed.wait(), HANG_S)
+
+
+# Redirects and proxies.
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+async def test_redirect_is_not_followed(status):
+    async with camera(json_answer({"accepted": True})) as other:
+        port = other.client._port
+        async with camera(http(status, b"", f"Location: http://{ADDRESS}:{port}/provision")) as device:
+            error = await device.provision()
+        assert (error.code, error.may_have_arrived) == (UNREACHABLE, MAYBE)
+        assert other.requests == []
+
+
+async def test_proxy_in_environment_is_ignored(monkeypatch):
+    async with camera(json_answer({"accepted": True})) as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://{ADDRESS}:{proxy.client._port}")
+        async with camera(json_answer({"accepted": True})) as device:
+            assert await device.provision() is None
+            assert len(device.requests) == 1
+        assert proxy.requests == []
+
+
+# Sandbox cameras.
+
+OUTCOMES = {
+    None: None,
+    "no-mac": None,
+    "provision-vanish": None,
+    "provision-moved": None,
+    "wrong-password": None,
+    "boot-loop": None,
+    "provision-reject": (REJECTED, NEVER),
+    "provision-echo": (REJECTED, NEVER),
+    "provision-hang": (TIMEOUT, MAYBE),
+    "provision-500": (UNREACHABLE, MAYBE),
+    "provision-flaky": (UNREACHABLE, MAYBE),
+    "answer-lost": (UNREACHABLE, MAYBE),
+    "slow": (TIMEOUT, MAYBE),
+    "bad-json": (UNREACHABLE, MAYBE),
+    "http-500": (UNREACHABLE, MAYBE),
+    "endless": (UNREACHABLE, MAYBE),
+    "redirect": (UNREACHABLE, MAYBE),
+    "silent": (TIMEOUT, MAYBE),
+    "close": (UNREACHABLE, MAYBE),
+    "gzip-bomb": (UNREACHABLE, MAYBE),
+    "many-headers": (UNREACHABLE, MAYBE),
+    "tls-bytes": (UNREACHABLE, MAYBE),
+    "no-http": (UNREACHABLE, NEVER),
+}
+
+
+async def test_sandbox_fault_has_expected_outcome(broker):
+    options = CameraOptions(broker_host=broker.host, broker_port=broker.port, http_port=free_port(), rejoin_s=60)
+    faults = [fault for fault in OUTCOMES if fault]
+    network = ADDRESS.rpartition(".")[0] + ".0/24"
+    fleet = Fleet(count=len(OUTCOMES), options=options, network=network, faults=faults, storm=True)
+    fields = FULL | {"password": "canary-4711", "mqtt": {"host": broker.host, "port": broker.port}}
+    async with fleet, new_session() as session:
+        await fleet.reported()
+        device = Camera(CameraHttpClient(session=session, port=options.http_port))
+        found = {}
+        for camera in fleet.cameras:
+            error = await device.provision(fields, address=str(camera.address), timeout_s=1)
+            found[camera.fault] = error and (error.code, error.may_have_arrived)
+            # may_have_arrived is False only if the camera was not provisioned.
+            assert not (camera.provisioned and error and not error.may_have_arrived)
+            assert bool(camera.provisioned) is (error is None or camera.fault == "answer-lost")
+        assert found == OUTCOMES
+
+
+# SSID in /status.
+
+
+@pytest.mark.parametrize(
+    "reported, ssid",
+    [
+        ("DeliCasa-AP", "DeliCasa-AP"),
+        ("Küche 📷", "Küche 📷"),
+        (" a\r\n\x1b[2Jb ", "a[2Jb"),
+        ("x" * 500, "x" * 32),
+        ("", None),
+        (7, None),
+        (["DeliCasa-AP"], None),
+        (None, None),
+    ],
+)
+async def test_status_ssid_is_clean(reported, ssid):
+    async with camera(json_answer({"mac": "24:6F:28:B0:F7:F1", "ssid": reported}, "200 OK")) as device:
+        assert (await device.client.status(ADDRESS, timeout_s=2)).ssid == ssid

@@ -1,0 +1,285 @@
+"""scripts/install.sh, really run below a separate folder (--root).
+
+Most tests install a stand-in of three files with no dependency, so that they cost seconds and need
+no network; the last one installs the real program from its lock file.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[3]
+OPT = "opt/pi-orchestrator"
+CONFIG = "etc/pi-orchestrator/config.toml"
+STATE = "var/lib/pi-orchestrator"
+POLKIT = "etc/polkit-1/rules.d/50-pi-orchestrator.rules"
+UNIT_TEXT = (REPO / "systemd/pi-orchestrator.service").read_text()
+BROKER = "etc/mosquitto/conf.d/pi-orchestrator.conf"
+UNIT = "etc/systemd/system/pi-orchestrator.service"
+DROP_IN = "etc/systemd/system/pi-orchestrator.service.d/no-capabilities.conf"
+
+STAND_IN = {
+    "pi_orchestrator/__init__.py": '__version__ = "1.2.3"\n',
+    "pi_orchestrator/cli.py": """
+        import sys, tomllib
+        def main():
+            command, _, path = sys.argv[1:]
+            assert command == "check-config"
+            try:
+                tomllib.load(open(path, "rb"))
+            except tomllib.TOMLDecodeError as error:
+                print("config.toml:", error)
+                return 2
+        """,
+    "pyproject.toml": """
+        [build-system]
+        requires = []
+        build-backend = "backend"
+        backend-path = ["."]
+        """,
+    # A build backend without dependencies: a wheel is a zip file with some metadata.
+    "backend.py": """
+        import zipfile
+        def build_wheel(folder, config_settings=None, metadata_directory=None):
+            name, info = "pi_orchestrator-1.2.3-py3-none-any.whl", "pi_orchestrator-1.2.3.dist-info/"
+            notes = {
+                "METADATA": ["Metadata-Version: 2.1", "Name: pi-orchestrator", "Version: 1.2.3"],
+                "WHEEL": ["Wheel-Version: 1.0", "Root-Is-Purelib: true", "Tag: py3-none-any"],
+                "entry_points.txt": ["[console_scripts]", "pi-orchestrator = pi_orchestrator.cli:main"],
+                "RECORD": [],
+            }
+            with zipfile.ZipFile(f"{folder}/{name}", "w") as wheel:
+                wheel.write("pi_orchestrator/__init__.py")
+                wheel.write("pi_orchestrator/cli.py")
+                for note, lines in notes.items():
+                    wheel.writestr(info + note, "".join(f"{line}\\n" for line in lines))
+            return name
+        """,
+    "config/config.toml": '[http]\nlisten = "0.0.0.0:8080"\n',
+    "scripts/lock/build.txt": "# nothing\n",
+    "scripts/lock/runtime.txt": "# nothing\n",
+}
+
+
+@pytest.fixture
+def checkout() -> Iterator[Path]:
+    """A stand-in checkout that every user may read (pytest's own folders are private)."""
+    with tempfile.TemporaryDirectory(prefix="checkout-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for path, text in STAND_IN.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(textwrap.dedent(text))
+        shutil.copytree(REPO / "systemd", folder / "systemd")
+        shutil.copy(REPO / "scripts/install.sh", folder / "scripts")
+        shutil.copy(REPO / "config/mosquitto-pi-orchestrator.conf", folder / "config")
+        yield folder
+
+
+def install(
+    checkout: Path, *options: str | Path, user: int | None = None, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run the script; check its exit code and that its output fits 80 columns."""
+    command: list[str | Path] = [checkout / "scripts/install.sh", *options]
+    done = subprocess.run(command, capture_output=True, text=True, user=user, cwd="/", check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+    return done
+
+
+def install_below(root: Path, checkout: Path, *options: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    return install(checkout, "--root", root, "--python", sys.executable, *options, code=code)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, float, bytes]]:
+    """Mode, time and content of everything below a folder."""
+    return {
+        str(path.relative_to(folder)): (
+            path.lstat().st_mode,
+            path.lstat().st_mtime,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+def releases(root: Path) -> set[str]:
+    return {path.name for path in (root / OPT / "releases").iterdir()}
+
+
+def in_use(root: Path) -> str:
+    link = (root / OPT / "venv").readlink()
+    assert link.parent == Path("releases")
+    return link.name
+
+
+def unprivileged_user() -> int | None:
+    """The id of an unprivileged user if the tests run as root, else None for the current user."""
+    return 65534 if os.geteuid() == 0 else None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--bogus"],
+        ["stray"],
+        ["--purge"],
+        ["--ap-address"],
+        ["--ap-address", "192.168.10.256"],
+        ["--ap-address", "camera.local"],
+        ["--root", "/"],
+    ],
+)
+def test_wrong_usage_exits_with_2_and_prints_usage(checkout: Path, options: list[str]) -> None:
+    output = install(checkout, *options, code=2).stderr
+    assert output.startswith("error: ")
+    assert "Usage: scripts/install.sh" in output
+
+
+def test_help_names_every_option(checkout: Path) -> None:
+    output = install(checkout, "--help").stdout
+    for option in ("--ap-address", "--no-start", "--dry-run", "--uninstall", "--purge", "--root", "--python"):
+        assert f"  {option} " in output
+
+
+def test_missing_root_has_remedy(checkout: Path) -> None:
+    output = install(checkout, user=unprivileged_user(), code=1).stderr
+    assert "root is needed" in output
+    assert "sudo" in output
+
+
+def test_dry_run_needs_no_root_and_names_each_step(checkout: Path) -> None:
+    before = snapshot(checkout)
+    output = install(checkout, "--dry-run", user=unprivileged_user()).stdout.splitlines()
+    assert snapshot(checkout) == before
+    assert output[-1] == "Nothing was changed."
+    assert all(line.startswith(("would: ", "  note: ")) for line in output[:-1])
+    for word in ("packages", "user", "configuration", "version", "broker", "service", "switch", "start"):
+        assert any(word in line for line in output), word
+
+
+def test_dry_run_changes_nothing(tmp_path: Path, checkout: Path) -> None:
+    empty = tmp_path / "empty"
+    install_below(empty, checkout, "--dry-run")
+    assert not empty.exists()
+
+    root = tmp_path / "root"
+    install_below(root, checkout)
+    before = snapshot(root)
+    for options in ([], ["--no-capabilities", "--ap-address", "10.0.0.1"], ["--uninstall", "--purge"]):
+        install_below(root, checkout, "--dry-run", *options)
+    assert snapshot(root) == before
+
+
+def test_incomplete_checkout_is_refused(tmp_path: Path, checkout: Path) -> None:
+    (checkout / "scripts/lock/runtime.txt").unlink()
+    root = tmp_path / "root"
+    assert "runtime.txt is missing" in install_below(root, checkout, code=1).stderr
+    assert not root.exists()
+
+
+def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None:
+    root = tmp_path / "root"
+    install_below(root, checkout)
+    first = in_use(root)
+    assert not (root / POLKIT).parent.exists(), "no polkit folder is created on a machine without polkit"
+    assert first.startswith("1.2.3-")
+    assert (root / UNIT).read_bytes() == (REPO / "systemd/pi-orchestrator.service").read_bytes()
+    assert not (root / DROP_IN).exists()
+    assert (root / CONFIG).stat().st_mode & 0o777 == 0o640
+    assert (root / STATE).stat().st_mode & 0o777 == 0o700
+    assert (root / "usr/local/bin/pi-orchestrator").readlink() == Path(f"/{OPT}/venv/bin/pi-orchestrator")
+
+    # The owner's configuration is kept; the defaults of this version are written beside it.
+    (root / CONFIG).write_text("[http]\nlisten = '127.0.0.1:9000'\n")
+    (root / STATE / "state.db").write_text("precious")
+    (root / POLKIT).parent.mkdir(parents=True)
+    secrets = [root / "etc/credstore" / name for name in re.findall(r"LoadCredential=\w+:(\S+)", UNIT_TEXT)]
+    secrets[0].parent.mkdir(parents=True)
+    for secret in secrets:
+        secret.write_text("secret")
+    install_below(root, checkout, "--no-capabilities")
+    second = in_use(root)
+    assert "9000" in (root / CONFIG).read_text()
+    assert "8080" in (root / f"{CONFIG}.new").read_text()
+    assert releases(root) == {first, second}
+    assert (root / DROP_IN).exists()
+    assert 'subject.user == "pi-orchestrator"' in (root / POLKIT).read_text()
+
+    # The previous version is kept, the one before it is removed; the chosen options are kept.
+    install_below(root, checkout)
+    assert releases(root) == {second, in_use(root)}
+    assert (root / DROP_IN).exists()
+
+    install_below(root, checkout, "--uninstall")
+    for removed in (OPT, UNIT, DROP_IN, BROKER, POLKIT, "usr/local/bin/pi-orchestrator"):
+        assert not os.path.lexists(root / removed), removed
+    assert "9000" in (root / CONFIG).read_text()
+    assert (root / STATE / "state.db").read_text() == "precious"
+    assert len(secrets) == 4
+    assert all(secret.exists() for secret in secrets)
+
+    install_below(root, checkout, "--uninstall", "--purge")
+    assert [path for path in root.rglob("*") if not path.is_dir()] == []
+    assert not (root / STATE).exists()
+
+
+def test_failed_upgrade_keeps_version(tmp_path: Path, checkout: Path) -> None:
+    install_below(tmp_path, checkout)
+    before = in_use(tmp_path)
+
+    (tmp_path / CONFIG).write_text("[[[")
+    output = install_below(tmp_path, checkout, code=1).stderr
+    assert "config.toml: " in output
+    assert "correct /etc/pi-orchestrator/config.toml" in output
+    assert in_use(tmp_path) == before
+    assert releases(tmp_path) == {before}
+
+    (checkout / "backend.py").write_text("raise RuntimeError('no build today')\n")
+    assert "cannot be installed" in install_below(tmp_path, checkout, code=1).stderr
+    assert in_use(tmp_path) == before
+    assert releases(tmp_path) == {before}
+
+
+def test_broker_listens_on_given_address(tmp_path: Path, checkout: Path) -> None:
+    install_below(tmp_path, checkout, "--ap-address", "10.42.0.1")
+    text = (tmp_path / BROKER).read_text()
+    listeners = [line for line in text.splitlines() if line.startswith("listener")]
+    assert listeners == ["listener 1883 127.0.0.1", "listener 1883 10.42.0.1"]
+    assert "ip_nonlocal_bind = 1" in (tmp_path / "etc/sysctl.d/60-pi-orchestrator.conf").read_text()
+
+    output = install_below(tmp_path, checkout, "--dry-run").stdout
+    assert f"broker settings /{BROKER} are kept" in output
+    assert "they lack 192.168.10.1" in output
+
+
+def test_existing_broker_is_unchanged(tmp_path: Path, checkout: Path) -> None:
+    """mosquitto does not start with two listeners on one port."""
+    other = tmp_path / "etc/mosquitto/conf.d/mine.conf"
+    other.parent.mkdir(parents=True)
+    other.write_text("listener 1883\n")
+    output = install_below(tmp_path, checkout, "--dry-run").stdout
+    assert "mine.conf already has a listener on 1883" in output
+    assert f"broker settings /{BROKER}" not in output
+
+
+@pytest.mark.timeout(300)  # downloads packages on a machine without a cache
+def test_real_program_is_installed_from_lock_file(tmp_path: Path) -> None:
+    install_below(tmp_path, REPO)
+    python = tmp_path / OPT / "venv/bin/python"
+    assert (tmp_path / CONFIG).read_bytes() == (REPO / "config/config.toml").read_bytes()
+    # The lock file contains every declared dependency, and the command is installed.
+    for command in (
+        [python, "-m", "pip", "--disable-pip-version-check", "check"],
+        [tmp_path / OPT / "venv/bin/pi-orchestrator", "check-config", "--config", tmp_path / CONFIG],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr

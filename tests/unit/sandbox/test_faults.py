@@ -1,0 +1,217 @@
+"""Fault specs, addresses, MACs, spellings and command-line arguments of the simulated fleet; no network."""
+
+import argparse
+import subprocess
+import sys
+from ipaddress import IPv4Address
+
+import pytest
+
+from pi_orchestrator.core.errors import FieldError
+from pi_orchestrator.core.mac import Mac, is_near, parse_mac
+from pi_orchestrator.sandbox import cli as command
+from pi_orchestrator.sandbox.camera import SimulatedCamera
+from pi_orchestrator.sandbox.faults import Fault, other_mac, parse_faults, status_with_fault
+from pi_orchestrator.sandbox.fleet import Fleet, make_addresses, make_macs
+from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
+
+MAC = Mac("24:6F:28:B0:F7:F1")
+
+
+def camera(**options) -> SimulatedCamera:
+    return SimulatedCamera(
+        mac=MAC,
+        address=IPv4Address("127.77.0.10"),
+        options=CameraOptions(broker_host="127.0.0.1", **options),
+    )
+
+
+def test_parse_faults_fills_end_of_fleet():
+    assert parse_faults(["slow:2", "ghost"], count=5) == [None, None, Fault.SLOW, Fault.SLOW, Fault.GHOST]
+    assert parse_faults([], count=2) == [None, None]
+    assert parse_faults(["slow:0"], count=1) == [None]
+
+
+def test_fault_has_name_and_meaning():
+    assert parse_faults(list(Fault), count=len(Fault)) == list(Fault)
+    assert all(fault.meaning and "\n" not in fault.meaning for fault in Fault)
+    assert len({fault.meaning for fault in Fault}) == len(Fault)
+
+
+def test_unknown_fault_lists_all_faults():
+    with pytest.raises(FieldError) as caught:
+        parse_faults(["slwo:2"], count=5)
+    assert all(fault.value in str(caught.value) for fault in Fault)
+
+
+@pytest.mark.parametrize("spec", ["", ":", "slow:", "slow:-1", "slow:x", "slow:2:3", "SLOW", "slow:٢", " slow"])
+def test_invalid_fault_spec_is_refused(spec):
+    with pytest.raises(FieldError):
+        parse_faults([spec], count=9)
+
+
+def test_faults_over_count_are_refused():
+    with pytest.raises(FieldError, match="more faults than cameras"):
+        parse_faults(["slow:2", "close:2"], count=3)
+    with pytest.raises(FieldError, match="more faults than cameras"):
+        parse_faults(["slow:999999"], count=3)
+
+
+def test_huge_fault_count_is_refused():
+    with pytest.raises(FieldError):
+        parse_faults(["slow:99999999999"], count=3)
+
+
+def test_other_mac_valid_and_not_near():
+    assert parse_mac(other_mac(MAC)) == other_mac(MAC) != MAC
+    assert not is_near(MAC, other_mac(MAC))
+    assert other_mac(other_mac(MAC)) == MAC
+
+
+def test_status_changed_by_body_faults_only():
+    body = {"mac": MAC, "uptime": 1}
+    changing = {fault for fault in Fault if status_with_fault(fault, body, mac=MAC) != body}
+    assert changing == {Fault.WRONG_MAC, Fault.NO_MAC}
+    assert "framesize" in status_with_fault(Fault.NO_MAC, body, mac=MAC)
+    assert "mac" not in status_with_fault(Fault.NO_MAC, body, mac=MAC)
+
+
+def test_second_addresses_follow_first():
+    options = CameraOptions(broker_host="127.0.0.1")
+    fleet = Fleet(count=5, options=options, network="127.77.0.0/24", faults=["provision-moved:2", "slow"])
+    assert [str(camera.address)[-2:] for camera in fleet.cameras] == ["10", "11", "12", "13", "14"]
+    second = [camera.second_address and str(camera.second_address) for camera in fleet.cameras]
+    assert second == [None, None, "127.77.0.15", "127.77.0.16", None]
+
+
+def test_moving_camera_needs_second_address():
+    with pytest.raises(FieldError, match="second address"):
+        camera_with(Fault.PROVISION_MOVED)
+    with pytest.raises(FieldError, match="addresses for 245 cameras, but 246 are needed"):
+        Fleet(
+            count=245,
+            options=CameraOptions(broker_host="127.0.0.1"),
+            network="127.77.0.0/24",
+            faults=["provision-moved"],
+        )
+
+
+def camera_with(fault):
+    options = CameraOptions(broker_host="127.0.0.1")
+    return SimulatedCamera(mac=MAC, address=IPv4Address("127.77.0.10"), options=options, fault=fault)
+
+
+def test_options_repr_hides_password():
+    assert "canary" not in repr(CameraOptions(broker_host="127.0.0.1", wifi_password="canary-4711"))
+
+
+def test_macs_repeatable_and_never_near():
+    macs = make_macs(250, seed=7)
+    assert macs == make_macs(250, seed=7) != make_macs(250, seed=8)
+    assert make_macs(10, seed=7) == macs[:10]
+    assert len(set(macs)) == 250
+    assert all(mac.startswith("24:6F:28:") and parse_mac(mac) == mac for mac in macs)
+    numbers = sorted(int(mac.replace(":", ""), 16) for mac in macs)
+    assert min(b - a for a, b in zip(numbers, numbers[1:], strict=False)) > 3
+
+
+def test_addresses_skip_broadcast():
+    addresses = make_addresses("127.77.0.0/16", 300)
+    assert addresses[0] == IPv4Address("127.77.0.10")
+    assert addresses[244:247] == [IPv4Address(f"127.77.{a}") for a in ("0.254", "1.1", "1.2")]
+    assert len(make_addresses("192.168.10.0/24", 245)) == 245
+
+
+@pytest.mark.parametrize("network", ["192.168.10.0/24", "127.0.0.1", "nonsense", "127.77.0.1/16", "::1/64"])
+def test_addresses_bad_network_is_refused(network):
+    with pytest.raises(FieldError):
+        make_addresses(network, 246)
+
+
+@pytest.mark.parametrize(
+    "style,spelling",
+    [
+        ("colon", "24:6F:28:B0:F7:F1"),
+        ("dash", "24-6F-28-B0-F7-F1"),
+        ("bare", "246F28B0F7F1"),
+        ("lower", MAC.lower()),
+    ],
+)
+def test_mac_style_in_topic_and_payload(style, spelling):
+    cam = camera(mac_style=MacStyle(style))
+    assert cam.topic("status") == f"camera/status/{spelling}"
+    assert cam.status()["mac"] == cam.http_status()["mac"] == spelling
+    assert parse_mac(spelling) == MAC
+
+
+def test_mixed_style_uses_every_spelling():
+    assert len({MacStyle.MIXED.spell(MAC, turn) for turn in range(8)}) == 4
+
+
+def test_topic_follows_both_styles():
+    cam = camera(id_style=IdStyle.DEVICE_ID)
+    assert cam.device_id == "espcam-b0f7f1"
+    assert cam.topic("command") == "camera/command/espcam-b0f7f1"
+    assert cam.topic("response/r1") == "camera/response/r1"
+    newer = camera(topic_style=TopicStyle.DELICASA, container_id="c1")
+    assert newer.topic("status") == f"delicasa/c1/camera/{MAC}/status"
+    assert newer.topic("response/r1") == f"delicasa/c1/camera/{MAC}/response/r1"
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    return parser.parse_args(["sandbox", "cameras", *arguments])
+
+
+def test_command_styles_match_enums():
+    assert tuple(MacStyle) == command.MAC_STYLES
+    assert tuple(IdStyle) == command.ID_STYLES
+    assert tuple(TopicStyle) == command.TOPIC_STYLES
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--count", "0"],
+        ["--count", "many"],
+        ["--broker", "localhost"],
+        ["--broker", ":1883"],
+        ["--broker", "localhost:99999"],
+        ["--interval", "0"],
+        ["--interval", "nan"],
+        ["--rejoin", "0"],
+        ["--duration", "-1"],
+        ["--mac-style", "loud"],
+    ],
+)
+def test_invalid_argument_exits_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(*arguments)
+    assert caught.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--fault", "nope"],
+        ["--count", "300", "--network", "127.1.1.0/24"],
+        ["--ssid", "x" * 33],
+        ["--ssid", ""],
+        ["--ssid", "a\nb"],
+    ],
+)
+def test_argument_refused_by_fleet_exits_2(arguments, capsys):
+    args = parse(*arguments)
+    assert args.func(args) == 2
+    assert "sandbox:" in capsys.readouterr().err
+
+
+def test_parser_loads_no_heavy_module():
+    code = (
+        "import argparse, sys; from pi_orchestrator.sandbox.cli import add_parser;"
+        "add_parser(argparse.ArgumentParser().add_subparsers());"
+        "sys.exit(bool({'aiohttp', 'aiomqtt', 'PIL', 'asyncio'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
