@@ -29,7 +29,7 @@ def pytest_configure(config):
     Scale.slow = config.getoption("--slow")
 
 
-load_vendor_table_once = functools.cache(oui._load)
+load_vendor_table_once = functools.cache(oui.load_table)
 
 
 @pytest.fixture(autouse=True)
@@ -75,5 +75,5 @@ async def broker(tmp_path):
 @pytest.fixture
 async def rig(tmp_path, broker, monkeypatch):
     # Loading takes 0.2 s of CPU per daemon; it is tested separately.
-    monkeypatch.setattr(oui, "_load", load_vendor_table_once)
+    monkeypatch.setattr(oui, "load_table", load_vendor_table_once)
     return Rig(state_dir=tmp_path / "state", broker=broker)

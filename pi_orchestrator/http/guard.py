@@ -22,14 +22,14 @@ class HostGuard:
     def __init__(self, *, trusted_hosts: Iterable[str], ports: Iterable[int], remedy: str = "") -> None:
         self._remedy = remedy
         self._own_names = {"localhost", socket.gethostname().lower()}
-        self._trusted: frozenset[str] = frozenset()
+        self.trusted: frozenset[str] = frozenset()
         self._ports = set(ports)
         self._accepted_hosts: set[str] = set()
         self.trust(trusted_hosts)
 
     def trust(self, hosts: Iterable[str]) -> None:
         """Replace the configured additional host names."""
-        self._trusted = frozenset(host.lower() for host in hosts)
+        self.trusted = frozenset(host.lower() for host in hosts)
         self._accepted_hosts.clear()
 
     def serve_on(self, ports: Iterable[int]) -> None:
@@ -50,7 +50,7 @@ class HostGuard:
     def _is_own_name(self, name: str | None) -> bool:
         if not name:
             return False
-        if name in self._own_names or name in self._trusted or name.endswith(".local"):
+        if name in self._own_names or name in self.trusted or name.endswith(".local"):
             return True
         try:
             ip_address(name)
@@ -67,7 +67,7 @@ class HostGuard:
             port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
         except ValueError:
             return False
-        if parts.hostname in self._trusted:
+        if parts.hostname in self.trusted:
             return True
         return parts.hostname == host and (port in self._ports or parts.netloc == request.headers.get("Host"))
 

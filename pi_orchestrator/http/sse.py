@@ -15,7 +15,7 @@ import re
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
@@ -143,7 +143,7 @@ class Client:
         self.writing_since: float | None = None
         self.wakeup = asyncio.Event()
         self._queue: deque[bytes | memoryview] = deque()
-        self._transport = transport
+        self.transport = transport
 
     @property
     def behind(self) -> Cursor | None:
@@ -153,7 +153,7 @@ class Client:
     @property
     def is_disconnected(self) -> bool:
         """Whether the client has disconnected."""
-        return self._transport.is_closing()
+        return self.transport.is_closing()
 
     def put(self, data: bytes) -> None:
         """Queue bytes for sending."""
@@ -178,14 +178,14 @@ class Client:
 
     def end(self) -> None:
         """Let the task end; the client requests what it has not received when it reconnects."""
-        if self._transport.get_write_buffer_size():
-            self._transport.abort()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
         self.is_ended = True
         self.wakeup.set()
 
     def abort(self) -> None:
         """Close the connection immediately."""
-        self._transport.abort()
+        self.transport.abort()
         self.end()
 
 
@@ -210,9 +210,9 @@ class EventStreams:
         return sum(not client.is_ended for client in self._clients)
 
     @property
-    def registered(self) -> int:
-        """Number of clients, without a check of their connections."""
-        return len(self._clients)
+    def registered(self) -> Collection[Client]:
+        """The clients, without a check of their connections."""
+        return self._clients
 
     def close(self) -> None:
         """End every stream, and each that is opened later."""

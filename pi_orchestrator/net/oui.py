@@ -37,7 +37,7 @@ class VendorLookup:
     async def load(self) -> None:
         """Read the table in a thread; sets `reason` instead of raising."""
         try:
-            self._text, self._index = await asyncio.to_thread(_load)
+            self._text, self._index = await asyncio.to_thread(load_table)
         except (OSError, ValueError) as error:
             self.reason = f"the vendor table cannot be used: {error}"
         else:
@@ -76,7 +76,7 @@ def _key(prefix: str) -> int:
     return int(f"{prefix:0<9}{len(prefix)}", 16)
 
 
-def _load() -> tuple[bytes, array[int]]:
+def load_table() -> tuple[bytes, array[int]]:
     """The table's text and its sorted index of `prefix key << 24 | offset of its line`; OSError, ValueError."""
     with TABLE.open("rb") as file:
         text = file.read(MAX_TABLE_BYTES + 1)

@@ -91,11 +91,11 @@ class SimulatedCamera:
         self._power_lost = False
         self._off_s = 0.0
         self._rebooting = False
-        self._provisioning = Provisioning(fault=fault)
+        self.provisioning = Provisioning(fault=fault)
         self.commands = CommandHandler(
             mac=mac,
             device_id=self.device_id,
-            fault=fault,
+            fault=lambda: self.fault,
             health=self.http_status,
             picture=self._picture,
             restart=self.restart,
@@ -109,17 +109,22 @@ class SimulatedCamera:
     @property
     def provisioned(self) -> list[Provisioned]:
         """The accepted requests in order, without repeats."""
-        return self._provisioning.provisioned
+        return self.provisioning.provisioned
 
     @property
     def provision_requests(self) -> int:
         """Number of `POST /provision` received, accepted or not."""
-        return self._provisioning.requests
+        return self.provisioning.requests
 
     @property
     def url(self) -> str:
         """Base URL of its HTTP server, without a slash at the end."""
         return f"http://{self.address}:{self.options.http_port}"
+
+    @property
+    def has_booted(self) -> bool:
+        """Whether it has been switched on."""
+        return self._boot is not None
 
     @property
     def uptime_s(self) -> float:
@@ -232,7 +237,7 @@ class SimulatedCamera:
             self.ssid, self._mqtt, self._is_joining = ssid, request.mqtt, True
             self._container_id = request.container_id or self._container_id
             self._is_boot_looping = self.fault is Fault.BOOT_LOOP
-        self._provisioning.last_error = None if joins else f"cannot join {ssid}: authentication failed"
+        self.provisioning.last_error = None if joins else f"cannot join {ssid}: authentication failed"
 
     def _can_join(self, request: ProvisionRequest) -> bool:
         expected = self.options.wifi_password
@@ -300,11 +305,11 @@ class SimulatedCamera:
         return web.json_response({"error": "not found"}, status=404)
 
     async def _provision(self, request: web.BaseRequest) -> web.StreamResponse:
-        self._provisioning.requests += 1
+        self.provisioning.requests += 1
         body = await request.read()
         if self.fault is Fault.PROVISION_HANG:
             await asyncio.Event().wait()
-        answer = self._provisioning.handle(body, leaving=self._accepted is not None)
+        answer = self.provisioning.handle(body, leaving=self._accepted is not None)
         response: web.StreamResponse = web.json_response(answer.body, status=answer.status, reason=answer.reason)
         if answer.accepted is None:
             return response
@@ -429,7 +434,7 @@ class SimulatedCamera:
         return {"device_id": self.device_id, "mac": mac, "state": state, "timestamp": _now()}
 
     def _network(self) -> dict[str, Any]:
-        optional = {"container_id": self._container_id, "last_error": self._provisioning.last_error}
+        optional = {"container_id": self._container_id, "last_error": self.provisioning.last_error}
         return {"ssid": self.ssid} | {name: value for name, value in optional.items() if value is not None}
 
     def _rssi(self) -> int:

@@ -44,7 +44,7 @@ class CommandHandler:
         *,
         mac: Mac,
         device_id: str,
-        fault: Fault | None,
+        fault: Callable[[], Fault | None],
         health: Callable[[], dict[str, Any]],
         picture: Callable[[], Awaitable[bytes]],
         restart: Callable[[], None],
@@ -90,7 +90,7 @@ class CommandHandler:
                 await self._set_resolution(publish, request_id, fields.get("resolution"))
             case "restart" | "reset":
                 await self._publish_result(publish, request_id, action)
-                if self._fault is not Fault.REBOOT_IGNORED:
+                if self._fault() is not Fault.REBOOT_IGNORED:
                     self._restart()
             case _:
                 error = f"unsupported action: {clean_text(action, max_chars=40)}"
@@ -113,7 +113,7 @@ class CommandHandler:
         self._capturing = asyncio.create_task(self._capture(publish, request_id), name=f"{self._device_id} capture")
 
     async def _capture(self, publish: Publish, request_id: str) -> None:
-        if self._fault is Fault.CAPTURE_NO_ACK:
+        if self._fault() is Fault.CAPTURE_NO_ACK:
             await asyncio.sleep(FOREVER_S)
         # The reader of messages handles a lost connection.
         with contextlib.suppress(aiomqtt.MqttError):
@@ -122,7 +122,7 @@ class CommandHandler:
     async def _send_picture(self, publish: Publish, request_id: str) -> None:
         started = time.monotonic()
         header = {"request_id": request_id, "device_id": self._device_id}
-        if self._fault is Fault.CAPTURE_FOREIGN:
+        if self._fault() is Fault.CAPTURE_FOREIGN:
             header["device_id"] = f"espcam-{other_mac(self._mac).replace(':', '').lower()[-6:]}"
         await self._publish_json(publish, f"{request_id}/ack", header | {"action": "capture", "status": "in_progress"})
         try:
@@ -133,17 +133,17 @@ class CommandHandler:
             )
             return
         chunks = [jpeg[at : at + CHUNK_BYTES] for at in range(0, len(jpeg), CHUNK_BYTES)]
-        size = OVERSIZED if self._fault is Fault.CAPTURE_OVERSIZED else len(jpeg)
+        size = OVERSIZED if self._fault() is Fault.CAPTURE_OVERSIZED else len(jpeg)
         info = {"success": True, "image_size": size, "content_type": "image/jpeg", "total_size": size}
         timings = {"capture_ms": _elapsed_ms(started), "validate_ms": 0, "encode_ms": 0}
         info |= {"total_chunks": len(chunks), "timings": timings}
         await self._publish_json(publish, f"{request_id}/info", header | info)
         for sent, index in enumerate(self._chunk_order(len(chunks))):
-            if self._fault is Fault.CAPTURE_REBOOTS and sent == len(chunks) // 2:
+            if self._fault() is Fault.CAPTURE_REBOOTS and sent == len(chunks) // 2:
                 self._restart()
-            if self._fault is Fault.CAPTURE_STALLS and sent == len(chunks) // 2:
+            if self._fault() is Fault.CAPTURE_STALLS and sent == len(chunks) // 2:
                 await asyncio.sleep(FOREVER_S)
-            chunk_index = index + len(chunks) if self._fault is Fault.CAPTURE_WRONG_INDEX else index
+            chunk_index = index + len(chunks) if self._fault() is Fault.CAPTURE_WRONG_INDEX else index
             data = base64.b64encode(chunks[index]).decode()
             chunk = {"request_id": request_id, "chunk_index": chunk_index, "chunk_data": data}
             await publish(f"{request_id}/chunk", json.dumps(chunk))
@@ -153,11 +153,11 @@ class CommandHandler:
 
     def _chunk_order(self, count: int) -> Iterator[int]:
         order = list(range(count))
-        if self._fault is Fault.CAPTURE_SHUFFLED:
+        if self._fault() is Fault.CAPTURE_SHUFFLED:
             self._random.shuffle(order)
-        if self._fault is Fault.CAPTURE_DOUBLED:
+        if self._fault() is Fault.CAPTURE_DOUBLED:
             order = [index for index in order for _ in range(2)]
-        if self._fault is Fault.CAPTURE_MISSING:
+        if self._fault() is Fault.CAPTURE_MISSING:
             del order[count // 2]
         yield from order
 

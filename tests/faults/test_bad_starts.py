@@ -116,61 +116,22 @@ async def test_embedded_broker_port_in_use_is_refused(rig, tmp_path):
     assert len(lines) == 2
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "value", "says"),
-    [
-        ("mqtt", "hots", "x", "mqtt.hots: unknown key; did you mean mqtt.host?"),
-        ("autoonboard", "mode", "dev", "autoonboard: unknown key; did you mean auto_onboard?"),
-        ("mqtt", "port", 70000, "mqtt.port: Input should be less than or equal to 65535"),
-        ("mqtt", "port", "abc", "mqtt.port: Input should be a valid integer"),
-        ("logging", "level", "loud", "logging.level: Input should be 'debug', 'info', 'warning' or 'error'"),
-        ("http", "listen", ["8081"], "http.listen"),
-        ("ap", "subnet", "192.168.10.5/24", "ap.subnet"),
-        ("auto_onboard", "subnet_allowlist", ["::1/64"], "auto_onboard.subnet_allowlist"),
-        ("auto_onboard", "max_per_minute", 0, "auto_onboard.max_per_minute"),
-        ("auto_onboard", "deny", ["not a mac"], "auto_onboard.deny"),
-        ("auto_onboard", "target_container", "no spaces allowed", "auto_onboard.target_container"),
-        ("cameras", "offline_after_s", -1, "cameras.offline_after_s"),
-        ("auth", "api_key", "short", "auth.api_key: shorter than 8 characters"),
-        ("auth", "api_key_file", "/nonexistent/key", "auth.api_key_file"),
-        ("auth", "mode", "on", "auth.mode"),
-    ],
-)
-async def test_wrong_value_is_named_by_key(rig, tmp_path, section, key, value, says):
-    lines = await refused(rig, tmp_path, code=2, tree=rig.tree(**{section: {key: value}}))
-    assert lines[0] == "The configuration is not valid:"
-    assert len(lines) == 2, lines
-    assert lines[1].startswith(f"  {says}")
-    assert not rig.state_dir.exists(), "nothing is created before the configuration is valid"
-
-
 async def test_all_mistakes_are_named(rig, tmp_path):
     tree = rig.tree(mqtt={"port": 0.5, "hots": "x"}, logging={"level": "x"}, cameras={"http_port": 0})
     lines = await refused(rig, tmp_path, code=2, tree=tree, env={"PIORCH_AP__SUBNETS": "x"})
     assert len(lines) == 6
     named = ["mqtt.port", "mqtt.hots", "logging.level", "cameras.http_port", "PIORCH_AP__SUBNETS"]
     assert all(any(name in line for line in lines) for name in named), lines
+    assert not rig.state_dir.exists(), "nothing is created before the configuration is valid"
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "not readable", "not text", "not TOML"])
-async def test_unreadable_configuration_is_refused(rig, tmp_path, kind):
+async def test_unreadable_configuration_is_refused(tmp_path):
     config = tmp_path / "config.toml"
-    match kind:
-        case "folder":
-            config.mkdir()
-        case "not readable":
-            config.touch(mode=0o000)
-        case "not text":
-            config.write_bytes(b"\xff\xfe\x00")
-        case "not TOML":
-            config.write_text("[mqtt\n")
+    config.touch(mode=0o000)
     done = await command("run", "--config", config, prefix=UNPRIVILEGED)
-    assert done.code == 2
-    lines = done.err.splitlines()
-    assert lines[0] == "The configuration is not valid:"
-    assert len(lines) == 2
-    assert str(config) in lines[1]
-    assert "Errno" not in done.err
+    assert (done.code, done.out) == (2, "")
+    remedy = f"  {config}: cannot be read: Permission denied; try with sudo"
+    assert done.err.splitlines() == ["The configuration is not valid:", remedy]
 
 
 # Started all the same.

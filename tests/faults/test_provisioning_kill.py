@@ -132,8 +132,9 @@ async def test_kill_while_paused_waits_for_resume(rig, tmp_path):
             await begin(batch)
             await eventually(lambda: sum(len(camera.provisioned) for camera in fleet.cameras) >= 6)
             assert (await batch.post("pause")).data["session"]["state"] == "paused"
-            sending = "SELECT count(*) FROM session_devices WHERE progress IN (10, 30)"
-            await eventually(lambda: rig.rows(sending) == [(0,)], what="the steps under way are finished")
+            # A camera that was being identified stays at 10 until the session is resumed.
+            sending = "SELECT count(*) FROM session_devices WHERE progress = 30"
+            await eventually(lambda: rig.rows(sending) == [(0,)], what="no request is under way")
         requests = {mac: list(ids) for mac, ids in fleet.requests.items()}
         async with started(rig, tmp_path, fleet, batch.id) as batch:
             before = await batch.devices()

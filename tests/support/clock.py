@@ -74,8 +74,12 @@ class FakeClock(Clock):
 
     async def leap(self, seconds):
         """Move forward in one step, like a suspend: sleepers wake once, at the end."""
-        self._move_to(self._monotonic + seconds)
+        self.skip(seconds)
         await self.advance(0)
+
+    def skip(self, seconds):
+        """Move forward without waking sleepers; the next `advance` wakes them."""
+        self._move_to(self._monotonic + seconds)
 
     def _move_to(self, monotonic):
         self._wall += timedelta(seconds=monotonic - self._monotonic)

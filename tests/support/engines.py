@@ -9,6 +9,7 @@ from pathlib import Path
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.net.kernel.netlink import Netlink
 from tests.support.netns import CLONE_NEWNET
+from tests.support.waiting import eventually
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -72,6 +73,14 @@ class Scan:
     async def ask(self, address, within=2.0):
         return set(await self.engine.ask(IPv4Address(address), timeout_s=within))
 
+    async def wait_for_carrier(self):
+        """Wait until the kernel has noticed the carrier."""
+
+        async def has_link():
+            return (await self.link()).up
+
+        await eventually(has_link)
+
     def forget(self):
         self.seen.clear()
 
@@ -84,6 +93,19 @@ class Scan:
     def unbound(self):
         """Sightings of an alive device that bind no address: {(MAC, unverified address or None)}."""
         return {(item.mac, item.ip and str(item.ip)) for item in self.seen if item.alive and not item.binds}
+
+
+class OtherInterface:
+    """The Pi of a Lan with another interface."""
+
+    def __init__(self, site, interface):
+        self.pi, self.network, self.interface = site.pi, site.network, interface
+
+
+def use_short_kernel_timeouts(site):
+    """The kernel sends five requests per second, and the first one for a STALE entry after one second."""
+    site.pi.sysctl("ipv4/neigh/ap0/retrans_time_ms", 200)
+    site.pi.sysctl("ipv4/neigh/ap0/delay_first_probe_time", 1)
 
 
 @contextlib.asynccontextmanager

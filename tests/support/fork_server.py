@@ -192,8 +192,8 @@ def _run(arguments):
 
 def _leave(code):
     """Exit like an interpreter, but do not release every object: that takes longer than most commands."""
-    threading._shutdown()  # waits for threads
-    atexit._run_exitfuncs()
+    threading._shutdown()  # noqa: SLF001 - waits for threads
+    atexit._run_exitfuncs()  # noqa: SLF001
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -177,13 +177,13 @@ def record_requests(cameras):
     request_ids = {camera.mac: [] for camera in cameras}
 
     def record(camera):
-        handle = camera._provisioning.handle
+        handle = camera.provisioning.handle
 
         def handle_and_record(body, **options):
             request_ids[camera.mac].append(json.loads(body)["request_id"])
             return handle(body, **options)
 
-        camera._provisioning.handle = handle_and_record
+        camera.provisioning.handle = handle_and_record
 
     for camera in cameras:
         record(camera)

@@ -19,7 +19,7 @@ def _logs_details(_daemon):
 
 # Key → (value in the request, effective value, function that reads it from a running daemon).
 IN_EFFECT = {
-    "http.trusted_hosts": ("Pi.example, b.example", {"pi.example", "b.example"}, lambda d: d.app.base.guard._trusted),
+    "http.trusted_hosts": ("Pi.example, b.example", {"pi.example", "b.example"}, lambda d: d.app.base.guard.trusted),
     "http.sse_unnamed_copy": ("no", False, lambda d: d.app.events.streams.unnamed_copy),
     "auth.mode": ("required", "required", lambda d: d.app.api_keys.authenticator.mode),
     "auth.api_key": (ANOTHER_KEY, True, lambda d: d.app.api_keys.keyring.identify(ANOTHER_KEY) is not None),
@@ -33,8 +33,8 @@ IN_EFFECT = {
     "discovery.interval_s": ("30", 30, lambda d: d.app.discovery.scans.interval_s),
     "auto_onboard.mode": ("off", Mode.OFF, _onboarding("mode")),
     "auto_onboard.triggers": ("mqtt, scan", ("mqtt", "scan"), _onboarding("triggers")),
-    "auto_onboard.max_per_minute": ("7", 7 / 60, lambda d: d.app.onboarding.worker._line.bucket.rate),
-    "auto_onboard.burst_size": ("3", 3, lambda d: d.app.onboarding.worker._line.bucket.capacity),
+    "auto_onboard.max_per_minute": ("7", 7 / 60, lambda d: d.app.onboarding.worker.line.bucket.rate),
+    "auto_onboard.burst_size": ("3", 3, lambda d: d.app.onboarding.worker.line.bucket.capacity),
     "auto_onboard.subnet_allowlist": (
         "10.0.0.0/8,10.1.0.0/16",
         ["10.0.0.0/8", "10.1.0.0/16"],

@@ -215,7 +215,7 @@ class ScriptedCamera:
     async def __aenter__(self):
         # One server per address; it answers every path and method.
         sock = socket.create_server((self.address, self.rig.camera_port))
-        self._server = http_server(sock, self._answer)
+        self._server = http_server(sock, self.respond)
         await self._server.__aenter__()
         return self
 
@@ -223,7 +223,7 @@ class ScriptedCamera:
         self.answer_now.set()
         await self._server.__aexit__(None, None, None)
 
-    async def _answer(self, request):
+    async def respond(self, request):
         self.requests += 1
         self.request_received.set()
         try:

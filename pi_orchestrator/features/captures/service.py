@@ -87,7 +87,7 @@ class CaptureService:
         self._reboots = reboots
         self._observer = observer
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
-        self._captures: KeyedSingleFlight[Mac, Picture] = KeyedSingleFlight("capture")
+        self.running: KeyedSingleFlight[Mac, Picture] = KeyedSingleFlight("capture")
         self._pictures: BoundedDict[Mac, Picture] = BoundedDict(STORED_BYTES, size_of=lambda picture: len(picture.jpeg))
         self._durations_ms: BoundedDict[Mac, deque[int]] = BoundedDict(MAX_TRACKED)
         self.assembling = 0
@@ -114,9 +114,9 @@ class CaptureService:
         stored = self._pictures.get(mac)
         if stored and self._clock.monotonic() - stored.at < self.cache_s:
             return replace(stored, source=Source.CACHE)
-        if not self._captures.is_running(mac):
+        if not self.running.is_running(mac):
             self._check_online(mac)
-        return await self._captures.run(mac, lambda: self._capture(mac))
+        return await self.running.run(mac, lambda: self._capture(mac))
 
     def last(self, mac: Mac) -> Picture | None:
         """The newest picture of a camera, or None if it is not in memory."""
@@ -128,6 +128,11 @@ class CaptureService:
     def peek_last(self, mac: Mac) -> Picture | None:
         """The same as `last`, but does not count as use when old pictures are dropped."""
         return self._pictures.get(mac)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the pictures in memory."""
+        return self._pictures.total_size
 
     def average_ms(self, mac: Mac) -> int | None:
         """Average duration of its last captures, or None."""
@@ -142,7 +147,7 @@ class CaptureService:
 
     def close(self) -> None:
         """Cancel every capture; callers get a CaptureError."""
-        self._captures.close(lambda: CaptureError("the daemon is stopping", is_camera_fault=False))
+        self.running.close(lambda: CaptureError("the daemon is stopping", is_camera_fault=False))
 
     # One capture.
 

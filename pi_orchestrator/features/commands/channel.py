@@ -144,6 +144,11 @@ class CommandChannel:
             and device.state is not Presence.OFFLINE
         )
 
+    @property
+    def pending(self) -> int:
+        """Number of pending commands."""
+        return len(self._open)
+
     @contextmanager
     def open(self, mac: Mac) -> Iterator[PendingCommand]:
         """Register a pending command, so that no answer is missed; call `send` in the block."""

@@ -80,7 +80,7 @@ class OnboardingWorker:
         self._neighbours = neighbours
         self._outcomes = OutcomeRecorder(clock=clock)
         self._backoff = RetryBackoff(clock=clock)
-        self._line = WaitingLine(
+        self.line = WaitingLine(
             clock=clock,
             burst_size=settings.burst_size,
             max_per_minute=settings.max_per_minute,
@@ -94,7 +94,7 @@ class OnboardingWorker:
             verifier=verifier,
             outcomes=self._outcomes,
             backoff=self._backoff,
-            bucket_state=self._line.snapshot,
+            bucket_state=self.line.snapshot,
         )
         self._tasks: dict[Mac, asyncio.Task[None]] = {}
         self._own_addresses: frozenset[IPv4Address] = frozenset()
@@ -118,22 +118,22 @@ class OnboardingWorker:
     @property
     def waiting(self) -> int:
         """Number of cameras in the waiting line."""
-        return len(self._line.waiting)
+        return len(self.line.waiting)
 
     @property
     def overflowed(self) -> int:
         """Number of cameras dropped because the waiting line was full."""
-        return self._line.overflowed
+        return self.line.overflowed
 
     @property
     def tokens(self) -> float:
         """Attempts that the limiter would allow now."""
-        return self._line.tokens
+        return self.line.tokens
 
     @property
     def under_way(self) -> frozenset[Mac]:
         """Cameras that are being verified now."""
-        return frozenset(self._line.in_flight)
+        return frozenset(self.line.in_flight)
 
     @property
     def revision(self) -> object:
@@ -142,7 +142,7 @@ class OnboardingWorker:
 
     def is_onboarding(self, mac: Mac) -> bool:
         """Whether this camera is being verified now."""
-        return mac in self._line.in_flight
+        return mac in self.line.in_flight
 
     # Control.
 
@@ -165,10 +165,10 @@ class OnboardingWorker:
         """Kill switch: durable; no camera is registered after this returns."""
         async with self._toggle:
             self.enabled = False
-            stopped, tasks = list(self._line.in_flight.values()), list(self._tasks.values())
+            stopped, tasks = list(self.line.in_flight.values()), list(self._tasks.values())
             for task in tasks:
                 task.cancel()
-            self._line.waiting.clear()
+            self.line.waiting.clear()
             rejections = self._outcomes.rejections
             pending, counts = rejections.take(), Counter(rejections.take_counts())
 
@@ -216,10 +216,10 @@ class OnboardingWorker:
     def reconfigure(self, settings: AutoOnboardSettings) -> None:
         """Apply new settings; spent tokens stay spent."""
         self.settings = self._runner.settings = settings
-        for mac, attempt in self._line.in_flight.items():
+        for mac, attempt in self.line.in_flight.items():
             if self._failed_rule(mac, attempt.ip):
                 self._tasks[mac].cancel()  # evaluated again, and rejected, at its next message
-        self._line.reconfigure(
+        self.line.reconfigure(
             burst_size=settings.burst_size,
             max_per_minute=settings.max_per_minute,
             concurrency=settings.concurrency,
@@ -246,7 +246,7 @@ class OnboardingWorker:
         self.enabled = state.enabled
         self._outcomes.metrics = state.metrics
         if state.bucket:
-            self._line.restore(state.bucket)
+            self.line.restore(state.bucket)
 
     async def run(self, beat: Beat) -> None:
         """Receive events, serve the waiting line and store rejections until cancelled."""
@@ -288,21 +288,21 @@ class OnboardingWorker:
             if seen.appeared and self.enabled and self.settings.mode is Mode.DEV:
                 self._outcomes.add_already_onboarded()
             return
-        waiting = self._line.waiting.get(mac)
+        waiting = self.line.waiting.get(mac)
         if waiting is not None:
             waiting.ip = seen.ip or waiting.ip
             return
-        if mac in self._line.in_flight or self._backoff.must_wait(mac):
+        if mac in self.line.in_flight or self._backoff.must_wait(mac):
             return
         attempt = OnboardingAttempt(mac, seen.ip, seen.device_id, seen.firmware_version)
         failed_rule = self._failed_rule(mac, seen.ip)
         if failed_rule:
             self._outcomes.add(attempt.rejection(failed_rule))
             return
-        if not self._line.append(attempt):
+        if not self.line.append(attempt):
             return
         self._start_ready()
-        if self._line.waiting:
+        if self.line.waiting:
             self._wake.set()  # the loop may sleep longer than until the next token: the line was empty
 
     async def _serve_line(self, beat: Beat) -> None:
@@ -310,20 +310,20 @@ class OnboardingWorker:
             beat()
             self._wake.clear()
             self._start_ready()
-            await self._clock.wait(self._wake, min(IDLE_S, self._line.wait_s()))
+            await self._clock.wait(self._wake, min(IDLE_S, self.line.wait_s()))
 
     def _start_ready(self) -> None:
         """Start attempts from the front of the line while tokens and concurrency allow."""
-        while attempt := self._line.front():
+        while attempt := self.line.front():
             failed_rule = self._failed_rule(attempt.mac, attempt.ip)
             if failed_rule:
-                self._line.remove(attempt)
+                self.line.remove(attempt)
                 self._outcomes.add(attempt.rejection(failed_rule))
-            elif self._line.start(attempt):
+            elif self.line.start(attempt):
                 self._start(attempt)
             else:
                 break
-        for attempt in self._line.take_limited():
+        for attempt in self.line.take_limited():
             self._outcomes.add(attempt.rejection(_RATE_LIMITED))
 
     def _start(self, attempt: OnboardingAttempt) -> None:
@@ -333,7 +333,7 @@ class OnboardingWorker:
 
     def _finished(self, mac: Mac) -> None:
         del self._tasks[mac]
-        self._line.finish(mac)
+        self.line.finish(mac)
         self._wake.set()
 
     # The policy.

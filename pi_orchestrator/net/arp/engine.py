@@ -82,11 +82,21 @@ class ArpCounters:
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """An address with a pending request: number of waiting callers, and the MACs that have answered."""
+    """An address with a pending request: number of waiting callers, and the MACs that have answered, with the time.
+
+    A reply from before `asked_at`, the begin of the last probe, counts for the sweep alone.
+    """
 
     requested_at: float
+    asked_at: float = float("-inf")
     waiters: int = 0
-    replies: dict[bytes, Mac] = field(default_factory=dict)
+    replies: dict[bytes, tuple[Mac, float]] = field(default_factory=dict)
+
+    def needs(self, mac: bytes) -> bool:
+        """Whether a reply of this MAC is new, and there is space for it."""
+        if mac in self.replies:
+            return self.replies[mac][1] < self.asked_at
+        return len(self.replies) < MAX_CLAIMANTS
 
 
 @dataclass(slots=True, eq=False)
@@ -174,11 +184,13 @@ class ArpEngine:
 
     async def ask(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
         """The MACs that answer for an address within `timeout_s`; OSError without a link."""
+        began = self._clock.monotonic()
         with self._requesting() as requested:
             for _ in range(2):  # one request may be lost
-                await self._request(address.packed, requested)
+                await self._request(address.packed, requested, asked_at=began)
                 await self._clock.sleep(timeout_s / 2)
-            return frozenset(self._requests[address.packed].replies.values())
+            # A running sweep may have got a reply before: the device may have left the address since.
+            return frozenset(mac for mac, at in self._requests[address.packed].replies.values() if at >= began)
 
     async def _run_rounds(
         self, sweep: _Sweep, requested: set[bytes], expected: set[bytes], progress: OnProgress
@@ -232,13 +244,14 @@ class ArpEngine:
                 if not request.waiters:
                     del self._requests[address]
 
-    async def _request(self, address: bytes, requested: set[bytes]) -> None:
+    async def _request(self, address: bytes, requested: set[bytes], *, asked_at: float = float("-inf")) -> None:
         request = self._requests.get(address)
         if request is None:
             request = self._requests[address] = _Request(self._clock.monotonic())
         if address not in requested:
             request.waiters += 1
             requested.add(address)
+            request.asked_at = max(asked_at, request.asked_at)
         await self._send(address)
 
     async def _send(self, address: bytes, destination: bytes = BROADCAST) -> None:
@@ -284,7 +297,7 @@ class ArpEngine:
             return False
         request = self._requests.get(sender_ip(frame))
         if request is not None and self._frames and self._frames.is_reply_to_us(frame):
-            if sender_mac(frame) in request.replies or len(request.replies) >= MAX_CLAIMANTS:
+            if not request.needs(sender_mac(frame)):
                 return False
         elif self._unsolicited_budget.take(self._clock.monotonic()):
             request = None
@@ -321,7 +334,7 @@ class ArpEngine:
         if not request.replies:
             # After a second request the reply may be to the first one, so this is the upper bound of the reply time.
             self._rtt.add(now - request.requested_at)
-        request.replies[sender_mac(frame)] = mac
+        request.replies[sender_mac(frame)] = mac, now
         if address in self._known_macs or len(self._known_macs) < MAX_KNOWN_MACS:
             self._known_macs[address] = sender_mac(frame)
         if self._sweep is not None:

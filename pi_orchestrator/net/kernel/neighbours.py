@@ -52,6 +52,8 @@ UNKNOWN_WAIT_S = 3.6
 STALE_WAIT_S = 6.6
 """The kernel sends the first request for a STALE entry after 5 s, the second one a second later."""
 SAME_CONFIRMATION_S = 0.05
+CONFIRMATION_RESOLUTION_S = 0.02
+"""The kernel counts the age of a confirmation in ticks of 4 to 10 ms."""
 
 _UNCONFIRMED = STALE | DELAY | PROBE
 _KNOWN = REACHABLE | _UNCONFIRMED | NOARP | PERMANENT
@@ -204,12 +206,12 @@ class NeighbourEngine:
         ):
             for _ in range(2):
                 await send([address])
-                if not self._is_alive(address, began):
+                if not self._is_confirmed(address, began):
                     await self._wait_for(wait, timeout_s / 2)
-                if self._is_alive(address, began):
+                if self._is_confirmed(address, began):
                     break
         entry = self._find(address)
-        return frozenset({entry.mac}) if entry and entry.mac and self._is_alive(address, began) else frozenset()
+        return frozenset({entry.mac}) if entry and entry.mac and self._is_confirmed(address, began) else frozenset()
 
     @contextlib.contextmanager
     def _datagrams(self, link: Link) -> Iterator[Callable[[Sequence[IPv4Address]], Awaitable[None]]]:
@@ -333,6 +335,14 @@ class NeighbourEngine:
         """Whether the entry is REACHABLE, or a datagram was answered since then."""
         entry = self._find(address)
         return entry is not None and (bool(entry.state & REACHABLE) or entry.answered_at >= since)
+
+    def _is_confirmed(self, address: IPv4Address, since: float) -> bool:
+        """Whether the device answered since then: REACHABLE alone may be half a minute old."""
+        entry = self._find(address)
+        if entry is None:
+            return False
+        is_recent = entry.confirmed_at >= since - CONFIRMATION_RESOLUTION_S
+        return (bool(entry.state & REACHABLE) and is_recent) or entry.answered_at >= since
 
 
 def _is_new(before: _TrackedEntry, now: _TrackedEntry) -> bool:

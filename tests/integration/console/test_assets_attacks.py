@@ -300,7 +300,7 @@ async def test_many_clients_use_bounded_memory(served):
 
 def stop_reading(sock):
     sock.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.reader._transport.pause_reading()
+    sock.writer.transport.pause_reading()
 
 
 async def test_stalled_clients_are_disconnected(served, root, monkeypatch):
@@ -347,11 +347,11 @@ async def test_many_large_files_use_bounded_memory(served, root):
 async def test_file_modified_while_sent_is_aborted(served, root, size):
     """A short body would be completed by the next answer; a mixed body would be cached."""
     async with connection(served) as sock:
-        sock.reader._transport.pause_reading()
+        sock.writer.transport.pause_reading()
         await sock.send(b"GET /large.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         await asyncio.sleep(0.3)
         (root / "large.bin").write_bytes(bytes(size))
-        sock.reader._transport.resume_reading()
+        sock.writer.transport.resume_reading()
         async with asyncio.timeout(HANG_S):
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
                 await sock.answer()
@@ -360,12 +360,12 @@ async def test_file_modified_while_sent_is_aborted(served, root, size):
 
 async def test_file_replaced_while_sent_unchanged(served, root):
     async with connection(served) as sock:
-        sock.reader._transport.pause_reading()
+        sock.writer.transport.pause_reading()
         await sock.send(b"GET /large.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         await asyncio.sleep(0.3)
         build(root, {"new.bin": b"new"})
         (root / "new.bin").rename(root / "large.bin")
-        sock.reader._transport.resume_reading()
+        sock.writer.transport.resume_reading()
         async with asyncio.timeout(HANG_S):
             assert (await sock.answer()).body == LARGE
         assert (await exchange(served, "GET", "/large.bin")).body == b"new"

@@ -560,9 +560,9 @@ async def test_cookie_expires_on_monotonic_time(rig, clock):
         for years in (3, -5, 40):
             clock.jump_wall(timedelta(days=365 * years))
             assert (await running.api.get(STATUS, headers=cookie)).status == 200
-        clock._move_to(clock.monotonic() + 12 * HOURS - 1)
+        clock.skip(12 * HOURS - 1)
         assert (await running.api.get(STATUS, headers=cookie)).status == 200
-        clock._move_to(clock.monotonic() + 2)
+        clock.skip(2)
         assert (await running.api.get(STATUS, headers=cookie)).status == 401
         clock.jump_wall(timedelta(days=-2))
         assert (await running.api.get(STATUS, headers=cookie)).status == 401, "a clock change does not revive it"

@@ -169,12 +169,6 @@ async def one_camera(rig):
         yield running
 
 
-async def test_good_requests_answered_as_documented(one_camera):
-    for route in ROUTES:
-        answer = await call_route(one_camera.admin, route)
-        assert answer.status == route.status, f"{route.method} {route.path}: {answer.body[:300]}"
-
-
 async def test_bad_requests_answered_as_documented(one_camera):
     for route in ROUTES:
         seen = set()

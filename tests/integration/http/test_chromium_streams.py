@@ -126,7 +126,7 @@ async def test_browser_reconnects_without_loss(rig, browser):
             await page.has_seen(2)
             for attempt in range(2):
                 before = len(await page.seen())
-                for client in running.app.events.streams._clients:
+                for client in running.app.events.streams.registered:
                     client.abort()
                 newest = await store_events(running, "scan.started", "scan.started", session_id=SESSION)
                 received = (await page.has_seen(before + 7))[before:]

@@ -15,7 +15,7 @@ import pytest
 from pi_orchestrator.app.build import ROUTES
 from pi_orchestrator.features.provisioning import store as sessions
 from pi_orchestrator.features.provisioning.credentials import purpose
-from pi_orchestrator.storage.vault import KEY_FILE, Vault
+from pi_orchestrator.storage.vault import KEY_FILE
 from tests.support.api import production_log
 from tests.support.provisioning import BASE, SSID, Batch, batch, set_breaker
 from tests.support.rig import Api
@@ -158,7 +158,7 @@ async def test_session_password_leaks_nowhere(rig, output, monkeypatch):
         names = assert_files_clean(rig)
         assert {"orchestrator.db", "orchestrator.db-wal", KEY} <= names
         service = provisioning.running.app.provisioning.service
-        for part in (provisioning.running.app, provisioning.running.daemon, service, service._passwords):
+        for part in (provisioning.running.app, provisioning.running.daemon, service, *vars(service).values()):
             assert_clean(repr(part) + repr(vars(part) if hasattr(part, "__dict__") else ""), "a repr")
         await provisioning.post("close")
         await get_all_routes(provisioning)
@@ -305,10 +305,10 @@ async def test_interrupted_key_rotation_loses_nothing(rig):
     async with rig.daemon(connected=False) as running:
         body = {"target_ssid": SSID, "target_password": CANARY}
         session = (await running.admin.post(f"{BASE}/batch", json=body)).data["session"]["id"]
-        await asyncio.to_thread(running.app.provisioning.service._passwords._vault.begin_rotation)
+        await asyncio.to_thread(running.app.resources.vault.begin_rotation)
     assert len(json.loads((rig.state_dir / KEY_FILE).read_text())["keys"]) == 2
     async with rig.daemon(connected=False) as running:
-        vault: Vault = running.app.provisioning.service._passwords._vault
+        vault = running.app.resources.vault
         database = running.app.resources.database
         before = await sessions.password(database.read, session)
         assert await asyncio.to_thread(vault.open, before, purpose=purpose(session)) == CANARY

@@ -200,7 +200,7 @@ async def test_fleet_without_broker_stops(tmp_path):
     fleet = fleet_of(Broker(tmp_path), count=20)
     async with fleet:
         async with asyncio.timeout(HANG_S):
-            while not all(camera._boot for camera in fleet.cameras):
+            while not all(camera.has_booted for camera in fleet.cameras):
                 await asyncio.sleep(0)
     assert not any(camera.reported.is_set() for camera in fleet.cameras)
 

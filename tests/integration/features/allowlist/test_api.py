@@ -436,7 +436,7 @@ async def test_writes_are_in_the_audit_log(daemon, rig):
 
 
 async def test_change_publishes_a_stored_event(daemon, rig):
-    with daemon.daemon.app.resources.database._bus.subscribe(StoredEvent) as subscription:
+    with daemon.daemon.app.resources.bus.subscribe(StoredEvent) as subscription:
         await put(daemon, MAC)
         await put(daemon, MAC)
         await call(daemon, "bulk")

@@ -122,8 +122,9 @@ async def test_repeated_retained_claims_change_nothing(rig):
         await wait_for_status(running, camera, "online")
         await advance(clock, running, 700)
         assert await status(running, camera) == "offline"
-        running.app.resources.mqtt._client._client.socket().shutdown(2)
-        await eventually(lambda: not running.app.resources.mqtt.connected)
+        # A client with the same id: the broker disconnects the daemon.
+        async with rig.broker.client(identifier=running.app.resources.settings.mqtt.client_id):
+            await eventually(lambda: not running.app.resources.mqtt.connected)
         await advance(clock, running, 5)
         await eventually(lambda: running.app.cameras.presence.messages["retained"] == 1)
         assert await status(running, camera) == "offline"
@@ -159,7 +160,7 @@ async def session(rig, camera, name):
 
 
 def drop(client):
-    client._client.socket().shutdown(2)
+    client._client.socket().shutdown(2)  # noqa: SLF001 - aiomqtt has no public way
 
 
 async def test_stale_last_will_is_ignored(rig):

@@ -132,7 +132,7 @@ async def test_chunks_in_any_order_give_the_picture(rig, order):
         assert answer.headers["Content-Type"] == "image/jpeg"
         assert answer.headers["X-Capture-Source"] == "mqtt"
         assert answer.headers["X-Capture-Time"].endswith("Z")
-        assert running.app.captures.service._channel.budget.used == 0
+        assert running.app.commands.channel.budget.used == 0
 
 
 async def test_stalled_picture_downloads_are_disconnected(rig, monkeypatch):
@@ -150,9 +150,9 @@ async def test_stalled_picture_downloads_are_disconnected(rig, monkeypatch):
         before = descriptors()
         readers = []
         for _ in range(5):
-            reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+            _, writer = await asyncio.open_connection(host, int(port), limit=1024)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            reader._transport.pause_reading()
+            writer.transport.pause_reading()
             writer.write(f"GET /api/v1/cameras/{camera.mac}/image HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             readers.append(writer)
         await eventually(lambda: descriptors() == before + 10, what="both ends of each connection are open")
@@ -228,7 +228,7 @@ async def test_unpair_drops_the_picture(rig):
         assert running.app.captures.service.last(camera.mac)
         assert (await running.admin.delete(f"/api/v1/espcam/paired/{camera.mac}")).status == 200
         await eventually(lambda: running.app.captures.service.last(camera.mac) is None)
-        assert running.app.captures.service._pictures.total_size == 0
+        assert running.app.captures.service.stored_bytes == 0
 
 
 # Failed captures.
@@ -254,7 +254,7 @@ async def test_messages_of_another_camera_are_ignored(rig, short_timeouts):
             await camera.publish_response(f"{other_id}/chunk", request_id=other_id, chunk_index=0, chunk_data=poison)
         await camera.send(rid)
         assert (await task).body == JPEG
-        assert running.app.captures.service._channel.messages["foreign"] == 14
+        assert running.app.commands.channel.messages["foreign"] == 14
 
 
 async def test_retained_messages_are_ignored(rig):
@@ -263,7 +263,7 @@ async def test_retained_messages_are_ignored(rig):
         for topic in ("camera/response/old", "camera/response/old/chunk", "delicasa/b/camera/x/response/old/chunk"):
             await rig.publish(topic, chunk | {"request_id": "old"}, client=client, retain=True)
         async with rig.daemon() as running:
-            messages = running.app.captures.service._channel.messages
+            messages = running.app.commands.channel.messages
             await eventually(lambda: messages["retained"] == 3)
             assert messages.keys() == {"retained"}
 
@@ -323,8 +323,8 @@ async def test_simulated_faults_have_expected_answers(rig, short_timeouts):
             for camera, answer in zip(fleet.cameras, answers, strict=True)
         }
         assert results == FAULTS
-        assert running.app.captures.service._channel.budget.used == 0
-        assert running.app.captures.service._channel._open == {}
+        assert running.app.commands.channel.budget.used == 0
+        assert running.app.commands.channel.pending == 0
 
 
 async def test_silent_camera_times_out_and_offline_is_refused(rig, short_timeouts):
@@ -356,7 +356,7 @@ async def test_reboot_during_a_capture_ends_it(rig, short_timeouts):
         answer = await running.api.post(f"/api/v1/cameras/{camera.mac}/capture")
         assert answer.status in (200, 502, 503, 504)
         assert answer.headers.get("X-Capture-Source") != "mqtt"
-        camera.fault = camera.commands._fault = None
+        camera.fault = None
         await eventually(lambda: running.app.devices.registry.get(camera.mac).state == "online")
 
         async def is_successful():
@@ -369,7 +369,7 @@ async def test_broker_failure_ends_the_capture(rig):
     """The capture ends before its 10 s timeout, and does not count as a failure of the camera."""
     async with pending_capture(rig) as (running, camera, rid, task):
         await camera.publish_response(f"{rid}/ack", request_id=rid)
-        await eventually(lambda: running.app.captures.service._channel.messages["taken"] == 1)
+        await eventually(lambda: running.app.commands.channel.messages["taken"] == 1)
         rig.broker.process.kill()
         async with asyncio.timeout(HANG_S):
             answer = await task
@@ -386,7 +386,7 @@ async def test_concurrent_callers_share_one_capture(rig):
             asyncio.create_task(running.api.post(f"/api/v1/cameras/{name}/capture"))
             for name in [camera.mac, camera.device_id, camera.mac.lower().replace(":", "-")] * 3
         ]
-        flights = running.app.captures.service._captures
+        flights = running.app.captures.service.running
         await eventually(lambda: flights.callers(camera.mac) == 10)
         running.app.captures.service.cache_s = 60
         await camera.send(rid)
@@ -403,10 +403,10 @@ async def test_cancelling_the_last_caller_ends_the_capture(rig):
     async with pending_capture(rig) as (running, camera, rid, task):
         service = running.app.captures.service
         other = asyncio.create_task(service.take(camera.mac))
-        await eventually(lambda: service._captures.callers(camera.mac) == 2)
+        await eventually(lambda: service.running.callers(camera.mac) == 2)
         task.cancel()
-        await eventually(lambda: service._captures.callers(camera.mac) == 1)
-        assert service._captures.is_running(camera.mac)
+        await eventually(lambda: service.running.callers(camera.mac) == 1)
+        assert service.running.is_running(camera.mac)
         await camera.send(rid)
         assert (await other).jpeg == JPEG
 
@@ -414,8 +414,8 @@ async def test_cancelling_the_last_caller_ends_the_capture(rig):
         await camera.command()
         alone.cancel()
         await asyncio.wait([alone])
-        await eventually(lambda: not service._channel._open)
-        assert (len(service._captures), service.assembling, service._channel.budget.used) == (0, 0, 0)
+        await eventually(lambda: not running.app.commands.channel.pending)
+        assert (len(service.running), service.assembling, running.app.commands.channel.budget.used) == (0, 0, 0)
 
         second = asyncio.create_task(service.take(camera.mac))
         await camera.send((await camera.command())["request_id"])
@@ -441,4 +441,4 @@ async def test_stored_pictures_are_bounded(rig, monkeypatch):
             assert (await task).status == 200
         stored = [bool(running.app.captures.service.last(camera.mac)) for camera in cameras]
         assert stored == [False, False, True] or stored == [False, True, True]
-        assert running.app.captures.service._pictures.total_size <= 40_000
+        assert running.app.captures.service.stored_bytes <= 40_000

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from pi_orchestrator.core.actor import Actor
+from pi_orchestrator.features.cameras.presence import FLUSH_S
 from tests.integration.features.containers.test_api import CAMERAS, CONTAINERS, PAIR, QUIET, create, pair, refused
 from tests.support.api import case, exchange
 from tests.support.clock import FakeClock
@@ -191,15 +192,17 @@ async def test_replace_during_an_attempt_is_not_undone(rig):
 
 async def test_unpair_during_a_presence_flush_is_not_undone(rig):
     """The camera cache is updated in the order of the commits, also when presence stores older values."""
-    async with rig.daemon() as running, rig.camera(1) as camera:
+    clock = FakeClock()
+    async with rig.daemon(clock=clock) as running, rig.camera(1) as camera:
         await camera.publish_status()
         await eventually(lambda: camera.mac in running.app.cameras.cache)
         await camera.publish_status(firmware_version="9.9.9")
         await eventually(lambda: running.app.devices.registry.get(camera.mac).claims.firmware_version == "9.9.9")
         presence, actor = running.app.cameras.presence, Actor("me", "-", "-", "test")
+        clock.skip(FLUSH_S)
         await asyncio.gather(
             running.app.cameras.service.unpair(camera.mac, actor),
-            presence._flush(presence._clock.monotonic(), everything=True),
+            presence.tick(),
         )
         assert camera.mac not in running.app.cameras.cache
         assert rig.rows("SELECT * FROM cameras") == []

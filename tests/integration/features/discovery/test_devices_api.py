@@ -20,7 +20,7 @@ async def daemon_with_devices(rig):
         await camera.publish_status(rssi_dbm=-61, firmware_version="2.4.1")
         await eventually(lambda: camera.mac in running.app.cameras.cache)
         await rig.announce(2, client=None)
-        await eventually(lambda: rig.mac(2) in running.app.devices.registry._devices)
+        await eventually(lambda: running.app.devices.registry.get(rig.mac(2)))
         await eventually(lambda: running.app.devices.vendors.reason is None)  # the vendor table is loaded
         yield running
 

@@ -242,7 +242,7 @@ async def test_retained_message_is_no_proof(rig):
         camera.body["ssid"] = SSID
         app = setup.running.app
         before = app.cameras.presence.messages["retained"]
-        async with rig.broker.client(identifier=app.resources.mqtt._settings.client_id):
+        async with rig.broker.client(identifier=app.resources.settings.mqtt.client_id):
             # A client with the same id: the broker disconnects the daemon and resends retained messages on reconnect.
             await eventually(lambda: app.cameras.presence.messages["retained"] > before)
         end = await setup.wait_for_state(camera.mac, "failed", "verified")

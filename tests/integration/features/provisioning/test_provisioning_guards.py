@@ -10,7 +10,6 @@ import pytest
 
 from pi_orchestrator.core.clock import parse_rfc3339
 from pi_orchestrator.features.provisioning import store as sessions
-from pi_orchestrator.features.provisioning.circuits import Circuits
 from pi_orchestrator.features.provisioning.delivery import PROOF_S
 from pi_orchestrator.features.provisioning.service import MAX_OPEN
 from pi_orchestrator.features.provisioning.session_device import SessionDevice, SessionDeviceState, Step
@@ -43,13 +42,13 @@ ELSEWHERE = "eth9"
 @pytest.fixture
 def sent_requests(monkeypatch):
     """Requests to the cameras in order: (MAC, method, body)."""
-    answer, received = ScriptedCamera._answer, []
+    answer, received = ScriptedCamera.respond, []
 
     async def recording_answer(self, request):
         received.append((self.mac, request.method, await request.json() if request.method == "POST" else None))
         return await answer(self, request)
 
-    monkeypatch.setattr(ScriptedCamera, "_answer", recording_answer)
+    monkeypatch.setattr(ScriptedCamera, "respond", recording_answer)
     return received
 
 
@@ -109,6 +108,17 @@ async def start_elsewhere(setup, ssid):
     answer = await setup.admin.post(f"{BASE}/batch", json=body)
     assert answer.status == 201, answer.body
     return answer.data["session"]["id"]
+
+
+async def swap_interfaces(setup, other_session):
+    """Let another session have the scanned interface, and the running one `ELSEWHERE`."""
+    interface = (await setup.session())["network_interface"]
+
+    async def swap(tx):
+        for session_id, name in ((other_session, "unused"), (setup.id, ELSEWHERE), (other_session, interface)):
+            await tx.run("UPDATE sessions SET network_interface = ? WHERE id = ?", (name, session_id))
+
+    await setup.running.app.resources.database.write(swap)
 
 
 async def verifying(setup, *, config=LONG_TIMEOUT):
@@ -181,7 +191,7 @@ async def test_camera_in_two_queues_has_one_task(rig, sent_requests, worker):
         await eventually(lambda: camera.requests == 1)
         other_session = await start_elsewhere(setup, "Other-Net")
         await store_device(setup, other_session, camera.mac, ip=camera.address, **QUEUED)
-        worker.parts._interface = ELSEWHERE  # test this guard without the other one
+        await swap_interfaces(setup, other_session)  # test this guard without the other one
         await worker_passes(worker, times=2)
         assert (camera.requests, worker.parts.under_way) == (1, 1)
         reboot = await setup.running.api.post(f"/api/v1/cameras/{camera.mac}/reboot")
@@ -378,7 +388,7 @@ async def test_waiting_session_stays_open(rig, sent_requests, worker, clock):
 async def test_waiting_session_expires(rig, sent_requests, worker, clock):
     async with scripted_cameras(rig, clock=clock) as setup:
         camera = await queued_without_broker(setup, worker, clock)
-        clock._move_to(clock.monotonic() + DAY_S - 600)  # in one step, which is faster
+        clock.skip(DAY_S - 600)  # in one step, which is faster
         await worker_passes(worker, clock, times=2)
         assert (await setup.session())["state"] == "active"
         await advance(worker, clock, 660)
@@ -430,35 +440,3 @@ async def test_open_sessions_are_limited(rig):
         assert rig.rows("SELECT count(*) FROM sessions") == [(MAX_OPEN,)]
         assert (await setup.post("close")).data["session"]["state"] == "closed"
         assert (await open_(MAX_OPEN)).status == 201
-
-
-async def test_cancelled_trial_is_released(clock):
-    circuits, started = Circuits(failures=1, reset_s=10, clock=clock), []
-
-    async def deliver(session, device):
-        started.append(device.mac)
-
-    worker = ProvisioningWorker(
-        interface="lo",
-        concurrency=4,
-        clock=clock,
-        database=None,
-        service=SimpleNamespace(precondition_error=lambda: None),
-        provisioner=SimpleNamespace(run=deliver),
-        intake=None,
-        recorder=None,
-        circuits=circuits,
-        exposure=None,
-    )
-    circuits.network.failed(clock.monotonic())
-    await clock.advance(11)
-    session = SimpleNamespace(id="s-1")
-    first, second = (SimpleNamespace(mac=mac) for mac in ("first", "second"))
-    await worker._start_ready(session, [first, second])
-    (trial,) = worker._running.values()
-    trial.cancel()
-    await asyncio.gather(trial, return_exceptions=True)
-    assert (started, worker.under_way) == ([], 0)
-    await worker._start_ready(session, [second])
-    await eventually(lambda: started == ["second"])
-    assert not worker.circuit_open

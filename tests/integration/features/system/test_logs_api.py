@@ -305,7 +305,7 @@ async def test_slow_log_client_misses_lines_without_cost(daemon, monkeypatch):
     monkeypatch.setattr(log_ring, "MAX_LINES", 500)
     async with stalled_client(daemon, f"{STREAM}?tail=0"), listening(daemon, tail=0) as good:
         await good.frame()
-        slow = next(client for client in daemon.app.events.streams._clients if client is not _client_of(daemon, good))
+        slow = next(client for client in daemon.app.events.streams.registered if client is not _client_of(daemon, good))
         for number in range(3000):
             logger.info("x" * 500, n=number)
             if number % 100 == 99:
@@ -319,13 +319,13 @@ async def test_slow_log_client_misses_lines_without_cost(daemon, monkeypatch):
 
 def _client_of(daemon, stream):
     port = stream.response.connection.transport.get_extra_info("sockname")[1]
-    clients = daemon.app.events.streams._clients
-    return next(client for client in clients if client._transport.get_extra_info("peername")[1] == port)
+    clients = daemon.app.events.streams.registered
+    return next(client for client in clients if client.transport.get_extra_info("peername")[1] == port)
 
 
 async def test_stalled_log_client_is_disconnected(rig, clock):
     async with rig.daemon(connected=False, clock=clock) as running, stalled_client(running, f"{STREAM}?tail=0"):
-        (slow,) = running.app.events.streams._clients
+        (slow,) = running.app.events.streams.registered
         for number in range(3000):
             logger.info("x" * 900, n=number)
             if number % 500 == 0:

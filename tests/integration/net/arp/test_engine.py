@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import gc
 import time
 
 import pytest
@@ -10,9 +9,9 @@ import pytest
 from pi_orchestrator.net.arp import engine as arp
 from pi_orchestrator.net.arp.engine import ArpEngine
 from tests.support import lan
-from tests.support.arp_player import Player, invented_mac
+from tests.support.arp_player import invented_mac
 from tests.support.engines import Scan, descriptors, inside, scanning
-from tests.support.waiting import eventually
+from tests.support.waiting import HANG_S, eventually
 
 A, B, C = "24:6F:28:AA:00:01", "24:6F:28:BB:00:02", "24:6F:28:CC:00:03"
 HOST = "10.77.0.50"
@@ -41,22 +40,15 @@ def hosts_of(count, *, first=10):
     return {f"10.77.0.{first + number}": invented_mac(number, "24:6F:29") for number in range(count)}
 
 
-async def test_sixty_cameras_are_found(tmp_path):
-    async with lan.opened(tmp_path, cameras=60, broker=False) as site, scanning(site, ArpEngine) as scan:
-        await scan.sweep()
-        assert scan.bound == {(camera.mac, camera.address) for camera in site.cameras}
-        assert len(scan.seen) == 60, "each is reported once"
-        assert scan.progress == sorted(scan.progress)
-        assert (scan.progress[0], scan.progress[-1]) == (0.0, 1.0)
-
-
-async def test_sweep_ends_when_all_have_answered(player, scan):
-    hosts = hosts_of(20)
-    await player.play(hosts)
-    took = await scan.sweep(*hosts)
-    assert {mac for mac, _ in scan.bound} == set(hosts.values())
-    assert took < arp.MIN_WAIT_S
-    assert scan.engine.counters.requests == 20
+async def test_sweep_ends_when_all_have_answered(site, player, monkeypatch):
+    monkeypatch.setattr(arp, "MIN_WAIT_S", HANG_S)
+    monkeypatch.setattr(arp, "MAX_WAIT_S", HANG_S)
+    async with scanning(site, ArpEngine) as scan, asyncio.timeout(HANG_S):
+        hosts = hosts_of(20)
+        await player.play(hosts)
+        await scan.sweep(*hosts)
+        assert {mac for mac, _ in scan.bound} == set(hosts.values())
+        assert scan.engine.counters.requests == 20, "no second round"
 
 
 async def test_timeout_adapts_to_reply_times(player, scan):
@@ -70,7 +62,7 @@ async def test_timeout_adapts_to_reply_times(player, scan):
     assert quick < slow - 0.1
 
 
-async def test_missed_request_is_repeated(player, scan):
+async def test_each_silent_address_is_requested_twice(player, scan):
     hosts = hosts_of(60)
     await player.play(hosts)
     await player.set_behaviour(skip=1)
@@ -89,14 +81,6 @@ async def test_frame_loss_of_a_third_finds_most(player, site):
         await player.set_behaviour(ignore=0.33)
         await scan.sweep(expected=hosts)
         assert len(scan.bound) >= 58, "a host misses all six requests with a probability of 1/770"
-
-
-async def test_expected_address_is_requested_once_more(player, scan):
-    hosts = hosts_of(30)
-    await player.play(hosts)
-    await player.set_behaviour(skip=2)
-    await scan.sweep(expected=[*hosts][:10])
-    assert {address for _, address in scan.bound} == {*[*hosts][:10]}
 
 
 async def test_sleeping_camera_is_woken_by_unicast(tmp_path):
@@ -277,63 +261,12 @@ async def test_flood_without_sweep_pauses_reading(player, scan, monkeypatch):
     await eventually(lambda: counters.unsolicited > before)
 
 
-async def wait_for_carrier(scan):
-    """Wait until the kernel has noticed the carrier."""
-
-    async def has_link():
-        return (await scan.link()).up
-
-    await eventually(has_link)
-
-
 async def test_interface_down_after_requests_ends_sweep(site, scan):
     sweep = asyncio.ensure_future(scan.sweep(HOST))
     await eventually(lambda: scan.engine.counters.requests == 2)
     site.down()
     with pytest.raises(OSError, match="Network is down"):
         await sweep
-
-
-async def test_sweep_works_again_after_interface_down(site, player, scan):
-    hosts = hosts_of(10)
-    await player.play(hosts)
-    before = descriptors()
-    for _ in range(3):
-        sweep = asyncio.ensure_future(scan.sweep())
-        await eventually(lambda: scan.bound)
-        site.down()
-        with pytest.raises(OSError, match="Network is down"):
-            await sweep
-        with pytest.raises(OSError, match="Network is down"):
-            await scan.sweep()
-        site.up()
-        await wait_for_carrier(scan)
-        scan.forget()
-    await scan.sweep()
-    assert scan.bound == {(mac, address) for address, mac in hosts.items()}
-    assert descriptors() == before
-
-
-async def test_removed_interface_ends_sweep(site, scan):
-    sweep = asyncio.ensure_future(scan.sweep())
-    await eventually(lambda: scan.engine.counters.requests)
-    site.unplug()
-    with pytest.raises(OSError, match="Network is down|No such device"):
-        await sweep
-    with pytest.raises(OSError, match="No such device"):
-        await scan.sweep()
-    with pytest.raises(OSError, match="No such device"):
-        await scan.ask(HOST)
-    site.pi.ip(
-        "link", "add", "other0", "type", "veth", "peer", "name", "other1"
-    )  # the interface returns with another index
-    site.plug(name="ap7")
-    scan.interface = "ap7"
-    await scan.open()
-    async with site.player() as player:
-        await player.play({HOST: A})
-        await scan.sweep()
-    assert scan.bound == {(A, HOST)}
 
 
 async def test_interface_without_address_sweeps(site, player, scan):
@@ -344,87 +277,7 @@ async def test_interface_without_address_sweeps(site, player, scan):
     assert len(scan.bound) == 5
 
 
-async def test_cancelled_sweep_leaks_nothing(player, scan):
-    hosts = hosts_of(60)
-    await player.play(hosts)
-    await scan.sweep()
-    before = descriptors()
-    for milliseconds in (0, 1, 3, 7, 20, 50, 90, 140, 200):
-        sweep = asyncio.ensure_future(scan.sweep())
-        probing = asyncio.ensure_future(scan.ask(HOST))
-        await asyncio.sleep(milliseconds / 1000)
-        sweep.cancel()
-        probing.cancel()
-        await asyncio.wait([sweep, probing])
-        assert sweep.cancelled()
-        assert scan.engine._requests == {}
-        assert scan.engine._sweep is None
-    scan.forget()
-    await scan.sweep()
-    assert len(scan.bound) == 60
-    assert descriptors() == before
-
-
-async def test_close_ends_sweep_and_leaks_nothing(site):
-    with inside(site.pi):
-        before = descriptors()
-        for _ in range(5):
-            async with scanning(site, ArpEngine) as scan:
-                sweep = asyncio.ensure_future(scan.sweep())
-                await eventually(lambda scan=scan: scan.engine.counters.requests)
-                scan.close()
-                with pytest.raises(OSError, match="closed|not open"):
-                    await sweep
-                with pytest.raises(OSError, match="not open"):
-                    await scan.ask(HOST)
-                scan.close()
-                await scan.open()
-                await scan.open()
-        gc.collect()
-        assert descriptors() == before
-
-
-async def test_link_without_arp_is_rejected(site):
-    with inside(site.pi):
-        before = descriptors()
-        with pytest.raises(OSError, match="no ARP on lo"):
-            async with scanning(OtherInterface(site, "lo"), ArpEngine):
-                pass
-        assert descriptors() == before
-
-
-class OtherInterface:
-    """The same Pi with another interface."""
-
-    def __init__(self, site, interface):
-        self.pi, self.network, self.interface = site.pi, site.network, interface
-
-
-async def test_two_interfaces_with_one_subnet_are_separate(site, player):
-    site.pi.ip("link", "add", "ap1", "type", "veth", "peer", "name", "lan1", "netns", site.camera_ns.name)
-    site.pi.ip("address", "add", "10.77.0.2/24", "dev", "ap1")
-    site.pi.ip("link", "set", "ap1", "up")
-    site.camera_ns.ip("link", "set", "lan1", "up")
-    async with (
-        Player(site.camera_ns, "lan1") as other,
-        scanning(site, ArpEngine) as first,
-        scanning(OtherInterface(site, "ap1"), ArpEngine) as second,
-    ):
-        await player.play({HOST: A})
-        await other.play({HOST: B})
-        await asyncio.gather(first.sweep(HOST), second.sweep(HOST))
-        assert first.bound == {(A, HOST)}
-        assert second.bound == {(B, HOST)}
-
-
-async def test_concurrent_sweeps_run_in_sequence(player, scan):
-    await player.play(hosts_of(3))
-    await asyncio.gather(scan.sweep(), scan.sweep())
-    assert len(scan.bound) == 3
-    assert scan.engine.counters.replies == 6
-
-
-async def test_large_network_is_swept_quickly(tmp_path):
+async def test_large_network_is_swept(tmp_path):
     async with (
         lan.opened(tmp_path, network="10.77.0.0/22", broker=False) as site,
         site.player() as player,
@@ -432,9 +285,8 @@ async def test_large_network_is_swept_quickly(tmp_path):
     ):
         hosts = {str(site.network[4 * number + 2]): invented_mac(number) for number in range(250)}
         await player.play(hosts)
-        took = await scan.sweep()
+        await scan.sweep()
         assert scan.bound == {(mac, address) for address, mac in hosts.items()}
-        assert took < 3
 
 
 async def test_late_second_claimant_is_reported(site, player, scan, monkeypatch):

@@ -1,7 +1,6 @@
 """Neighbour engine on real interfaces, without privileges."""
 
 import asyncio
-import gc
 import json
 import socket
 import subprocess
@@ -15,8 +14,8 @@ from pi_orchestrator.net.kernel import events as kernel_events
 from pi_orchestrator.net.kernel import neighbours
 from pi_orchestrator.net.kernel.neighbours import NeighbourEngine
 from tests.support import lan, process
-from tests.support.arp_player import Player, invented_mac
-from tests.support.engines import descriptors, inside, scanning
+from tests.support.arp_player import invented_mac
+from tests.support.engines import scanning, use_short_kernel_timeouts
 from tests.support.waiting import HANG_S, eventually
 
 A, B, C = "24:6F:28:AA:00:01", "24:6F:28:BB:00:02", "24:6F:28:CC:00:03"
@@ -43,12 +42,6 @@ async def scan(site):
         yield scan
 
 
-def use_short_kernel_timeouts(site):
-    """The kernel sends five requests per second, and the first one for a STALE entry after one second."""
-    site.pi.sysctl("ipv4/neigh/ap0/retrans_time_ms", 200)
-    site.pi.sysctl("ipv4/neigh/ap0/delay_first_probe_time", 1)
-
-
 def add_stale(site, hosts):
     """Add STALE neighbour entries, {address: MAC}."""
     site.pi.batch(f"neigh replace {address} lladdr {mac} dev ap0 nud stale" for address, mac in hosts.items())
@@ -58,24 +51,21 @@ def unconfirmed(scan):
     return {(sighting.mac, str(sighting.ip)) for sighting in scan.seen if not sighting.alive}
 
 
-async def test_sixty_cameras_are_found(tmp_path):
-    async with lan.opened(tmp_path, cameras=60, broker=False) as site, scanning(site, NeighbourEngine) as scan:
-        cpu, began = time.process_time(), scan.clock.monotonic()
-        took = await scan.sweep()
-        cpu = time.process_time() - cpu
+async def test_answers_are_reported_before_silent_addresses_end(tmp_path):
+    async with (
+        lan.opened(tmp_path, cameras=20, network=SMALL, broker=False) as site,
+        scanning(site, NeighbourEngine) as scan,
+    ):
         expected = {(camera.mac, camera.address) for camera in site.cameras}
-        assert scan.bound == expected
-        assert max(seen.at for seen in scan.seen) - began <= 1, (
-            "answers are reported before the timeout of silent addresses"
-        )
-        assert took <= neighbours.UNKNOWN_WAIT_S + 1
-        assert cpu <= 5 * 0.1
-        assert scan.progress[-1] == 1.0
+        sweep = asyncio.ensure_future(scan.sweep())
+        await eventually(lambda: scan.bound == expected)
+        assert not sweep.done()
+        await sweep
         scan.forget()
         again = scan.clock.monotonic()
-        assert await scan.sweep(*(camera.address for camera in site.cameras)) < 1, "a recent confirmation is enough"
+        await scan.sweep(*(camera.address for camera in site.cameras))
         assert scan.bound == expected
-        assert min(seen.at for seen in scan.seen) < again, "with the time of the confirmation"
+        assert min(seen.at for seen in scan.seen) < again, "a recent confirmation is enough, with its time"
 
 
 SWEEP_SCRIPT = """
@@ -127,24 +117,6 @@ async def test_unprivileged_process_finds_sixty_cameras(tmp_path):
         assert answer["loaded"] == [], "without CAP_NET_RAW scapy is not loaded"
 
 
-async def test_second_kernel_request_finds_host(site, player, scan):
-    use_short_kernel_timeouts(site)
-    hosts = {f"10.77.0.{number}": invented_mac(number) for number in range(10, 40)}
-    await player.play(hosts)
-    await player.set_behaviour(skip=1)
-    await scan.sweep()
-    assert scan.bound == {(mac, address) for address, mac in hosts.items()}
-    assert unconfirmed(scan) == set()
-
-
-async def test_expected_address_is_requested_once_more(site, player, scan):
-    use_short_kernel_timeouts(site)
-    await player.play({HOST: A, NOBODY: B})
-    await player.set_behaviour(skip=3)
-    await scan.sweep(HOST, NOBODY, "10.77.0.61", expected=[HOST])
-    assert scan.bound == {(A, HOST)}
-
-
 async def test_stale_entry_is_unconfirmed_until_answer(site, player, scan):
     """The hosts answer ARP only, so only an ARP request can confirm them."""
     use_short_kernel_timeouts(site)
@@ -154,10 +126,9 @@ async def test_stale_entry_is_unconfirmed_until_answer(site, player, scan):
     assert scan.bound == set()
     assert all(sighting.at < scan.clock.monotonic() - 1 for sighting in scan.seen), "not confirmed yet"
     scan.forget()
-    took = await scan.sweep()
+    await scan.sweep()
     assert scan.bound == {(A, HOST)}
     assert unconfirmed(scan) == {(A, HOST), (B, NOBODY)}
-    assert took < 4
     assert not [sighting for sighting in scan.seen if sighting.alive and sighting.mac == B]
 
 
@@ -170,10 +141,9 @@ async def test_stale_entry_is_confirmed_by_datagram(tmp_path):
         site.camera_ns.sysctl("ipv4/icmp_ratemask", 0)  # no rate limit, because the cameras share one host here
         hosts = {camera.address: camera.mac for camera in site.cameras}
         add_stale(site, hosts)
-        took = await scan.sweep(*hosts)
+        await scan.sweep(*hosts)
         assert scan.bound == {(mac, address) for address, mac in hosts.items()}
         assert {sighting.detail for sighting in scan.seen if sighting.binds} == {"answered a datagram"}
-        assert took < 1
         add_stale(site, hosts)
         assert await scan.ask(site.cameras[0].address) == {site.cameras[0].mac}
 
@@ -230,30 +200,6 @@ async def test_neighbours_outside_subnet_are_ignored(site, scan):
     assert scan.bound == {(C, "10.77.0.52")}
 
 
-async def test_two_interfaces_with_one_subnet_are_separate(site, player):
-    site.pi.ip("link", "add", "ap1", "type", "veth", "peer", "name", "lan1", "netns", site.camera_ns.name)
-    site.pi.ip("address", "add", "10.77.0.2/26", "dev", "ap1")
-    site.pi.ip("link", "set", "ap1", "up")
-    site.camera_ns.ip("link", "set", "lan1", "up")
-    async with (
-        Player(site.camera_ns, "lan1") as other,
-        scanning(site, NeighbourEngine) as first,
-        scanning(OtherInterface(site, "ap1"), NeighbourEngine) as second,
-    ):
-        await player.play({HOST: A})
-        await other.play({HOST: B})
-        await asyncio.gather(first.sweep(HOST), second.sweep(HOST))
-        assert first.bound == {(A, HOST)}
-        assert second.bound == {(B, HOST)}
-
-
-class OtherInterface:
-    """The same Pi with another interface."""
-
-    def __init__(self, site, interface):
-        self.pi, self.network, self.interface = site.pi, site.network, interface
-
-
 async def test_large_network_is_swept_in_blocks(site, player, scan, monkeypatch):
     monkeypatch.setattr(neighbours, "BLOCK_SIZE", 20)
     use_short_kernel_timeouts(site)
@@ -296,20 +242,11 @@ async def test_flood_of_changes_is_bounded(site, scan):
         assert scan.bound == {(A, HOST)}
 
 
-async def wait_for_carrier(scan):
-    """Wait until the kernel has noticed the carrier."""
-
-    async def has_link():
-        return (await scan.link()).up
-
-    await eventually(has_link)
-
-
 async def test_lost_carrier_ends_sweep(site, scan):
     """Sending would not fail; the kernel deletes the pending entries."""
-    await wait_for_carrier(scan)
+    await scan.wait_for_carrier()
     sweep = asyncio.ensure_future(scan.sweep(HOST, NOBODY))
-    await eventually(lambda: len(scan.engine._waits) == 2)
+    await eventually(lambda: scan.progress)
     site.camera_ns.ip("link", "set", "lan0", "down")
     with pytest.raises(OSError, match="is down"):
         await sweep
@@ -327,84 +264,15 @@ async def test_answer_after_mac_change_is_ignored(site, scan):
     assert scan.bound == {(A, HOST)}
 
 
-async def test_sweep_works_again_after_interface_down(site, player, scan):
-    await player.play({HOST: A})
-    before = descriptors()
-    for _ in range(3):
-        sweep = asyncio.ensure_future(scan.sweep())
-        await eventually(lambda: scan.bound)
-        site.down()
-        with pytest.raises(OSError, match="is down|unreachable"):
-            await sweep
-        with pytest.raises(OSError, match="unreachable|down"):
-            await scan.sweep()
-        site.up()
-        await wait_for_carrier(scan)
-        scan.forget()
-    await scan.sweep(HOST)
-    assert scan.bound == {(A, HOST)}
-    assert descriptors() == before
-
-
-async def test_removed_interface_ends_sweep(site, scan):
+async def test_removed_interface_does_not_busy_loop(site, scan):
     sweep = asyncio.ensure_future(scan.sweep())
-    await eventually(lambda: scan.engine._waits)
+    await eventually(lambda: scan.progress)
     site.unplug()
     with pytest.raises(OSError, match="is down|No such device|unreachable"):
         await sweep
-    with pytest.raises(OSError, match="No such device|unreachable"):
-        await scan.sweep()
-    with pytest.raises(OSError, match="No such device|unreachable"):
-        await scan.ask(HOST)
     cpu = time.process_time()
     await asyncio.sleep(0.2)
     assert time.process_time() - cpu < 0.1
-
-
-async def test_cancelled_sweep_leaks_nothing(site, player, scan):
-    await player.play({HOST: A})
-    before = descriptors()
-    for milliseconds in (0, 1, 3, 10, 30, 100):
-        sweep = asyncio.ensure_future(scan.sweep())
-        probing = asyncio.ensure_future(scan.ask(NOBODY))
-        await asyncio.sleep(milliseconds / 1000)
-        sweep.cancel()
-        probing.cancel()
-        await asyncio.wait([sweep, probing])
-        assert sweep.cancelled()
-        assert scan.engine._waits == []
-        assert descriptors() == before
-    scan.forget()
-    await scan.sweep(HOST)
-    assert scan.bound == {(A, HOST)}
-
-
-async def test_close_ends_sweep_and_leaks_nothing(site):
-    with inside(site.pi):
-        before = descriptors()
-        for _ in range(5):
-            async with scanning(site, NeighbourEngine) as scan:
-                sweep = asyncio.ensure_future(scan.sweep())
-                await eventually(lambda scan=scan: scan.engine._waits)
-                scan.close()
-                with pytest.raises(OSError, match="closed|not open"):
-                    await sweep
-                with pytest.raises(OSError, match="not open"):
-                    await scan.ask(HOST)
-                scan.close()
-                await scan.open()
-                await scan.open()
-        gc.collect()
-        assert descriptors() == before
-
-
-async def test_link_without_arp_is_rejected(site):
-    with inside(site.pi):
-        before = descriptors()
-        with pytest.raises(OSError, match="no ARP on lo"):
-            async with scanning(OtherInterface(site, "lo"), NeighbourEngine):
-                pass
-        assert descriptors() == before
 
 
 async def test_unexpected_data_does_not_busy_loop(site, player, scan):
