@@ -11,7 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from pi_orchestrator.app.build import ROUTES
 from pi_orchestrator.core.error_codes import ErrorCode
 from pi_orchestrator.edge_http.envelope import ENVELOPE, ENVELOPE_WITH_FIELDS
-from tests.support.api import BATCH, DOCUMENT, JSON, ROUTE_IDS, call_route, camera_is_registered, closed, validate
+from tests.support.api import BATCH, DOCUMENT, JSON, ROUTE_IDS, call_route, camera_is_registered, validate
 from tests.support.process import command
 
 pytestmark = pytest.mark.usefixtures("documented_answers", "sample_data_per_route")
@@ -34,7 +34,6 @@ def test_document_is_valid_openapi_3_1():
 
 
 def test_formats_are_checked():
-    assert {"date-time"} <= set(Draft202012Validator.FORMAT_CHECKER.checkers)
     with pytest.raises(AssertionError, match="date-time"):
         validate("yesterday", {"type": "string", "format": "date-time"})
 
@@ -89,7 +88,7 @@ def test_success_has_schema_and_valid_example(operation):
             if media_type != JSON:
                 continue
             schema = content["schema"]
-            validate(content["example"], schema if "allOf" in schema else closed(schema))
+            validate(content["example"], schema, closed="allOf" not in schema)
 
 
 @each_operation

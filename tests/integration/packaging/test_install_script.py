@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,8 +70,26 @@ STAND_IN = {
 }
 
 
+@pytest.fixture(scope="module")
+def pip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pip, from the only venv that is made in full for stand-ins."""
+    folder = tmp_path_factory.mktemp("pip")
+    venv.create(folder, with_pip=True)
+    return next(folder.glob("lib/python3*/site-packages"))
+
+
+QUICK_PYTHON = """#!/bin/sh
+# Python, but a venv gets its pip from a folder: it is not unpacked and compiled for each.
+if [ "$1 $2" = "-m venv" ]; then
+    {python} -m venv --without-pip "$3" && echo {pip} >"$(echo "$3"/lib/python3*/site-packages)/pip.pth"
+else
+    exec {python} "$@"
+fi
+"""
+
+
 @pytest.fixture
-def checkout() -> Iterator[Path]:
+def checkout(pip_folder: Path) -> Iterator[Path]:
     """A stand-in checkout that every user may read (pytest's own folders are private)."""
     with tempfile.TemporaryDirectory(prefix="checkout-") as name:
         folder = Path(name)
@@ -78,6 +97,8 @@ def checkout() -> Iterator[Path]:
         for path, text in STAND_IN.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(textwrap.dedent(text))
+        (folder / "python").write_text(QUICK_PYTHON.format(python=sys.executable, pip=pip_folder))
+        (folder / "python").chmod(0o755)
         shutil.copytree(REPO / "systemd", folder / "systemd")
         shutil.copy(REPO / "scripts/install.sh", folder / "scripts")
         shutil.copy(REPO / "config/mosquitto-pi-orchestrator.conf", folder / "config")
@@ -96,7 +117,8 @@ def install(
 
 
 def install_below(root: Path, checkout: Path, *options: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    return install(checkout, "--root", root, "--python", sys.executable, *options, code=code)
+    python = sys.executable if checkout == REPO else checkout / "python"
+    return install(checkout, "--root", root, "--python", python, *options, code=code)
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, float, bytes]]:

@@ -15,7 +15,7 @@ from pi_orchestrator.edge_http import feeds
 from pi_orchestrator.features.events.api import BatchQuery
 from pi_orchestrator.features.provisioning.session import SessionState
 from pi_orchestrator.storage import event_store as event_log
-from tests.support.api import DOCUMENT, case, closed, exchange, validate
+from tests.support.api import DOCUMENT, case, exchange, validate
 from tests.support.sampling import repeats
 from tests.support.sse import (
     AT,
@@ -503,15 +503,15 @@ async def test_failed_snapshot_returns_error(daemon, monkeypatch):
 
 
 async def test_sent_events_match_schema(daemon):
-    schema = closed({"$ref": "#/components/schemas/StreamEvent"})
+    schema = {"$ref": "#/components/schemas/StreamEvent"}
     for path in (BATCH, EVENTS):
         content = DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]["text/event-stream"]
         assert content["schema"]["contentSchema"] == {"$ref": "#/components/schemas/StreamEvent"}
         blocks = [block for block in content["example"].split("\n\n") if "data:" in block]
         assert len(blocks) == 3
         for block in blocks:
-            validate(json.loads(block.partition("data:")[2]), schema)
+            validate(json.loads(block.partition("data:")[2]), schema, closed=True)
         async with opened(daemon.admin, path) as stream:
             await store_events(daemon, "network.status_changed", session_id=SESSION)
             for event in (stream.established, await stream.event()):
-                validate(event.data, schema)
+                validate(event.data, schema, closed=True)

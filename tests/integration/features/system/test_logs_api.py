@@ -11,7 +11,7 @@ import pytest
 from pi_orchestrator.core import log_buffer as log_ring
 from pi_orchestrator.core.logging import get_logger
 from pi_orchestrator.http import sse
-from tests.support.api import DOCUMENT, case, closed, validate
+from tests.support.api import DOCUMENT, case, validate
 from tests.support.process import daemon as process_daemon
 from tests.support.sse import EVENTS, assert_no_event, opened, stalled_client, store_events
 from tests.support.waiting import HANG_S, eventually
@@ -168,7 +168,7 @@ async def test_log_stream_sends_last_lines(daemon):
         assert stream.retry == 3000
     content = DOCUMENT["paths"][STREAM]["get"]["responses"]["200"]["content"]["text/event-stream"]
     assert content["schema"]["contentSchema"] == {"$ref": "#/components/schemas/LogLine"}
-    validate(last, closed({"$ref": "#/components/schemas/LogLine"}))
+    validate(last, {"$ref": "#/components/schemas/LogLine"}, closed=True)
 
 
 async def test_unnamed_frames_are_only_lines(rig, clock):
@@ -267,7 +267,7 @@ async def test_event_stream_sends_lines_only_on_request(daemon):
         assert line.payload == (await page(daemon, limit=1, source="test"))["logs"][0]
         assert line.data["timestamp"] == line.payload["timestamp"]
         assert events["scan.started"].id == str(newest)
-        validate(line.data, closed({"$ref": "#/components/schemas/StreamEvent"}))
+        validate(line.data, {"$ref": "#/components/schemas/StreamEvent"}, closed=True)
         assert (await only.event()).payload == line.payload
         for stream in (neither, family):
             assert (await stream.event()).type == "scan.started"
