@@ -54,7 +54,7 @@ def demo(args: argparse.Namespace) -> int:
 
 def demo_settings(state_dir: Path, *, port: int, camera_port: int) -> Loaded:
     """Settings for the demo: everything on loopback."""
-    from pi_orchestrator.settings import given
+    from pi_orchestrator.settings import from_program
 
     tree: dict[str, Any] = {
         "http": {"listen": [f"127.0.0.1:{port}"]},
@@ -74,7 +74,7 @@ def demo_settings(state_dir: Path, *, port: int, camera_port: int) -> Loaded:
         },
         "storage": {"state_dir": str(state_dir)},
     }
-    return given(tree)
+    return from_program(tree)
 
 
 async def _demo(args: argparse.Namespace, state_dir: Path) -> int:

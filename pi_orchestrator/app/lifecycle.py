@@ -35,7 +35,7 @@ from pi_orchestrator.net.host.systemd import Notifier
 from pi_orchestrator.net.kernel.netlink import Netlink
 from pi_orchestrator.net.mqtt.broker import embedded_broker
 from pi_orchestrator.net.mqtt.link import MqttConnection
-from pi_orchestrator.settings import Loaded, Settings, given, overrides, secrets_of
+from pi_orchestrator.settings import Loaded, Settings, from_program, overrides, secrets_of
 from pi_orchestrator.settings.overrides import Overrides
 from pi_orchestrator.storage import schema
 from pi_orchestrator.storage.database import Database
@@ -53,10 +53,10 @@ async def running(
     configured: Settings | Loaded, *, clock: Clock | None = None, notifier: Notifier | None = None
 ) -> AsyncIterator[Daemon]:
     """Run the daemon for the duration of the block; StartupError if it cannot start."""
-    loaded = await asyncio.to_thread(given, configured) if isinstance(configured, Settings) else configured
+    loaded = await asyncio.to_thread(from_program, configured) if isinstance(configured, Settings) else configured
     settings = loaded.settings
     clock = clock or Clock()
-    await asyncio.to_thread(clock.look)
+    await asyncio.to_thread(clock.refresh)
     notifier = notifier or Notifier()
     health = Health(clock=clock)
     bus = EventBus()

@@ -41,7 +41,7 @@ class WatchdogWorker:
 
     async def check(self) -> bool:
         """Run one check; returns whether everything is alive."""
-        await asyncio.to_thread(self._clock.look)
+        await asyncio.to_thread(self._clock.refresh)
         try:
             async with asyncio.timeout(WRITER_TIMEOUT_S):
                 await self._database.ping()

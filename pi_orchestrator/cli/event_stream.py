@@ -36,7 +36,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class Disconnected:
     """The connection was lost; the next attempt is in `retry_in_s` seconds."""
 
     reason: str
@@ -61,7 +61,7 @@ def follow(
     answered: bool = False,
     sleep: Callable[[float], object] = time.sleep,
     **query: Any,
-) -> Iterator[Event | Lost]:
+) -> Iterator[Event | Disconnected]:
     """Events after an id (None: new ones only); resumes after the last one when the connection was lost.
 
     Raises an error response of the daemon, and UnreachableError after `retry_limit_s`, or at the first attempt
@@ -71,10 +71,10 @@ def follow(
     while True:
         reason = "the daemon closed the stream"
         try:
-            for frame in frames(client.lines(path, last_event_id=after, **query)):
+            for frame in parse_frames(client.lines(path, last_event_id=after, **query)):
                 answered, delay_s, waited_s = True, FIRST_DELAY_S, 0.0
                 after = after if frame.id is None else frame.id
-                if event := read(frame):
+                if event := parse_event(frame):
                     yield event
             answered = True  # a daemon that stops closes a new stream before its first frame
         except OrchestratorError as error:
@@ -87,7 +87,7 @@ def follow(
             reason = error.message
         # Jitter, so that clients disconnected at the same time do not all reconnect at the same time.
         pause_s = delay_s * _JITTER.uniform(0.5, 1.0)
-        yield Lost(reason, pause_s)
+        yield Disconnected(reason, pause_s)
         sleep(pause_s)
         waited_s += pause_s
         delay_s = min(2 * delay_s, MAX_DELAY_S)
@@ -105,7 +105,7 @@ def follow_with_notes(
     """`follow` for a terminal: calls `note` with a text when the connection is lost and when it is restored."""
     was_lost = False
     for item in follow(client, path, after=after, answered=answered, **query):
-        if isinstance(item, Lost):
+        if isinstance(item, Disconnected):
             was_lost = True
             note(f"{item.reason}; retrying in {item.retry_in_s:.0f} s")
             continue
@@ -115,7 +115,7 @@ def follow_with_notes(
         yield item
 
 
-def frames(lines: Iterable[bytes]) -> Iterator[Frame]:
+def parse_frames(lines: Iterable[bytes]) -> Iterator[Frame]:
     """Parse the lines of a stream into frames; drops an incomplete last block."""
     name: str | None = None
     event_id: int | None = None
@@ -136,7 +136,7 @@ def frames(lines: Iterable[bytes]) -> Iterator[Frame]:
             data.append(value)
 
 
-def read(frame: Frame) -> Event | None:
+def parse_event(frame: Frame) -> Event | None:
     """The event in a named frame; None for a frame without a name (a copy) or without an event."""
     if frame.name is None or frame.data is None:
         return None

@@ -46,10 +46,10 @@ class Clock:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def trusted(self) -> bool:
-        """Whether the wall clock had been set from the network when `look` was last called."""
+        """Whether the wall clock had been set from the network when `refresh` was last called."""
         return self._trusted
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Update `trusted`; reads the file system."""
         self._trusted = _clock_is_set(self.wall())
 

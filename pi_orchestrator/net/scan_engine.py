@@ -33,5 +33,5 @@ class Engine(Protocol):
     ) -> None:
         """Probe every address, silent `expected` ones once more; OSError if the link fails."""
 
-    async def ask(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
+    async def probe(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
         """The MACs that answer for an address, more than one is a conflict; OSError without a link."""

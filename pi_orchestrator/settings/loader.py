@@ -86,17 +86,17 @@ def load(
     )
     above = tuple((leaf, value, "flag") for leaf, value in _leaves(flags or {}))
     layers = _without_retired(below, above, problems)
-    return settle(layers, overrides.read(_state_dir(layers) / overrides.NAME))
+    return apply_overrides(layers, overrides.read(_state_dir(layers) / overrides.NAME))
 
 
-def given(configured: Settings | Tree) -> Loaded:
+def from_program(configured: Settings | Tree) -> Loaded:
     """Load settings given by a program in place of a file; the overrides in their state folder apply."""
     leaves = _leaves(configured) if isinstance(configured, dict) else _non_defaults(configured)
     layers = _without_retired((leaf, value, "program") for leaf, value in leaves)
-    return settle(layers, overrides.read(_state_dir(layers) / overrides.NAME))
+    return apply_overrides(layers, overrides.read(_state_dir(layers) / overrides.NAME))
 
 
-def settle(layers: Layers, found: Overrides) -> Loaded:
+def apply_overrides(layers: Layers, found: Overrides) -> Loaded:
     """Apply the valid overrides to the layers; the others are in `ignored`, each with its reason."""
     known = set(known_paths()) - {_STATE_DIR}
     candidates = {path: text for path, text in found.values.items() if path in known}
@@ -116,7 +116,7 @@ def overridden(loaded: Loaded, path: str, text: str | None) -> Loaded:
     return _with_overrides(loaded.layers, replace(loaded.overrides, values=values), ignored)
 
 
-def closest(path: str) -> str | None:
+def closest_key(path: str) -> str | None:
     """The known key or section that is most similar to an unknown one."""
     known = known_paths()
     close = difflib.get_close_matches(path, known if "." in path else Settings.model_fields, n=1, cutoff=0.6)
@@ -143,12 +143,12 @@ def value_at(settings: Settings, path: str) -> Any:
     return getattr(getattr(settings, section), key)
 
 
-def shown(value: Any) -> Any:
+def displayable(value: Any) -> Any:
     """A value in displayable form: secrets masked, addresses and paths as text."""
     if isinstance(value, SecretStr):
         return "***"
     if isinstance(value, tuple):
-        return [shown(item) for item in value]
+        return [displayable(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
@@ -428,5 +428,5 @@ def _place(tree: Tree, leaf: tuple[str, ...], value: Any) -> None:
 
 
 def _suggest(path: str) -> str:
-    close = closest(path)
+    close = closest_key(path)
     return f"; did you mean {close}?" if close else ""

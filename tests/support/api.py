@@ -128,7 +128,7 @@ class SilentEngine:
     async def sweep(self, targets, *, expected, progress):
         await asyncio.Event().wait()
 
-    async def ask(self, address, *, timeout_s):
+    async def probe(self, address, *, timeout_s):
         return frozenset()
 
 

@@ -28,7 +28,7 @@ class FakeClock(Clock):
     def trusted(self):
         return self.is_trusted
 
-    def look(self):
+    def refresh(self):
         """Do nothing: the test sets `is_trusted`."""
 
     def stamp(self):

@@ -70,8 +70,8 @@ class Scan:
         await self.engine.sweep(hosts, expected=expected_addresses, progress=self.progress.append)
         return self.clock.monotonic() - began
 
-    async def ask(self, address, within=2.0):
-        return set(await self.engine.ask(IPv4Address(address), timeout_s=within))
+    async def probe(self, address, within=2.0):
+        return set(await self.engine.probe(IPv4Address(address), timeout_s=within))
 
     async def wait_for_carrier(self):
         """Wait until the kernel has noticed the carrier."""

@@ -19,7 +19,7 @@ from pi_orchestrator.net.host.systemd import Notifier
 from pi_orchestrator.sandbox.fleet import Fleet
 from pi_orchestrator.sandbox.options import CameraOptions
 from pi_orchestrator.sandbox.server import http_server
-from pi_orchestrator.settings import given, load
+from pi_orchestrator.settings import from_program, load
 from tests.support.broker import Broker, free_port
 
 _BLOCKS = itertools.count()
@@ -120,7 +120,7 @@ class Rig:
     async def daemon(self, *, clock=None, connected=True, **sections):
         """Run a daemon during the block; yields a Running with `.api` (no key) and `.admin` (admin key)."""
         # Reads the override file of an earlier daemon, which blocks; so in a thread, as in the daemon.
-        settings = await asyncio.to_thread(given, self.tree(**sections))
+        settings = await asyncio.to_thread(from_program, self.tree(**sections))
         async with (
             running(settings, clock=clock, notifier=Notifier({})) as daemon,
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,

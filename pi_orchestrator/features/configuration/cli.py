@@ -67,11 +67,11 @@ def check_config(args: argparse.Namespace) -> int:
 
 def show_config(args: argparse.Namespace) -> int:
     """Print all keys, as TOML or JSON."""
-    from pi_orchestrator.settings import known_paths, shown, value_at
+    from pi_orchestrator.settings import displayable, known_paths, value_at
 
     loaded = load_settings(args)
     _warn(loaded)
-    values = {path: shown(value_at(loaded.settings, path)) for path in known_paths()}
+    values = {path: displayable(value_at(loaded.settings, path)) for path in known_paths()}
     origins = {path: loaded.origins.get(path, "default") for path in values}
     if args.json:
         print_json({path: {"value": value, "origin": origins[path]} for path, value in values.items()})
@@ -82,7 +82,7 @@ def show_config(args: argparse.Namespace) -> int:
         if name != section:
             print(f"{'' if not section else chr(10)}[{name}]")
             section = name
-        # TOML has no null: a key without a value is shown as a comment.
+        # TOML has no null: a key without a value is displayable as a comment.
         line = f"# {key} =" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}"
         print(f"{line}  # {origins[path]}" if args.origin else line)
     return 0
@@ -142,11 +142,11 @@ def _row(item: dict[str, Any]) -> tuple[str, ...]:
 
 def _unknown(key: str) -> Exception:
     from pi_orchestrator.core.errors import NotFoundError
-    from pi_orchestrator.settings import RETIRED, closest
+    from pi_orchestrator.settings import RETIRED, closest_key
 
     if reason := RETIRED.get(key):
         return NotFoundError(f"the setting {key} no longer exists", details=reason)
-    suggestion = closest(key)
+    suggestion = closest_key(key)
     return NotFoundError(f"unknown setting {key}", details=f"did you mean {suggestion}?" if suggestion else None)
 
 

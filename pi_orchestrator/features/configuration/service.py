@@ -25,7 +25,16 @@ from pi_orchestrator.core.events import ConfigChanged
 from pi_orchestrator.core.health import Health, State
 from pi_orchestrator.core.logging import get_logger
 from pi_orchestrator.core.redaction import MASK
-from pi_orchestrator.settings import RETIRED, Loaded, Settings, changed_paths, closest, overridden, settle, value_at
+from pi_orchestrator.settings import (
+    RETIRED,
+    Loaded,
+    Settings,
+    apply_overrides,
+    changed_paths,
+    closest_key,
+    overridden,
+    value_at,
+)
 from pi_orchestrator.settings import overrides as override_file
 from pi_orchestrator.settings.reference import Key, keys
 from pi_orchestrator.storage import audit_log as actions
@@ -130,7 +139,7 @@ class Configuration:
         loaded = load()
         file = self.loaded.overrides.file
         # A changed state folder takes effect at the next start; until then the overrides stay in the current folder.
-        return loaded if loaded.overrides.file == file else settle(loaded.layers, override_file.read(file))
+        return loaded if loaded.overrides.file == file else apply_overrides(loaded.layers, override_file.read(file))
 
     async def _set(self, key: Key, text: str, actor: Actor) -> None:
         if reason := self.precondition_error(key):
@@ -245,5 +254,5 @@ def _find_key(path: str) -> Key:
         return key
     if reason := RETIRED.get(path):
         raise NotFoundError(f"the setting {path} no longer exists", details=reason)
-    suggestion = next((name for name in keys() if name.startswith(f"{path}.")), None) or closest(path)
+    suggestion = next((name for name in keys() if name.startswith(f"{path}.")), None) or closest_key(path)
     raise NotFoundError(f"unknown setting {path}", details=f"did you mean {suggestion}?" if suggestion else None)

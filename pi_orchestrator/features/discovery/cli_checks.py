@@ -39,7 +39,7 @@ async def interface_problem(standalone: StandaloneScan, link: Link | None) -> Sc
         return ScanProblem("interface", f"interface {name} not found", await _interface_choice(standalone))
     if standalone.scanner.off:
         return None if link.up else _down(name)
-    if not link.asks:
+    if not link.supports_arp:
         return ScanProblem(
             "interface", f"{name} does not support ARP, so it cannot be scanned", await _interface_choice(standalone)
         )

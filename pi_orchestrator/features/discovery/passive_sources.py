@@ -129,7 +129,7 @@ class PassiveSourcesWorker:
         if self._mdns is None:
             return
         link = self._scanner.link
-        addresses = link.addresses if link and link.up and link.asks else ()
+        addresses = link.addresses if link and link.up and link.supports_arp else ()
         if addresses != self._mdns_on:
             self._mdns_on = addresses
             await (self._mdns.open(addresses=addresses) if addresses else self._mdns.close())

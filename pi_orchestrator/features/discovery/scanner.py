@@ -178,7 +178,7 @@ class Scanner:
         if self._engine is None or self.network is None or address not in self.network:
             return frozenset()
         try:
-            return await self._engine.ask(address, timeout_s=timeout_s)
+            return await self._engine.probe(address, timeout_s=timeout_s)
         except OSError as error:
             log.debug("probe failed", address=str(address), reason=str(error))
             self.wake()
@@ -205,7 +205,7 @@ class Scanner:
         self._registry.probe_requests.pop(address, None)
         answered = None
         try:
-            answered = await self._require_engine()[0].ask(address, timeout_s=REQUESTED_PROBE_TIMEOUT_S)
+            answered = await self._require_engine()[0].probe(address, timeout_s=REQUESTED_PROBE_TIMEOUT_S)
         except (OSError, NetworkError) as error:
             log.debug("requested probe failed", address=str(address), reason=str(error))
             self.wake()
@@ -247,7 +247,7 @@ class Scanner:
         name = self._ap.interface
         if link is None:
             raise FieldError(f"interface {name} not found; waiting for it (ap.interface)")
-        if not link.asks:
+        if not link.supports_arp:
             raise FieldError(f"{name} does not support ARP (loopback or point-to-point), so it cannot be scanned")
         if not link.up:
             raise FieldError(f"{name} is down; waiting for it")

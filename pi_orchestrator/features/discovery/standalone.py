@@ -98,7 +98,7 @@ def build_scanner(
 async def open_standalone_scan(settings: Settings, *, own_network: bool = False) -> AsyncIterator[StandaloneScan]:
     """A standalone scan for the block; `own_network`: scan the interface's own network if it is outside ap.subnet."""
     clock = Clock()
-    await asyncio.to_thread(clock.look)
+    await asyncio.to_thread(clock.refresh)
     netlink = Netlink()
     try:
         if own_network:

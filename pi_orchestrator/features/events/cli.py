@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pi_orchestrator.cli.connection import connect
-from pi_orchestrator.cli.event_stream import Event, follow_with_notes, frames, read
+from pi_orchestrator.cli.event_stream import Event, follow_with_notes, parse_event, parse_frames
 from pi_orchestrator.cli.options import add_client
 from pi_orchestrator.cli.output import columns, fit, print_json_line, print_note
 from pi_orchestrator.core.error_codes import LocalCode
@@ -96,8 +96,8 @@ def _fields(payload: Mapping[str, Any]) -> Iterator[str]:
 
 def _newest(client: Client, types: str | None) -> int:
     """The id of the newest stored event."""
-    for frame in frames(client.lines(PATH, silence_s=IDLE_TIMEOUT_S, types=types)):
-        event = read(frame)
+    for frame in parse_frames(client.lines(PATH, silence_s=IDLE_TIMEOUT_S, types=types)):
+        event = parse_event(frame)
         number = event.payload.get("last_event_id") if event and event.type == ESTABLISHED else frame.id
         if isinstance(number, int):
             return number
@@ -112,8 +112,8 @@ def _past(client: Client, newest: int, args: argparse.Namespace) -> list[Event]:
     found: deque[Event] = deque(maxlen=None if args.since is not None else DEFAULT_COUNT)
     has_received = False
     try:
-        for frame in frames(client.lines(PATH, silence_s=IDLE_TIMEOUT_S, last_event_id=after)):
-            event = read(frame)
+        for frame in parse_frames(client.lines(PATH, silence_s=IDLE_TIMEOUT_S, last_event_id=after)):
+            event = parse_event(frame)
             if event is None:
                 continue
             has_received = True

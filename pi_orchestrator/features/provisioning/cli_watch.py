@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pi_orchestrator.cli.client import UnreachableError
-from pi_orchestrator.cli.event_stream import Event, Lost, follow
+from pi_orchestrator.cli.event_stream import Disconnected, Event, follow
 from pi_orchestrator.cli.output import columns, print_json, wrapped
 from pi_orchestrator.core.stream_events import ESTABLISHED, SESSION_ERROR
 from pi_orchestrator.features.provisioning.cli_session import BASE
@@ -73,7 +73,7 @@ def watch(client: Client, session_id: str, *, macs: Iterable[str] = (), as_json:
 
 
 def _follow(client: Client, session_id: str, batch: Batch, view: View, started_at: float) -> None:
-    inbox: queue.SimpleQueue[Event | Lost | Exception] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[Event | Disconnected | Exception] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(client, session_id, inbox), name="events", daemon=True).start()
     is_over = False
     while not is_over:
@@ -87,8 +87,8 @@ def _follow(client: Client, session_id: str, batch: Batch, view: View, started_a
         view.show(batch, time.monotonic() - started_at)
 
 
-def _handle(client: Client, session_id: str, item: Event | Lost, batch: Batch, view: View) -> None:
-    if isinstance(item, Lost):
+def _handle(client: Client, session_id: str, item: Event | Disconnected, batch: Batch, view: View) -> None:
+    if isinstance(item, Disconnected):
         view.show_note(f"{item.reason}; retrying in {item.retry_in_s:.0f} s")
         # Only the stream may have failed: try to read the state.
         with contextlib.suppress(UnreachableError):
@@ -109,7 +109,7 @@ def _read(client: Client, session_id: str, batch: Batch, view: View) -> None:
     view.changed(batch)
 
 
-def _listen(client: Client, session_id: str, inbox: queue.SimpleQueue[Event | Lost | Exception]) -> None:
+def _listen(client: Client, session_id: str, inbox: queue.SimpleQueue[Event | Disconnected | Exception]) -> None:
     try:
         events = follow(client, f"{BASE}/events", retry_limit_s=RECONNECT_LIMIT_S, answered=True, session_id=session_id)
         for item in events:
@@ -118,7 +118,7 @@ def _listen(client: Client, session_id: str, inbox: queue.SimpleQueue[Event | Lo
         inbox.put(error)
 
 
-def _received(inbox: queue.SimpleQueue[Event | Lost | Exception]) -> Iterator[Any]:
+def _received(inbox: queue.SimpleQueue[Event | Disconnected | Exception]) -> Iterator[Any]:
     """Yield all received items; wait up to DRAW_S for the first."""
     try:
         yield inbox.get(timeout=DRAW_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pi_orchestrator.core.clock import Clock, rfc3339
 from pi_orchestrator.http.model import ApiModel, Time
 from pi_orchestrator.net.host.reader import HostReader
-from pi_orchestrator.net.host.readings import HostStatus, Space, judge
+from pi_orchestrator.net.host.readings import HostStatus, Space, overall_status
 
 _MIB = 1024**2
 _GIB = 1024**3
@@ -69,8 +69,8 @@ async def info(clock: Clock, reader: HostReader) -> SystemInfo:
     healthy. Limits for `warning` and `critical`: processors 85 % and 97 %, memory 80 % and 93 %, disk 85 % and 95 %,
     temperature 70 °C and 80 °C.
     """
-    host = await reader.look()
-    status, reasons = judge(host)
+    host = await reader.read()
+    status, reasons = overall_status(host)
     one, five, fifteen = host.load
     return SystemInfo(
         timestamp=rfc3339(clock.wall()),

@@ -33,7 +33,7 @@ from pi_orchestrator.features.system.logs_api import LogLine
 from pi_orchestrator.http.metrics import MetricsPage
 from pi_orchestrator.http.model import ApiModel, Time
 from pi_orchestrator.net.host.reader import HostReader
-from pi_orchestrator.settings import Loaded, known_paths, shown, value_at
+from pi_orchestrator.settings import Loaded, displayable, known_paths, value_at
 from pi_orchestrator.storage.database import Database
 
 MEDIA_TYPE = "application/gzip"
@@ -196,7 +196,7 @@ def add_program(archive: Archive, loaded: Loaded) -> None:
     values = [
         {
             "key": path,
-            "value": shown(value_at(loaded.settings, path)),
+            "value": displayable(value_at(loaded.settings, path)),
             "origin": loaded.origins.get(path, "default"),
         }
         for path in known_paths()

@@ -127,10 +127,10 @@ def _add_host(archive: Archive, settings: Settings) -> None:
     from pi_orchestrator.core.clock import Clock
     from pi_orchestrator.features.system.cli_doctor import examine
     from pi_orchestrator.net.host.reader import HostReader
-    from pi_orchestrator.net.host.readings import judge
+    from pi_orchestrator.net.host.readings import overall_status
 
-    host = asyncio.run(HostReader(clock=Clock(), folder=settings.storage.state_dir).look())
-    status, reasons = judge(host)
+    host = asyncio.run(HostReader(clock=Clock(), folder=settings.storage.state_dir).read())
+    status, reasons = overall_status(host)
     archive.add_json("system.json", asdict(host) | {"overall_status": status, "reasons": reasons})
     archive.add_json("doctor.json", [asdict(finding) for finding in examine(settings)])
 

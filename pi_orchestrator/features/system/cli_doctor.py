@@ -75,7 +75,7 @@ def _check_clock(_settings: Settings) -> Finding:
     from pi_orchestrator.core.clock import Clock
 
     clock = Clock()
-    clock.look()
+    clock.refresh()
     if clock.trusted():
         return Finding("clock", "ok", "synchronized")
     return Finding(

@@ -112,7 +112,7 @@ def _check_mdns(settings: Settings, link: Link | None) -> Finding:
         return Finding("mdns", "ok", "switched off (discovery.mdns)")
     if link is None or not link.up or not link.addresses:
         return Finding("mdns", "warn", "no address to listen on", "fix the interface first")
-    if not link.asks:
+    if not link.supports_arp:
         return Finding("mdns", "ok", f"not used: {link.name} is not a camera network")
     from pi_orchestrator.net.mdns import service as mdns
 

@@ -84,18 +84,18 @@ class ArpCounters:
 class _Request:
     """An address with a pending request: number of waiting callers, and the MACs that have answered, with the time.
 
-    A reply from before `asked_at`, the begin of the last probe, counts for the sweep alone.
+    A reply from before `probed_at`, the begin of the last probe, counts for the sweep alone.
     """
 
     requested_at: float
-    asked_at: float = float("-inf")
+    probed_at: float = float("-inf")
     waiters: int = 0
     replies: dict[bytes, tuple[Mac, float]] = field(default_factory=dict)
 
     def needs(self, mac: bytes) -> bool:
         """Whether a reply of this MAC is new, and there is space for it."""
         if mac in self.replies:
-            return self.replies[mac][1] < self.asked_at
+            return self.replies[mac][1] < self.probed_at
         return len(self.replies) < MAX_CLAIMANTS
 
 
@@ -134,7 +134,7 @@ class ArpEngine:
     async def open(self, link: Link, subnet: IPv4Network) -> None:
         """Start listening on this link; OSError with the reason if that fails (PermissionError: no CAP_NET_RAW)."""
         self.close()
-        if not link.asks or link.mac is None:
+        if not link.supports_arp or link.mac is None:
             raise OSError(errno.EOPNOTSUPP, f"no ARP on {link.name}")
         # Protocol 0 receives nothing until bind. Opened before scapy is loaded, which is useless without CAP_NET_RAW.
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
@@ -182,12 +182,12 @@ class ArpEngine:
                     self._count_missed()
         progress(1.0)
 
-    async def ask(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
+    async def probe(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
         """The MACs that answer for an address within `timeout_s`; OSError without a link."""
         began = self._clock.monotonic()
         with self._requesting() as requested:
             for _ in range(2):  # one request may be lost
-                await self._request(address.packed, requested, asked_at=began)
+                await self._request(address.packed, requested, probed_at=began)
                 await self._clock.sleep(timeout_s / 2)
             # A running sweep may have got a reply before: the device may have left the address since.
             return frozenset(mac for mac, at in self._requests[address.packed].replies.values() if at >= began)
@@ -244,14 +244,14 @@ class ArpEngine:
                 if not request.waiters:
                     del self._requests[address]
 
-    async def _request(self, address: bytes, requested: set[bytes], *, asked_at: float = float("-inf")) -> None:
+    async def _request(self, address: bytes, requested: set[bytes], *, probed_at: float = float("-inf")) -> None:
         request = self._requests.get(address)
         if request is None:
             request = self._requests[address] = _Request(self._clock.monotonic())
         if address not in requested:
             request.waiters += 1
             requested.add(address)
-            request.asked_at = max(asked_at, request.asked_at)
+            request.probed_at = max(probed_at, request.probed_at)
         await self._send(address)
 
     async def _send(self, address: bytes, destination: bytes = BROADCAST) -> None:

@@ -47,7 +47,7 @@ class HostReader:
         self._read_at = float("-inf")
         self._cpu: dict[str, CpuTimes] = {}
 
-    async def look(self) -> Host:
+    async def read(self) -> Host:
         """The current state of the host; concurrent callers share one reading."""
         return await self._reading.get()
 

@@ -31,7 +31,7 @@ class Limits:
     warning: float
     critical: float
 
-    def judge(self, value: float) -> HostStatus:
+    def status_of(self, value: float) -> HostStatus:
         """The status for a value."""
         if value >= self.critical:
             return HostStatus.CRITICAL
@@ -149,7 +149,7 @@ def temperature(sensors: Iterable[tuple[str, str]]) -> float:
     return max(chosen, default=0.0)
 
 
-def judge(host: Host) -> tuple[HostStatus, list[str]]:
+def overall_status(host: Host) -> tuple[HostStatus, list[str]]:
     """The worst status of all metrics, and a text for each metric that is not healthy."""
     metrics = (
         ("processor", host.cpu.percent, "%", CPU_PERCENT),
@@ -159,7 +159,7 @@ def judge(host: Host) -> tuple[HostStatus, list[str]]:
     )
     problems: list[tuple[HostStatus, str]] = []
     for name, value, unit, limits in metrics:
-        if (status := limits.judge(value)) is not HostStatus.HEALTHY:
+        if (status := limits.status_of(value)) is not HostStatus.HEALTHY:
             limit = limits.critical if status is HostStatus.CRITICAL else limits.warning
             problems.append((status, f"{name} at {value:g} {unit} ({status} from {limit:g} {unit} on)"))
     return _worst([status for status, _ in problems]), [reason for _, reason in problems]

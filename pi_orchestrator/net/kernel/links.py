@@ -17,7 +17,7 @@ class Link:
     index: int
     mac: Mac | None
     up: bool
-    asks: bool
+    supports_arp: bool
     addresses: tuple[IPv4Interface, ...]
 
     def own_addresses(self) -> frozenset[IPv4Address]:

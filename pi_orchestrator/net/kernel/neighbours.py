@@ -149,7 +149,7 @@ class NeighbourEngine:
     async def open(self, link: Link, subnet: IPv4Network) -> None:
         """Start following the neighbour table of this link; OSError with the reason if that fails."""
         self.close()
-        if not link.asks:
+        if not link.supports_arp:
             raise OSError(errno.EOPNOTSUPP, f"no ARP on {link.name}")
         self._link, self._subnet = link, subnet
         try:
@@ -196,7 +196,7 @@ class NeighbourEngine:
                 await self._wait_for(stale, max(0.0, sent_at + STALE_WAIT_S - self._clock.monotonic()))
         progress(1.0)
 
-    async def ask(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
+    async def probe(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
         """The MAC that answers for an address, at most one; OSError without a link."""
         began = self._clock.monotonic()
         # FAILED may be an old result, and the kernel needs longer than `timeout_s` to renew it.

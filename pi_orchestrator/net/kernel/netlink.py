@@ -165,7 +165,7 @@ def _link(message: Any, addresses: tuple[IPv4Interface, ...]) -> Link:
         mac=mac,
         # IFF_RUNNING combines carrier and operational state.
         up=bool(flags & _IFF_UP and flags & _IFF_RUNNING),
-        asks=supports_arp and mac is not None,
+        supports_arp=supports_arp and mac is not None,
         addresses=addresses,
     )
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.support.process import COMMAND, command, environment
+from tests.support.process import COMMAND, command, start
 from tests.support.rig import Api
-from tests.support.waiting import eventually
+from tests.support.waiting import HANG_S, eventually
 
 MAC = re.compile(r"(?:[0-9A-F]{2}:){5}[0-9A-F]{2}")
 
@@ -24,33 +24,26 @@ MAC = re.compile(r"(?:[0-9A-F]{2}:){5}[0-9A-F]{2}")
 async def demo(folder, *args, stdout=None):
     """A running demo; its output is in `folder`/out, and TMPDIR is in `folder`, so that leftover files are found."""
     (folder / "tmp").mkdir(exist_ok=True)
-    with (folder / "out").open("wb") as out:
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND,
-            "demo",
-            *args,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=stdout or out,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(TMPDIR=str(folder / "tmp"), TERM="xterm"),
-            cwd=folder,
-        )
+    env = {"TMPDIR": str(folder / "tmp"), "TERM": "xterm"}
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        process = await start(COMMAND, "demo", *args, env=env, cwd=folder, stdout=stdout or out, stderr=err)
+    process.folder = folder
     try:
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.communicate()
+        await process.wait()
 
 
 def output(folder):
     return (folder / "out").read_text()
 
 
-async def ended(process, within=10):
-    async with asyncio.timeout(within):
-        _, err = await process.communicate()
-    return process.returncode, err.decode()
+async def ended(process):
+    """The exit code of a demo, and its errors."""
+    async with asyncio.timeout(HANG_S):
+        return await process.wait(), (process.folder / "err").read_text()
 
 
 async def test_demo_pairs_cameras_and_ends_clean(tmp_path):
@@ -86,7 +79,7 @@ async def test_two_demos_end_after_duration(tmp_path):
         args = ("--count", "2", "--port", "0", "--duration", "8")
         processes = [await stack.enter_async_context(demo(folder, *args)) for folder in folders]
         for process in processes:
-            assert await ended(process, within=30) == (0, "")
+            assert await ended(process) == (0, "")
     for folder in folders:
         assert len(_online(output(folder))) == 2
         assert output(folder).splitlines()[-1] == "Stopping."

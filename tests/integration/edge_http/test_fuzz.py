@@ -11,7 +11,7 @@ from pi_orchestrator.app.build import ROUTES
 from pi_orchestrator.core.error_codes import ErrorCode
 from pi_orchestrator.http.route import STREAM
 from tests.support.process import daemon, environment
-from tests.support.sampling import repeats
+from tests.support.sampling import Scale, repeats
 from tests.support.waiting import eventually
 
 KEY = "fuzzing-key-0123456789"
@@ -72,6 +72,7 @@ async def fuzz(url, folder, operations):
         f"X-API-Key:{KEY}",
         "--generation-deterministic",
         f"--max-examples={repeats(4, slow=60)}",
+        *([] if Scale.slow else ["--phases=examples,coverage,fuzzing"]),  # else stateful sequences too
         "--request-timeout=10",
         "--no-color",
         "--continue-on-failure",

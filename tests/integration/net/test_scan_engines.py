@@ -65,9 +65,9 @@ async def test_sixty_cameras_are_found(tmp_path, engine):
 
 async def test_probe_returns_the_claimant(player, scan):
     await player.play({HOST: A, "10.77.0.51": C})
-    assert await scan.ask(HOST) == {A}
-    assert await scan.ask("10.77.0.51") == {C}
-    assert await scan.ask(NOBODY, within=0.2) == set()
+    assert await scan.probe(HOST) == {A}
+    assert await scan.probe("10.77.0.51") == {C}
+    assert await scan.probe(NOBODY, within=0.2) == set()
 
 
 async def test_probe_counts_no_answer_from_before(player, scan):
@@ -77,7 +77,7 @@ async def test_probe_counts_no_answer_from_before(player, scan):
     await eventually(lambda: scan.bound == {(A, HOST)})
     await player.leave(HOST)
     await eventually(lambda: scan.clock.monotonic() - scan.seen[-1].at > 0.1)
-    assert await scan.ask(HOST, within=0.2) == set()
+    assert await scan.probe(HOST, within=0.2) == set()
     await sweep
 
 
@@ -150,7 +150,7 @@ async def test_removed_interface_ends_sweep(site, scan):
     with pytest.raises(OSError, match=IS_GONE):
         await scan.sweep()
     with pytest.raises(OSError, match=IS_GONE):
-        await scan.ask(HOST)
+        await scan.probe(HOST)
     # The interface returns with another name and index.
     site.pi.ip("link", "add", "other0", "type", "veth", "peer", "name", "other1")
     site.plug(name="ap7")
@@ -167,7 +167,7 @@ async def test_cancelled_sweep_leaks_nothing(player, scan):
     before = descriptors()
     for milliseconds in (0, 1, 3, 10, 30, 100, 200):
         sweep = asyncio.ensure_future(scan.sweep())
-        probing = asyncio.ensure_future(scan.ask(NOBODY))
+        probing = asyncio.ensure_future(scan.probe(NOBODY))
         await asyncio.sleep(milliseconds / 1000)
         sweep.cancel()
         probing.cancel()
@@ -190,7 +190,7 @@ async def test_close_ends_sweep_and_leaks_nothing(site, engine):
                 with pytest.raises(OSError, match="closed|not open"):
                     await sweep
                 with pytest.raises(OSError, match="not open"):
-                    await scan.ask(HOST)
+                    await scan.probe(HOST)
                 scan.close()
                 await scan.open()
                 await scan.open()

@@ -100,11 +100,11 @@ def test_wall_clock_is_trusted_once_set(monkeypatch, tmp_path, marked, kernel, w
     monkeypatch.setattr(module, "_LIBC", FakeLibc(kernel))
     monkeypatch.setattr(Clock, "wall", lambda self: wall)
     clock = Clock()
-    clock.look()
+    clock.refresh()
     assert clock.trusted() is trusted
 
 
 def test_trust_check_with_real_kernel():
     clock = Clock()
-    clock.look()
+    clock.refresh()
     assert clock.trusted() in (True, False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pi_orchestrator.settings import Settings, known_paths, load, shown, value_at
+from pi_orchestrator.settings import Settings, displayable, known_paths, load, value_at
 
 FILE = Path(__file__).parents[3] / "config/config.toml"
 KEY = re.compile(r"# (?P<key>[a-z_]+) = (?P<value>.+)")
@@ -49,8 +49,8 @@ def test_file_defaults_equal_model_defaults(tmp_path):
     file.write_text(uncommented(), encoding="utf-8")
     loaded = load(path=file, environ={})
     defaults = load(path=FILE, environ={}).settings
-    assert {path: shown(value_at(loaded.settings, path)) for path in known_paths()} == {
-        path: shown(value_at(defaults, path)) for path in known_paths()
+    assert {path: displayable(value_at(loaded.settings, path)) for path in known_paths()} == {
+        path: displayable(value_at(defaults, path)) for path in known_paths()
     }
     assert loaded.settings == defaults == Settings()
     assert set(loaded.origins) == set(known_paths()), "each value came from the file"

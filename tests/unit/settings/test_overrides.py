@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given as given_any
+from hypothesis import from_program as given_any
 from hypothesis import strategies as st
 
 from pi_orchestrator.app.cli_demo import demo_settings
 from pi_orchestrator.core.errors import SettingsError
-from pi_orchestrator.settings import Settings, given, load, overridden, overrides
+from pi_orchestrator.settings import Settings, from_program, load, overridden, overrides
 from pi_orchestrator.settings.overrides import NAME, Overrides, read, render, set_aside
 
 CANARY = "canary-7f3a9c1e"
@@ -237,12 +237,12 @@ def test_program_settings_are_a_layer(tmp_path):
         },
     ).settings
     (tmp_path / NAME).write_bytes(render({"cameras.idle_after_s": "60", "auto_onboard.mode": "off"}))
-    config = given(settings)
+    config = from_program(settings)
     assert config.settings.cameras.idle_after_s == 60
     assert (config.origins["auto_onboard.deny"], "auth.mode" in config.origins) == ("program", False)
     reset = overridden(overridden(config, "cameras.idle_after_s", None), "auto_onboard.mode", None)
     assert reset.settings == settings
-    assert given(Settings()).origins == {}
+    assert from_program(Settings()).origins == {}
 
 
 def test_program_tree_is_validated_and_below_overrides(tmp_path):

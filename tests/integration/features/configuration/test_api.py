@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from pi_orchestrator.core.logging import configure
-from pi_orchestrator.settings import given, known_paths
+from pi_orchestrator.settings import from_program, known_paths
 from pi_orchestrator.settings.reference import keys
 from tests.integration.edge_http.test_auth import make_key
 from tests.support.api import case, exchange
@@ -229,7 +229,7 @@ async def test_auth_off_on_network_is_refused(rig):
         assert "http.listen reaches the network" in refused.json["error"]["details"]
         # The new configuration is loopback only, but the daemon listens on the network until a restart.
         loopback = await asyncio.to_thread(rig.settings, auto_onboard=on_network["auto_onboard"])
-        running.app.configuration.service.loaded = await asyncio.to_thread(given, loopback)
+        running.app.configuration.service.loaded = await asyncio.to_thread(from_program, loopback)
         refused = await put(running.admin, "auth.mode", "off")
         assert (refused.status, refused.json["code"]) == (409, "CONFLICT")
         assert "while the daemon listens on the network" in refused.json["error"]["details"]

@@ -210,16 +210,17 @@ async def test_scan_has_id_progress_history_and_is_joined(tmp_path):
         joined = await asyncio.gather(*(daemon.api.post(SCAN) for _ in range(5)))
         assert {answer.data["scan"]["id"] for answer in joined} == {first["id"]}
         assert (first["state"], first["subnet"], first["interface"]) == ("running", "10.77.0.0/24", "ap0")
-        progress = set()
+        progress = [first["progress"]]
 
         async def ended_scan():
             scan = (await daemon.api.get(f"{SCAN}/{first['id']}")).data["scan"]
-            progress.add(scan["progress"])
+            progress.append(scan["progress"])
             return scan["state"] == "done" and scan
 
         done = await eventually(ended_scan)
         assert done["progress"] == 100
-        assert len(progress) > 2, "progress was visible"
+        assert progress == sorted(progress)
+        assert progress[0] < 100
         assert (done["found"], done["new"], done["moved"], done["gone"]) == (5, 0, 0, 0)
         cancelled = (await daemon.api.post(SCAN)).data["scan"]
         answer = await daemon.api.delete(f"{SCAN}/{cancelled['id']}")

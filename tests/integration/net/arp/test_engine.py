@@ -111,23 +111,23 @@ async def test_all_claimants_are_reported(player, scan):
     await player.play({HOST: [A, B], "10.77.0.51": C})
     await scan.sweep()
     assert scan.bound == {(A, HOST), (B, HOST), (C, "10.77.0.51")}
-    assert await scan.ask(HOST) == {A, B}
-    assert await scan.ask("10.77.0.51") == {C}
-    assert await scan.ask("10.77.0.52", within=0.05) == set()
+    assert await scan.probe(HOST) == {A, B}
+    assert await scan.probe("10.77.0.51") == {C}
+    assert await scan.probe("10.77.0.52", within=0.05) == set()
 
 
 async def test_probe_waits_and_repeats(player, scan):
     await player.play({HOST: A})
     await player.set_behaviour(HOST, late=0.3)
-    assert await scan.ask(HOST, within=0.1) == set()
-    assert await scan.ask(HOST, within=0.6) == {A}
+    assert await scan.probe(HOST, within=0.1) == set()
+    assert await scan.probe(HOST, within=0.6) == {A}
     await player.set_behaviour(HOST, skip=1)
-    assert await scan.ask(HOST, within=0.1) == {A}
+    assert await scan.probe(HOST, within=0.1) == {A}
 
 
 async def test_claimants_are_limited(player, scan):
     await player.play({HOST: [invented_mac(number) for number in range(50)]})
-    assert len(await scan.ask(HOST)) == arp.MAX_CLAIMANTS
+    assert len(await scan.probe(HOST)) == arp.MAX_CLAIMANTS
     assert len(scan.seen) == arp.MAX_CLAIMANTS
 
 
@@ -143,14 +143,14 @@ async def test_unsolicited_frame_binds_nothing(player, scan):
 async def test_late_reply_binds_nothing(player, scan):
     await player.play({HOST: A})
     await player.set_behaviour(HOST, late=0.3)
-    assert await scan.ask(HOST, within=0.05) == set()
+    assert await scan.probe(HOST, within=0.05) == set()
     await eventually(lambda: scan.unbound == {(A, HOST)})
     assert not scan.bound
 
 
 async def test_gratuitous_reply_during_probe_binds_nothing(site, player, scan):
     """An answer is addressed to this link and its address; a gratuitous reply is not."""
-    probing = asyncio.ensure_future(scan.ask(HOST, within=0.5))
+    probing = asyncio.ensure_future(scan.probe(HOST, within=0.5))
     await eventually(lambda: scan.engine.counters.requests)
     await player.send(HOST, A)
     await player.send(HOST, B, to=site.mac(), target="10.77.0.99")
@@ -179,7 +179,7 @@ async def test_forged_frames_are_counted_and_ignored(site, player, scan):
     await player.send(HOST, "00:00:00:00:00:00")
     await eventually(lambda: counters.malformed == 2)
     assert scan.seen == []
-    probing = asyncio.ensure_future(scan.ask(HOST))
+    probing = asyncio.ensure_future(scan.probe(HOST))
     await eventually(lambda: counters.requests)
     await player.send(HOST, C, source=B, to=site.mac(), target="10.77.0.1")
     assert await probing == {A}
@@ -255,7 +255,7 @@ async def test_flood_without_sweep_pauses_reading(player, scan, monkeypatch):
     assert arp.UNSOLICITED_PER_S <= counters.unsolicited <= arp.UNSOLICITED_PER_S * (2 + duration)
     assert turns.frames < 10_000, "the kernel drops most of the flood"
     await player.play({HOST: A})
-    assert await scan.ask(HOST) == {A}, "a probe resumes listening immediately"
+    assert await scan.probe(HOST) == {A}, "a probe resumes listening immediately"
     before = counters.unsolicited
     await player.send(HOST, B)
     await eventually(lambda: counters.unsolicited > before)
@@ -302,7 +302,7 @@ async def test_late_second_claimant_is_reported(site, player, scan, monkeypatch)
 
 async def test_repeated_reply_is_reported_once(player, scan):
     await player.play({HOST: [A, A, B, A]})
-    assert await scan.ask(HOST) == {A, B}
+    assert await scan.probe(HOST) == {A, B}
     assert sorted(sighting.mac for sighting in scan.seen) == [A, B]
     assert scan.engine.counters.replies == 2
 
@@ -316,7 +316,7 @@ async def test_probe_resumes_reading_after_flood(player, scan, monkeypatch):
         return scan.engine._read_paused
 
     await eventually(paused)
-    assert await scan.ask(HOST, within=1) == {A}
+    assert await scan.probe(HOST, within=1) == {A}
 
 
 async def test_replaced_interface_is_rejected(site):

@@ -84,7 +84,7 @@ async def main():
     engine = NeighbourEngine(clock=Clock(), on_sighting=seen.append)
     await engine.open(link, net)
     await engine.sweep(list(net.hosts()), expected=frozenset(), progress=lambda share: None)
-    asked = await engine.ask(IPv4Address(sys.argv[1]), timeout_s=1)
+    asked = await engine.probe(IPv4Address(sys.argv[1]), timeout_s=1)
     engine.close()
     try:
         await ArpEngine(clock=Clock(), on_sighting=seen.append).open(link, net)
@@ -145,7 +145,7 @@ async def test_stale_entry_is_confirmed_by_datagram(tmp_path):
         assert scan.bound == {(mac, address) for address, mac in hosts.items()}
         assert {sighting.detail for sighting in scan.seen if sighting.binds} == {"answered a datagram"}
         add_stale(site, hosts)
-        assert await scan.ask(site.cameras[0].address) == {site.cameras[0].mac}
+        assert await scan.probe(site.cameras[0].address) == {site.cameras[0].mac}
 
 
 async def test_stale_entry_of_old_mac_is_not_confirmed(tmp_path):
@@ -158,19 +158,19 @@ async def test_stale_entry_of_old_mac_is_not_confirmed(tmp_path):
         add_stale(site, {camera.address: B})
         await scan.sweep(camera.address)
         assert B not in {mac for mac, _ in scan.bound}
-        assert await scan.ask(camera.address, within=3) == {camera.mac}
+        assert await scan.probe(camera.address, within=3) == {camera.mac}
 
 
 async def test_probe_returns_at_most_one(site, player, scan):
     use_short_kernel_timeouts(site)
     await player.play({HOST: A, "10.77.0.51": [B, C]})
-    assert await scan.ask(HOST) == {A}
-    assert await scan.ask(NOBODY, within=2) == set()
-    assert len(await scan.ask("10.77.0.51")) == 1
+    assert await scan.probe(HOST) == {A}
+    assert await scan.probe(NOBODY, within=2) == set()
+    assert len(await scan.probe("10.77.0.51")) == 1
     add_stale(site, {NOBODY: C})
-    assert await scan.ask(NOBODY, within=0.2) == set(), "a STALE entry is no answer"
+    assert await scan.probe(NOBODY, within=0.2) == set(), "a STALE entry is no answer"
     site.pi.ip("neigh", "replace", NOBODY, "lladdr", C, "dev", "ap0", "nud", "permanent")
-    assert await scan.ask(NOBODY, within=0.2) == set(), "a permanent entry is no answer"
+    assert await scan.probe(NOBODY, within=0.2) == set(), "a permanent entry is no answer"
 
 
 async def test_kernel_changes_are_reported(site, player, scan):

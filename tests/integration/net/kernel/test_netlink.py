@@ -49,7 +49,7 @@ async def test_link_is_read(site, netlink):
     link = await becomes(netlink, "ap0", up=True)
     assert link.index == socket.if_nametoindex("ap0")
     assert link.mac == site.mac()
-    assert link.asks
+    assert link.supports_arp
     assert link.addresses == (IPv4Interface("10.77.0.1/24"),)
     assert link.own_addresses() == {IPv4Address("10.77.0.1")}
     assert link.address_in(site.network) == IPv4Address("10.77.0.1")
@@ -86,9 +86,9 @@ async def test_unknown_link_is_none(netlink, name):
 
 async def test_loopback_and_noarp_have_no_arp(site, netlink):
     loopback = await netlink.link("lo")
-    assert (loopback.asks, loopback.mac, loopback.up) == (False, None, True)
+    assert (loopback.supports_arp, loopback.mac, loopback.up) == (False, None, True)
     site.pi.ip("link", "set", "ap0", "arp", "off")
-    assert not (await netlink.link("ap0")).asks
+    assert not (await netlink.link("ap0")).supports_arp
 
 
 async def test_address_with_peer_is_the_local_one(site, netlink):

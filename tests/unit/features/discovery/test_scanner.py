@@ -34,9 +34,14 @@ OWN = ip(1)
 NET = IPv4Network("192.168.10.0/24")
 
 
-def link(*addresses, name="wlan0", index=3, mac=C, up=True, asks=True):
+def link(*addresses, name="wlan0", index=3, mac=C, up=True, supports_arp=True):
     return Link(
-        name, index, mac, up, asks, tuple(IPv4Interface(address) for address in addresses or ("192.168.10.1/24",))
+        name,
+        index,
+        mac,
+        up,
+        supports_arp,
+        tuple(IPv4Interface(address) for address in addresses or ("192.168.10.1/24",)),
     )
 
 
@@ -82,7 +87,7 @@ class Engine:
             raise refusal(self.sweep_fails)
         progress(1.0)
 
-    async def ask(self, address, *, timeout_s):
+    async def probe(self, address, *, timeout_s):
         assert self.open_now
         self.asked.append((address, timeout_s))
         self._at_once += 1
@@ -271,7 +276,7 @@ PROBLEMS = {
     "down": (link(up=False), "wlan0 is down; waiting for it"),
     "no address": (Link("wlan0", 3, C, True, True, ()), "wlan0 has no address in 192.168.10.0/24; waiting for one"),
     "another network": (link("192.168.11.1/24"), "wlan0 has no address in 192.168.10.0/24; waiting for one"),
-    "loopback": (link("192.168.10.1/24", asks=False, mac=None), "wlan0 does not support ARP"),
+    "loopback": (link("192.168.10.1/24", supports_arp=False, mac=None), "wlan0 does not support ARP"),
 }
 
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pi_orchestrator.cli.event_stream import Event, Frame, Lost, follow, frames, read
+from pi_orchestrator.cli.event_stream import Disconnected, Event, Frame, follow, parse_event, parse_frames
 from pi_orchestrator.core.errors import NotFoundError, OrchestratorError
 from pi_orchestrator.features.events.cli import one_line
 from pi_orchestrator.features.provisioning.cli_view import (
@@ -317,7 +317,7 @@ def test_stream_blocks_become_frames():
         b"retry: 3000\nevent:a\ndata:{}\n\ndata:{}\n\nid:7\n\n"
         b"id:8\nevent: b\ndata: 1\ndata: 2\n\n: comment\n\nid:x\nevent:c\n\nid:9\nevent:cut\ndata:{}\n"
     )
-    assert list(frames(raw.splitlines(keepends=True))) == [
+    assert list(parse_frames(raw.splitlines(keepends=True))) == [
         Frame("a", None, "{}"),
         Frame(None, None, "{}"),
         Frame(None, 7, None),
@@ -327,11 +327,11 @@ def test_stream_blocks_become_frames():
 
 def test_event_needs_a_name_and_an_object():
     good = '{"type":"a.b","timestamp":"2026-01-11T22:33:20Z","session_id":"s","payload":{"x":1}}'
-    event = read(Frame("a.b", 7, good))
+    event = parse_event(Frame("a.b", 7, good))
     assert (event.type, event.id, event.at[:4], event.session_id, event.payload) == ("a.b", 7, "2026", "s", {"x": 1})
     for name, data in ((None, good), ("a", None), ("a", "{"), ("a", "[]"), ("a", "1")):
-        assert read(Frame(name, 7, data)) is None
-    assert read(Frame("a", 7, '{"payload":null,"session_id":3}')).payload == {}
+        assert parse_event(Frame(name, 7, data)) is None
+    assert parse_event(Frame("a", 7, '{"payload":null,"session_id":3}')).payload == {}
 
 
 class Daemon:
@@ -399,7 +399,7 @@ def test_unreachable_daemon_is_an_error():
 def test_restart_before_first_frame_is_retried(first, answered):
     daemon = Daemon(first, (b"", UNREACHABLE), (block(3), None), (b"", REFUSED))
     stream = follow(daemon, "/events", after=2, answered=answered, sleep=lambda _: None)
-    assert [type(next(stream)) for _ in range(3)] == [Lost, Lost, Event]
+    assert [type(next(stream)) for _ in range(3)] == [Disconnected, Disconnected, Event]
     assert daemon.requested_ids == [2, 2, 2]
 
 
@@ -412,7 +412,7 @@ def test_rate_limited_stream_is_retried():
         *(1, "the daemon closed the stream", "the limit of 256 streams is reached"),
         *(2, "the daemon closed the stream"),
     ]
-    assert all(item.retry_in_s > 0 for item in found if isinstance(item, Lost))
+    assert all(item.retry_in_s > 0 for item in found if isinstance(item, Disconnected))
 
 
 class SingleCamera:

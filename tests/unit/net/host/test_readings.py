@@ -164,7 +164,7 @@ def make_host(**metrics):
     ],
 )
 def test_status_is_the_worst_metric(metrics, status, reasons):
-    assert host.judge(make_host(**metrics)) == (status, reasons)
+    assert host.overall_status(make_host(**metrics)) == (status, reasons)
 
 
 # HostReader.
@@ -199,7 +199,7 @@ def reader(folder, clock):
 
 
 async def test_reader_reads_pi(pi, clock):
-    host_now = await reader(pi, clock).look()
+    host_now = await reader(pi, clock).read()
     assert (host_now.temperature, host_now.load) == (48.3, (0.52, 0.58, 0.59))
     assert (host_now.memory.percent, len(host_now.cpu.per_core)) == (14.8, 4)
     disk = os.statvfs(pi)
@@ -210,32 +210,32 @@ async def test_reader_reads_pi(pi, clock):
 
 async def test_reader_falls_back_to_hwmon(pi, clock):
     (pi / "sys/class/thermal/thermal_zone0/temp").unlink()
-    assert (await reader(pi, clock).look()).temperature == 99.0
+    assert (await reader(pi, clock).read()).temperature == 99.0
 
 
 async def test_reader_without_files_reports_zero(tmp_path, clock):
-    host_now = await reader(tmp_path / "nowhere", clock).look()
+    host_now = await reader(tmp_path / "nowhere", clock).read()
     assert host_now == Host(Cpu(), Space(), Space(), 0.0, (0.0, 0.0, 0.0))
-    assert host.judge(host_now) == (HostStatus.HEALTHY, [])
+    assert host.overall_status(host_now) == (HostStatus.HEALTHY, [])
 
 
 async def test_cpu_usage_covers_time_between_reads(pi, clock):
     host_reader = reader(pi, clock)
-    assert (await host_reader.look()).cpu.percent == 0.0, "no ticks in the first interval"
+    assert (await host_reader.read()).cpu.percent == 0.0, "no ticks in the first interval"
     write(pi, {"proc/stat": PI_4_LATER})
-    assert (await host_reader.look()).cpu.percent == 0.0, "reading is cached"
+    assert (await host_reader.read()).cpu.percent == 0.0, "reading is cached"
     await clock.advance(5)
-    assert (await host_reader.look()).cpu == Cpu(37.5, (0.0, 100.0, 50.0, 0.0))
+    assert (await host_reader.read()).cpu == Cpu(37.5, (0.0, 100.0, 50.0, 0.0))
     await clock.advance(3600)
     write(pi, {"proc/stat": PI_4_STAT})
-    assert (await host_reader.look()).cpu.percent == 0.0, "a stale interval starts again"
+    assert (await host_reader.read()).cpu.percent == 0.0, "a stale interval starts again"
 
 
 async def test_concurrent_callers_share_reading(pi, clock, monkeypatch):
     host_reader, reads = reader(pi, clock), []
     read = host_reader._read
     monkeypatch.setattr(host_reader, "_read", lambda **kwargs: reads.append(kwargs) or read(**kwargs))
-    tasks = [asyncio.ensure_future(host_reader.look()) for _ in range(20)]
+    tasks = [asyncio.ensure_future(host_reader.read()) for _ in range(20)]
     await asyncio.sleep(0)
     tasks.pop(0).cancel()
     assert len(set(map(id, await asyncio.gather(*tasks)))) == 1
@@ -243,11 +243,11 @@ async def test_concurrent_callers_share_reading(pi, clock, monkeypatch):
 
 
 def test_reader_reads_this_machine(tmp_path):
-    async def look():
+    async def read():
         from pi_orchestrator.core.clock import Clock
 
-        return await HostReader(clock=Clock(), folder=tmp_path).look()
+        return await HostReader(clock=Clock(), folder=tmp_path).read()
 
-    host_now = asyncio.run(look())
+    host_now = asyncio.run(read())
     assert host_now.memory.total > 0
     assert len(host_now.cpu.per_core) >= 1
