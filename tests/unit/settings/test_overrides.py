@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import from_program as given_any
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pi_orchestrator.app.cli_demo import demo_settings
@@ -36,7 +36,7 @@ def loaded(state, environ=None, **flags):
 # The file.
 
 
-@given_any(st.dictionaries(st.text(), st.text()))
+@given(st.dictionaries(st.text(), st.text()))
 def test_rendered_overrides_parse_to_the_same(values):
     assert overrides._parse(render(values)) == values
 

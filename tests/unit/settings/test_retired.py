@@ -7,7 +7,7 @@ from pi_orchestrator.settings import (
     RETIRED,
     Settings,
     SettingWarning,
-    given,
+    from_program,
     known_paths,
     load,
     overridden,
@@ -103,7 +103,7 @@ def test_retired_key_as_flag_is_ignored_with_a_warning(path):
 def test_retired_key_from_program_is_ignored_with_a_warning(tmp_path, path):
     state_dir = {"state_dir": str(tmp_path)}
     tree = tree_of(path, 7)
-    loaded = given(tree | {"storage": tree.get("storage", {}) | state_dir})
+    loaded = from_program(tree | {"storage": tree.get("storage", {}) | state_dir})
     assert loaded.settings == Settings(storage=state_dir)
     assert set_by(loaded) == [(path, "program")]
 

@@ -11,9 +11,9 @@ from pi_orchestrator.settings import (
     Listen,
     Settings,
     changed_paths,
+    displayable,
     known_paths,
     load,
-    shown,
     value_at,
 )
 from pi_orchestrator.settings.model import Mode, Overflow, parse_listen
@@ -91,8 +91,8 @@ def test_file_from_flag_precedes_environment(file, tmp_path):
 
 def as_environment(value):
     if isinstance(value, tuple):
-        return ",".join(str(shown(item)) for item in value)
-    return "" if value is None else str(shown(value))
+        return ",".join(str(displayable(item)) for item in value)
+    return "" if value is None else str(displayable(value))
 
 
 OTHER_VALUES = {
@@ -517,9 +517,9 @@ def test_secrets_are_not_in_any_text():
     loaded = load(environ={}, flags=flags)
     settings = loaded.settings
     texts = [repr(loaded), str(settings), repr(settings.auth), settings.model_dump_json(), str(settings.model_dump())]
-    texts += [str(shown(value_at(settings, path))) for path in known_paths()]
+    texts += [str(displayable(value_at(settings, path))) for path in known_paths()]
     assert not [text for text in texts if CANARY in text]
-    assert shown(settings.auth.api_key) == shown(settings.mqtt.password) == "***"
+    assert displayable(settings.auth.api_key) == displayable(settings.mqtt.password) == "***"
 
 
 @pytest.mark.parametrize(
@@ -541,7 +541,7 @@ def test_invalid_secret_is_not_in_the_error(flags):
 
 def test_shown_values_are_plain_data():
     settings = load(environ={}, flags={"auto_onboard": {"mode": "dev"}}).settings
-    values = {path: shown(value_at(settings, path)) for path in known_paths()}
+    values = {path: displayable(value_at(settings, path)) for path in known_paths()}
     assert values["http.listen"] == ["0.0.0.0:8081", "0.0.0.0:8082"]
     assert values["ap.subnet"] == "192.168.10.0/24"
     assert values["auto_onboard.mode"] == "dev"
@@ -583,7 +583,7 @@ def test_camera_passwords_are_read_from_files(tmp_path, key):
     file.write_text("correct horse battery\n")
     loaded = load(environ={f"PIORCH_PROVISIONING__{key.upper()}_FILE": str(file)})
     assert getattr(loaded.settings.provisioning, key).get_secret_value() == "correct horse battery"
-    assert "correct horse" not in repr(loaded) + str(shown(getattr(loaded.settings.provisioning, key)))
+    assert "correct horse" not in repr(loaded) + str(displayable(getattr(loaded.settings.provisioning, key)))
 
 
 def test_invalid_wifi_password_is_not_in_the_error():
