@@ -75,11 +75,14 @@ class Batch:
         return await eventually(all_joined, within=within, what=f"{count} cameras in the session")
 
     async def wait_for_state(self, mac, *states, within=HANG_S):
+        device = None
+
         async def device_in_state():
+            nonlocal device
             device = (await self.devices()).get(mac)
             return device if device and device["state"] in states else None
 
-        return await eventually(device_in_state, within=within, what=f"{mac} {states}")
+        return await eventually(device_in_state, within=within, what=lambda: f"{mac} {states}, but is {device}")
 
     async def wait_until_done(self, within=HANG_S):
         """Wait until no attempt is in progress; returns the session."""

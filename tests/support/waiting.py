@@ -18,5 +18,6 @@ async def eventually(condition, *, within=HANG_S, what=""):
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within} s: {what or inspect.getsource(condition).strip()}")
+            text = what() if callable(what) else what
+            raise AssertionError(f"not within {within} s: {text or inspect.getsource(condition).strip()}")
         await asyncio.sleep(0.01)
