@@ -435,6 +435,18 @@ async def test_limited_address_cannot_confirm_key(guarded, clock):
     assert (await try_key(guarded, guarded.admin.key, ATTACKER)).status == 200
 
 
+async def test_key_holder_cannot_confirm_other_keys(guarded):
+    answer = await guarded.admin.post(KEYS, json={"name": "reader", "scope": "read"})
+    own = answer.data["secret"]
+    assert (await try_key(guarded, own, ATTACKER)).status == 200
+    for number in range(10):
+        await try_key(guarded, f"guess {number}", ATTACKER)
+    right = await try_key(guarded, guarded.admin.key, ATTACKER)
+    wrong = await try_key(guarded, "wrong", ATTACKER)
+    assert right.status == wrong.status == 429
+    assert (await try_key(guarded, own, ATTACKER)).status == 200
+
+
 async def test_known_client_is_never_locked_out(guarded):
     assert (await try_key(guarded, guarded.admin.key, CLIENT)).status == 200
     for number in range(200):

@@ -257,6 +257,16 @@ async def test_secret_answers_are_stored_in_memory_only(daemon, rig):
     assert (await daemon.admin.get(KEYS)).data["count"] == 2
 
 
+async def test_secret_answer_is_forgotten_after_five_minutes(rig, clock):
+    headers, body = {"Idempotency-Key": "secret-please"}, {"name": "dashboard"}
+    async with rig.daemon(connected=False, clock=clock) as running:
+        assert (await running.admin.post(KEYS, json=body, headers=headers)).status == 201
+        await clock.advance(299)
+        assert (await running.admin.post(KEYS, json=body, headers=headers)).status == 201
+        await clock.advance(2)
+        assert (await running.admin.post(KEYS, json=body, headers=headers)).status == 409, "the name is taken"
+
+
 async def test_reads_ignore_idempotency_key(daemon, rig):
     for _ in range(2):
         assert (await daemon.api.get(f"{AUTO}/status", headers={"Idempotency-Key": "two words"})).status == 200

@@ -302,6 +302,17 @@ async def test_action_is_recorded_with_actor_and_time(database, write, clock):
     assert (row["boot_id"], row["monotonic"], row["clock_trusted"]) == ("boot-1", clock.monotonic(), 1)
 
 
+async def test_action_with_untrusted_time_is_kept(database, write, clock):
+    """Before the clock is set, an action may be stored with a time of years ago."""
+    clock.is_trusted = False
+    await write(lambda tx: actions.record(tx, ACTOR, target="untrusted"))
+    clock.is_trusted = True
+    await write(lambda tx: actions.record(tx, ACTOR, target="trusted"))
+    clock.jump_wall(timedelta(days=31))
+    await write(lambda tx: actions.clean(tx, days=30))
+    assert [row["target"] for row in await database.read("SELECT target FROM operator_actions")] == ["untrusted"]
+
+
 async def test_event_ids_are_never_reused(database, write, bus):
     with bus.subscribe(StoredEvent) as published:
         for number in (1, 2):

@@ -6,6 +6,7 @@ import pytest
 
 from pi_orchestrator.core.events import CameraSeen, StoredEvent
 from pi_orchestrator.core.mac import Mac
+from tests.support.waiting import eventually
 
 MAC = Mac("24:6F:28:B0:F7:F1")
 
@@ -105,3 +106,18 @@ async def test_close_ends_waiting_readers(bus):
 async def test_publish_without_subscribers(bus):
     bus.publish(logged(1))
     bus.close()
+
+
+async def test_follow_handles_events_during_prepare(bus):
+    handled = []
+
+    async def prepare():
+        bus.publish(logged(1))
+
+    async def pause():
+        pytest.fail("the follower has not fallen behind")
+
+    following = asyncio.create_task(bus.follow(StoredEvent, handle=handled.append, pause=pause, prepare=prepare))
+    await eventually(lambda: handled == [logged(1)])
+    following.cancel()
+    await asyncio.wait([following])

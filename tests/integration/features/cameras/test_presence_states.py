@@ -8,8 +8,10 @@ from ipaddress import IPv4Address
 import aiomqtt
 import pytest
 
+from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.sighting import Sighting, Source
 from pi_orchestrator.features.devices.model import FLAPS
+from pi_orchestrator.net.kernel.neighbours import Neighbour, NeighbourTable
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
@@ -128,6 +130,25 @@ async def test_repeated_retained_claims_change_nothing(rig):
         await advance(clock, running, 5)
         await eventually(lambda: running.app.cameras.presence.messages["retained"] == 1)
         assert await status(running, camera) == "offline"
+
+
+async def test_only_fresh_kernel_entry_confirms_claim(rig, monkeypatch):
+    clock, entry = FakeClock(), None
+
+    async def at(self, address):
+        return entry
+
+    monkeypatch.setattr(NeighbourTable, "at", at)
+    async with rig.camera(1) as camera:
+        await camera.publish_status(retain=True)
+        async with rig.daemon(clock=clock) as running:
+            await eventually(lambda: running.app.devices.registry.get(camera.mac))
+            entry = Neighbour(Mac(camera.mac), fresh=False)
+            await advance(clock, running, 10)
+            assert await status(running, camera) == "connecting"
+            entry = Neighbour(Mac(camera.mac), fresh=True)
+            await advance(clock, running, 10)
+            await wait_for_status(running, camera, "online")
 
 
 # Last wills.

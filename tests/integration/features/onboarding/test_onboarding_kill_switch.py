@@ -197,3 +197,16 @@ async def test_disable_keeps_counters_equal(rig):
         assert (shown["failed"], shown["rejected_by_policy"]) != (0, 0)
     async with rig.daemon(connected=False) as running:
         assert counters(await running.status()) == shown
+
+
+async def test_disable_without_durable_write_holds_until_restart(rig):
+    async with rig.daemon() as running, rig.camera(1) as camera:
+        await rig.execute_in_thread(
+            "CREATE TRIGGER full BEFORE INSERT ON operator_actions BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        )
+        answer = await running.api.post(f"{AUTO}/disable")
+        assert (answer.status, answer.json["code"]) == (500, "DATABASE_ERROR")
+        await camera.publish_status()
+        await running.wait_until_processed(rig)
+        assert (await running.status())["enabled"] is False
+        assert (camera.requests, len(running.app.cameras.cache)) == (0, 0)

@@ -6,7 +6,7 @@ import pytest
 
 from pi_orchestrator.app.build import ROUTES
 from tests.support.provisioning import BASE, FAST, PASSWORD, SSID, Batch, batch, set_breaker
-from tests.support.waiting import eventually
+from tests.support.waiting import HANG_S, eventually
 
 pytestmark = pytest.mark.usefixtures("documented_answers")
 
@@ -144,6 +144,22 @@ async def test_repeated_rotation_keeps_password(rig):
         await setup.post("provision-all", json={})
         assert (await setup.wait_until_done())["verified_count"] == 1
     assert setup.cameras[0].provisioned[0].ssid == SSID
+
+
+async def test_close_during_rotation_keeps_password_erased(rig, monkeypatch):
+    async with batch(rig, 1) as setup:
+        await setup.start()
+        vault, loop = setup.running.app.resources.vault, asyncio.get_running_loop()
+        seal = vault.seal
+
+        def seal_while_closing(*args, **options):
+            asyncio.run_coroutine_threadsafe(setup.post("close"), loop).result(HANG_S)
+            return seal(*args, **options)
+
+        monkeypatch.setattr(vault, "seal", seal_while_closing)
+        assert (await setup.admin.post(f"{BASE}/secrets/rotate")).status == 200
+        assert (await setup.session())["state"] == "closed"
+    assert rig.rows("SELECT count(*) FROM session_secrets") == [(0,)]
 
 
 # Concurrent clients.

@@ -429,6 +429,17 @@ def test_last_will_ends_presence_until_proof(site, source):
     assert site.state(A) is Presence.ONLINE
 
 
+def test_last_will_ends_presence_when_checked_each_second(site):
+    site.publish(A)
+    site.answer(A, ip(5))
+    site.now += 1
+    site.publish_will(A)
+    for _ in range(int(LEAVING_S)):
+        assert site.state(A) is Presence.ONLINE
+        site.wait(1)
+    assert site.state(A) is Presence.OFFLINE
+
+
 def test_last_will_of_seen_device_requests_probe(site):
     site.publish(A)
     site.answer(A, ip(5))

@@ -1,5 +1,6 @@
 """Decoding of netlink notifications, valid and invalid."""
 
+import errno
 import struct
 from ipaddress import IPv4Address
 
@@ -20,6 +21,37 @@ def test_any_message_is_decoded_without_error(body, kind):
     decode_entry(body, 2)
     decode_link(kind, body)
     events._process(kind if kind not in (2, 3) else 4, body, is_answer=False)
+
+
+class LossySocket:
+    """A netlink socket that reports lost notifications once."""
+
+    def __init__(self):
+        self.dump_requests = 0
+        self.inbox = [OSError(errno.ENOBUFS, "No buffer space available")]
+
+    def send(self, data):
+        self.dump_requests += 1
+
+    def recv(self, size):
+        if not self.inbox:
+            raise BlockingIOError
+        raise self.inbox.pop()
+
+
+def test_loss_during_dump_starts_another():
+    events = KernelEvents(clock=FakeClock(), on_neighbour=lambda entry: None)
+    events._socket = sock = LossySocket()
+    events._start_dump()
+    events._read()
+    assert sock.dump_requests == 1, "one dump at a time"
+    done = 3
+    events._process(done, b"", is_answer=True)
+    assert sock.dump_requests == 2
+    assert not events._dump_done.is_set()
+    events._process(done, b"", is_answer=True)
+    assert sock.dump_requests == 2
+    assert events._dump_done.is_set()
 
 
 def test_neighbour_message_is_decoded():
