@@ -25,7 +25,7 @@ MAX_BODY_BYTES = 64 * 1024
 PROBE_TIMEOUT_S = 4.0
 """For `GET /status` of a device that may not be a camera; settings define the timeout for a camera."""
 _CAMERA_FIELDS = frozenset({"camera_initialized", "framesize"})
-"""Of DeliCasa's firmware and of the stock camera server, in this order."""
+"""Fields that only cameras report. `camera_initialized`: DeliCasa firmware; `framesize`: stock CameraWebServer."""
 _UNLIMITED = aiohttp.ClientTimeout(total=None)
 """Every request has its own `asyncio.timeout`."""
 _CONNECTION_LOST = (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, OSError)
@@ -33,7 +33,7 @@ _CONNECTION_LOST = (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError,
 
 @dataclass(frozen=True, slots=True)
 class CameraAnswer:
-    """Answer to `GET /status`; `mac` is None if the firmware does not report it, `ssid` is the joined network.
+    """Response to `GET /status`; `mac` is None if the firmware does not report it, `ssid` is the joined network.
 
     `is_camera` is true if it has a field that only cameras have: other devices serve a `/status` too.
     """
@@ -65,13 +65,13 @@ class CameraHttpClient:
         self._port = port
 
     async def status(self, address: str, *, timeout_s: float) -> CameraAnswer:
-        """Send `GET /status` and parse the answer, within `timeout_s` in total; VerificationError otherwise."""
+        """Send `GET /status` and parse the response, within `timeout_s` in total; VerificationError otherwise."""
         try:
             async with asyncio.timeout(timeout_s):
                 body = await self._get(f"http://{address}:{self._port}/status")
         except TimeoutError:
             raise _verification_error(
-                VerificationCode.TIMEOUT, f"no answer from {address} within {timeout_s:g} s"
+                VerificationCode.TIMEOUT, f"no response from {address} within {timeout_s:g} s"
             ) from None
         return _parse(body)
 
@@ -116,7 +116,7 @@ class CameraHttpClient:
                 f"no picture from {address} by HTTP within {timeout_s:g} s", code=ErrorCode.CAPTURE_TIMEOUT
             ) from None
         except FieldError as error:
-            raise CaptureError(f"the answer to GET /capture is {error}") from None
+            raise CaptureError(f"bad response to GET /capture: {error}") from None
         except aiohttp.ClientConnectorError as error:
             raise CaptureError(f"cannot connect to {address}: {_os_reason(error)}") from None
         except _CONNECTION_LOST as error:
@@ -133,9 +133,9 @@ class CameraHttpClient:
                 self._session.post(url, data=b"", allow_redirects=False, timeout=_UNLIMITED) as response,
             ):
                 if response.status not in {200, 202}:
-                    raise RebootError(f"POST /reboot answered {response.status}")
+                    raise RebootError(f"the camera answered POST /reboot with status {response.status}")
         except TimeoutError:
-            raise RebootError(f"POST /reboot was not answered within {timeout_s:g} s") from None
+            raise RebootError(f"no response to POST /reboot within {timeout_s:g} s") from None
         except aiohttp.ClientConnectorError as error:
             raise RebootError(f"cannot connect to {address}: {_os_reason(error)}") from None
         except (*_CONNECTION_LOST, aiohttp.ClientError, ValueError) as error:
@@ -145,10 +145,12 @@ class CameraHttpClient:
         try:
             async with self._session.get(url, allow_redirects=False, timeout=_UNLIMITED) as response:
                 if response.status != 200:
-                    raise _verification_error(VerificationCode.BAD_STATUS, f"GET /status answered {response.status}")
+                    raise _verification_error(
+                        VerificationCode.BAD_STATUS, f"bad response to GET /status: status {response.status}"
+                    )
                 return await _read_bounded(response)
         except FieldError as error:
-            raise _verification_error(VerificationCode.BAD_BODY, f"the answer is {error}") from None
+            raise _verification_error(VerificationCode.BAD_BODY, f"bad response to GET /status: {error}") from None
         except aiohttp.ClientConnectorError as error:
             raise _verification_error(VerificationCode.UNREACHABLE, f"cannot connect: {_os_reason(error)}") from None
         except _CONNECTION_LOST as error:
@@ -172,11 +174,11 @@ class CameraHttpClient:
                 return await _provision_error(response)
         except TimeoutError:
             code = ErrorCode.DEVICE_TIMEOUT
-            message = f"{'no answer' if body.sent else 'cannot connect'} within {timeout_s:g} s"
+            message = f"{'no response' if body.sent else 'cannot connect'} within {timeout_s:g} s"
         except aiohttp.ClientConnectorError as error:
             message = f"cannot connect: {_os_reason(error)}"
         except _CONNECTION_LOST:
-            message = "the connection was lost before the answer"
+            message = "the connection was lost before the response"
         except (aiohttp.ClientError, ValueError):
             message = "invalid HTTP response to POST /provision"
         return ProvisionError(message, code=code, may_have_arrived=body.sent)
@@ -210,14 +212,16 @@ def _reveal(secret: SecretStr) -> str:
 
 
 async def _provision_error(response: aiohttp.ClientResponse) -> ProvisionError | None:
-    """The error that an answer to `POST /provision` means; None if the camera has accepted."""
-    rejected, unclear = ErrorCode.DEVICE_REJECTED, ErrorCode.DEVICE_UNREACHABLE
+    """The error that a response to `POST /provision` means; None if the camera has accepted."""
+    rejected, unknown = ErrorCode.DEVICE_REJECTED, ErrorCode.DEVICE_UNREACHABLE
     if 400 <= response.status < 500:
         return ProvisionError(
-            f"the camera refused: POST /provision answered {response.status}", code=rejected, may_have_arrived=False
+            f"the camera rejected POST /provision with status {response.status}", code=rejected, may_have_arrived=False
         )
     if response.status not in {200, 202}:
-        return ProvisionError(f"POST /provision answered {response.status}", code=unclear, may_have_arrived=True)
+        return ProvisionError(
+            f"the camera answered POST /provision with status {response.status}", code=unknown, may_have_arrived=True
+        )
     try:
         accepted = parse_object(await _read_bounded(response), max_bytes=MAX_BODY_BYTES).get("accepted")
     except FieldError:
@@ -225,9 +229,9 @@ async def _provision_error(response: aiohttp.ClientResponse) -> ProvisionError |
     if accepted is True:
         return None
     if accepted is False:
-        return ProvisionError("the camera did not accept", code=rejected, may_have_arrived=False)
+        return ProvisionError("the camera rejected the credentials", code=rejected, may_have_arrived=False)
     return ProvisionError(
-        "the answer to POST /provision has no boolean field `accepted`", code=unclear, may_have_arrived=True
+        "the response to POST /provision has no boolean field `accepted`", code=unknown, may_have_arrived=True
     )
 
 
@@ -272,11 +276,13 @@ def _parse(body: bytes) -> CameraAnswer:
     try:
         fields: dict[str, Any] = parse_object(body, max_bytes=MAX_BODY_BYTES)
     except FieldError as error:
-        raise _verification_error(VerificationCode.BAD_BODY, f"the answer is {error}") from None
+        raise _verification_error(VerificationCode.BAD_BODY, f"bad response to GET /status: {error}") from None
     claimed_mac = fields.get("mac", fields.get("mac_address"))
     mac = try_mac(claimed_mac)
     if claimed_mac is not None and mac is None:
-        raise _verification_error(VerificationCode.BAD_BODY, "the mac in the answer is not a MAC address")
+        raise _verification_error(
+            VerificationCode.BAD_BODY, "bad response to GET /status: its mac is not a MAC address"
+        )
     return CameraAnswer(
         mac=mac,
         device_id=parse_device_id(fields.get("device_id"), mac),

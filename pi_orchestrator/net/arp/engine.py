@@ -127,7 +127,7 @@ class ArpEngine:
         self._requests: dict[bytes, _Request] = {}
         self._known_macs: dict[bytes, bytes] = {}
         self._sweep: _Sweep | None = None
-        self._sweeping = asyncio.Lock()
+        self._sweep_lock = asyncio.Lock()
         self._warned_at = float("-inf")
         self.counters = ArpCounters()
 
@@ -170,7 +170,7 @@ class ArpEngine:
         self, targets: Sequence[IPv4Address], *, expected: frozenset[IPv4Address], progress: OnProgress
     ) -> None:
         """Probe every address, silent `expected` ones once more; OSError if the link fails."""
-        async with self._sweeping:
+        async with self._sweep_lock:
             packed = [address.packed for address in targets]
             sweep = _Sweep(dict.fromkeys(address for address in packed if address not in self._own))
             with self._requesting() as requested:

@@ -11,7 +11,7 @@ from pi_orchestrator.core.mac import Mac
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network interface; `up`: enabled and with carrier; `asks`: supports ARP."""
+    """A network interface; `up`: enabled and with carrier."""
 
     name: str
     index: int

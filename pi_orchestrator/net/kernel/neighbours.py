@@ -3,12 +3,13 @@
 `NeighbourTable` looks up single addresses. `NeighbourEngine` scans: a datagram to the discard port of an address makes
 the kernel send ARP requests for it, and the result arrives as a notification.
 
-* REACHABLE is proof, as old as the entry says. STALE, DELAY and PROBE are claims until they are confirmed again.
+* REACHABLE proves that the device answered, at the time that the entry states. STALE, DELAY and PROBE are claims until
+  the kernel confirms them again.
 * The kernel sends up to three requests for an unknown address, one per second, then sets it to FAILED: a sweep with
   silent addresses takes 3 s. The table holds 1,024 addresses of all networks, so a large subnet is swept in blocks.
 * The kernel uses a STALE entry unchecked. It sends an ARP request only 5 s after a datagram
   (`delay_first_probe_time`), then one per second. Without privileges this cannot be shortened: the entry cannot be
-  deleted, and MSG_CONFIRM would confirm it without an answer of the device. But a device answers the datagram itself
+  deleted, and MSG_CONFIRM would confirm it without an answer from the device. But a device answers the datagram itself
   with "port unreachable" (lwIP and Linux do), and IP_RECVERR returns that to the sending socket within a
   millisecond. The answer proves that the MAC to which the datagram went has the address. Only devices that do not
   answer the datagram (firewall, ARP only) have to be waited for.
@@ -104,7 +105,7 @@ class NeighbourTable:
 
 @dataclass(slots=True, eq=False)
 class _TrackedEntry:
-    """A neighbour entry; times of the kernel's confirmation and of an answer to a datagram (monotonic s)."""
+    """A neighbour entry, with the times of its last confirmation and of the last answer to a datagram (monotonic s)."""
 
     mac: Mac | None
     state: int
@@ -114,7 +115,7 @@ class _TrackedEntry:
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """Wait until no address in `pending` has one of the states in `undecided`."""
+    """A wait for the addresses in `pending`: each leaves it when its state is not in `undecided`."""
 
     pending: set[IPv4Address]
     undecided: int
@@ -144,7 +145,7 @@ class NeighbourEngine:
         self._table: dict[IPv4Address, _TrackedEntry] = {}
         self._before_dump: dict[IPv4Address, _TrackedEntry] = {}
         self._waits: list[_Wait] = []
-        self._sweeping = asyncio.Lock()
+        self._sweep_lock = asyncio.Lock()
 
     async def open(self, link: Link, subnet: IPv4Network) -> None:
         """Start following the neighbour table of this link; OSError with the reason if that fails."""
@@ -170,48 +171,52 @@ class NeighbourEngine:
         self, targets: Sequence[IPv4Address], *, expected: frozenset[IPv4Address], progress: OnProgress
     ) -> None:
         """Probe every address, silent `expected` ones once more; OSError if the link fails."""
-        async with self._sweeping:
+        async with self._sweep_lock:
             link = self._open_link()
-            began = self._clock.monotonic()
+            started_at = self._clock.monotonic()
             await self._events.dump()
             for address, entry in list(self._table.items()):
                 self._report(address, entry)
             own = link.own_addresses()
-            old = [address for address in targets if self._is_old(address)]
-            others = [address for address in targets if address not in own and not self._is_old(address)]
-            with self._datagrams(link) as send, self._waiting(old, _UNCONFIRMED) as stale:
-                await send(old)
+            unconfirmed = [address for address in targets if self._is_unconfirmed(address)]
+            others = [address for address in targets if address not in own and not self._is_unconfirmed(address)]
+            with self._datagrams(link) as send, self._waiting(unconfirmed, _UNCONFIRMED) as wait:
+                await send(unconfirmed)
                 sent_at = self._clock.monotonic()
                 for start in range(0, len(others), BLOCK_SIZE):
                     progress(start / len(others))
                     await self._resolve(send, others[start : start + BLOCK_SIZE])
-                silent = [address for address in others if address in expected and not self._is_alive(address, began)]
-                await self._resolve(send, silent)
-                # The kernel may have learned an address during the sweep without a confirmation.
-                if learned := {
-                    address for address in others if self._is_old(address) and not self._is_alive(address, began)
+                silent = [address for address in others if not self._is_reachable_or_answered(address, started_at)]
+                await self._resolve(send, [address for address in silent if address in expected])
+                # The kernel may have added an entry during the sweep, without a confirmation.
+                if added := {
+                    address
+                    for address in others
+                    if self._is_unconfirmed(address) and not self._is_reachable_or_answered(address, started_at)
                 }:
-                    stale.pending |= learned
+                    wait.pending |= added
                     sent_at = self._clock.monotonic()
-                await self._wait_for(stale, max(0.0, sent_at + STALE_WAIT_S - self._clock.monotonic()))
+                await self._wait_for(wait, max(0.0, sent_at + STALE_WAIT_S - self._clock.monotonic()))
         progress(1.0)
 
     async def probe(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
-        """The MAC that answers for an address, at most one; OSError without a link."""
-        began = self._clock.monotonic()
-        # FAILED may be an old result, and the kernel needs longer than `timeout_s` to renew it.
+        """The MAC that answers for an address, at most one; OSError if the engine is not open or the link fails."""
+        started_at = self._clock.monotonic()
+        # FAILED may be the result of an earlier probe, and the kernel needs longer than `timeout_s` to renew it.
         with (
             self._datagrams(self._open_link()) as send,
             self._waiting([address], INCOMPLETE | _UNCONFIRMED | FAILED) as wait,
         ):
             for _ in range(2):
                 await send([address])
-                if not self._is_confirmed(address, began):
+                if not self._is_confirmed(address, started_at):
                     await self._wait_for(wait, timeout_s / 2)
-                if self._is_confirmed(address, began):
+                if self._is_confirmed(address, started_at):
                     break
         entry = self._find(address)
-        return frozenset({entry.mac}) if entry and entry.mac and self._is_confirmed(address, began) else frozenset()
+        return (
+            frozenset({entry.mac}) if entry and entry.mac and self._is_confirmed(address, started_at) else frozenset()
+        )
 
     @contextlib.contextmanager
     def _datagrams(self, link: Link) -> Iterator[Callable[[Sequence[IPv4Address]], Awaitable[None]]]:
@@ -260,13 +265,13 @@ class NeighbourEngine:
         self._before_dump, self._table = (self._before_dump | self._table, {}) if begins else ({}, self._table)
 
     def _on_neighbour(self, entry: Entry) -> None:
-        """Update an entry, from a notification or a dump."""
+        """Update or remove an entry, from a notification or a dump."""
         if not is_host(entry.ip, self._subnet):
             return
         before = self._find(entry.ip)
         self._before_dump.pop(entry.ip, None)
         if entry.is_deleted:
-            # Not a result: the kernel frees space, and a pending address gets a new entry.
+            # Not a result: the kernel deletes entries to free space, and a pending address gets a new entry.
             self._table.pop(entry.ip, None)
         else:
             now = self._table[entry.ip] = _TrackedEntry(
@@ -282,7 +287,7 @@ class NeighbourEngine:
     def _report(self, address: IPv4Address, entry: _TrackedEntry) -> None:
         if entry.mac and entry.state & _KNOWN:
             is_confirmed = bool(entry.state & REACHABLE)
-            detail = "confirmed by the kernel" if is_confirmed else "old entry of the kernel"
+            detail = "confirmed by the kernel" if is_confirmed else "unconfirmed entry of the kernel"
             self._on_sighting(
                 Sighting(
                     entry.mac,
@@ -307,8 +312,8 @@ class NeighbourEngine:
         for wait in self._waits:
             wait.update(address, REACHABLE)
 
-    def _on_link(self, index: int, works: bool) -> None:
-        if self._link is not None and index == self._link.index and not works:
+    def _on_link(self, index: int, is_up: bool) -> None:
+        if self._link is not None and index == self._link.index and not is_up:
             self._fail_waits(OSError(errno.ENETDOWN, f"{self._link.name} is down"))
 
     def _fail_waits(self, error: OSError) -> None:
@@ -328,16 +333,16 @@ class NeighbourEngine:
         entry = self._find(address)
         return entry.state if entry else 0
 
-    def _is_old(self, address: IPv4Address) -> bool:
+    def _is_unconfirmed(self, address: IPv4Address) -> bool:
         return bool(self._state(address) & _UNCONFIRMED)
 
-    def _is_alive(self, address: IPv4Address, since: float) -> bool:
-        """Whether the entry is REACHABLE, or a datagram was answered since then."""
+    def _is_reachable_or_answered(self, address: IPv4Address, since: float) -> bool:
+        """Whether the entry is REACHABLE, or the device has answered a datagram since then."""
         entry = self._find(address)
         return entry is not None and (bool(entry.state & REACHABLE) or entry.answered_at >= since)
 
     def _is_confirmed(self, address: IPv4Address, since: float) -> bool:
-        """Whether the device answered since then: REACHABLE alone may be half a minute old."""
+        """Whether the device has answered since then: a REACHABLE entry may have been confirmed 30 s ago."""
         entry = self._find(address)
         if entry is None:
             return False

@@ -31,12 +31,12 @@ class Mdns:
         self._on_service = on_service
         self._lock = asyncio.Lock()
         self._session: Session | None = None
-        self._problem: str | None = "not opened"
+        self._reason: str | None = "not opened"
 
     @property
     def reason(self) -> str | None:
-        """Why mDNS does not work, or only in part; None while it works."""
-        return self._session.reason if self._session else self._problem
+        """Reason why mDNS does not work, or works only in part; None while it works."""
+        return self._session.reason if self._session else self._reason
 
     @property
     def advertised(self) -> str | None:
@@ -55,16 +55,16 @@ class Mdns:
             try:
                 library = await asyncio.to_thread(_load_library)
             except ImportError as error:
-                self._problem = f"cannot load zeroconf: {error}"
+                self._reason = f"cannot load zeroconf: {error}"
                 return
             session = Session(library, addresses, clock=self._clock, advert=self._advert, on_service=self._on_service)
             try:
                 _check_sockets(addresses)
                 await session.start()
             except OSError as error:
-                self._problem = _describe_error(error, addresses)
+                self._reason = _describe_error(error, addresses)
             except (library.Error, RuntimeError) as error:
-                self._problem = f"cannot start zeroconf: {error!r}"
+                self._reason = f"cannot start zeroconf: {error!r}"
             else:
                 self._session = session
 
@@ -75,14 +75,14 @@ class Mdns:
 
     async def _close(self) -> None:
         session, self._session = self._session, None
-        self._problem = "not opened"
+        self._reason = "not opened"
         if session is not None:
             # A cancelled caller must not leave sockets open.
             await asyncio.shield(session.close())
 
 
 def precondition_error(addresses: Sequence[IPv4Interface]) -> str | None:
-    """Why mDNS cannot work on these addresses, None if it can; sends nothing."""
+    """Reason why mDNS cannot work on these addresses, None if it can; sends nothing."""
     try:
         _check_sockets(addresses)
     except OSError as error:
@@ -94,13 +94,13 @@ def _check_sockets(addresses: Sequence[IPv4Interface]) -> None:
     """Try what zeroconf will do; OSError if it fails. zeroconf itself would log and leave sockets open."""
     if not addresses:
         raise OSError(errno.EADDRNOTAVAIL, "the interface has no address")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        probe.bind(("", _PORT))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as test_socket:
+        test_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        test_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        test_socket.bind(("", _PORT))
         for address in addresses:
             membership = socket.inet_aton(_GROUP) + address.ip.packed
-            probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+            test_socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
 
 
 def _describe_error(error: OSError, addresses: Sequence[IPv4Interface]) -> str:
@@ -108,10 +108,10 @@ def _describe_error(error: OSError, addresses: Sequence[IPv4Interface]) -> str:
         return "the interface has no address"
     shown = ", ".join(str(address.ip) for address in addresses)
     if error.errno == errno.EADDRINUSE:
-        return f"port {_PORT} is in exclusive use by another program (avahi: set disallow-other-stacks=no)"
+        return f"port {_PORT} is used exclusively by another program; if avahi, set disallow-other-stacks=no"
     if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL):
-        return f"no interface has {shown}"
-    return f"multicast not possible with {shown}: {error.strerror or error}"
+        return f"no interface has the address {shown}"
+    return f"cannot join the multicast group {_GROUP} on {shown}: {error.strerror or error}"
 
 
 def _load_library() -> ModuleType:

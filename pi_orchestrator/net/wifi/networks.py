@@ -16,6 +16,7 @@ _WPA = bytes.fromhex("0050f201")
 _PRIVACY = 1 << 4
 _STANDARD, _MICROSOFT = bytes.fromhex("000fac"), bytes.fromhex("0050f2")
 
+# Types of authentication and key management (AKM) suites, below the OUI 00-0F-AC.
 _ENTERPRISE = frozenset({1, 3, 5, 11, 12, 13, 22, 23})
 _PERSONAL = frozenset({2, 4, 6, 19, 20})
 _SAE = frozenset({8, 9, 24, 25})
@@ -25,7 +26,10 @@ _OWE = 18
 
 @dataclass(frozen=True, slots=True)
 class WifiNetwork:
-    """An access point; `ssid` is empty if hidden, `signal_dbm` is None if unknown."""
+    """One network in range, from a beacon or probe response.
+
+    `ssid` is empty if hidden, `signal_dbm` is None if unknown.
+    """
 
     bssid: Mac
     ssid: str
@@ -75,13 +79,13 @@ def elements(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset = end
 
 
-def ssid_in(data: bytes) -> bytes:
+def parse_ssid(data: bytes) -> bytes:
     """The SSID's bytes; empty if it is hidden (missing, empty, or all zeros)."""
     name = next((value for kind, value in elements(data) if kind == _SSID), b"")
     return name if name.strip(b"\0") else b""
 
 
-def security_in(data: bytes, *, capabilities: int) -> str:
+def parse_security(data: bytes, *, capabilities: int) -> str:
     """Security of a network: `Open`, `WEP`, `WPA`, `WPA2`, `WPA2/WPA3`, `WPA2 Enterprise`, `OWE` and so on."""
     names: list[str] = []
     enterprise = False
@@ -110,7 +114,7 @@ def _rsn_kinds(suites: frozenset[int]) -> list[str]:
         names.append("WPA3")
     if _OWE in suites:
         names.append("OWE")
-    # An RSN element that is truncated before its suites, or has only unknown ones, still means WPA2.
+    # An RSN element without a known suite (truncated, or newer than this list) is shown as WPA2.
     if suites & (_PERSONAL | (_ENTERPRISE - _WPA3_ENTERPRISE)) or not names:
         names.append("WPA2")
     return names

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.core.sighting import Sighting, Source
 from pi_orchestrator.core.wifi import ssid_text
-from pi_orchestrator.net.wifi.networks import WifiNetwork, security_in, signal_of, ssid_in
+from pi_orchestrator.net.wifi.networks import WifiNetwork, parse_security, parse_ssid, signal_of
 
 GET_INTERFACE, NEW_INTERFACE, GET_STATION, NEW_STATION, GET_SCAN, NEW_SCAN_RESULTS = 5, 7, 17, 19, 32, 34
 ATTR_IFINDEX = 3
@@ -122,10 +122,10 @@ def decode_bss(data: bytes) -> Bss | None:
     measured_dbm = round(signal_mbm / 100) if signal_mbm is not None else signal_of(percent or 0)
     network = WifiNetwork(
         bssid=mac,
-        ssid=next((name for raw in element_sets if (name := ssid_text(ssid_in(raw)))), ""),
+        ssid=next((name for raw in element_sets if (name := ssid_text(parse_ssid(raw)))), ""),
         frequency_mhz=_number(attrs.get(_BSS_FREQUENCY), "=I") or 0,
         signal_dbm=measured_dbm if measured_dbm < 0 and (signal_mbm, percent) != (None, None) else None,
-        security=security_in(
+        security=parse_security(
             element_sets[0] or element_sets[1], capabilities=_number(attrs.get(_BSS_CAPABILITY), "=H") or 0
         ),
     )

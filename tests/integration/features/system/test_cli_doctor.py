@@ -164,7 +164,7 @@ async def test_mdns_port_in_use_is_a_warning(on_site, site):
         taken.bind(("", 5353))
         finding = (await on_site())["mdns"]
     assert finding["result"] == "warn"
-    assert finding["what"].startswith("port 5353 is in exclusive use by another program")
+    assert finding["what"].startswith("port 5353 is used exclusively by another program")
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,7 @@ async def test_all_names_taken_still_browses(site, mdns, reported, monkeypatch):
 async def test_missing_address_is_the_reason(site, mdns):
     before = open_resources()
     await mdns.open(addresses=[IPv4Interface("10.88.0.9/24")])
-    assert mdns.reason == "no interface has 10.88.0.9"
+    assert mdns.reason == "no interface has the address 10.88.0.9"
     assert open_resources() == before
     await mdns.open(addresses=[PI])
     assert mdns.reason is None
@@ -301,7 +301,7 @@ async def test_exclusively_used_port_is_the_reason(site, mdns):
     other.bind(("", 5353))
     before = open_resources()
     await mdns.open(addresses=[PI])
-    assert mdns.reason == "port 5353 is in exclusive use by another program (avahi: set disallow-other-stacks=no)"
+    assert mdns.reason == "port 5353 is used exclusively by another program; if avahi, set disallow-other-stacks=no"
     assert open_resources() == before
     other.close()
     await mdns.open(addresses=[PI])
@@ -350,7 +350,7 @@ async def test_close_with_interface_down_frees_all(site, mdns):
 async def test_precondition_error_opens_nothing(site):
     before = open_resources()
     assert module.precondition_error([PI]) is None
-    assert module.precondition_error([IPv4Interface("10.88.0.9/24")]) == "no interface has 10.88.0.9"
+    assert module.precondition_error([IPv4Interface("10.88.0.9/24")]) == "no interface has the address 10.88.0.9"
     assert open_resources() == before
 
 

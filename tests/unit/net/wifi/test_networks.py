@@ -8,11 +8,11 @@ from pi_orchestrator.net.wifi.networks import (
     WifiNetwork,
     channel_of,
     elements,
+    parse_security,
+    parse_ssid,
     quality_of,
-    security_in,
     security_name,
     signal_of,
-    ssid_in,
 )
 
 RSN, MICROSOFT = "000fac", "0050f2"
@@ -94,14 +94,14 @@ def test_unknown_signal_has_quality_zero():
     ids=lambda value: value.hex() if isinstance(value, bytes) else str(value),
 )
 def test_security_of_elements(data, capabilities, security):
-    assert security_in(data, capabilities=capabilities) == security
+    assert parse_security(data, capabilities=capabilities) == security
 
 
 def test_too_large_suite_count_is_bounded():
     many = element(48, b"\x01\0" + bytes.fromhex(f"{RSN}04") + b"\xff\xff" + bytes.fromhex(f"{RSN}04") * 3)
-    assert security_in(many, capabilities=0) == "WPA2"
+    assert parse_security(many, capabilities=0) == "WPA2"
     short = element(48, b"\x01\0" + bytes.fromhex(f"{RSN}04") + suites(RSN, 4) + b"\x05\0" + bytes.fromhex(f"{RSN}08"))
-    assert security_in(short, capabilities=0) == "WPA3"
+    assert parse_security(short, capabilities=0) == "WPA3"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_too_large_suite_count_is_bounded():
     ],
 )
 def test_ssid_of_elements(data, raw):
-    assert ssid_in(data) == raw
+    assert parse_ssid(data) == raw
 
 
 def test_security_name_is_oldest_first():
@@ -129,8 +129,8 @@ def test_security_name_is_oldest_first():
 @given(st.binary(max_size=300), st.integers(0, 0xFFFF))
 def test_any_bytes_never_raise(data, capabilities):
     assert sum(len(value) + 2 for _, value in elements(data)) <= len(data)
-    assert len(ssid_in(data)) <= 255
-    kinds = security_in(data, capabilities=capabilities).removesuffix(" Enterprise").split("/")
+    assert len(parse_ssid(data)) <= 255
+    kinds = parse_security(data, capabilities=capabilities).removesuffix(" Enterprise").split("/")
     assert set(kinds) <= {"Open", "WEP", "WPA", "WPA2", "WPA3", "OWE"}
 
 
@@ -139,7 +139,7 @@ def test_truncated_rsn_is_never_open(keys, data):
     whole = rsn(*keys)
     cut = data.draw(st.integers(2, len(whole)))
     value = whole[2:cut]
-    assert security_in(element(48, value), capabilities=0) != "Open"
+    assert parse_security(element(48, value), capabilities=0) != "Open"
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=40)), max_size=8), st.data())
