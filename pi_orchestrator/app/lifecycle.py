@@ -112,7 +112,7 @@ async def running(
         )
         app.configuration.service.attach(daemon, reloadable=daemon.reloadable)
         daemon.listen = await stack.enter_async_context(served(web_app, settings.http.listen))
-        base.guard.serve_on(listen.port for listen in daemon.listen)
+        base.guard.add_ports(listen.port for listen in daemon.listen)
 
         stack.callback(bus.close)
         stack.push_async_callback(supervisor.stop, grace_s=STOP_GRACE_S)

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from pi_orchestrator.core.errors import ForbiddenError
+from pi_orchestrator.core.validation import clean_text
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+MAX_SHOWN_CHARS = 100
 
 
 class HostGuard:
@@ -32,22 +34,24 @@ class HostGuard:
         self.trusted = frozenset(host.lower() for host in hosts)
         self._accepted_hosts.clear()
 
-    def serve_on(self, ports: Iterable[int]) -> None:
-        """Add ports that this server listens on: pages served there may write."""
+    def add_ports(self, ports: Iterable[int]) -> None:
+        """Accept writes from pages served on these ports."""
         self._ports.update(ports)
 
     def check(self, request: web.Request) -> None:
         """ForbiddenError for a foreign host name, or for a write from a foreign page."""
         host = request.headers.get("Host", "")
         if host not in self._accepted_hosts:
-            if not self._is_own_name(_host_name(host)):
-                raise ForbiddenError("this host name is not trusted", details=self._remedy or None)
+            if not self._is_accepted_host(_host_name(host)):
+                raise ForbiddenError(f"the host name {_quoted(host)} is not trusted", details=self._remedy or None)
             if len(self._accepted_hosts) < 64:
                 self._accepted_hosts.add(host)
         if request.method not in SAFE_METHODS and not self._is_same_site(request, _host_name(host)):
-            raise ForbiddenError("writes from other sites are not allowed")
+            site = _quoted(origin) if (origin := request.headers.get("Origin")) else "other sites"
+            raise ForbiddenError(f"writes from {site} are not allowed", details=self._remedy or None)
 
-    def _is_own_name(self, name: str | None) -> bool:
+    def _is_accepted_host(self, name: str | None) -> bool:
+        """Whether a Host header cannot come from DNS rebinding: own or trusted name, `*.local`, or an IP address."""
         if not name:
             return False
         if name in self._own_names or name in self.trusted or name.endswith(".local"):
@@ -70,6 +74,11 @@ class HostGuard:
         if parts.hostname in self.trusted:
             return True
         return parts.hostname == host and (port in self._ports or parts.netloc == request.headers.get("Host"))
+
+
+def _quoted(header: str) -> str:
+    """The start of a header of a hostile client, as text that is safe to show."""
+    return f"'{clean_text(header, max_chars=MAX_SHOWN_CHARS) or ''}'"
 
 
 def _host_name(host: str) -> str | None:

@@ -180,7 +180,7 @@ def _refusal(api: Api[R, I], error: OrchestratorError | web.HTTPException, reque
     if isinstance(error, OrchestratorError):
         failure, status = error, error.http_status
         if error.code in (ErrorCode.INTERNAL_ERROR, ErrorCode.DATABASE_ERROR):
-            log.error("request refused", path=request.path[:200], code=error.code, reason=error.details)
+            log.error("request failed", path=request.path[:200], code=error.code, reason=error.details)
     elif error.status == 404:
         failure = NotFoundError("no such path", details=f"{request.method} {request.path[:200]}")
     elif isinstance(error, web.HTTPMethodNotAllowed):

@@ -88,6 +88,25 @@ async def test_foreign_host_name_is_refused(daemon):
             assert (await daemon.status())["enabled"] is True
 
 
+async def test_refusal_names_host_and_origin(daemon):
+    remedy = "use the IP address or NAME.local, or add the name to http.trusted_hosts"
+    own = ("Host", own_origin(daemon).removeprefix("http://"))
+    for headers, message in [
+        ([("Host", "evil.example:80")], "the host name 'evil.example:80' is not trusted"),
+        ([("Host", "")], "the host name '' is not trusted"),
+        ([("Host", "x" * 5000)], f"the host name '{'x' * 100}' is not trusted"),
+        ([("Host", "<b>\u202e\xad.example")], "the host name '<b>.example' is not trusted"),
+        ([own, ("Origin", "http://evil.example")], "writes from 'http://evil.example' are not allowed"),
+        ([own, ("Origin", "null")], "writes from 'null' are not allowed"),
+        ([own, ("Sec-Fetch-Site", "cross-site")], "writes from other sites are not allowed"),
+    ]:
+        with case(headers):
+            answer = await exchange(daemon, "POST", DISABLE, headers)
+            error = answer.json["error"]
+            assert (answer.status, error["message"], error["details"]) == (403, message, remedy)
+            assert answer.headers["Content-Type"].startswith("application/json")
+
+
 async def test_host_decision_is_repeatable(daemon):
     for _ in range(3):
         assert await status_of(daemon, "GET", STATUS, ("Host", "evil.example")) == 403
