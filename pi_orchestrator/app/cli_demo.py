@@ -29,7 +29,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--count", type=camera_count, default=12, metavar="N", help="number of cameras (%(default)s)")
     parser.add_argument("--port", type=int, default=8081, help="port of the API (%(default)s); 0: a free port")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="state folder (default: a temporary folder)")
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME:COUNT", help="as for: sandbox cameras")
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME:COUNT",
+        help="as in: sandbox cameras --help",
+    )
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     parser.set_defaults(func=demo)
 
@@ -98,7 +104,9 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
         )
         _print_overview(daemon, args.count, state_dir)
         async with Fleet(count=args.count, options=options, network=NETWORK, faults=args.fault) as fleet:
-            tasks = [asyncio.ensure_future(end) for end in (stop.wait(), fleet.failed(), _print_cameras(daemon))]
+            tasks = [
+                asyncio.ensure_future(awaitable) for awaitable in (stop.wait(), fleet.failed(), _print_cameras(daemon))
+            ]
             done, _ = await asyncio.wait(tasks, timeout=args.duration, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
@@ -116,7 +124,7 @@ def _print_overview(daemon: Daemon, count: int, state_dir: Path) -> None:
         ("cameras", "/api/v1/cameras"),
         ("registered", "/api/v1/espcam/paired"),
         ("onboarding", "/api/v1/onboarding/auto/status"),
-        ("audit trail", "/api/v1/onboarding/auto/events"),
+        ("events", "/api/v1/onboarding/auto/events"),
         ("API", "/openapi.json"),
         ("metrics", "/metrics"),
     ):
@@ -143,9 +151,9 @@ async def _print_cameras(daemon: Daemon) -> None:
     while True:
         cameras = [views.camera(mac).model_dump() for mac in views.live()]
         if sys.stdout.isatty():
-            registered = sum(camera["container_id"] is not None for camera in cameras)
+            paired = sum(camera["container_id"] is not None for camera in cameras)
             text = table(HEADERS, [row(camera) for camera in cameras])
-            text += f"\n\n{registered} onboarded, {onboarding.waiting} waiting, {onboarding.tokens:.1f} tokens left"
+            text += f"\n\n{paired} paired, {onboarding.waiting} waiting, {onboarding.tokens:.1f} tokens left"
             print(f"\x1b[{drawn_lines}F\x1b[J" if drawn_lines else "", end="")
             print(text, flush=True)
             drawn_lines = text.count("\n") + 1

@@ -19,7 +19,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "run",
         help="run the daemon (as systemd does)",
-        description="Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the configuration again.",
+        description="Run the daemon until SIGTERM or Ctrl-C. SIGHUP reloads the configuration.",
     )
     add_config(parser)
     parser.add_argument(
@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
 
         raise SettingsError(["--json: only valid with --once; for a JSON log set logging.format"])
     gc.disable()  # loaded modules are never freed; `lifecycle` enables the collector when the daemon is ready
-    from pi_orchestrator.app import lifecycle as life
+    from pi_orchestrator.app import lifecycle
 
     with asyncio.Runner() as runner:
-        code = runner.run(life.run(lambda: load_settings(args)))
+        code = runner.run(lifecycle.run(lambda: load_settings(args)))
         # Everything is closed, but a thread may still wait for a slow disk; it cannot be cancelled.
         exit_timer = threading.Timer(EXIT_GRACE_S, os._exit, (code,))
         exit_timer.daemon = True

@@ -42,7 +42,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="HOST:PORT",
         help="MQTT broker (127.0.0.1:1883)",
     )
-    add("--network", default="127.77.0.0/16", help="network of the cameras' addresses (%(default)s)")
+    add("--network", default="127.77.0.0/16", metavar="NET", help="network of the cameras' addresses (%(default)s)")
     add("--http-port", type=_port, default=8080, metavar="PORT", help="HTTP port of every camera (%(default)s)")
     add(
         "--interval",
@@ -74,7 +74,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     add("--retain", action="store_true", help="retain status and last will, like most firmware")
     add("--storm", action="store_true", help="start all cameras at once")
-    add("--seed", type=int, default=1, help="seed of the cameras' MACs (%(default)s)")
+    add("--seed", type=int, default=1, metavar="N", help="seed of the cameras' MACs (%(default)s)")
     add("--duration", type=seconds_up_to(1e9), metavar="S", help="stop after S seconds instead of at Ctrl-C")
     add("--json", action="store_true", help="print one JSON object per line")
     cameras.epilog = "An unknown fault name lists all faults. Exit codes: 0 success, 1 failure, 2 bad arguments."

@@ -1,4 +1,4 @@
-// Auto-onboarding: kill switch, rate limit, counters, policy check, and the live audit trail.
+// Auto-onboarding: kill switch, rate limit, counters, policy check, and the live onboarding events.
 
 import { lineChart } from "./charts.js";
 import { fill, h, keyed, set, setText } from "./dom.js";
@@ -14,7 +14,7 @@ const PAGE_SIZE = 50;
 const DELAY_MS = 200;
 const samples = [];
 
-/** Show the kill switch, the policy check, the counters and the audit trail. */
+/** Show the kill switch, the policy check, the counters and the onboarding events. */
 export function mount(root, context) {
   const { stream } = context;
   const [control, results, audit] = [switchPanel(context), counterPanel(context), auditTrail(context)];
@@ -208,7 +208,7 @@ const FILTERS = [
 ];
 
 function auditTrail({ api }) {
-  const rows = h("ol", { class: "trail", "aria-label": "Audit trail, newest first" });
+  const rows = h("ol", { class: "trail", "aria-label": "Onboarding events, newest first" });
   const content = h("div");
   const stage = h(
     "select",
@@ -219,7 +219,7 @@ function auditTrail({ api }) {
     hidden: true,
     onclick: () => ((limit += PAGE_SIZE), olderButton.busy(refresh)),
   });
-  const node = section("Audit trail", h("div", { class: "toolbar" }, stage), content, h("div", {}, olderButton));
+  const node = section("Onboarding events", h("div", { class: "toolbar" }, stage), content, h("div", {}, olderButton));
   let limit = PAGE_SIZE;
   let lastRequest = 0;
   const refresh = async () => {
@@ -239,7 +239,7 @@ function auditTrail({ api }) {
       keyed(rows, events, (event) => event.id, auditRow);
       const next = events.length
         ? rows
-        : empty("clock", "No audit events yet", "Every onboarding step of each camera is listed here.");
+        : empty("clock", "No onboarding events yet", "Every onboarding step of each camera is listed here.");
       if (content.firstChild !== next) fill(content, next);
     } catch (error) {
       if (request === lastRequest) fill(content, problem(error, refresh));

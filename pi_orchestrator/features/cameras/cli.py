@@ -23,22 +23,22 @@ def add_parser(subparsers: Subparsers) -> Subparsers:
     """Add `cameras` and its own verbs; returns the group, for verbs of other features."""
     parser = subparsers.add_parser("cameras", help="list and manage cameras")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    listing = verbs.add_parser("list", help="list all cameras, registered or live")
+    listing = verbs.add_parser("list", help="list all cameras: registered or present")
     listing.set_defaults(func=list_cameras)
     detail = verbs.add_parser("show", help="show one camera")
-    detail.add_argument("id", metavar="ID", help=CAMERA_ID)
+    detail.add_argument("id", metavar="CAMERA", help=CAMERA_ID)
     detail.set_defaults(func=show)
     free = verbs.add_parser("unassigned", help="list registered cameras without a container")
     free.set_defaults(func=unassigned)
     naming = verbs.add_parser("rename", help="rename a camera")
-    naming.add_argument("id", metavar="ID", help=CAMERA_ID)
+    naming.add_argument("id", metavar="CAMERA", help=CAMERA_ID)
     naming.add_argument("name", metavar="NAME", help="up to 64 characters; '' resets it to the device id")
     naming.set_defaults(func=rename)
     return verbs
 
 
 def list_cameras(args: argparse.Namespace) -> int:
-    """Print all cameras, registered or live."""
+    """Print all cameras: registered or present."""
     client = connect(args)
     cameras = {camera["mac_address"]: camera for camera in client.get(BASE)["cameras"]}
     for path in (f"{ESPCAM}/paired", f"{BASE}/unassigned"):

@@ -24,7 +24,7 @@ def add_verbs(verbs: Subparsers) -> None:
         help="take a picture",
         description="Take a picture and write the JPEG to a file. Exit code 1 if the capture failed.",
     )
-    picture.add_argument("id", metavar="ID", help=CAMERA_ID)
+    picture.add_argument("id", metavar="CAMERA", help=CAMERA_ID)
     picture.add_argument("-o", "--output", metavar="FILE", required=True, help="target file, or - for stdout")
     picture.set_defaults(func=capture)
 

@@ -23,7 +23,7 @@ RETURN_TIMEOUT_S = 90.0
 def add_verbs(verbs: Subparsers) -> None:
     """Add `reboot` to `cameras`."""
     parser = verbs.add_parser("reboot", help="reboot a camera")
-    parser.add_argument("id", metavar="ID", help=CAMERA_ID)
+    parser.add_argument("id", metavar="CAMERA", help=CAMERA_ID)
     parser.add_argument("--wait", action="store_true", help="wait until it is online again; exit code 1 if it is not")
     parser.set_defaults(func=reboot)
 

@@ -39,7 +39,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _add_verbs(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    getting = verbs.add_parser("get", help="show values and their origins", description="Secrets are masked.")
+    getting = verbs.add_parser(
+        "get", help="show values and their origins", description="Show values and their origins. Secrets are masked."
+    )
     getting.add_argument("key", nargs="?", metavar="KEY", help="a key or a section; default: all")
     getting.set_defaults(func=get)
     setting = verbs.add_parser(

@@ -29,7 +29,7 @@ def add_verbs(verbs: Subparsers) -> None:
         help="unregister a camera",
         description="Unregister a camera and delete its name and position. Auto-onboarding does not register it again.",
     )
-    unpairing.add_argument("id", metavar="ID", help=CAMERA_ID)
+    unpairing.add_argument("id", metavar="CAMERA", help=CAMERA_ID)
     unpairing.set_defaults(func=unpair)
     replacement = verbs.add_parser(
         "replace",

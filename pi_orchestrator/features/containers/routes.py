@@ -11,14 +11,19 @@ from pi_orchestrator.http.route import table
 
 BASE = "/api/v1/containers"
 _ID = "550e8400-e29b-41d4-a716-446655440000"
-_AT = "2026-01-22T15:00:00.000000Z"
-_PLACE = {"device_id": "espcam-b0f7f1", "mac_address": "24:6F:28:B0:F7:F1", "position": 1, "assigned_at": _AT}
+_TIMESTAMP = "2026-01-22T15:00:00.000000Z"
+_ASSIGNMENT = {
+    "device_id": "espcam-b0f7f1",
+    "mac_address": "24:6F:28:B0:F7:F1",
+    "position": 1,
+    "assigned_at": _TIMESTAMP,
+}
 _CONTAINER = {
     "id": _ID,
     "label": "North hall",
-    "created_at": _AT,
-    "updated_at": _AT,
-    "cameras": [{**_PLACE, "status": "online", "name": "Entrance"}],
+    "created_at": _TIMESTAMP,
+    "updated_at": _TIMESTAMP,
+    "cameras": [{**_ASSIGNMENT, "status": "online", "name": "Entrance"}],
     "camera_count": 1,
     "online_count": 1,
 }
@@ -29,8 +34,8 @@ _PAIRED = {
     "name": "Entrance",
     "container_id": _ID,
     "position": 1,
-    "registered_at": _AT,
-    "paired_at": _AT,
+    "registered_at": _TIMESTAMP,
+    "paired_at": _TIMESTAMP,
 }
 _DISMISSED = {
     "mac_address": "24:6F:28:B0:F7:F1",
@@ -38,7 +43,7 @@ _DISMISSED = {
     "name": "Entrance",
     "reason": "unpaired",
     "dismissed_by": "admin",
-    "dismissed_at": _AT,
+    "dismissed_at": _TIMESTAMP,
     "why": "it was unpaired (by admin, 2026-01-22 15:00 UTC); pair it manually, or lift the exclusion",
 }
 _NOT_FOUND = (ErrorCode.CONTAINER_NOT_FOUND,)
@@ -114,7 +119,7 @@ ROUTES: tuple[Route, ...] = (
             action="container.assign",
             status=201,
             errors=(*_ASSIGNMENT_ERRORS, ErrorCode.CAMERA_NOT_FOUND),
-            example={"container_id": _ID, **_PLACE},
+            example={"container_id": _ID, **_ASSIGNMENT},
         ),
         Route(
             "DELETE",
@@ -183,7 +188,7 @@ ROUTES: tuple[Route, ...] = (
             "/api/v1/espcam/dismissed/{mac}",
             pairing.lift,
             "pairing",
-            "Lift a dismissal",
+            "Remove an exclusion",
             Scope.OPERATE,
             action="camera.lift",
             keyed=True,

@@ -31,7 +31,9 @@ def add_parser(subparsers: Subparsers) -> None:
     add_config(parser)
     add_network(parser)
     parser.add_argument(
-        "--engine", choices=("auto", "arp", "neighbour"), help="how to probe addresses (default: as configured)"
+        "--engine",
+        choices=("auto", "arp", "neighbour"),
+        help="scan engine (default: discovery.engine, or auto if that is off)",
     )
     parser.add_argument("--allow-large", action="store_true", help="allow a network larger than a /22")
     parser.add_argument(

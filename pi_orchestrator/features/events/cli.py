@@ -38,7 +38,12 @@ def add_parser(subparsers: Subparsers) -> None:
     add_client(parser)
     parser.add_argument("--follow", "-f", action="store_true", help="continue with new events until Ctrl-C")
     parser.add_argument("--types", metavar="A,B.*", help="only these types or families, e.g. camera.*")
-    parser.add_argument("--since", type=_event_id, metavar="ID", help="show all events after this id instead")
+    parser.add_argument(
+        "--since",
+        type=_event_id,
+        metavar="ID",
+        help=f"show all events after this id instead of the last {DEFAULT_COUNT}",
+    )
     parser.set_defaults(func=events)
 
 

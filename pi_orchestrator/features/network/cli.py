@@ -20,7 +20,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="show interfaces, WiFi, broker and gateway",
         description="Show the connections of the daemon: interfaces, WiFi, broker and gateway.",
     )
-    parser.add_argument("--scan", action="store_true", help="scan for WiFi networks instead")
+    parser.add_argument("--scan", action="store_true", help="list WiFi networks in range, instead of connections")
     add_client(parser)
     parser.set_defaults(func=network)
 

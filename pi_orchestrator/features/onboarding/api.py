@@ -102,7 +102,7 @@ class CleanupResult(ApiModel):
 
 
 class AuditEvent(ApiModel):
-    """One row of the audit trail."""
+    """One onboarding event."""
 
     id: int
     mac_address: str
@@ -119,7 +119,7 @@ class AuditEvent(ApiModel):
 
 
 class AuditPage(ApiModel):
-    """A page of the audit trail, newest first."""
+    """A page of onboarding events, newest first."""
 
     events: list[AuditEvent]
     pagination: Pagination
@@ -144,7 +144,7 @@ class Explanation(ApiModel):
 
 
 class AuditQuery(Paging):
-    """Filters of the audit trail."""
+    """Filters of onboarding events."""
 
     mac: MacField | None = None
     stage: Stage | None = None
@@ -152,7 +152,7 @@ class AuditQuery(Paging):
 
 
 class MacAuditQuery(Paging):
-    """Filters of one camera's audit trail."""
+    """Filters of one camera's onboarding events."""
 
     stage: Stage | None = None
     since: IsoTime | None = Field(None, description="only rows at or after this time")
@@ -214,12 +214,12 @@ async def disable(worker: OnboardingWorker, actor: Actor) -> ToggleResult:
 
 
 async def events(database: Database, query: AuditQuery) -> AuditPage:
-    """The audit trail, newest first."""
+    """The onboarding events, newest first."""
     return await _page(database, query, query.mac)
 
 
 async def events_of_camera(database: Database, path: MacPath, query: MacAuditQuery) -> AuditPage:
-    """One camera's audit trail, newest first, including that of the hardware it replaced."""
+    """One camera's onboarding events, newest first, including those of the hardware it replaced."""
     predecessors = await exclusion_store.predecessors(database, path.mac)
     return await _page(database, query, path.mac, predecessors=predecessors)
 

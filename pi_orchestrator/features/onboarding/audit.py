@@ -10,7 +10,7 @@ from pi_orchestrator.core.mac import Mac
 
 
 class Stage(StrEnum):
-    """The stages of the audit trail."""
+    """The stages of onboarding events."""
 
     DISCOVERED = "discovered"
     VERIFIED = "verified"

@@ -1,4 +1,4 @@
-"""`onboarding`: the toggle, the audit trail, and why a camera is onboarded or rejected."""
+"""`onboarding`: the switch, the onboarding events, and why a camera is onboarded or rejected."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BASE = "/api/v1/onboarding/auto"
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `onboarding` and its verbs."""
-    parser = subparsers.add_parser("onboarding", help="auto-onboarding: toggle, audit, policy")
+    parser = subparsers.add_parser("onboarding", help="enable, disable and inspect auto-onboarding")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, help_text, function in (
-        ("status", "show toggle, limits and counters", status),
+        ("status", "show state, limits and counters", status),
         ("enable", "enable auto-onboarding (needs auto_onboard.mode = 'dev')", enable),
         ("disable", "disable auto-onboarding immediately and durably (kill switch)", disable),
-        ("events", "list the audit trail, newest first", events),
+        ("events", "list onboarding events, newest first", events),
         ("explain", "show the policy's result for a camera, rule by rule", explain),
     ):
         verb = verbs.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.")
@@ -76,7 +76,7 @@ def disable(args: argparse.Namespace) -> int:
 
 
 def events(args: argparse.Namespace) -> int:
-    """Print the audit trail."""
+    """Print the onboarding events."""
     page = connect(args).get(f"{BASE}/events", mac=args.mac, stage=args.stage, since=args.since, limit=args.limit)
     if args.json:
         print_json(page)

@@ -16,7 +16,7 @@ from pi_orchestrator.features.onboarding.worker import OnboardingWorker
 from pi_orchestrator.settings import Settings
 
 ROUTES = routes.ROUTES
-TAGS = {"onboarding": "Auto-onboarding: toggle, limits, audit trail"}
+TAGS = {"onboarding": "Auto-onboarding: switch, limits, onboarding events"}
 MAX_AUDIT_ROWS = 200_000
 OUTCOMES = ("attempts", "success", "failed", "rejected_by_policy", "already_onboarded")
 

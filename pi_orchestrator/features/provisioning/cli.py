@@ -27,8 +27,8 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add `sessions` and its verbs."""
     parser = subparsers.add_parser(
         "sessions",
-        help="provision many cameras together",
-        description="Provision many cameras together. SESSION is a session id or its first characters;"
+        help="provision many cameras in a session",
+        description="Provision many cameras in a session. SESSION is a session id or its first characters;"
         " without it, the open session is used.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -42,22 +42,24 @@ def add_parser(subparsers: Subparsers) -> None:
         "provision-all",
         provision_all,
         "provision every camera that is on the allowlist",
-        details="; exit code 1 if a camera fails, 130 after Ctrl-C (the batch continues)",
+        details="; exit code 1 if a camera fails, 130 after Ctrl-C (the session continues)",
     )
-    batch.add_argument("--no-wait", action="store_true", help="start only, do not watch")
+    batch.add_argument("--no-wait", action="store_true", help="start provisioning and exit, do not watch")
     for name, help_text in (
         ("provision", "provision one camera"),
         ("retry", "retry a camera that has failed"),
-        ("skip", "remove a camera from the session"),
+        ("skip", "stop provisioning a camera and count it as failed"),
     ):
         verb = _add_session_verb(verbs, name, change_device, help_text, has_mac=True)
         if name != "skip":
-            verb.add_argument("--wait", action="store_true", help="watch until it is done; exit code 1 if it fails")
+            verb.add_argument("--wait", action="store_true", help="watch until it ends; exit code 1 if it fails")
     _add_session_verb(verbs, "pause", pause, "pause a session: finish running steps, start nothing new")
     _add_watch(_add_session_verb(verbs, "resume", resume, "resume a session, also after a restart of the daemon"))
-    _add_session_verb(verbs, "close", close, "end a session and erase its password")
-    _add_session_verb(verbs, "discard", discard, "end a session immediately and permanently")
-    _add_verb(verbs, "recoverable", recoverable, "list sessions that a restart has interrupted")
+    _add_session_verb(verbs, "close", close, "end a session: running steps get up to 30 s; erase its password")
+    _add_session_verb(verbs, "discard", discard, "end a session, cancel running steps; erase its password")
+    _add_verb(
+        verbs, "recoverable", recoverable, "list sessions that a restart has interrupted, to resume or discard them"
+    )
     ended = _add_verb(verbs, "history", history, "list closed sessions, newest first")
     ended.add_argument("--limit", type=int, default=20, metavar="N", help="maximum number of rows (%(default)s)")
 
@@ -83,7 +85,7 @@ def _add_start(verbs: Subparsers) -> None:
 
 def _add_watch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--watch", action="store_true", help="watch until no camera is under way; exit code 1 if one fails"
+        "--watch", action="store_true", help="watch until no camera is in progress; exit code 1 if one fails"
     )
 
 

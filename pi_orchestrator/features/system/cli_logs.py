@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PATH = "/api/v1/system/logs"
 DEFAULT_COUNT = 50
 MAX_COUNT = 1000
+WIRE_LEVELS = {"warning": "warn"}
+"""The API's names of levels, where they differ from those of `run --log-level`."""
 LINE = "log"
 COMPONENT_WIDTH = 20
 INDENT, MAX_LINES_BELOW = "    ", 4
@@ -34,7 +36,9 @@ def add_parser(subparsers: Subparsers) -> None:
     add_client(parser)
     parser.add_argument("--follow", "-f", action="store_true", help="continue with new lines until Ctrl-C")
     parser.add_argument(
-        "--level", choices=("debug", "info", "warn", "error"), help="only lines of this level and above"
+        "--level",
+        choices=("debug", "info", "warn", "warning", "error"),
+        help="only lines of this level and above; warning: the same as warn",
     )
     parser.add_argument(
         "--source", metavar="NAME", help="only lines of this component and those below it, e.g. net.mqtt"
@@ -48,11 +52,12 @@ def add_parser(subparsers: Subparsers) -> None:
 def logs(args: argparse.Namespace) -> int:
     """Print the last lines, and with --follow new ones."""
     client = connect(args)
+    level = WIRE_LEVELS.get(args.level, args.level)
     if args.follow:
-        return _follow(client, args)
+        return _follow(client, args, level)
     lines = []
     if args.lines:
-        lines = client.get(PATH, limit=args.lines, level=args.level, source=args.source)["logs"]
+        lines = client.get(PATH, limit=args.lines, level=level, source=args.source)["logs"]
     for line in reversed(lines):
         _show(line, as_json=args.json)
     if not lines and not args.json:
@@ -75,9 +80,9 @@ def _short(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _follow(client: Client, args: argparse.Namespace) -> int:
+def _follow(client: Client, args: argparse.Namespace, level: str | None) -> int:
     lines = follow_with_notes(
-        client, f"{PATH}/stream", note=print_note, tail=args.lines, level=args.level, source=args.source
+        client, f"{PATH}/stream", note=print_note, tail=args.lines, level=level, source=args.source
     )
     for event in lines:
         if event.type == LINE:

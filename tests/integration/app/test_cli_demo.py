@@ -105,7 +105,7 @@ async def test_demo_on_terminal_redraws_table(tmp_path):
         nonlocal text
         with contextlib.suppress(BlockingIOError):
             text += os.read(ours, 65536).decode()
-        return "2 onboarded, 0 waiting" in text and text.count("\x1b[J") > 1
+        return "2 paired, 0 waiting" in text and text.count("\x1b[J") > 1
 
     try:
         async with demo(tmp_path, "--count", "2", "--port", "0", stdout=theirs) as process:

@@ -70,7 +70,7 @@ async def run_session(page, cameras):
 
 
 async def switch_onboarding(page, api):
-    """Switch auto-onboarding on after a confirmation, see the audit trail grow, use the kill switch."""
+    """Switch auto-onboarding on after a confirmation, see the onboarding events grow, use the kill switch."""
     await link(page, "Onboarding").click()
     await button(page, "Switch on").click()
     await dialog(page).get_by_text("without confirmation").wait_for()
