@@ -10,7 +10,7 @@ from tests.support import browser
 from tests.support.waiting import eventually
 
 ROUNDS = 7
-BARE = "a bare aiohttp with one page of as many bytes as came over the wire, in the same browser"
+BARE = "bare aiohttp with one page of the same number of bytes on the wire, in the same browser"
 
 # Runs before the page's scripts; records when the first card appears.
 WATCH = """
@@ -43,8 +43,8 @@ async def first_load(stage):
         ("… first contentful paint", "paint", "paint", "ms"),
         ("… first camera card", "card", "paint", "ms"),
     ):
-        median = statistics.median(one[key] for one in ours)
-        than = statistics.median(one[other] for one in reference)
+        median = statistics.median(load[key] for load in ours)
+        than = statistics.median(load[other] for load in reference)
         scale = 1024 if unit == "KiB" else 1
         rows.append(Row("F1", what, unit, median / scale, than / scale, median / than, note=BARE))
     return rows
@@ -60,12 +60,12 @@ async def _load(chromium, url, *, cards=False):
         wire = await context.new_cdp_session(page)
         await wire.send("Network.enable")
         sizes, requests = {}, set()
-        wire.on("Network.requestWillBeSent", lambda told: requests.add(told["requestId"]))
+        wire.on("Network.requestWillBeSent", lambda event: requests.add(event["requestId"]))
         # Streams never finish loading, so their bytes are counted as they arrive.
-        wire.on("Network.dataReceived", lambda told: _add(sizes, told["requestId"], told["encodedDataLength"]))
-        wire.on("Network.loadingFinished", lambda told: sizes.update({told["requestId"]: told["encodedDataLength"]}))
+        wire.on("Network.dataReceived", lambda event: _add(sizes, event["requestId"], event["encodedDataLength"]))
+        wire.on("Network.loadingFinished", lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}))
         await page.goto(url)
-        # Polled from here: the page's content security policy forbids waiting inside it.
+        # Polled by the test: the page's content security policy forbids waiting inside it.
         card = await eventually(lambda: page.evaluate("window.firstCard")) if cards else 0.0
         paint = await eventually(lambda: page.evaluate(PAINTED))
         return {"bytes": sum(sizes.values()), "requests": len(requests), "paint": paint, "card": card}

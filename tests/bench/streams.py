@@ -19,7 +19,7 @@ ROUND_S = 4
 MARGIN_S = 1
 STALLED = 50
 STALL_S = 25
-BARE = "bare aiohttp: a queue and a task for each client, the same bytes; ours are on disk before they are told"
+BARE = "bare aiohttp: a queue and a task for each client, the same bytes; ours are on disk before they are sent"
 COST = "more memory than without them, at the worst moment; they are cut off after 10 to 15 s"
 BYTES_READ_AT_MOST = 4096
 
@@ -39,7 +39,7 @@ async def streams(stage):
         cost = await _cost_of_stalled(ours, ports[ours])
     rows = []
     for measure, key, unit, limit in (("p99", "p99_ms", "ms", 3), ("CPU a delivery", "cpu_us", "µs", 2)):
-        median, other, ratio = paired(*([one[key] for one in rounds[server]] for server in (ours, bare)))
+        median, other, ratio = paired(*([result[key] for result in rounds[server]] for server in (ours, bare)))
         what = f"{CLIENTS} streams × {EVENTS_PER_S}/s: p99" if not rows else f"… {measure}"
         rows.append(Row("P8", what, unit, median, other, ratio, f"≤ {limit} ×", ratio <= limit, BARE))
     return [*rows, Row("P8", f"… {STALLED} stalled clients", "MiB", cost, target="≤ 10 MiB", met=cost <= 10, note=COST)]

@@ -25,7 +25,7 @@ async def test_signal_stops_idle_daemon_cleanly(rig, tmp_path, number):
         assert "Traceback" not in process.text()
 
 
-async def test_stop_during_verification(rig, tmp_path):
+async def test_stop_during_verification_leaves_attempt_discovered(rig, tmp_path):
     sections = {"auto_onboard": {"verification_timeout_sec": 60}}
     async with daemon(rig, tmp_path, **sections) as process, rig.camera(1) as camera:
         camera.answer_now.clear()

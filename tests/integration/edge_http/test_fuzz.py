@@ -1,4 +1,4 @@
-"""Every route, fuzzed from its own document against a daemon that runs by itself."""
+"""Every route, fuzzed from the OpenAPI document against a daemon process."""
 
 import asyncio
 import shutil
@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 
 KEY = "fuzzing-key-0123456789"
 SECONDS = 300
-# What hangs together is fuzzed together, because what one operation makes another one takes.
+# Related operations are fuzzed together: one creates what another one takes.
 GROUPS = {
     "provisioning": {"provisioning", "allowlist"},
     "cameras": {"cameras", "captures", "containers", "pairing"},
@@ -25,15 +25,16 @@ GROUPS = {
 GROUPS["everything else"] = {route.tag for route in ROUTES}.difference(*GROUPS.values())
 # A fuzzer waits for the end of an answer; the parameters of streams are tested in test_streams.py.
 STREAMS = {route.operation_id for route in ROUTES if route.shape is STREAM}
-# Where a camera is away, or there is no network, that is the answer, as documented; every other 5xx is a fault.
+# If a camera is offline or the network is missing, these return the documented 5xx; every other 5xx is a bug.
 MAY_FAIL = {
     route.operation_id
     for route in ROUTES
     if route.tag != "provisioning" and any(ErrorCode[code].status >= 500 for code in route.errors)
 }
 # No schema can say what a CSV file is, how many bytes a text has, that a password is needed with another network, what
-# values a key of the configuration takes, that a resolution belongs to one command, or that nobody replaces himself.
-SAID_IN_WORDS = {
+# values a key of the configuration takes, that a resolution belongs to one command, or that a camera cannot replace
+# itself.
+DOCUMENTED_IN_TEXT = {
     *("allowlist_import_csv", "sessions_start", "sessions_start_discovery"),
     *("config_change", "config_change_bare", "commands_command", "pairing_replace"),
 }
@@ -52,7 +53,7 @@ def configuration(operations):
     lines = ["[checks]", "ignored_auth.enabled = false"]
     for operation in operations:
         exempt = ["not_a_server_error"] if operation in MAY_FAIL else []
-        exempt += ["positive_data_acceptance"] if operation in SAID_IN_WORDS else []
+        exempt += ["positive_data_acceptance"] if operation in DOCUMENTED_IN_TEXT else []
         lines += ["[[operations]]", f'include-operation-id = "{operation}"'] if exempt else []
         lines += [f"checks.{check}.enabled = false" for check in exempt]
     return "\n".join(lines)
@@ -92,8 +93,8 @@ async def fuzz(url, folder, operations):
     return process.returncode, out.decode()
 
 
-def test_what_is_said_in_words_is_there():
-    assert {route.operation_id for route in ROUTES} >= SAID_IN_WORDS
+def test_operations_documented_in_text_exist():
+    assert {route.operation_id for route in ROUTES} >= DOCUMENTED_IN_TEXT
 
 
 @pytest.mark.timeout(2 * SECONDS)

@@ -306,13 +306,13 @@ async def read_answer(broker, fault):
         return camera, int(lines[0].split()[1]), headers, body
 
 
-async def test_fault_wrong_mac(broker):
+async def test_fault_wrong_mac_reports_other_mac(broker):
     camera, status, _, body = await read_answer(broker, "wrong-mac")
     assert status == 200
     assert parse_mac(json.loads(body)["mac"]) != camera.mac
 
 
-async def test_fault_no_mac(broker):
+async def test_fault_no_mac_omits_mac(broker):
     _, status, _, body = await read_answer(broker, "no-mac")
     assert status == 200
     assert json.loads(body).keys() >= {"framesize", "quality"}

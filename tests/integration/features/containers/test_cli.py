@@ -11,33 +11,33 @@ UNKNOWN = "24:6F:28:00:09:00"
 
 
 async def test_container_is_managed_by_its_label(cli):
-    one, two, _ = cli.fleet.cameras
+    first, second, _ = cli.fleet.cameras
     created = await cli("containers", "create", "North hall", "--description", "by the door", "--json")
     box = created.json["id"]
     south = await cli("containers", "create", "South hall")
     assert south.out.startswith("Created South hall, id ")
     await cli("containers", "delete", "South hall")
-    await cli("containers", "remove", "Auto-onboarded", one.device_id)
+    await cli("containers", "remove", "Auto-onboarded", first.device_id)
     unassigned = await cli("cameras", "unassigned")
-    assert one.mac in unassigned.out
-    assert two.mac not in unassigned.out
-    assert one.mac in (await cli("cameras", "list")).out, "an unassigned camera is still listed"
+    assert first.mac in unassigned.out
+    assert second.mac not in unassigned.out
+    assert first.mac in (await cli("cameras", "list")).out, "an unassigned camera is still listed"
 
-    placed = await cli("containers", "assign", "North hall", one.mac.lower(), "3")
-    assert placed.out == f"{one.device_id} is on position 3.\n"
+    placed = await cli("containers", "assign", "North hall", first.mac.lower(), "3")
+    assert placed.out == f"{first.device_id} is on position 3.\n"
     shown = await cli("containers", "show", "North hall")
     assert [line.split()[:1] for line in shown.out.splitlines()[-4:]] == [["1"], ["2"], ["3"], ["4"]]
-    assert f"3    {one.mac}  online" in shown.out
+    assert f"3    {first.mac}  online" in shown.out
     assert "by the door" in shown.out
-    assigned = await cli("containers", "assign", box, two.mac, "3", code=1)
+    assigned = await cli("containers", "assign", box, second.mac, "3", code=1)
     assert "is already assigned to auto-onboard" in assigned.err
-    invalid = await cli("containers", "assign", box, two.mac, "5", code=1)
+    invalid = await cli("containers", "assign", box, second.mac, "5", code=1)
     assert "position: 5 is not a position" in invalid.err
 
     assert (await cli("containers", "rename", box, "South hall")).out == f"Label of {box}: South hall.\n"
     full = await cli("containers", "delete", "South hall", code=1)
-    assert f"remove these cameras from it first: {one.mac}" in full.err
-    await cli("containers", "remove", "South hall", one.device_id)
+    assert f"remove these cameras from it first: {first.mac}" in full.err
+    await cli("containers", "remove", "South hall", first.device_id)
     await cli("containers", "delete", "South hall")
     missing = await cli("containers", "show", "South hall", code=1)
     assert "see: pi-orchestrator containers list" in missing.err
@@ -55,26 +55,26 @@ async def test_ambiguous_label_is_refused(cli):
 
 
 async def test_camera_is_renamed_replaced_unpaired_and_lifted(cli):
-    one, two, three = cli.fleet.cameras
-    assert (await cli("cameras", "rename", one.device_id, "Entrance")).out == f"{one.mac} renamed to Entrance.\n"
-    done = await cli("cameras", "replace", one.device_id, two.mac)
-    assert done.out.startswith(f"{two.mac} is Entrance now, on position ")
-    unpaired = await cli("cameras", "unpair", three.device_id)
+    first, second, third = cli.fleet.cameras
+    assert (await cli("cameras", "rename", first.device_id, "Entrance")).out == f"{first.mac} renamed to Entrance.\n"
+    done = await cli("cameras", "replace", first.device_id, second.mac)
+    assert done.out.startswith(f"{second.mac} is Entrance now, on position ")
+    unpaired = await cli("cameras", "unpair", third.device_id)
     assert "does not register it again" in unpaired.out
 
     async def refused():
-        rows = await cli("onboarding", "events", "--mac", three.mac, "--stage", "rejected_by_policy")
+        rows = await cli("onboarding", "events", "--mac", third.mac, "--stage", "rejected_by_policy")
         assert too_long(rows.out) == []
         return "DENIED it was unpaired (by admin" in rows.out and "lift the exclusion" in " ".join(rows.out.split())
 
     await eventually(refused)
     listed = await cli("cameras", "dismissed")
-    assert f"it was replaced by {two.mac} (by admin" in listed.out
+    assert f"it was replaced by {second.mac} (by admin" in listed.out
     assert {camera["mac_address"] for camera in (await cli("cameras", "dismissed", "--json")).json} == {
-        one.mac,
-        three.mac,
+        first.mac,
+        third.mac,
     }
-    await cli("cameras", "lift", three.mac)
+    await cli("cameras", "lift", third.mac)
     placed = await cli("cameras", "pair", UNKNOWN, "auto-onboard", "--json")
     assert placed.json["mac_address"] == UNKNOWN
     repeat = await cli("cameras", "pair", UNKNOWN, "Auto-onboarded", "--position", str(placed.json["position"]))

@@ -216,7 +216,7 @@ async def test_picture_as_bytes_and_as_json(dashboard):
         assert answer["message"]
 
 
-async def test_containers_tab(dashboard):
+async def test_containers_tab_creates_changes_and_assigns(dashboard):
     listed = await dashboard.v1("GET", "/containers")
     assert listed["containers"][0]["camera_count"] == 3
     created = await dashboard.v1("POST", "/containers", {"label": "Fridge 7", "description": "by the door"})

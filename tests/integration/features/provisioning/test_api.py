@@ -67,7 +67,7 @@ def is_envelope(answer, status):
 # Examples of the seed document.
 
 
-async def test_seed_start(daemon):
+async def test_seed_start_returns_empty_active_session(daemon):
     data = is_envelope(await daemon.admin.post(BATCH, json={"network_interface": "wlan0"}), 201)
     session = data["session"]
     assert str(uuid.UUID(session["id"])) == session["id"]

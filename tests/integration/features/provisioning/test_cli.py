@@ -170,7 +170,7 @@ async def test_session_is_found_by_id_prefix(cli):
 # Session lifecycle.
 
 
-async def test_session_lifecycle(cli):
+async def test_session_is_started_paused_resumed_and_closed(cli):
     done = await cli("start", "--ssid", SSID, "--password-file", cli.secret, "--discovery-timeout", "61")
     session_id = re.search(r"Session (\S+) on lo\n", done.out)[1]
     assert "cameras join it when they are discovered" in done.out

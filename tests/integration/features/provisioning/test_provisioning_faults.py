@@ -285,7 +285,7 @@ async def test_unnamed_network_needs_new_address(rig):
         await request_first(setup, config=FAST)
         await setup.wait_for_state(camera.mac, "verifying")
         await camera.publish_status()
-        await eventually(lambda: camera.requests >= 3, what="a request asks for its network")
+        await eventually(lambda: camera.requests >= 3, what="its network is requested")
         await asyncio.sleep(0.2)
         assert (await setup.devices())[camera.mac]["state"] == "verifying"
         async with rig.camera(1, address=rig.address(200), ssid=None) as moved:

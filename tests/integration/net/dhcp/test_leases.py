@@ -147,7 +147,7 @@ async def test_truncated_file_has_no_leases(files, dnsmasq):
     assert addresses_of(await files.read()) == {(MAC, "192.168.10.20")}
 
 
-async def test_deleted_file_is_the_reason(files, dnsmasq):
+async def test_deleted_file_sets_reason(files, dnsmasq):
     dnsmasq.write_text(line())
     make_old(dnsmasq)
     await files.read()
@@ -160,7 +160,7 @@ async def test_deleted_file_is_the_reason(files, dnsmasq):
     assert files.reason is None
 
 
-async def test_unreadable_file_is_the_reason(files, manager):
+async def test_unreadable_file_sets_reason(files, manager):
     manager.write_text(line())
     manager.chmod(0)
     unprivileged()
@@ -172,7 +172,7 @@ async def test_unreadable_file_is_the_reason(files, manager):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "loop", "NUL"])
-async def test_special_file_is_the_reason(root, clock, tmp_path, kind):
+async def test_special_file_sets_reason(root, clock, tmp_path, kind):
     path = tmp_path / "x"
     if kind == "pipe":
         os.mkfifo(path)

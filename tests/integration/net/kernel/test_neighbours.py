@@ -84,16 +84,17 @@ async def main():
     engine = NeighbourEngine(clock=Clock(), on_sighting=seen.append)
     await engine.open(link, net)
     await engine.sweep(list(net.hosts()), expected=frozenset(), progress=lambda share: None)
-    asked = await engine.probe(IPv4Address(sys.argv[1]), timeout_s=1)
+    answering = await engine.probe(IPv4Address(sys.argv[1]), timeout_s=1)
     engine.close()
     try:
         await ArpEngine(clock=Clock(), on_sighting=seen.append).open(link, net)
     except PermissionError:
-        bound = sorted({(one.mac, str(one.ip)) for one in seen if one.binds})
+        bound = sorted({(sighting.mac, str(sighting.ip)) for sighting in seen if sighting.binds})
         loaded = [name for name in sys.modules if name.startswith("scapy")]
         status = Path("/proc/self/status").read_text().split()
         capabilities = status[status.index("CapEff:") + 1]
-        print(json.dumps({"capabilities": capabilities, "bound": bound, "asked": sorted(asked), "loaded": loaded}))
+        found = {"capabilities": capabilities, "bound": bound, "answering": sorted(answering), "loaded": loaded}
+        print(json.dumps(found))
 
 asyncio.run(main())
 """
@@ -113,7 +114,7 @@ async def test_unprivileged_process_finds_sixty_cameras(tmp_path):
         answer = json.loads(out)
         assert int(answer["capabilities"], 16) == 0
         assert answer["bound"] == sorted([camera.mac, camera.address] for camera in site.cameras)
-        assert answer["asked"] == [first.mac]
+        assert answer["answering"] == [first.mac]
         assert answer["loaded"] == [], "without CAP_NET_RAW scapy is not loaded"
 
 
@@ -138,7 +139,7 @@ async def test_stale_entry_is_confirmed_by_datagram(tmp_path):
         lan.opened(tmp_path, cameras=20, network=SMALL, broker=False) as site,
         scanning(site, NeighbourEngine) as scan,
     ):
-        site.camera_ns.sysctl("ipv4/icmp_ratemask", 0)  # no rate limit, because the cameras share one host here
+        site.camera_ns.sysctl("ipv4/icmp_ratemask", 0)  # no rate limit, because the cameras share one host
         hosts = {camera.address: camera.mac for camera in site.cameras}
         add_stale(site, hosts)
         await scan.sweep(*hosts)

@@ -287,7 +287,7 @@ async def test_all_names_taken_still_browses(site, mdns, reported, monkeypatch):
 # Failures.
 
 
-async def test_missing_address_is_the_reason(site, mdns):
+async def test_missing_address_sets_reason(site, mdns):
     before = open_resources()
     await mdns.open(addresses=[IPv4Interface("10.88.0.9/24")])
     assert mdns.reason == "no interface has the address 10.88.0.9"
@@ -296,7 +296,7 @@ async def test_missing_address_is_the_reason(site, mdns):
     assert mdns.reason is None
 
 
-async def test_exclusively_used_port_is_the_reason(site, mdns):
+async def test_exclusively_used_port_sets_reason(site, mdns):
     other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     other.bind(("", 5353))
     before = open_resources()
@@ -354,7 +354,7 @@ async def test_precondition_error_opens_nothing(site):
     assert open_resources() == before
 
 
-async def test_missing_zeroconf_is_the_reason(site, mdns, monkeypatch):
+async def test_missing_zeroconf_sets_reason(site, mdns, monkeypatch):
     def fail():
         raise ImportError("no module named zeroconf")
 
@@ -363,7 +363,7 @@ async def test_missing_zeroconf_is_the_reason(site, mdns, monkeypatch):
     assert mdns.reason == "cannot load zeroconf: no module named zeroconf"
 
 
-async def test_failed_task_is_the_reason(site):
+async def test_failed_task_sets_reason(site):
     def fail_on_service(service):
         raise LookupError("unknown")
 

@@ -114,7 +114,7 @@ def test_multiple_addresses_event(site):
     assert site.drain("device.multiple_addresses") == [("device.multiple_addresses", payload)]
 
 
-def test_proxy_event(site):
+def test_device_over_max_addresses_sends_answers_for_many(site):
     for number in range(MAX_ADDRESSES + 1):
         site.answer(A, ip(100 + number))
     payload = {"mac": A, "ip": "192.168.10.104", "ips": [f"192.168.10.{100 + n}" for n in range(MAX_ADDRESSES)]}

@@ -45,7 +45,7 @@ def over(address, mac):
 
 
 def contested(site, *macs, address=X):
-    """Let these devices answer for one address, and drain the changes."""
+    """Let these devices answer for the address, and drain the changes."""
     for mac in macs:
         site.answer(mac, address)
     site.now += 1
@@ -523,16 +523,16 @@ def test_multiple_addresses_wait_for_pending_probes(site):
     assert site.drain(Kind.ADDRESSES) == [Change(Kind.ADDRESSES, A, ips=(X, Y, Z))]
 
 
-@pytest.mark.parametrize("ends_by", ["verdict", "time"])
+@pytest.mark.parametrize("ends_by", ["probe", "time"])
 def test_returned_addresses_are_reported_again(site, ends_by):
     site.answer(A, X)
     site.answer(A, Y)
     site.run_probe(X, A)
     site.wait(ADDRESS_KEPT_S)
     site.answer(A, Y)
-    site.run_probe(X) if ends_by == "verdict" else site.wait(0)
+    site.run_probe(X) if ends_by == "probe" else site.wait(0)
     site.wait(1)
-    site.run_probe(X) if ends_by == "verdict" else site.wait(ADDRESS_KEPT_S)
+    site.run_probe(X) if ends_by == "probe" else site.wait(ADDRESS_KEPT_S)
     if ends_by == "time":
         site.answer(A, Y)
         site.wait(CLEANUP_S)

@@ -54,14 +54,14 @@ class Engine:
 
     def __init__(self, name, on_sighting, clock):
         self.name, self._on_sighting, self._clock = name, on_sighting, clock
-        self.refuses = self.sweep_fails = self.ask_fails = None
+        self.refuses = self.sweep_fails = self.probe_fails = None
         self.opened = self.closed = 0
         self.open_now = False
         self.link = self.subnet = None
         self.swept = []
-        self.asked = []
-        self.here = {}
-        self.asking = None
+        self.probed = []
+        self.answering = {}
+        self.probe_gate = None
         self.most_at_once = self._at_once = 0
 
     async def open(self, on, subnet):
@@ -89,19 +89,19 @@ class Engine:
 
     async def probe(self, address, *, timeout_s):
         assert self.open_now
-        self.asked.append((address, timeout_s))
+        self.probed.append((address, timeout_s))
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            await (self.asking.wait() if self.asking else asyncio.sleep(0))
-            if self.ask_fails:
-                raise refusal(self.ask_fails)
+            await (self.probe_gate.wait() if self.probe_gate else asyncio.sleep(0))
+            if self.probe_fails:
+                raise refusal(self.probe_fails)
             return self._answer(address)
         finally:
             self._at_once -= 1
 
     def _answer(self, address):
-        answering = self.here.get(address, ())
+        answering = self.answering.get(address, ())
         for mac in answering:
             self._on_sighting(Sighting(mac, Source.ARP, self._clock.monotonic(), address, binds=True))
         return frozenset(answering)
@@ -112,10 +112,10 @@ class Netlink:
 
     def __init__(self, on):
         self.on = on
-        self.asked = []
+        self.requested = []
 
     async def link(self, name):
-        self.asked.append(name)
+        self.requested.append(name)
         await asyncio.sleep(0)
         return self.on if self.on and self.on.name == name else None
 
@@ -250,7 +250,7 @@ async def test_disabled_scanner_sends_nothing():
     async with pi.running():
         await pi.clock.advance(60)
     assert pi.scanner.off
-    assert (pi.scanner.engine, pi.open, pi.netlink.asked, pi.events.opened) == (None, [], [], 0)
+    assert (pi.scanner.engine, pi.open, pi.netlink.requested, pi.events.opened) == (None, [], [], 0)
     assert "switched off" in pi.scanner.reason
     assert pi.state is State.OFF
 
@@ -398,20 +398,20 @@ async def test_new_interface_triggers_check():
 async def test_event_of_other_interface_is_ignored():
     pi = Pi()
     async with pi.running():
-        looks = len(pi.netlink.asked)
+        looks = len(pi.netlink.requested)
         for _ in range(20):
             pi.events.tell(2, True)
             await pi.clock.advance(AT_ONCE_S)
-        assert len(pi.netlink.asked) == looks
+        assert len(pi.netlink.requested) == looks
 
 
 async def test_scanner_polls_without_kernel_events():
     pi = Pi()
     pi.events.refuses = errno.EPERM
     async with pi.running():
-        looks = len(pi.netlink.asked)
+        looks = len(pi.netlink.requested)
         await pi.clock.advance(10 * LINK_CHECK_S)
-        assert 8 <= len(pi.netlink.asked) - looks <= 11
+        assert 8 <= len(pi.netlink.requested) - looks <= 11
         assert pi.arp.opened == 1
 
 
@@ -431,7 +431,7 @@ async def test_flood_of_sightings_does_not_spin_loop():
             pi.scanner.on_sighting(Sighting(fake_mac(number), Source.ARP, pi.clock.monotonic(), ip(5)))
             await pi.clock.advance(0.001)
         assert running.beats - before <= 50
-        assert len(pi.arp.asked) <= 2
+        assert len(pi.arp.probed) <= 2
 
 
 # Sweeps.
@@ -458,7 +458,7 @@ async def test_sweep_expects_known_and_leased_addresses(pi):
 
 
 async def test_sweep_fills_registry_and_runs_probes(pi):
-    pi.arp.here = {ip(5): [A, B], ip(6): [C]}
+    pi.arp.answering = {ip(5): [A, B], ip(6): [C]}
     await pi.scanner.sweep(lambda share: None)
     assert pi.registry.address_of(C) == ip(6)
     assert pi.registry.conflicts() == {ip(5): {A, B}}
@@ -492,18 +492,18 @@ async def test_sweep_that_loses_network_triggers_check(number):
 
 async def test_slow_probes_do_not_delay_sweep(pi, monkeypatch):
     monkeypatch.setattr(module, "REQUESTED_PROBES_WITHIN_S", 0.02)
-    pi.arp.here = {ip(5): [A, B]}
-    pi.arp.asking = asyncio.Event()
+    pi.arp.answering = {ip(5): [A, B]}
+    pi.arp.probe_gate = asyncio.Event()
     async with asyncio.timeout(HANG_S):
         await pi.scanner.sweep(lambda share: None)
 
 
 async def test_cancelled_probe_is_still_requested(pi, monkeypatch):
     monkeypatch.setattr(module, "REQUESTED_PROBES_WITHIN_S", 0.02)
-    pi.arp.here = {ip(5): [A, B]}
-    pi.arp.asking = asyncio.Event()
+    pi.arp.answering = {ip(5): [A, B]}
+    pi.arp.probe_gate = asyncio.Event()
     await pi.scanner.sweep(lambda share: None)
-    pi.arp.asking = None
+    pi.arp.probe_gate = None
     await pi.clock.advance(REPEAT_PROBE_AFTER_S)
     await pi.scanner.run_requested_probes()
     assert pi.registry.conflicts() == {ip(5): {A, B}}
@@ -513,7 +513,7 @@ async def test_cancelled_probe_is_still_requested(pi, monkeypatch):
 
 
 async def test_address_can_be_probed(pi):
-    pi.arp.here = {ip(5): [A, B]}
+    pi.arp.answering = {ip(5): [A, B]}
     assert await pi.scanner.probe(ip(5)) == {A, B}
     assert await pi.scanner.probe(ip(6)) == frozenset()
 
@@ -521,7 +521,7 @@ async def test_address_can_be_probed(pi):
 async def test_address_outside_network_is_not_probed(pi):
     for address in ("192.168.11.5", "127.0.0.1", "8.8.8.8"):
         assert await pi.scanner.probe(IPv4Address(address)) == frozenset()
-    assert pi.arp.asked == []
+    assert pi.arp.probed == []
 
 
 async def test_probe_without_engine_is_empty():
@@ -530,7 +530,7 @@ async def test_probe_without_engine_is_empty():
 
 
 async def test_failed_probe_is_empty_and_triggers_check(pi):
-    pi.arp.ask_fails = errno.ENETDOWN
+    pi.arp.probe_fails = errno.ENETDOWN
     assert await pi.scanner.probe(ip(5)) == frozenset()
     assert pi.scanner._wake.is_set()
 
@@ -539,7 +539,7 @@ async def test_failed_probe_is_empty_and_triggers_check(pi):
 
 
 async def test_requested_probe_is_run_and_resolved(pi):
-    pi.arp.here = {ip(5): [A, B]}
+    pi.arp.answering = {ip(5): [A, B]}
     pi.registry.request_probe(ip(5))
     assert await pi.scanner.run_requested_probes() is True
     assert pi.registry.conflicts() == {ip(5): {A, B}}
@@ -552,10 +552,10 @@ async def test_sighting_triggers_requested_probe():
     async with pi.running():
         now = pi.clock.monotonic()
         pi.scanner.on_sighting(Sighting(A, Source.ARP, now, ip(5), binds=True))
-        pi.arp.here = {ip(6): [A]}
+        pi.arp.answering = {ip(6): [A]}
         pi.scanner.on_sighting(Sighting(A, Source.ARP, now + 1, ip(6), binds=True))
         await pi.clock.advance(AT_ONCE_S)
-        assert [address for address, _ in pi.arp.asked] == [ip(5)]
+        assert [address for address, _ in pi.arp.probed] == [ip(5)]
         assert pi.registry.address_of(A) == ip(6)
         assert [change.kind for change in pi.registry.drain()][-1] is Kind.MOVED
 
@@ -564,11 +564,11 @@ async def test_address_is_not_probed_repeatedly(pi):
     for _ in range(50):
         pi.registry.request_probe(ip(5))
         await pi.scanner.run_requested_probes()
-    assert len(pi.arp.asked) == 1
+    assert len(pi.arp.probed) == 1
     assert list(pi.registry.probe_requests) == [ip(5)], "it stays requested until it may be probed"
     await pi.clock.advance(REPEAT_PROBE_AFTER_S)
     await pi.scanner.run_requested_probes()
-    assert len(pi.arp.asked) == 2
+    assert len(pi.arp.probed) == 2
     assert not pi.registry.probe_requests
 
 
@@ -579,17 +579,17 @@ async def test_postponed_probe_runs_when_allowed():
             pi.registry.request_probe(ip(5))
             pi.scanner.wake()
             await pi.clock.advance(AT_ONCE_S)
-        assert len(pi.arp.asked) == 1
+        assert len(pi.arp.probed) == 1
         await pi.clock.advance(REPEAT_PROBE_AFTER_S + 1)
-        assert len(pi.arp.asked) == 2
+        assert len(pi.arp.probed) == 2
 
 
 async def test_concurrent_requested_probes_are_limited(pi):
     for number in range(50):
         pi.registry.request_probe(ip(10 + number))
     await pi.scanner.run_requested_probes()
-    assert len(pi.arp.asked) == pi.arp.most_at_once == MAX_CONCURRENT_PROBES
-    assert [address for address, _ in pi.arp.asked] == [ip(10 + number) for number in range(MAX_CONCURRENT_PROBES)]
+    assert len(pi.arp.probed) == pi.arp.most_at_once == MAX_CONCURRENT_PROBES
+    assert [address for address, _ in pi.arp.probed] == [ip(10 + number) for number in range(MAX_CONCURRENT_PROBES)]
 
 
 async def test_requested_probes_are_rate_limited():
@@ -604,11 +604,11 @@ async def test_requested_probes_are_rate_limited():
             pass
 
     await flood()
-    assert len(pi.arp.asked) == 2 * PROBES_PER_S
+    assert len(pi.arp.probed) == 2 * PROBES_PER_S
     for second in range(1, 6):
         await pi.clock.advance(1)
         await flood()
-        assert len(pi.arp.asked) == (2 + second) * PROBES_PER_S
+        assert len(pi.arp.probed) == (2 + second) * PROBES_PER_S
     assert len(pi.scanner._probed_at) <= 5 * PROBES_PER_S
 
 
@@ -619,7 +619,7 @@ async def test_impossible_probe_requests_are_dropped():
     await pi.scanner.refresh_link()
     pi.registry.request_probe(IPv4Address("10.9.9.9"))
     assert await pi.scanner.run_requested_probes() is True
-    assert [address for address, _ in pi.arp.asked] == [ip(5)]
+    assert [address for address, _ in pi.arp.probed] == [ip(5)]
     assert not pi.registry.probe_requests
     pi.scanner.close()
     pi.registry.request_probe(ip(5))
@@ -631,7 +631,7 @@ async def test_unsent_probe_resolves_nothing(pi):
     now = pi.clock.monotonic()
     for later, address in enumerate((ip(5), ip(6))):
         pi.scanner.on_sighting(Sighting(A, Source.ARP, now + later, address, binds=True))
-    pi.arp.ask_fails = errno.ENETDOWN
+    pi.arp.probe_fails = errno.ENETDOWN
     await pi.scanner.run_requested_probes()
     assert pi.registry.get(A).addresses.keys() == {ip(5), ip(6)}
     assert pi.registry.address_of(A) == ip(5)

@@ -59,7 +59,7 @@ async def test_missing_interface_has_reason(wireless_of, monkeypatch, kernel, fo
     assert (await wireless_interfaces.interfaces(), wireless_interfaces.reason) == (found, reason)
 
 
-async def test_missing_pyroute2_is_the_reason(monkeypatch):
+async def test_missing_pyroute2_sets_reason(monkeypatch):
     def fail():
         raise ImportError("no module named pyroute2")
 

@@ -140,7 +140,7 @@ async def test_scan_rate_is_limited(make_wifi, clock, tmp_path):
         ("printf 'Error: bad\\033[2J\\n' >&2; exit 1", "nmcli: bad[2J"),
     ],
 )
-async def test_unusable_networkmanager_is_the_reason(make_wifi, monkeypatch, script, reason):
+async def test_unusable_networkmanager_sets_reason(make_wifi, monkeypatch, script, reason):
     if "sleep" in script:
         monkeypatch.setattr(networkmanager, "ANSWER_TIMEOUT_S", 0.3)
     scan, client = make_wifi(Kernel(family=False), nmcli=script)

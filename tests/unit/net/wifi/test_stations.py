@@ -147,7 +147,7 @@ async def test_driver_loaded_later_is_found(read_stations, clock):
     assert len(air.stations) == 1
 
 
-async def test_missing_pyroute2_is_the_reason(monkeypatch, clock):
+async def test_missing_pyroute2_sets_reason(monkeypatch, clock):
     def fail():
         raise ImportError("no module named pyroute2")
 
@@ -174,7 +174,7 @@ async def test_repeated_reads_leak_nothing(read_stations, clock):
     assert (descriptors(), len(asyncio.all_tasks())) == (before, tasks)
 
 
-async def test_invalid_answer_is_the_reason(read_stations, clock, monkeypatch):
+async def test_invalid_answer_sets_reason(read_stations, clock, monkeypatch):
     monkeypatch.setattr(wireless, "ANSWER_TIMEOUT_S", 0.05)
     rng = random.Random(11)
     good = message(FAMILY, 0, 0, interface())[16:]
