@@ -74,7 +74,11 @@ async def test_steps_are_published_in_order(twenty: Batch):
     steps = [("provisioning", 0), ("provisioning", 10), ("provisioning", 30), ("provisioned", 50)]
     steps += [("verifying", 60), ("verifying", 85), ("verified", 100)]
     for camera in twenty.cameras:
-        assert [(state, progress) for mac, state, progress in steps_published if mac == camera.mac] == steps
+        published = [(state, progress) for mac, state, progress in steps_published if mac == camera.mac]
+        # On a slow machine a request may time out and be repeated, from the identification on.
+        last_attempt = len(published) - published[::-1].index(("provisioning", 10)) - 1
+        assert published[:1] + published[last_attempt:] == steps
+        assert set(published[1:last_attempt]) <= {("provisioning", 10), ("provisioning", 30)}
 
 
 # Queue and concurrency.
@@ -282,7 +286,7 @@ async def test_network_circuit_allows_one_trial(rig, monkeypatch):
     set_breaker(monkeypatch, **BREAKER | {"reset_s": 3})
     async with scripted_cameras(rig, 6, provisioning=SHORT_TIMEOUT | {"concurrency": 3}) as setup:
         await setup.fleet.publish_status()
-        await setup.start(config=FAST | {"verification_timeout_seconds": 1})
+        await setup.start(config=FAST | {"verification_timeout_seconds": 4})  # the trial must return within it
         await setup.wait_for_cameras(6)
         await setup.post("provision-all", json={})
         errors = (
