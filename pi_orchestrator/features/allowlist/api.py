@@ -19,6 +19,7 @@ from pi_orchestrator.core.error_codes import ErrorCode
 from pi_orchestrator.core.errors import ConflictError, FieldError, InvalidRequestError, NotFoundError
 from pi_orchestrator.core.mac import Mac, MacField
 from pi_orchestrator.features.allowlist import store as allowlist
+from pi_orchestrator.features.allowlist.csv_format import read_csv
 from pi_orchestrator.features.allowlist.model import (
     MAX_DESCRIPTION_CHARS,
     Effect,
@@ -28,7 +29,6 @@ from pi_orchestrator.features.allowlist.model import (
     parse_container,
     parse_description,
     parse_row,
-    read_csv,
 )
 from pi_orchestrator.http.model import ApiModel, RequestModel, Time
 from pi_orchestrator.http.paging import MacPath

@@ -114,7 +114,7 @@ def export(args: argparse.Namespace) -> int:
     """Write the list to a file or stdout."""
     import json
 
-    from pi_orchestrator.features.allowlist.model import write_csv
+    from pi_orchestrator.features.allowlist.csv_format import write_csv
 
     entries = connect(args).get(BASE)["entries"]
     if args.file == "-" and args.json:

@@ -54,7 +54,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     import asyncio
 
     from pi_orchestrator.core.logging import configure
-    from pi_orchestrator.features.system.doctor_network import check_broker, examine_network
+    from pi_orchestrator.features.system.doctor_broker import check_broker
+    from pi_orchestrator.features.system.doctor_network import examine_network
 
     configure(level="error", style="auto")
     yield from asyncio.run(examine_network(settings))

@@ -1,4 +1,4 @@
-"""The checks of `doctor` for the camera network and the MQTT broker.
+"""The checks of `doctor` for the camera network.
 
 Interface and engine are checked as the scanner does it; then leases, stations and mDNS. No device is probed.
 """
@@ -120,30 +120,3 @@ def _check_mdns(settings: Settings, link: Link | None) -> Finding:
     if reason:
         return Finding("mdns", "warn", reason, "mDNS is optional; discovery.mdns = false switches it off")
     return Finding("mdns", "ok", f"possible on {', '.join(str(address.ip) for address in link.addresses)}")
-
-
-def check_broker(settings: Settings) -> Finding:
-    """Check that the MQTT broker accepts connections."""
-    import socket
-    from importlib.util import find_spec
-
-    address = f"{settings.mqtt.host}:{settings.mqtt.port}"
-    if settings.mqtt.embedded:
-        if find_spec("amqtt") is None:
-            return Finding(
-                "broker",
-                "fail",
-                "mqtt.embedded needs the package amqtt, which is not installed",
-                "install pi-orchestrator[demo]",
-            )
-        return Finding("broker", "ok", "embedded in the daemon")
-    try:
-        socket.create_connection((settings.mqtt.host, settings.mqtt.port), timeout=3).close()
-    except OSError as error:
-        return Finding(
-            "broker",
-            "fail",
-            f"no answer at {address}: {error.strerror or error}",
-            "sudo systemctl start mosquitto, or correct mqtt.host and mqtt.port",
-        )
-    return Finding("broker", "ok", f"answers at {address}")

@@ -8,7 +8,7 @@ import pytest
 
 from pi_orchestrator.features.allowlist import api as handlers
 from pi_orchestrator.features.allowlist import store as allowlist
-from pi_orchestrator.features.allowlist.model import write_csv
+from pi_orchestrator.features.allowlist.csv_format import write_csv
 from tests.integration.features.allowlist.test_api import (
     CSV,
     INVALID_MAC,

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pi_orchestrator.core.errors import FieldError
-from pi_orchestrator.features.allowlist.model import MAX_ENTRIES, Row, parse_description, plan, read_csv, write_csv
+from pi_orchestrator.features.allowlist.csv_format import read_csv, write_csv
+from pi_orchestrator.features.allowlist.model import MAX_ENTRIES, Row, parse_description, plan
 from tests.unit.features.allowlist.test_allowlist import MAC, OTHER, THIRD, effects, mac
 
 HEADER = "mac,description,container_id"
