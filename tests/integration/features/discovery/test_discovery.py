@@ -334,8 +334,11 @@ async def test_last_will_is_checked_by_probe(tmp_path):
         await eventually(lambda: has_status(daemon, switched_off.mac, "offline"))
         assert await has_status(daemon, reachable.mac, "online")
         assert "MQTT session ended" in (await device(daemon, reachable))["why"]
-        changes = await events(site, "camera.status_changed")
-        assert {change["mac"] for change in changes} == {switched_off.mac}
+
+        async def change_is_published():
+            return [change["mac"] for change in await events(site, "camera.status_changed")] == [switched_off.mac]
+
+        await eventually(change_is_published)
 
 
 async def test_shorter_interval_applies_without_restart(tmp_path):
