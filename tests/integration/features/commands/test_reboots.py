@@ -153,7 +153,7 @@ async def test_auto_reboot_can_be_disabled(rig, short_timeouts):
 
 
 async def test_commands_return_the_answers(rig, short_timeouts):
-    async with rig.daemon() as running, rig.fleet(2, faults=["no-http"]) as fleet:
+    async with rig.daemon() as running, rig.fleet(2, faults=["no-http"], interval=3600) as fleet:
         camera, unreachable = fleet.cameras
         await eventually(
             lambda: camera.mac in running.app.cameras.cache and running.app.devices.registry.get(unreachable.mac)

@@ -255,7 +255,11 @@ async def test_flood_without_sweep_pauses_reading(player, scan, monkeypatch):
     assert arp.UNSOLICITED_PER_S <= counters.unsolicited <= arp.UNSOLICITED_PER_S * (2 + duration)
     assert turns.frames < 10_000, "the kernel drops most of the flood"
     await player.play({HOST: A})
-    assert await scan.probe(HOST) == {A}, "a probe resumes listening immediately"
+
+    async def is_answered():  # the kernel may drop a reply while its buffer is full of the flood
+        return await scan.probe(HOST) == {A}
+
+    await eventually(is_answered)
     before = counters.unsolicited
     await player.send(HOST, B)
     await eventually(lambda: counters.unsolicited > before)
