@@ -87,6 +87,9 @@ class FakeClock(Clock):
 
 
 async def settle(rounds=20):
-    """Run all ready tasks."""
+    """Run tasks and read sockets until nothing is ready, at most `rounds` times."""
+    loop = asyncio.get_running_loop()
     for _ in range(rounds):
         await asyncio.sleep(0)
+        if not loop._ready:  # noqa: SLF001  # asyncio has no public name for it
+            return

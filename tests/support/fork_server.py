@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
+import faulthandler
 import functools
 import gc
 import importlib
@@ -204,6 +205,7 @@ if __name__ == "__main__":
     for module in PRELOADED:
         importlib.import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
     gc.collect()
     gc.freeze()
     _run(serve(sys.argv[1]))
