@@ -32,6 +32,15 @@ def add(name, *, before=None, after_commit=None):
     return job
 
 
+def delete(name):
+    """A job that deletes one container."""
+
+    async def job(tx):
+        await tx.run("DELETE FROM containers WHERE id = ?", (name,))
+
+    return job
+
+
 async def names(database):
     return [row["id"] for row in await database.read("SELECT id FROM containers ORDER BY id")]
 
@@ -438,3 +447,17 @@ async def test_write_after_close_is_refused(tmp_path, clock, bus):
     with pytest.raises(StorageError, match="closing"):
         await database.write(add("late"))
     assert on_disk(database) == []
+
+
+async def test_deleted_content_is_erased_from_wal_when_reader_ends(database):
+    wal = database.path.with_name(database.path.name + "-wal")
+    await database.write(add("canary-4711"))
+    with closing(sqlite3.connect(database.path)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT id FROM containers").fetchall()  # the snapshot of this reader keeps the WAL
+        await database.write(delete("canary-4711"))
+        await database.erase_deleted_content()
+        assert b"canary-4711" in await asyncio.to_thread(wal.read_bytes)
+    await database.ping()
+    assert b"canary-4711" not in await asyncio.to_thread(wal.read_bytes)
+    assert b"canary-4711" not in await asyncio.to_thread(database.path.read_bytes)
