@@ -74,10 +74,23 @@ make_venv() {
     echo "$stamp" >"$folder/.stamp"
 }
 
+# keep_wheels FOLDER  downloads what scripts/install.sh installs: its test uses it again, and pip takes half a minute to
+# find the packages in the index.
+keep_wheels() {
+    local folder=$1 locks=("$ROOT/scripts/lock/build.txt" "$ROOT/scripts/lock/runtime.txt")
+    cat "${locks[@]}" | cmp -s - "$folder/locked.txt" && return
+    rm -rf "$folder"
+    "$PYTHON" -m pip download -q --require-hashes -d "$folder" -r "${locks[0]}" -r "${locks[1]}"
+    cat "${locks[@]}" >"$folder/locked.txt"
+}
+
 # ensure_venv LOCK  creates .venv; `dev` includes `demo`, so it serves both.
 ensure_venv() {
     local lock=$1
     [ "$lock" = demo ] && [ -e "$VENV/.dev" ] && lock=dev
     make_venv "$VENV" "$(find_python)" "$ROOT/scripts/lock/$lock.txt"
-    [ "$lock" != dev ] || touch "$VENV/.dev"
+    if [ "$lock" = dev ]; then
+        touch "$VENV/.dev"
+        keep_wheels "$VENV/wheels"
+    fi
 }

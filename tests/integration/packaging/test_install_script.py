@@ -1,7 +1,7 @@
 """scripts/install.sh, really run below a separate folder (--root).
 
-Most tests install a stand-in of three files with no dependency, so that they cost seconds and need
-no network; the last one installs the real program from its lock file.
+Most tests install a stand-in of three files with no dependency, so that they need no network; the last one installs
+the real program from its lock file.
 """
 
 import os
@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+import pip
 import pytest
+
+from tests.support.sampling import Scale
 
 REPO = Path(__file__).resolve().parents[3]
 OPT = "opt/pi-orchestrator"
@@ -25,6 +27,8 @@ POLKIT = "etc/polkit-1/rules.d/50-pi-orchestrator.rules"
 UNIT_TEXT = (REPO / "systemd/pi-orchestrator.service").read_text()
 BROKER = "etc/mosquitto/conf.d/pi-orchestrator.conf"
 UNIT = "etc/systemd/system/pi-orchestrator.service"
+WHEELS = Path(sys.prefix) / "wheels"
+"""The locked packages, if scripts/env.sh has kept them; `locked.txt` has the lock files they belong to."""
 DROP_IN = "etc/systemd/system/pi-orchestrator.service.d/no-capabilities.conf"
 
 STAND_IN = {
@@ -70,14 +74,6 @@ STAND_IN = {
 }
 
 
-@pytest.fixture(scope="module")
-def pip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pip, from the only venv that is made in full for stand-ins."""
-    folder = tmp_path_factory.mktemp("pip")
-    venv.create(folder, with_pip=True)
-    return next(folder.glob("lib/python3*/site-packages"))
-
-
 QUICK_PYTHON = """#!/bin/sh
 # Python, but a venv gets its pip from a folder: it is not unpacked and compiled for each.
 if [ "$1 $2" = "-m venv" ]; then
@@ -88,21 +84,43 @@ fi
 """
 
 
-@pytest.fixture
-def checkout(pip_folder: Path) -> Iterator[Path]:
-    """A stand-in checkout that every user may read (pytest's own folders are private)."""
+@pytest.fixture(scope="module")
+def checkout() -> Iterator[Path]:
+    """A stand-in checkout that every user may read (pytest's own folders are private); tests change only copies."""
     with tempfile.TemporaryDirectory(prefix="checkout-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         for path, text in STAND_IN.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(textwrap.dedent(text))
-        (folder / "python").write_text(QUICK_PYTHON.format(python=sys.executable, pip=pip_folder))
+        # Only the pip of the tests' own environment, not its other packages.
+        (folder / "pip").mkdir()
+        (folder / "pip" / "pip").symlink_to(Path(pip.__file__).parent)
+        (folder / "python").write_text(QUICK_PYTHON.format(python=sys.executable, pip=folder / "pip"))
         (folder / "python").chmod(0o755)
         shutil.copytree(REPO / "systemd", folder / "systemd")
         shutil.copy(REPO / "scripts/install.sh", folder / "scripts")
         shutil.copy(REPO / "config/mosquitto-pi-orchestrator.conf", folder / "config")
         yield folder
+
+
+@pytest.fixture
+def changed_checkout(checkout: Path, tmp_path: Path) -> Path:
+    """A copy of the stand-in checkout, to be changed."""
+    return shutil.copytree(checkout, tmp_path / "checkout", symlinks=True)
+
+
+@pytest.fixture(scope="module")
+def installation(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("installation") / "root"
+    install_below(root, checkout, "--ap-address", "10.42.0.1")
+    return root
+
+
+@pytest.fixture
+def installed(installation: Path, tmp_path: Path) -> Path:
+    """A root with the stand-in, installed with the address 10.42.0.1 of the access point."""
+    return shutil.copytree(installation, tmp_path / "installed", symlinks=True)
 
 
 def install(
@@ -117,8 +135,7 @@ def install(
 
 
 def install_below(root: Path, checkout: Path, *options: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    python = sys.executable if checkout == REPO else checkout / "python"
-    return install(checkout, "--root", root, "--python", python, *options, code=code)
+    return install(checkout, "--root", root, "--python", checkout / "python", *options, code=code)
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, float, bytes]]:
@@ -141,6 +158,12 @@ def in_use(root: Path) -> str:
     link = (root / OPT / "venv").readlink()
     assert link.parent == Path("releases")
     return link.name
+
+
+def wheels_are_kept() -> bool:
+    locked = "".join((REPO / "scripts/lock" / name).read_text() for name in ("build.txt", "runtime.txt"))
+    stamp = WHEELS / "locked.txt"
+    return stamp.is_file() and stamp.read_text() == locked
 
 
 def unprivileged_user() -> int | None:
@@ -188,23 +211,21 @@ def test_dry_run_needs_no_root_and_names_each_step(checkout: Path) -> None:
         assert any(word in line for line in output), word
 
 
-def test_dry_run_changes_nothing(tmp_path: Path, checkout: Path) -> None:
+def test_dry_run_changes_nothing(tmp_path: Path, checkout: Path, installed: Path) -> None:
     empty = tmp_path / "empty"
     install_below(empty, checkout, "--dry-run")
     assert not empty.exists()
 
-    root = tmp_path / "root"
-    install_below(root, checkout)
-    before = snapshot(root)
+    before = snapshot(installed)
     for options in ([], ["--no-capabilities", "--ap-address", "10.0.0.1"], ["--uninstall", "--purge"]):
-        install_below(root, checkout, "--dry-run", *options)
-    assert snapshot(root) == before
+        install_below(installed, checkout, "--dry-run", *options)
+    assert snapshot(installed) == before
 
 
-def test_incomplete_checkout_is_refused(tmp_path: Path, checkout: Path) -> None:
-    (checkout / "scripts/lock/runtime.txt").unlink()
+def test_incomplete_checkout_is_refused(tmp_path: Path, changed_checkout: Path) -> None:
+    (changed_checkout / "scripts/lock/runtime.txt").unlink()
     root = tmp_path / "root"
-    assert "runtime.txt is missing" in install_below(root, checkout, code=1).stderr
+    assert "runtime.txt is missing" in install_below(root, changed_checkout, code=1).stderr
     assert not root.exists()
 
 
@@ -254,31 +275,29 @@ def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None
     assert not (root / STATE).exists()
 
 
-def test_failed_upgrade_keeps_version(tmp_path: Path, checkout: Path) -> None:
-    install_below(tmp_path, checkout)
-    before = in_use(tmp_path)
+def test_failed_upgrade_keeps_version(changed_checkout: Path, installed: Path) -> None:
+    before = in_use(installed)
 
-    (tmp_path / CONFIG).write_text("[[[")
-    output = install_below(tmp_path, checkout, code=1).stderr
+    (installed / CONFIG).write_text("[[[")
+    output = install_below(installed, changed_checkout, code=1).stderr
     assert "config.toml: " in output
     assert "correct /etc/pi-orchestrator/config.toml" in output
-    assert in_use(tmp_path) == before
-    assert releases(tmp_path) == {before}
+    assert in_use(installed) == before
+    assert releases(installed) == {before}
 
-    (checkout / "backend.py").write_text("raise RuntimeError('no build today')\n")
-    assert "cannot be installed" in install_below(tmp_path, checkout, code=1).stderr
-    assert in_use(tmp_path) == before
-    assert releases(tmp_path) == {before}
+    (changed_checkout / "backend.py").write_text("raise RuntimeError('no build today')\n")
+    assert "cannot be installed" in install_below(installed, changed_checkout, code=1).stderr
+    assert in_use(installed) == before
+    assert releases(installed) == {before}
 
 
-def test_broker_listens_on_given_address(tmp_path: Path, checkout: Path) -> None:
-    install_below(tmp_path, checkout, "--ap-address", "10.42.0.1")
-    text = (tmp_path / BROKER).read_text()
+def test_broker_listens_on_given_address(checkout: Path, installed: Path) -> None:
+    text = (installed / BROKER).read_text()
     listeners = [line for line in text.splitlines() if line.startswith("listener")]
     assert listeners == ["listener 1883 127.0.0.1", "listener 1883 10.42.0.1"]
-    assert "ip_nonlocal_bind = 1" in (tmp_path / "etc/sysctl.d/60-pi-orchestrator.conf").read_text()
+    assert "ip_nonlocal_bind = 1" in (installed / "etc/sysctl.d/60-pi-orchestrator.conf").read_text()
 
-    output = install_below(tmp_path, checkout, "--dry-run").stdout
+    output = install_below(installed, checkout, "--dry-run").stdout
     assert f"broker settings /{BROKER} are kept" in output
     assert "they lack 192.168.10.1" in output
 
@@ -293,10 +312,16 @@ def test_existing_broker_is_unchanged(tmp_path: Path, checkout: Path) -> None:
     assert f"broker settings /{BROKER}" not in output
 
 
-@pytest.mark.timeout(300)  # downloads packages on a machine without a cache
-def test_real_program_is_installed_from_lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIP_NO_COMPILE", "1")  # compiling takes as long as everything else
-    install_below(tmp_path, REPO)
+@pytest.mark.timeout(300)  # downloads packages with --slow, or if the environment has kept none
+def test_real_program_is_installed_from_lock_file(
+    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --slow, from the package index and with its own pip; otherwise both come from the tests' environment."""
+    monkeypatch.setenv("PIP_NO_COMPILE", "0")  # pip reads 0 as "do not compile"; it takes as long as everything else
+    if wheels_are_kept() and not Scale.slow:
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        monkeypatch.setenv("PIP_FIND_LINKS", str(WHEELS))
+    install(REPO, "--root", tmp_path, "--python", sys.executable if Scale.slow else checkout / "python")
     python = tmp_path / OPT / "venv/bin/python"
     assert (tmp_path / CONFIG).read_bytes() == (REPO / "config/config.toml").read_bytes()
     # The lock file contains every declared dependency, and the command is installed.
