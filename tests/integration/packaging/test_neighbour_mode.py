@@ -1,93 +1,61 @@
 """Neighbour table of the kernel against the camera's own report, in network namespaces of each test.
 
 One namespace is the Pi, with mosquitto and the whole daemon; the other is a camera; a veth pair connects them.
-Helper processes act inside: this file, run as a program, executes one JSON order per line.
 """
 
-import asyncio
 import contextlib
-import itertools
 import json
-import os
-import subprocess
-import sys
-import threading
-import urllib.error
-import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+import socket
 
 import pytest
+from aiohttp import web
+from paho.mqtt import publish
 
+from pi_orchestrator.sandbox.server import http_server
 from tests.support import process
-from tests.support.broker import MOSQUITTO
+from tests.support.lan import LanBroker
+from tests.support.netns import Namespace
 from tests.support.rig import Rig
-from tests.support.waiting import HANG_S, eventually
+from tests.support.waiting import eventually
 
 PI, CAMERA, UNUSED = "10.77.0.1", "10.77.0.20", "10.77.0.99"
 MAC = "24:6F:28:CA:00:10"
 OTHER_MAC = "24:6F:28:DD:00:40"
-ROOT = Path(__file__).parents[3]
-_NUMBERS = itertools.count()
-
-
-def ip(*arguments):
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (
-        f"ip {' '.join(arguments)}: {done.stderr} (these tests need root and network namespaces)"
-    )
-    return done.stdout
-
-
-class Host:
-    """A helper in a namespace: `await host.ask(order, …)` → its answer."""
-
-    def __init__(self, namespace):
-        self.namespace = namespace
-
-    async def __aenter__(self):
-        self._process = await asyncio.create_subprocess_exec(
-            *("ip", "netns", "exec", self.namespace, sys.executable, __file__),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-        return self
-
-    async def __aexit__(self, *_):
-        self._process.kill()
-        await self._process.wait()
-
-    async def ask(self, order, **arguments):
-        self._process.stdin.write(json.dumps({"order": order, **arguments}).encode() + b"\n")
-        answer = await asyncio.wait_for(self._process.stdout.readline(), HANG_S)
-        assert answer, f"the helper of {self.namespace} has ended"
-        return json.loads(answer)
 
 
 class Site:
-    """The Pi, the camera and the daemon."""
+    """The namespaces of the Pi and of the camera; `request_count` counts the HTTP requests to `serve`."""
 
-    def __init__(self, names, pi, camera):
-        self.names, self.pi, self.camera = names, pi, camera
+    def __init__(self, pi, camera, session):
+        self.pi, self.camera, self.request_count = pi, camera, 0
+        self._session = session
+        self._servers = contextlib.AsyncExitStack()
 
-    async def announce(self, mac, address=CAMERA, *, sender=None, topic=None, **options):
+    async def announce(self, mac, address=CAMERA, *, sender=None, topic=None, retain=False, **options):
         """Publish a status message, from the Pi by default so that its kernel learns no address."""
         fields = {"mac": mac, "ip": address}
         topic = topic or f"camera/status/{mac}"
-        retain = options.pop("retain", False)
         payload = json.dumps({name: value for name, value in (fields | options).items() if value})
-        await (sender or self.pi).ask("publish", topic=topic, payload=payload, retain=retain)
+        await (sender or self.pi).run(publish.single, topic, payload, 1, retain, PI)
 
-    async def serve(self, **body):
+    async def serve(self, *, namespace=None, address=CAMERA, **body):
         """Start the camera's web server, which answers every request with this body."""
-        await self.camera.ask("serve", address=CAMERA, body=body)
 
-    async def requests(self, host=None):
-        return await (host or self.camera).ask("requests")
+        async def respond(_):
+            self.request_count += 1
+            return web.json_response(body)
+
+        sock = (namespace or self.camera).socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.bind((address, 80))
+        sock.listen()
+        await self._servers.enter_async_context(http_server(sock, respond))
+
+    async def aclose(self):
+        await self._servers.aclose()
 
     async def get(self, path):
-        return await self.pi.ask("get", url=f"http://127.0.0.1:8081{path}")
+        async with self._session.get(f"http://127.0.0.1:8081{path}") as answer:
+            return await answer.json()
 
     async def audit_stages(self, mac):
         answer = await self.get(f"/api/v1/onboarding/auto/events/{mac}")
@@ -107,7 +75,7 @@ class Site:
 
     def neighbour_entry(self, address=CAMERA):
         """The entry of an address in the neighbour table of the Pi."""
-        return ip("-n", self.names[0], "neigh", "show", address).upper()
+        return self.pi.ip("neigh", "show", address).upper()
 
     async def connect_to_broker(self):
         """Let the camera connect to the broker, so that the Pi's kernel confirms its address."""
@@ -115,43 +83,13 @@ class Site:
         await eventually(lambda: MAC in self.neighbour_entry() and "REACHABLE" in self.neighbour_entry())
 
 
-@contextlib.contextmanager
-def namespaces():
-    names = [f"piorch{os.getpid()}-{next(_NUMBERS)}-{role}" for role in ("pi", "cam")]
-    created = []
-    try:
-        for name in names:
-            ip("netns", "add", name)
-            created.append(name)
-            ip("-n", name, "link", "set", "lo", "up")
-        pi, camera = names
-        ip("-n", pi, "link", "add", "ap0", "type", "veth", "peer", "name", "sta0", "netns", camera)
-        ip("-n", camera, "link", "set", "sta0", "address", MAC.lower())
-        ip("-n", pi, "addr", "add", f"{PI}/24", "dev", "ap0")
-        ip("-n", camera, "addr", "add", f"{CAMERA}/24", "dev", "sta0")
-        # The kernel probes a learned address after 1 s instead of 5 s.
-        ip("netns", "exec", pi, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/neigh/ap0/delay_first_probe_time")
-        ip("-n", pi, "link", "set", "ap0", "up")
-        ip("-n", camera, "link", "set", "sta0", "up")
-        yield names
-    finally:
-        for name in created:
-            ip("netns", "delete", name)
-
-
-@contextlib.asynccontextmanager
-async def mosquitto(namespace, folder):
-    conf = folder / "mosquitto.conf"
-    conf.write_text("listener 1883 0.0.0.0\nallow_anonymous true\npersistence false\n")
-    quiet = asyncio.subprocess.DEVNULL
-    broker = await asyncio.create_subprocess_exec(
-        *("ip", "netns", "exec", namespace, MOSQUITTO, "-c", str(conf)), stdout=quiet, stderr=quiet
-    )
-    try:
-        yield
-    finally:
-        broker.kill()
-        await broker.wait()
+def connect(pi, camera):
+    """Connect the namespaces with a veth pair."""
+    pi.ip("link", "add", "ap0", "type", "veth", "peer", "name", "sta0", "netns", camera.name)
+    # The kernel probes a learned address after 1 s instead of 5 s.
+    pi.sysctl("ipv4/neigh/ap0/delay_first_probe_time", 1)
+    pi.batch((f"address add {PI}/24 dev ap0", "link set ap0 up"))
+    camera.batch((f"link set sta0 address {MAC}", f"address add {CAMERA}/24 dev sta0", "link set sta0 up"))
 
 
 @contextlib.asynccontextmanager
@@ -171,8 +109,7 @@ async def daemon(site, folder):
     }
     config = process.write_toml(folder / "config.toml", tree)
     rig = Rig(state_dir=folder / "state", broker=None)
-    inside = ("ip", "netns", "exec", site.names[0])
-    running = await process.launch(rig, folder, config=config, prefix=inside)
+    running = await process.launch(rig, folder, config=config, prefix=site.pi.prefix)
     try:
         await running.logged("mqtt connected")
         yield running
@@ -186,10 +123,15 @@ async def daemon(site, folder):
 @pytest.fixture
 async def cable(tmp_path):
     """Two connected namespaces with mosquitto on the Pi; no daemon yet."""
-    with namespaces() as names:
-        async with mosquitto(names[0], tmp_path), Host(names[0]) as pi, Host(names[1]) as camera:
-            await pi.ask("wait_for_port", host=PI, port=1883)
-            yield Site(names, pi, camera)
+    with Namespace.opened("pi") as pi, Namespace.opened("cam") as camera:
+        connect(pi, camera)
+        broker = LanBroker(tmp_path, pi, PI)
+        await broker.start()
+        try:
+            async with pi.session() as session, contextlib.aclosing(Site(pi, camera, session)) as site:
+                yield site
+        finally:
+            await broker.kill()
 
 
 @pytest.fixture
@@ -215,7 +157,7 @@ async def test_address_bound_to_other_mac_is_mismatch(site, body):
     await site.announce(OTHER_MAC)
     assert await site.outcome(OTHER_MAC) == ("failed", "MAC_MISMATCH")
     assert MAC in await site.message(OTHER_MAC)
-    assert await site.requests() <= 1, "none where the kernel was faster"
+    assert site.request_count <= 1, "none where the kernel was faster"
 
 
 async def test_known_mismatch_is_refused_before_request(site):
@@ -223,7 +165,7 @@ async def test_known_mismatch_is_refused_before_request(site):
     await site.connect_to_broker()
     await site.announce(OTHER_MAC)
     assert await site.outcome(OTHER_MAC) == ("failed", "MAC_MISMATCH")
-    assert await site.requests() == 0
+    assert site.request_count == 0
 
 
 async def test_contradicting_body_is_mismatch(site):
@@ -239,15 +181,15 @@ async def test_unused_address_is_unreachable(site):
 
 async def test_own_addresses_are_never_requested(cable, tmp_path):
     """The first address, a second one, and one with a peer (`ip` prints its fields in another order)."""
-    ip("-n", cable.names[0], "addr", "add", "10.77.0.2/24", "dev", "ap0")
-    ip("-n", cable.names[0], "addr", "add", "10.77.0.7", "peer", "10.77.0.8/32", "dev", "ap0")
-    await cable.pi.ask("serve", address="0.0.0.0", body={})
+    cable.pi.ip("addr", "add", "10.77.0.2/24", "dev", "ap0")
+    cable.pi.ip("addr", "add", "10.77.0.7", "peer", "10.77.0.8/32", "dev", "ap0")
+    await cable.serve(namespace=cable.pi, address="0.0.0.0")
     async with daemon(cable, tmp_path):
         for number, address in enumerate((PI, "10.77.0.2", "10.77.0.7", "127.0.0.1", "10.77.0.0", "10.77.0.255")):
             mac = f"24:6F:28:00:00:{number + 1}0"
             await cable.announce(mac, address)
             assert await cable.outcome(mac) == ("rejected_by_policy", "SUBNET_NOT_ALLOWED"), address
-    assert await cable.requests(cable.pi) == 0
+    assert cable.request_count == 0
 
 
 async def test_device_id_without_mac_uses_kernel_entry(site):
@@ -267,66 +209,3 @@ async def test_retained_claim_is_accepted_with_kernel_entry(cable, tmp_path):
         assert (await cable.get(f"/api/v1/cameras/{MAC}"))["data"]["status"] == "online"
         assert (await cable.get(f"/api/v1/cameras/{OTHER_MAC}"))["data"]["status"] == "connecting"
         assert await cable.audit_stages(OTHER_MAC) == []
-
-
-# The helper process.
-
-
-class Orders:
-    """Each method is an order."""
-
-    def __init__(self):
-        self.request_count = 0
-
-    def serve(self, address, body):
-        orders = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                orders.request_count += 1
-                content = json.dumps(body).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_):
-                pass
-
-        server = ThreadingHTTPServer((address, 80), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    def requests(self):
-        return self.request_count
-
-    def wait_for_port(self, host, port):
-        import socket
-        import time
-
-        for _ in range(500):
-            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-                return
-            time.sleep(0.02)
-
-    def publish(self, topic, payload, retain):
-        from paho.mqtt import publish
-
-        publish.single(topic, payload, qos=1, retain=retain, hostname=PI)
-
-    def get(self, url):
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            return json.load(error)
-
-
-def main():
-    orders = Orders()
-    for line in sys.stdin:
-        arguments = json.loads(line)
-        print(json.dumps(getattr(orders, arguments.pop("order"))(**arguments)), flush=True)
-
-
-if __name__ == "__main__":
-    main()
