@@ -1,7 +1,8 @@
 """Daemons and commands as real processes, without importing the program each time.
 
-A server process that has everything imported forks for each of them: 5 ms instead of 0.5 to 1.5 s of CPU. The child has
-its own environment, folder, files and signals, and exits like an interpreter. `Forked` replaces
+A server process that has everything imported forks for each of them: 5 ms instead of 0.5 to 1.5 s of CPU. It has also
+loaded what a daemon loads in its first second: libraries, and the vendor table, which depends on the program alone.
+The child has its own environment, folder, files and signals, and exits like an interpreter. `Forked` replaces
 `asyncio.subprocess.Process`. Tests of the startup run a new interpreter (`fresh=True` in `tests.support.process`).
 """
 
@@ -27,7 +28,8 @@ from pathlib import Path
 
 PRELOADED = (
     *("pi_orchestrator.app.main", "pi_orchestrator.app.lifecycle", "pi_orchestrator.app.cli_demo"),
-    *("http.client", "urllib.request", "getpass", "aiohttp", "pydantic", "zeroconf"),
+    *("http.client", "urllib.request", "getpass", "aiohttp", "pydantic", "zeroconf.asyncio"),
+    *("pyroute2.iproute.linux", "pyroute2.netlink.generic", "cryptography.hazmat.primitives.ciphers.aead"),
 )
 MESSAGE_BYTES = 128 * 1024
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
@@ -204,6 +206,12 @@ def _leave(code):
 if __name__ == "__main__":
     for module in PRELOADED:
         importlib.import_module(module)
+    from pi_orchestrator.net import oui
+    from pi_orchestrator.net.arp.frames import load_scapy
+
+    load_scapy()
+    oui.load_table = functools.cache(oui.load_table)
+    oui.load_table()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     gc.collect()
