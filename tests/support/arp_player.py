@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
+from tests.support.process import piped
+
 ETH_P_ALL, ETH_P_ARP = 3, 0x0806
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
 REQUEST, REPLY = 1, 2
@@ -71,12 +73,11 @@ class Player:
     """Client of the player process: `async with Player(namespace, interface) as player`."""
 
     def __init__(self, namespace, interface):
-        self._command = (*namespace.prefix, sys.executable, __file__, interface)
+        self._running = piped("-m", "tests.support.arp_player", interface, namespace=namespace)
         self._lock = asyncio.Lock()
 
     async def __aenter__(self):
-        pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(*self._command, stdin=pipe, stdout=pipe)
+        self._process = await self._running.__aenter__()
         try:
             await self._answer()
         except BaseException:
@@ -85,9 +86,7 @@ class Player:
         return self
 
     async def __aexit__(self, *_):
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+        await self._running.__aexit__(None, None, None)
 
     async def play(self, hosts):
         """Add hosts: {address: MAC, or a list of MACs that all reply}."""

@@ -5,18 +5,15 @@ namespace. The program writes one line per completed order, and one per camera e
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import json
-import os
 import sys
 from ipaddress import IPv4Address
-from pathlib import Path
 
 from pi_orchestrator.sandbox.fleet import make_addresses
+from tests.support.process import piped
 from tests.support.waiting import HANG_S
 
-ROOT = Path(__file__).parents[2]
 ENDED = object()
 
 
@@ -29,22 +26,14 @@ class CameraPlayer:
         self._answers = asyncio.Queue()
 
     async def __aenter__(self):
-        pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(
-            *(*self._site.camera_ns.prefix, sys.executable, __file__),
-            stdin=pipe,
-            stdout=pipe,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            limit=1 << 24,
-        )
+        self._running = piped("-m", "tests.support.camera_player", namespace=self._site.camera_ns)
+        self._process = await self._running.__aenter__()
         self._reading = asyncio.create_task(self._read())
         self._reading.add_done_callback(lambda _: self._answers.put_nowait(ENDED))
         return self
 
     async def __aexit__(self, *_):
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+        await self._running.__aexit__(None, None, None)
         await self._reading
 
     async def start(self, *cameras, fault=None, **options):

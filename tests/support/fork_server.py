@@ -64,13 +64,13 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-async def fork(*arguments, env, cwd, stdout, stderr, namespace=None):
-    """Start `python ARGUMENTS` (`-m pi_orchestrator ...` or `-c CODE ...`) with output to files and no input."""
+async def fork(*arguments, env, cwd, stdout, stderr, stdin=None, namespace=None):
+    """Start `python ARGUMENTS` (`-m pi_orchestrator ...` or `-c CODE ...`) with output to files; default: no input."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(_server_address())
     request = {"arguments": arguments, "env": env, "cwd": str(cwd), "namespace": namespace}
     with open(os.devnull) as null:  # noqa: ASYNC230, PTH123  # does not block
-        files = [file if isinstance(file, int) else file.fileno() for file in (null, stdout, stderr)]
+        files = [file if isinstance(file, int) else file.fileno() for file in (stdin or null, stdout, stderr)]
         socket.send_fds(connection, [json.dumps(request).encode()], files)
     pid = json.loads(connection.recv(MESSAGE_BYTES))["pid"]
     connection.setblocking(False)

@@ -347,32 +347,26 @@ class Lan:
         values = {"count": count, "network": self.network, "broker": f"{self.address}:1883", "http-port": 80}
         values |= {"interval": 5, "rejoin": 0.2} | {name.replace("_", "-"): value for name, value in options.items()}
         args = [str(word) for name, value in values.items() for word in (f"--{name}", value)]
-        cameras = await asyncio.create_subprocess_exec(
-            *self.camera_ns.prefix,
-            *process.COMMAND,
-            *("sandbox", "cameras", *args, "--storm", "--json", *flags),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            env=process.environment(),
-        )
+        program = ("-m", "pi_orchestrator", "sandbox", "cameras", *args, "--storm", "--json", *flags)
         online = set()
-        reading = asyncio.create_task(self._follow(cameras, online))
-        try:
-            if reported:
+        async with process.piped(*program, namespace=self.camera_ns) as cameras:
+            reading = asyncio.create_task(self._follow(cameras, online))
+            try:
+                if reported:
 
-                def all_online():
-                    assert cameras.returncode is None, f"the camera process exited with code {cameras.returncode}"
-                    return len(online) == count
+                    def all_online():
+                        assert cameras.returncode is None, f"the camera process exited with code {cameras.returncode}"
+                        return len(online) == count
 
-                await eventually(all_online, what="every camera has published")
-            yield cameras
-        finally:
-            # A clean stop: DISCONNECT, no last will. Tests of a crash kill the process themselves.
-            await _end(cameras, signal.SIGTERM)
-            reading.cancel()
-            await asyncio.wait([reading])
-            if not reading.cancelled():
-                reading.result()
+                    await eventually(all_online, what="every camera has published")
+                yield cameras
+            finally:
+                # A clean stop: DISCONNECT, no last will. Tests of a crash kill the process themselves.
+                await _end(cameras, signal.SIGTERM)
+                reading.cancel()
+                await asyncio.wait([reading])
+                if not reading.cancelled():
+                    reading.result()
 
     def player(self):
         """An ARP player on the cable: `async with site.player() as player`."""

@@ -190,6 +190,32 @@ async def start(program, *args, env, cwd, stdout, stderr, fresh=False):
     )
 
 
+@contextlib.asynccontextmanager
+async def piped(*arguments, namespace):
+    """Run `python ARGUMENTS` in a namespace during the block, forked; it has pipes: `stdin.write(…)` and `stdout`."""
+    loop = asyncio.get_running_loop()
+    child_stdin, stdin = os.pipe()
+    stdout, child_stdout = os.pipe()
+    with open(stdin, "wb") as stdin, open(stdout, "rb") as stdout:  # noqa: PTH123  # does not block
+        try:
+            files = {"stdin": child_stdin, "stdout": child_stdout, "stderr": sys.__stderr__}
+            process = await fork(*arguments, env=environment(), cwd=ROOT, namespace=namespace.name, **files)
+        finally:
+            os.close(child_stdin)
+            os.close(child_stdout)
+        process.stdout = asyncio.StreamReader(limit=1 << 24)
+        reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(process.stdout), stdout)
+        process.stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, stdin)
+        try:
+            yield process
+        finally:
+            process.kill()
+            await process.wait()
+            reading.close()
+            process.stdin.close()
+            await asyncio.sleep(0)  # the transports close their files
+
+
 async def launch(
     rig, folder, *, config=None, command=COMMAND, prefix=(), args=(), env=None, stderr=None, fresh=False, **sections
 ):
