@@ -1,5 +1,6 @@
 import pytest
 
+from pi_orchestrator.app.build import ROUTES
 from tests.support.api import (
     check_all_answers,
     production_log,
@@ -19,10 +20,13 @@ def documented_answers(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def sample_data_per_route(monkeypatch):
-    with_sessions(monkeypatch)
+def sample_data_per_route(request, monkeypatch):
+    """Data for the route of a test of one write; else for all routes, since a read lists what other routes need."""
+    route = getattr(request.node, "callspec", None) and request.node.callspec.params.get("route")
+    routes = [route] if route and route.writes else ROUTES
+    with_sessions(monkeypatch, routes)
     with_pictures(monkeypatch)
-    with_inventory(monkeypatch)
+    with_inventory(monkeypatch, routes)
 
 
 @pytest.fixture

@@ -166,10 +166,10 @@ def session_for(route):
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{route.method} {route.path}"))
 
 
-def with_sessions(monkeypatch):
+def with_sessions(monkeypatch, routes=ROUTES):
     """Give each session route its own session, with one camera and its own interface."""
     load = ProvisioningWorker.load
-    routes = [route for route in ROUTES if route.tag == "provisioning" and "{id}" in route.path]
+    routes = [route for route in routes if route.tag == "provisioning" and "{id}" in route.path]
 
     async def load_with_sessions(self):
         await load(self)
@@ -219,10 +219,10 @@ def with_pictures(monkeypatch):
     monkeypatch.setattr(CommandService, "give", answer)
 
 
-def with_inventory(monkeypatch):
+def with_inventory(monkeypatch, routes=ROUTES):
     """Give each container and pairing route its own container and registered camera."""
     load = CameraCache.load
-    own_routes = [(route.method, route.path) for route in ROUTES if has_own_camera(route)]
+    own_routes = [(route.method, route.path) for route in routes if has_own_camera(route)]
 
     async def load_with_inventory(self, database):
         async def job(tx):

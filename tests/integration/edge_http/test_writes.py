@@ -160,7 +160,7 @@ async def test_malformed_idempotency_key_is_refused(daemon, rig, key):
             )
             assert (answer.status, answer.json["code"]) == (400, "VALIDATION_FAILED")
             assert answer.json["error"]["details"].startswith("Idempotency-Key: ")
-            assert rig.tables() == before
+    assert rig.tables() == before
 
 
 async def test_unusual_idempotency_keys_are_accepted(daemon):
