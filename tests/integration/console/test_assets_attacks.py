@@ -14,6 +14,7 @@ import pytest
 from pi_orchestrator.http import pacing
 from tests.integration.console.test_assets import FILES, HTML, PAGE, build
 from tests.support.api import case, connection, exchange
+from tests.support.sampling import repeats
 from tests.support.waiting import HANG_S, eventually
 
 pytestmark = pytest.mark.usefixtures("documented_answers")
@@ -262,7 +263,7 @@ async def test_swapped_link_stays_in_folder(served, root, tmp_path):
     seen = set()
     try:
         async with connection(served) as sock:
-            for _ in range(600):
+            for _ in range(repeats(150, slow=600)):
                 for path in ("/x/file.txt", "/flip.txt"):
                     await sock.send(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
                     answer = await sock.answer()
