@@ -70,11 +70,13 @@ def retention_rules(settings: Settings) -> tuple[RetentionRule, ...]:
     """The limits of events, operator actions and stored idempotent responses."""
     days = settings.storage.retention_days
     return (
-        RetentionRule(partial(event_store.trim, keep=EVENTS_KEPT)),
-        RetentionRule(partial(audit_log.trim, keep=ACTIONS_KEPT), partial(audit_log.clean, days=days)),
+        RetentionRule(partial(event_store.keep_newest, keep=EVENTS_KEPT)),
         RetentionRule(
-            partial(idempotency_store.trim, keep=ANSWERS_KEPT),
-            partial(idempotency_store.clean, hours=IDEMPOTENCY_HOURS),
+            partial(audit_log.keep_newest, keep=ACTIONS_KEPT), partial(audit_log.delete_older_than, days=days)
+        ),
+        RetentionRule(
+            partial(idempotency_store.keep_newest, keep=ANSWERS_KEPT),
+            partial(idempotency_store.delete_older_than, hours=IDEMPOTENCY_HOURS),
         ),
     )
 

@@ -26,16 +26,16 @@ class RetentionWorker:
         await self._clock.sleep(START_DELAY_S)
         while True:
             beat()
-            await self.clean()
+            await self.run_once()
             await self._clock.sleep(INTERVAL_S)
 
-    async def clean(self) -> None:
+    async def run_once(self) -> None:
         """Run one pass, in one transaction."""
 
         async def job(tx: Tx) -> None:
             for rule in self._rules:
-                await rule.trim(tx)
-                if rule.clean and tx.stamp.trusted:
-                    await rule.clean(tx)
+                await rule.by_number(tx)
+                if rule.by_age and tx.stamp.trusted:
+                    await rule.by_age(tx)
 
         await self._database.write(job)

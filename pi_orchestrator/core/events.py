@@ -186,7 +186,7 @@ class OnboardingFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class OnboardingAudited(Event):
-    """Rows were appended to the onboarding audit; the fields are those of the last row."""
+    """Onboarding events were stored: their number, and the fields of the last one."""
 
     type = "onboarding.audited"
     rows: int
@@ -446,7 +446,7 @@ class CameraSeen:
 
 @dataclass(frozen=True, slots=True)
 class MacContradicted:
-    """A message of `mac` that also names another MAC; for the audit."""
+    """A message of `mac` also names another MAC; stored as an onboarding event."""
 
     mac: Mac
     message: str

@@ -47,8 +47,8 @@ def try_mac(text: object) -> Mac | None:
         return None
 
 
-def is_near(mac: Mac, other: Mac) -> bool:
-    """Whether both may belong to one ESP32, which has four consecutive MACs."""
+def may_be_same_chip(mac: Mac, other: Mac) -> bool:
+    """Whether the two differ by 1 to 3: an ESP32 has four consecutive MACs."""
     distance = abs(int(mac.replace(":", ""), 16) - int(other.replace(":", ""), 16))
     return 0 < distance <= 3
 
@@ -58,8 +58,8 @@ def is_local(mac: Mac) -> bool:
     return bool(int(mac[:2], 16) & 2)
 
 
-def near_macs(mac: Mac) -> list[Mac]:
-    """The other MACs that may belong to the same ESP32."""
+def same_chip_macs(mac: Mac) -> list[Mac]:
+    """The three MACs before and after: those that may belong to the same ESP32."""
     number = int(mac.replace(":", ""), 16)
     digits = (f"{number + offset:012X}" for offset in (-3, -2, -1, 1, 2, 3) if 0 < number + offset < 1 << 48)
     return [Mac(":".join(d[i : i + 2] for i in range(0, 12, 2))) for d in digits]

@@ -35,13 +35,13 @@ async def insert(tx: Tx, *, key: str, operation: str, answer: StoredAnswer) -> N
     )
 
 
-async def trim(tx: Tx, *, keep: int) -> None:
+async def keep_newest(tx: Tx, *, keep: int) -> None:
     """Delete all but the newest `keep` answers."""
     await tx.run(
         "DELETE FROM idempotency WHERE at < (SELECT at FROM idempotency ORDER BY at DESC LIMIT 1 OFFSET ?)", (keep,)
     )
 
 
-async def clean(tx: Tx, *, hours: int) -> None:
+async def delete_older_than(tx: Tx, *, hours: int) -> None:
     """Delete answers older than `hours`."""
     await tx.run("DELETE FROM idempotency WHERE at < ?", (rfc3339(tx.stamp.at - timedelta(hours=hours)),))

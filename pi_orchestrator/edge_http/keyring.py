@@ -114,7 +114,7 @@ class Keyring:
         target = MASK if self.identify(name) else name
 
         async def job(tx: Tx) -> None:
-            await actions.record(tx, actor, target=target, outcome=actions.removed(key is not None))
+            await actions.record(tx, actor, target=target, outcome=actions.removal_outcome(key is not None))
             if key is not None:
                 await keys.delete(tx, key.id)
                 tx.after_commit(lambda: self._forget(key.id))

@@ -50,10 +50,10 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class RetentionRule:
-    """Limits of a table: `trim` deletes rows by number, `clean` by age, only while the clock is trusted."""
+    """Limits of a table: `by_number` deletes its oldest rows; `by_age` old rows, only with a trusted clock."""
 
-    trim: Callable[[Tx], Awaitable[None]]
-    clean: Callable[[Tx], Awaitable[object]] | None = None
+    by_number: Callable[[Tx], Awaitable[None]]
+    by_age: Callable[[Tx], Awaitable[object]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ def parse_faults(specs: Iterable[str], *, count: int) -> list[Fault | None]:
 
 
 def other_mac(mac: Mac) -> Mac:
-    """A MAC of the same vendor that is neither `mac` nor near it."""
+    """A MAC of the same vendor that cannot belong to the same ESP32 as `mac`."""
     digits = f"{int(mac.replace(':', ''), 16) ^ 0x80_0000:012X}"
     return Mac(":".join(digits[i : i + 2] for i in range(0, 12, 2)))
 

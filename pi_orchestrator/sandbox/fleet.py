@@ -70,7 +70,7 @@ class Fleet:
         """List the cameras with this fault; None for healthy cameras."""
         return [camera for camera in self.cameras if camera.fault is fault]
 
-    async def reported(self) -> None:
+    async def wait_until_reported(self) -> None:
         """Wait until every camera has published its first status; raises the error of a failed camera."""
         all_reported = asyncio.gather(*(camera.reported.wait() for camera in self.cameras))
         failed = asyncio.ensure_future(self._has_failed.wait())
@@ -114,7 +114,7 @@ class Fleet:
 
 
 def make_macs(count: int, *, seed: int) -> list[Mac]:
-    """Station MACs in the Espressif range 24:6F:28, repeatable by seed, none near another."""
+    """Station MACs in the Espressif range 24:6F:28, repeatable by seed, each of another ESP32."""
     # An ESP32 owns four MACs in a row, so stations are multiples of four apart.
     numbers = random.Random(seed).sample(range(1 << 22), count)  # noqa: S311 - repeatable, not secret
     digits = (f"{ESPRESSIF}{number * 4:06X}" for number in numbers)

@@ -251,7 +251,9 @@ class StorageSettings(Section):
     """`[storage]`: where data is stored, and for how long."""
 
     state_dir: Path = Field(Path("/var/lib/pi-orchestrator"), description="database, keys and backups")
-    retention_days: int = Field(90, ge=1, le=3650, description="days that audit events and operator actions are kept")
+    retention_days: int = Field(
+        90, ge=1, le=3650, description="days that onboarding events and operator actions are kept"
+    )
 
 
 class LoggingSettings(Section):

@@ -8,24 +8,24 @@ from pi_orchestrator.core.actor import Actor
 from pi_orchestrator.core.clock import rfc3339
 from pi_orchestrator.storage.database import Tx
 
-OK = "ok"
-UNCHANGED = "was so already"
-ABSENT = "was not there"
-"""Outcomes of a successful action: something changed, nothing to change, nothing to remove."""
+# Outcomes of a successful action. Stored; never change the texts.
+OK = "ok"  # the action changed something
+UNCHANGED = "was so already"  # there was nothing to change: the target already had the requested state
+ABSENT = "was not there"  # there was nothing to remove: the target did not exist
 
 
-def changed(is_changed: bool) -> str:
-    """The outcome of an action that may have had nothing to change."""
+def change_outcome(is_changed: bool) -> str:
+    """The outcome of a change, which also succeeds when there was nothing to change."""
     return OK if is_changed else UNCHANGED
 
 
-def removed(has_existed: bool) -> str:
+def removal_outcome(existed: bool) -> str:
     """The outcome of a removal, which also succeeds when there was nothing to remove."""
-    return OK if has_existed else ABSENT
+    return OK if existed else ABSENT
 
 
 async def record(tx: Tx, actor: Actor, *, target: str | None = None, outcome: str = OK) -> None:
-    """Store an action in the transaction of its change."""
+    """Store an operator action in the same transaction as the change it made."""
     await tx.run(
         "INSERT INTO operator_actions"
         " (actor, peer, correlation_id, action, target, outcome, at, boot_id, monotonic, clock_trusted)"
@@ -45,12 +45,12 @@ async def record(tx: Tx, actor: Actor, *, target: str | None = None, outcome: st
     )
 
 
-async def clean(tx: Tx, *, days: int) -> None:
+async def delete_older_than(tx: Tx, *, days: int) -> None:
     """Delete actions older than `days`; those with an untrusted time stay."""
     before = rfc3339(tx.stamp.at - timedelta(days=days))
     await tx.run("DELETE FROM operator_actions WHERE at < ? AND clock_trusted", (before,))
 
 
-async def trim(tx: Tx, *, keep: int) -> None:
+async def keep_newest(tx: Tx, *, keep: int) -> None:
     """Delete all but the newest `keep` actions."""
     await tx.run("DELETE FROM operator_actions WHERE id <= (SELECT max(id) FROM operator_actions) - ?", (keep,))

@@ -102,7 +102,7 @@ async def between(database: Database, after: int, upto: int, *, event_filter: Ev
     return [_event(row) for row in rows]
 
 
-async def trim(tx: Tx, *, keep: int) -> None:
+async def keep_newest(tx: Tx, *, keep: int) -> None:
     """Delete all but the newest `keep` events."""
     await tx.run("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (keep,))
 

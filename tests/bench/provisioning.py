@@ -30,7 +30,7 @@ async def batch(stage):
             aiohttp.ClientSession() as http,
         ):
             await connected(running)
-            await fleet.reported()
+            await fleet.wait_until_reported()
             aside, chosen = fleet.cameras[:ASIDE], fleet.cameras[ASIDE:]
             bare = [
                 took for turn in range(0, ASIDE, AT_ONCE) for took in await _bare(rig, http, aside[turn:][:AT_ONCE])
@@ -46,7 +46,7 @@ async def batch(stage):
 async def _own_s(stage, *, rejoin_s):
     """Seconds that a simulated camera needs in addition to `rejoin_s`."""
     async with stage.rig("camera") as rig, rig.fleet(AT_ONCE, rejoin_s=rejoin_s, interval=30.0) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         async with aiohttp.ClientSession() as http:
             return statistics.median(await _bare(rig, http, fleet.cameras)) - rejoin_s
 

@@ -243,7 +243,7 @@ async def test_power_cut_of_everything_resumes(rig, tmp_path):
         for camera in fleet.cameras:
             camera.reported.clear()
             camera.power_on()
-        await fleet.reported()
+        await fleet.wait_until_reported()
         async with started(rig, tmp_path, fleet, batch.id) as batch:
             await resume(batch)
             await complete(batch)

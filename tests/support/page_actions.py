@@ -32,5 +32,6 @@ async def enter_key(page, key):
     await dialog(page).wait_for(state="detached")
 
 
-async def is_live(page):
+async def wait_until_live(page):
+    """Wait until the page shows that its event stream is connected."""
     await page.locator(".pill", has_text=re.compile("^Live$")).wait_for(timeout=1000 * HANG_S)

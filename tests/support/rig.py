@@ -255,14 +255,14 @@ class Running:
         """The answer of `/api/v1/onboarding/auto/status`."""
         return (await self.api.get("/api/v1/onboarding/auto/status")).data
 
-    async def audit(self, **query):
-        """The newest 100 audit rows, oldest first."""
+    async def onboarding_events(self, **query):
+        """The newest 100 onboarding events, oldest first."""
         answer = await self.api.get("/api/v1/onboarding/auto/events", params={"limit": 100} | query)
         return answer.data["events"][::-1]
 
-    async def audit_stages(self, mac):
-        """Audit rows of a camera: [(stage, error code or None), …], oldest first."""
-        return [(row["stage"], row.get("error_code")) for row in await self.audit(mac=mac)]
+    async def onboarding_stages(self, mac):
+        """Onboarding events of a camera: [(stage, error code or None), …], oldest first."""
+        return [(row["stage"], row.get("error_code")) for row in await self.onboarding_events(mac=mac)]
 
     async def camera(self, name):
         """The data of `/api/v1/cameras/:id`; None if not found."""
@@ -282,6 +282,6 @@ class Running:
         await rig.publish(f"camera/status/{mac}", {"mac": mac})
 
         async def rejection():
-            return await self.audit_stages(mac)
+            return await self.onboarding_stages(mac)
 
         await eventually(rejection, what="the last message is processed")

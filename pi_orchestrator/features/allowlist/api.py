@@ -244,7 +244,7 @@ async def remove(database: Database, path: MacPath, actor: Actor) -> None:
 
     async def job(tx: Tx) -> None:
         removed = await allowlist.remove(tx, [path.mac])
-        await actions.record(tx, actor, target=path.mac, outcome=actions.removed(bool(removed)))
+        await actions.record(tx, actor, target=path.mac, outcome=actions.removal_outcome(bool(removed)))
 
     await database.write(job)
 

@@ -71,7 +71,7 @@ async def lift(tx: Tx, mac: Mac) -> bool:
 
 
 async def record_replacement(tx: Tx, *, old: Mac, new: Mac, by: str) -> None:
-    """Store that `new` replaced `old` and takes over its audit rows up to now."""
+    """Store that `new` replaced `old` and takes over its onboarding events up to now."""
     stamp = tx.stamp
     await tx.run(
         "INSERT INTO replacements (old_mac, new_mac, audit_upto, actor, at, boot_id, monotonic, clock_trusted)"
@@ -81,7 +81,7 @@ async def record_replacement(tx: Tx, *, old: Mac, new: Mac, by: str) -> None:
 
 
 async def predecessors(database: Database, mac: Mac) -> list[tuple[Mac, int]]:
-    """(MAC, last audit row id) of each camera that a camera has replaced, directly or through others."""
+    """(MAC, id of its last onboarding event) of each camera that this one has replaced, directly or through others."""
     rows = await database.read(
         "WITH RECURSIVE line (mac, upto) AS (VALUES (?, 9223372036854775807) UNION"
         " SELECT r.old_mac, r.audit_upto FROM replacements r JOIN line ON r.new_mac = line.mac"

@@ -40,7 +40,7 @@ class CameraService:
                     f"{mac} is not registered", details="pair it first: only registered cameras have a name"
                 )
             is_changed = name != camera.name
-            await audit_log.record(tx, actor, target=mac, outcome=audit_log.changed(is_changed))
+            await audit_log.record(tx, actor, target=mac, outcome=audit_log.change_outcome(is_changed))
             if not is_changed:
                 return camera
             await store.rename(tx, mac, name)
@@ -71,7 +71,7 @@ class CameraService:
 
         async def job(tx: Tx) -> None:
             is_lifted = await exclusion_store.lift(tx, mac)
-            await audit_log.record(tx, actor, target=mac, outcome=audit_log.removed(is_lifted))
+            await audit_log.record(tx, actor, target=mac, outcome=audit_log.removal_outcome(is_lifted))
             if is_lifted:
                 tx.after_commit(lambda: self._registrar.exclusions.drop(mac))
                 await event_store.append(tx, ExclusionLifted(mac=mac, by=actor.key_name))

@@ -61,7 +61,7 @@ class ContainerService:
             before = require_container(await store.find(tx, container_id), container_id)
             after = replace(before, **fields)  # type: ignore[arg-type]  # only label and description
             is_changed = after != before
-            await audit_log.record(tx, actor, target=container_id, outcome=audit_log.changed(is_changed))
+            await audit_log.record(tx, actor, target=container_id, outcome=audit_log.change_outcome(is_changed))
             if not is_changed:
                 return before
             after = replace(after, updated_at=tx.stamp.at)
@@ -76,7 +76,9 @@ class ContainerService:
 
         async def job(tx: Tx) -> None:
             container = await store.find(tx, container_id)
-            await audit_log.record(tx, actor, target=container_id, outcome=audit_log.removed(container is not None))
+            await audit_log.record(
+                tx, actor, target=container_id, outcome=audit_log.removal_outcome(container is not None)
+            )
             if container is None:
                 return
             if occupied := await camera_store.occupants(tx, container_id):
@@ -105,7 +107,7 @@ class ContainerService:
             if camera is None:
                 raise camera_not_found(name)
             is_there = camera.container_id == container_id
-            await audit_log.record(tx, actor, target=camera.mac, outcome=audit_log.removed(is_there))
+            await audit_log.record(tx, actor, target=camera.mac, outcome=audit_log.removal_outcome(is_there))
             if not is_there:
                 return camera
             await camera_store.unassign(tx, camera.mac)

@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Container, Iterator
 from ipaddress import IPv4Address
 
-from pi_orchestrator.core.mac import Mac, near_macs
+from pi_orchestrator.core.mac import Mac, same_chip_macs
 from pi_orchestrator.core.sighting import Sighting, Source
 from pi_orchestrator.features.devices.addresses import AddressTable
 from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
@@ -61,7 +61,7 @@ class DeviceRegistry:
 
     def same_chip_candidates(self, mac: Mac) -> list[Mac]:
         """Devices in the table whose MAC is so close to `mac` that both may belong to one ESP32."""
-        return [other for other in near_macs(mac) if other in self._devices]
+        return [other for other in same_chip_macs(mac) if other in self._devices]
 
     @property
     def counts(self) -> Counter[Kind]:

@@ -8,7 +8,7 @@ from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.error_codes import VerificationCode
 from pi_orchestrator.core.errors import VerificationError
 from pi_orchestrator.core.ipv4 import parse_ipv4
-from pi_orchestrator.core.mac import Mac, is_near
+from pi_orchestrator.core.mac import Mac, may_be_same_chip
 from pi_orchestrator.core.sighting import Source
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.net.camera_http import CameraAnswer, CameraHttpClient
@@ -81,5 +81,9 @@ class DeviceVerifier:
 def _expect(announced: Mac, found: Mac, evidence: str) -> None:
     if announced == found:
         return
-    hint = "; the two may belong to one ESP32, whose station MAC is its identity" if is_near(announced, found) else ""
+    hint = (
+        "; the two may belong to one ESP32, whose station MAC is its identity"
+        if may_be_same_chip(announced, found)
+        else ""
+    )
     raise VerificationError(f"{announced} was announced, but {evidence}{hint}", code=VerificationCode.MAC_MISMATCH)

@@ -90,7 +90,7 @@ def build(res: Resources, *, devices: Devices, cameras: Cameras) -> Discovery:
         load=scans.load,
         close=scanner.close,
         reload=reload,
-        retention=(RetentionRule(partial(store.trim, keep=MAX_SCANS)),),
+        retention=(RetentionRule(partial(store.keep_newest, keep=MAX_SCANS)),),
     )
 
 

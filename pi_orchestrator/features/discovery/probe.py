@@ -17,7 +17,7 @@ from pi_orchestrator.core.event_bus import EventBus
 from pi_orchestrator.core.events import CameraSeen
 from pi_orchestrator.core.ipv4 import check_camera_address
 from pi_orchestrator.core.logging import get_logger
-from pi_orchestrator.core.mac import Mac, is_near
+from pi_orchestrator.core.mac import Mac, may_be_same_chip
 from pi_orchestrator.core.sighting import Sighting, Source
 from pi_orchestrator.core.supervisor import Beat
 from pi_orchestrator.features.cameras.cache import CameraCache
@@ -134,7 +134,7 @@ class ProbeWorker:
     def _apply_answer(self, device: Device, address: IPv4Address, answer: CameraAnswer) -> None:
         now = self._clock.monotonic()
         if answer.mac and answer.mac != device.mac:
-            hint = " (near: one ESP32 has several MACs)" if is_near(answer.mac, device.mac) else ""
+            hint = " (one ESP32 has four consecutive MACs)" if may_be_same_chip(answer.mac, device.mac) else ""
             raise FieldError(f"it identifies itself as {answer.mac}{hint}")
         if self._registry.address_of(device.mac) != address:
             return  # it moved, or another device claimed the address, during the probe

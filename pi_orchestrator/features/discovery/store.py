@@ -67,7 +67,7 @@ async def page(database: Database, *, limit: int, offset: int) -> ScanPage:
     return ScanPage([_scan(row) for row in rows], total)
 
 
-async def trim(tx: Tx, *, keep: int) -> None:
+async def keep_newest(tx: Tx, *, keep: int) -> None:
     """Delete all but the newest `keep` scans."""
     await tx.run("DELETE FROM scans WHERE rowid <= (SELECT max(rowid) FROM scans) - ?", (keep,))
 

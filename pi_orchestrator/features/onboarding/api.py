@@ -16,7 +16,7 @@ from pi_orchestrator.core.mac import Mac, MacField
 from pi_orchestrator.core.validation import clean_text
 from pi_orchestrator.features.cameras import exclusion_store
 from pi_orchestrator.features.onboarding import store
-from pi_orchestrator.features.onboarding.audit import AuditEntry, Stage
+from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.features.onboarding.worker import OnboardingWorker
 from pi_orchestrator.http.model import ApiModel, Message, RequestModel, Time
 from pi_orchestrator.http.paging import MacPath, Pagination, Paging
@@ -95,7 +95,7 @@ class ToggleResult(ApiModel):
 
 
 class CleanupResult(ApiModel):
-    """Number of deleted rows."""
+    """Number of deleted events."""
 
     deleted_count: int
     message: str
@@ -148,20 +148,20 @@ class AuditQuery(Paging):
 
     mac: MacField | None = None
     stage: Stage | None = None
-    since: IsoTime | None = Field(None, description="only rows at or after this time")
+    since: IsoTime | None = Field(None, description="only events at or after this time")
 
 
 class MacAuditQuery(Paging):
     """Filters of one camera's onboarding events."""
 
     stage: Stage | None = None
-    since: IsoTime | None = Field(None, description="only rows at or after this time")
+    since: IsoTime | None = Field(None, description="only events at or after this time")
 
 
 class CleanupQuery(RequestModel):
     """Age limit of a cleanup."""
 
-    days: int = Field(90, ge=1, le=365, description="rows older than this many days are deleted")
+    days: int = Field(90, ge=1, le=365, description="events older than this many days are deleted")
 
 
 class ExplainQuery(RequestModel):
@@ -231,10 +231,10 @@ async def reset_metrics(worker: OnboardingWorker, actor: Actor) -> Message:
 
 
 async def clean_events(database: Database, query: CleanupQuery, actor: Actor) -> CleanupResult:
-    """Delete audit rows older than `days`."""
+    """Delete onboarding events older than `days`."""
 
     async def job(tx: Tx) -> int:
-        deleted = await store.clean_audit(tx, days=query.days)
+        deleted = await store.delete_older_than(tx, days=query.days)
         await audit_log.record(tx, actor, target=f"{query.days} days")
         return deleted
 
@@ -268,7 +268,7 @@ async def _page(
     *,
     predecessors: Sequence[tuple[Mac, int]] = (),
 ) -> AuditPage:
-    page = await store.audit_page(
+    page = await store.page(
         database,
         limit=query.limit,
         offset=query.offset,
@@ -278,23 +278,23 @@ async def _page(
         predecessors=predecessors,
     )
     return AuditPage(
-        events=[_event(entry) for entry in page.entries],
-        pagination=Pagination.of(query, rows=len(page.entries), total=page.total),
+        events=[_event(event) for event in page.events],
+        pagination=Pagination.of(query, rows=len(page.events), total=page.total),
     )
 
 
-def _event(entry: AuditEntry) -> AuditEvent:
+def _event(event: OnboardingEvent) -> AuditEvent:
     return AuditEvent(
-        id=entry.id,
-        mac_address=entry.mac,
-        stage=entry.stage,
-        outcome="failure" if entry.failed else "success",
-        error_code=entry.code,
-        error_message=entry.message,
-        device_id=entry.device_id,
-        ip_address=entry.ip_address,
-        firmware_version=entry.firmware_version,
-        container_id=entry.container_id,
-        duration_ms=entry.duration_ms,
-        timestamp=rfc3339(entry.at) if entry.at else "",
+        id=event.id,
+        mac_address=event.mac,
+        stage=event.stage,
+        outcome="failure" if event.failed else "success",
+        error_code=event.code,
+        error_message=event.message,
+        device_id=event.device_id,
+        ip_address=event.ip_address,
+        firmware_version=event.firmware_version,
+        container_id=event.container_id,
+        duration_ms=event.duration_ms,
+        timestamp=rfc3339(event.at) if event.at else "",
     )

@@ -22,8 +22,8 @@ from pi_orchestrator.features.cameras.registration import CameraRegistrar, Exclu
 from pi_orchestrator.features.containers import store as container_store
 from pi_orchestrator.features.devices.verifier import DeviceVerifier
 from pi_orchestrator.features.onboarding import store
-from pi_orchestrator.features.onboarding.audit import AuditEntry, Stage
 from pi_orchestrator.features.onboarding.backoff import RetryBackoff
+from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.features.onboarding.outcomes import OutcomeRecorder
 from pi_orchestrator.features.onboarding.policy import RejectionCode, RuleResult
 from pi_orchestrator.net.camera_http import CameraAnswer
@@ -52,7 +52,7 @@ class _DisabledError(Exception):
 class OnboardingAttempt:
     """A camera that waits for a token or is being verified.
 
-    `limited`: the audit has a row that it waits for a token. `settled`: its last audit row is being written.
+    `limited`: an onboarding event says that it waits for a token. `settled`: its last onboarding event is queued.
     """
 
     mac: Mac
@@ -62,23 +62,23 @@ class OnboardingAttempt:
     limited: bool = False
     settled: bool = False
 
-    def entry(self, stage: Stage, **fields: object) -> AuditEntry:
-        """An audit row about this camera."""
-        base = AuditEntry(
+    def event(self, stage: Stage, **fields: object) -> OnboardingEvent:
+        """An onboarding event of this camera, not stored yet."""
+        base = OnboardingEvent(
             mac=self.mac,
             stage=stage,
             device_id=self.device_id,
             ip_address=self.ip,
             firmware_version=self.firmware_version,
         )
-        return replace(base, **fields)  # type: ignore[arg-type]  # callers name fields of AuditEntry
+        return replace(base, **fields)  # type: ignore[arg-type]  # callers name fields of OnboardingEvent
 
-    def rejection(self, failed_rule: RuleResult) -> AuditEntry:
-        """The audit row for a rule that failed."""
+    def rejection(self, failed_rule: RuleResult) -> OnboardingEvent:
+        """The onboarding event for a rule that failed."""
         code = failed_rule.code or RejectionCode.NOT_ENABLED
         # A missing address violates no rule: the attempt was not possible.
         stage = Stage.FAILED if code is RejectionCode.NO_ADDRESS else Stage.REJECTED
-        return self.entry(stage, code=code, message=failed_rule.why)
+        return self.event(stage, code=code, message=failed_rule.why)
 
 
 class AttemptRunner:
@@ -125,7 +125,7 @@ class AttemptRunner:
         except Exception:
             self._backoff.failed(attempt.mac)
             message = "internal error; see the daemon's log"
-            self._outcomes.add(attempt.entry(Stage.FAILED, message=message))
+            self._outcomes.add(attempt.event(Stage.FAILED, message=message))
             log.exception("onboarding attempt crashed", mac=attempt.mac)
 
     async def _begin(self, attempt: OnboardingAttempt) -> None:
@@ -133,7 +133,7 @@ class AttemptRunner:
         bucket = self._bucket_state()
 
         async def job(tx: Tx) -> None:
-            await store.audit(tx, [attempt.entry(Stage.DISCOVERED)])
+            await store.append(tx, [attempt.event(Stage.DISCOVERED)])
             await store.save_bucket(tx, bucket)
             await store.count(tx, attempts=1)
             tx.after_commit(lambda: self._outcomes.count(attempts=1))
@@ -176,18 +176,18 @@ class AttemptRunner:
     async def _fail(
         self, attempt: OnboardingAttempt, error: OnboardingError | VerificationError, started: float
     ) -> None:
-        entry = attempt.entry(
+        event = attempt.event(
             Stage.FAILED, code=error.code, message=error.message, duration_ms=self._elapsed_ms(started)
         )
 
         async def job(tx: Tx) -> None:
-            await store.audit(tx, [entry])
+            await store.append(tx, [event])
             await store.count(tx, failed=1)
             await event_store.append(tx, OnboardingFailed(mac=attempt.mac, code=error.code, message=error.message))
             tx.after_commit(lambda: self._outcomes.count(failed=1))
 
         self._backoff.failed(attempt.mac)
-        attempt.settled = True  # its audit row is queued: the kill switch must not write another
+        attempt.settled = True  # its onboarding event is queued: the kill switch must not write another
         await self._write_if_enabled(job)
         log.warning("onboarding failed", mac=attempt.mac, code=error.code, reason=error.message)
 
@@ -214,7 +214,7 @@ async def _register(
     verified_ms: int,
     total_ms: int,
 ) -> Camera | None:
-    """Register and place a verified camera with its audit rows; None if it is already registered.
+    """Register and place a verified camera, with its onboarding events; None if it is already registered.
 
     ExcludedError if an operator has excluded it since the attempt started.
     """
@@ -230,12 +230,12 @@ async def _register(
     )
     camera = await registrar.register(tx, new_camera, automatic=True, place=await _place(tx, target, overflow))
     verified = replace(attempt, device_id=camera.device_id, firmware_version=firmware_version)
-    await store.audit(
+    await store.append(
         tx,
         [
-            verified.entry(Stage.VERIFIED, duration_ms=verified_ms),
-            verified.entry(Stage.REGISTERED, duration_ms=total_ms),
-            verified.entry(Stage.PAIRED, duration_ms=total_ms, container_id=camera.container_id),
+            verified.event(Stage.VERIFIED, duration_ms=verified_ms),
+            verified.event(Stage.REGISTERED, duration_ms=total_ms),
+            verified.event(Stage.PAIRED, duration_ms=total_ms, container_id=camera.container_id),
         ],
     )
     await store.count(tx, success=1)

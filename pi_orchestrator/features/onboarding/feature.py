@@ -17,7 +17,7 @@ from pi_orchestrator.settings import Settings
 
 ROUTES = routes.ROUTES
 TAGS = {"onboarding": "Auto-onboarding: switch, limits, onboarding events"}
-MAX_AUDIT_ROWS = 200_000
+MAX_EVENTS = 200_000
 OUTCOMES = ("attempts", "success", "failed", "rejected_by_policy", "already_onboarded")
 
 
@@ -74,9 +74,9 @@ def build(res: Resources, *, devices: Devices, cameras: Cameras) -> Onboarding:
 
 
 def retention_rules(settings: Settings) -> tuple[RetentionRule, ...]:
-    """Retention limits of the audit."""
-    clean = partial(store.clean_audit, days=settings.storage.retention_days, trusted_only=True)
-    return (RetentionRule(partial(store.trim_audit, keep=MAX_AUDIT_ROWS), clean),)
+    """Retention limits of onboarding events."""
+    by_age = partial(store.delete_older_than, days=settings.storage.retention_days, trusted_only=True)
+    return (RetentionRule(partial(store.keep_newest, keep=MAX_EVENTS), by_age),)
 
 
 def _metrics(worker: OnboardingWorker) -> Iterator[Metric]:

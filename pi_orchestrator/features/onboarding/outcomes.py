@@ -1,17 +1,17 @@
-"""Outcomes of onboarding: counted in memory immediately; rejections are queued for the audit."""
+"""Outcomes of onboarding: counted in memory immediately; rejections are queued for storage."""
 
 from __future__ import annotations
 
 from pi_orchestrator.core.clock import Clock
-from pi_orchestrator.features.onboarding.audit import AuditEntry, Stage
+from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.features.onboarding.rejections import RejectionLog
 from pi_orchestrator.features.onboarding.store import Metrics
 
 
 class OutcomeRecorder:
-    """Counters since the last reset, and audit rows that are not stored yet.
+    """Counters since the last reset, and onboarding events that are not stored yet.
 
-    `count` updates the counters in memory; `rejections` updates those on disk for the rows that it queues.
+    `count` updates the counters in memory; `rejections` updates those on disk for the events that it queues.
     """
 
     def __init__(self, *, clock: Clock) -> None:
@@ -23,10 +23,10 @@ class OutcomeRecorder:
         """Add to counters in memory by name; the caller stores the same increments on disk."""
         self.metrics.add(self._clock.wall(), **increments)
 
-    def add(self, entry: AuditEntry) -> None:
-        """Count a failure or rejection and queue its audit row."""
-        self.count(**{"failed" if entry.stage is Stage.FAILED else "rejected_by_policy": 1})
-        self.rejections.add(entry)
+    def add(self, event: OnboardingEvent) -> None:
+        """Count a failure or rejection and queue its onboarding event."""
+        self.count(**{"failed" if event.stage is Stage.FAILED else "rejected_by_policy": 1})
+        self.rejections.add(event)
 
     def add_already_onboarded(self) -> None:
         """Count a registered camera that appeared again."""

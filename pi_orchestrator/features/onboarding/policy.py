@@ -27,7 +27,7 @@ class RejectionCode(StrEnum):
 
 
 Code = RejectionCode | VerificationCode
-"""Codes that audit rows can have."""
+"""Codes that onboarding events can have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""SQL of the onboarding audit and of the state that survives a restart: toggle, token bucket, metrics."""
+"""SQL of onboarding events and of the state that survives a restart: toggle, token bucket, metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pi_orchestrator.core.clock import parse_rfc3339, rfc3339
 from pi_orchestrator.core.events import OnboardingAudited
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.token_bucket import BucketState
-from pi_orchestrator.features.onboarding.audit import AuditEntry, Stage
+from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.storage import event_store as event_log
 from pi_orchestrator.storage.database import Database, Row, Tx
 
@@ -49,10 +49,10 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class AuditPage:
-    """A page of the audit, newest first; `total` counts all matching rows."""
+class OnboardingEventPage:
+    """A page of onboarding events, newest first; `total` counts all that match."""
 
-    entries: list[AuditEntry]
+    events: list[OnboardingEvent]
     total: int
 
 
@@ -118,38 +118,38 @@ async def reset_metrics(tx: Tx) -> None:
     await tx.run(f"UPDATE onboarding_state SET {zeros}, last_success_at = NULL, last_failure_at = NULL")  # noqa: S608
 
 
-async def audit(tx: Tx, entries: Sequence[AuditEntry]) -> None:
-    """Append rows to the audit, and one event for the batch."""
+async def append(tx: Tx, events: Sequence[OnboardingEvent]) -> None:
+    """Store onboarding events, and one entry in the event log for all of them."""
     await tx.run_many(
         "INSERT INTO onboarding_audit (mac_address, stage, error_code, error_message, device_id, ip_address,"
         " firmware_version, container_id, duration_ms, at, boot_id, monotonic, clock_trusted)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
-                entry.mac,
-                entry.stage,
-                entry.code,
-                entry.message,
-                entry.device_id,
-                entry.ip_address,
-                entry.firmware_version,
-                entry.container_id,
-                entry.duration_ms,
+                event.mac,
+                event.stage,
+                event.code,
+                event.message,
+                event.device_id,
+                event.ip_address,
+                event.firmware_version,
+                event.container_id,
+                event.duration_ms,
                 rfc3339(tx.stamp.at),
                 tx.stamp.boot_id,
                 tx.stamp.monotonic,
                 tx.stamp.trusted,
             )
-            for entry in entries
+            for event in events
         ],
     )
-    if entries:
-        last = entries[-1]
-        event = OnboardingAudited(rows=len(entries), mac=last.mac, stage=last.stage, error_code=last.code)
-        await event_log.append(tx, event)
+    if events:
+        last = events[-1]
+        notice = OnboardingAudited(rows=len(events), mac=last.mac, stage=last.stage, error_code=last.code)
+        await event_log.append(tx, notice)
 
 
-async def audit_page(
+async def page(
     database: Database,
     *,
     limit: int,
@@ -158,10 +158,10 @@ async def audit_page(
     stage: Stage | None = None,
     since: datetime | None = None,
     predecessors: Sequence[tuple[Mac, int]] = (),
-) -> AuditPage:
-    """A page of audit rows that match the filters, newest first.
+) -> OnboardingEventPage:
+    """A page of onboarding events that match the filters, newest first.
 
-    `predecessors` are the cameras that `mac` has replaced, each with the id of its last row to include.
+    `predecessors` are the cameras that `mac` has replaced, each with the id of its last event to include.
     """
     macs = " OR ".join(["mac_address = ?", *["mac_address = ? AND id <= ?"] * len(predecessors)])
     filters = [
@@ -181,13 +181,13 @@ async def audit_page(
         (*values, *values, limit, offset),
     )
     if rows:
-        return AuditPage([_entry(row) for row in rows], rows[0]["total"])
+        return OnboardingEventPage([_event(row) for row in rows], rows[0]["total"])
     count_rows = await database.read(f"SELECT count(*) AS total FROM onboarding_audit{where}", values)  # noqa: S608
-    return AuditPage([], count_rows[0]["total"])
+    return OnboardingEventPage([], count_rows[0]["total"])
 
 
-async def clean_audit(tx: Tx, *, days: int, trusted_only: bool = False) -> int:
-    """Delete audit rows older than `days`, optionally only those with a trusted time; return the number deleted."""
+async def delete_older_than(tx: Tx, *, days: int, trusted_only: bool = False) -> int:
+    """Delete onboarding events older than `days`, optionally only those with a trusted time; return their number."""
     before = rfc3339(tx.stamp.at - timedelta(days=days))
     deleted = await tx.run(
         "DELETE FROM onboarding_audit WHERE at < ? AND clock_trusted >= ? RETURNING id", (before, trusted_only)
@@ -195,13 +195,13 @@ async def clean_audit(tx: Tx, *, days: int, trusted_only: bool = False) -> int:
     return len(deleted)
 
 
-async def trim_audit(tx: Tx, *, keep: int) -> None:
-    """Delete all but the newest `keep` rows."""
+async def keep_newest(tx: Tx, *, keep: int) -> None:
+    """Delete all but the newest `keep` onboarding events."""
     await tx.run("DELETE FROM onboarding_audit WHERE id <= (SELECT max(id) FROM onboarding_audit) - ?", (keep,))
 
 
-def _entry(row: Row) -> AuditEntry:
-    return AuditEntry(
+def _event(row: Row) -> OnboardingEvent:
+    return OnboardingEvent(
         id=row["id"],
         mac=Mac(row["mac_address"]),
         stage=Stage(row["stage"]),

@@ -29,9 +29,9 @@ from pi_orchestrator.features.containers import store as container_store
 from pi_orchestrator.features.devices.verifier import DeviceVerifier
 from pi_orchestrator.features.onboarding import store
 from pi_orchestrator.features.onboarding.attempt import AttemptRunner, OnboardingAttempt
-from pi_orchestrator.features.onboarding.audit import AuditEntry, Stage
 from pi_orchestrator.features.onboarding.backoff import RetryBackoff
 from pi_orchestrator.features.onboarding.line import WaitingLine
+from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.features.onboarding.outcomes import OutcomeRecorder
 from pi_orchestrator.features.onboarding.policy import (
     Facts,
@@ -174,16 +174,16 @@ class OnboardingWorker:
 
             async def job(tx: Tx) -> None:
                 await store.set_enabled(tx, enabled=False)
-                rows = [
-                    attempt.entry(Stage.REJECTED, code=RejectionCode.NOT_ENABLED, message="stopped by the kill switch")
+                rejected = [
+                    attempt.event(Stage.REJECTED, code=RejectionCode.NOT_ENABLED, message="stopped by the kill switch")
                     for attempt in stopped
                     if not attempt.settled and not await camera_store.is_registered(tx, attempt.mac)
                 ]
-                await store.audit(tx, [*pending, *rows])
-                await store.count(tx, **(counts + Counter(rejected_by_policy=len(rows))))
+                await store.append(tx, [*pending, *rejected])
+                await store.count(tx, **(counts + Counter(rejected_by_policy=len(rejected))))
                 await audit_log.record(tx, actor)
                 await event_store.append(tx, OnboardingDisabled(by=actor.key_name))
-                tx.after_commit(lambda: self._outcomes.count(rejected_by_policy=len(rows)))
+                tx.after_commit(lambda: self._outcomes.count(rejected_by_policy=len(rejected)))
 
             try:
                 await self._database.write(job)
@@ -274,7 +274,7 @@ class OnboardingWorker:
                         self.consider(event)
                     elif isinstance(event, MacContradicted) and self.running:
                         self._outcomes.add(
-                            AuditEntry(event.mac, Stage.FAILED, VerificationCode.MAC_MISMATCH, event.message)
+                            OnboardingEvent(event.mac, Stage.FAILED, VerificationCode.MAC_MISMATCH, event.message)
                         )
             log.warning("camera event queue full, dropped cameras are evaluated at their next message")
             await self._clock.sleep(1.0)

@@ -93,7 +93,7 @@ def build(
         workers=(Worker("provisioning", worker.run),),
         load=worker.load,
         metrics=lambda: _metrics(worker),
-        retention=(RetentionRule(partial(store.trim, keep=MAX_SESSIONS)),),
+        retention=(RetentionRule(partial(store.keep_newest, keep=MAX_SESSIONS)),),
         snapshot=service.snapshot,
     )
 

@@ -258,7 +258,7 @@ class SessionService:
         async def job(tx: Tx) -> Session:
             before = await self._session(tx, session_id)
             after = change(before)
-            await audit_log.record(tx, actor, target=session_id, outcome=audit_log.changed(after != before))
+            await audit_log.record(tx, actor, target=session_id, outcome=audit_log.change_outcome(after != before))
             if after == before:
                 return before
             tx.after_commit(self.on_change)
@@ -283,7 +283,7 @@ class SessionService:
                 raise NotFoundError(f"{mac} is not in this session", code=ErrorCode.DEVICE_NOT_FOUND)
             after = change(before, device, await store.next_queue_position(tx.run, session_id))
             session = before.provision() if starts and after != device else before
-            await audit_log.record(tx, actor, target=mac, outcome=audit_log.changed(after != device))
+            await audit_log.record(tx, actor, target=mac, outcome=audit_log.change_outcome(after != device))
             if after != device:
                 await self._save_activation(tx, before, session)
                 await self._recorder.save_step(tx, device, after)

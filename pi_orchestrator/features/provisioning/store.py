@@ -204,7 +204,7 @@ async def erase_password(tx: Tx, session_id: str) -> None:
     await tx.run("DELETE FROM session_secrets WHERE session_id = ?", (session_id,))
 
 
-async def trim(tx: Tx, *, keep: int) -> None:
+async def keep_newest(tx: Tx, *, keep: int) -> None:
     """Delete closed sessions that are older than the newest `keep` sessions."""
     await tx.run(
         "DELETE FROM sessions WHERE state = 'closed' AND number <= (SELECT max(number) FROM sessions) - ?", (keep,)

@@ -10,7 +10,7 @@ async def bundle(bundles: SupportBundle) -> Reply[None]:
     """A compressed archive of JSON and text files for finding the cause of a fault, secrets masked.
 
     It contains the host status, versions, the configuration, the health of each component, the last lines of the log,
-    cameras, devices with their evidence, sessions, events, the onboarding audit, operator actions, the other tables of
+    cameras, devices with their evidence, sessions, events, onboarding events, operator actions, the other tables of
     the database, and metrics. Its uncompressed size is at most 16 MiB, of each file 3 MiB; `manifest.json` lists what
     was omitted. Passwords, keys and their digests are not included, nor tables that may contain them.
     """

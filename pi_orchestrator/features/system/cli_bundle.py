@@ -37,8 +37,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "bundle",
         help="write diagnostics to one file",
-        description="Write host status, configuration, log, cameras, sessions, events and audit to one archive, with"
-        " passwords and keys masked. If the daemon does not answer, the archive is built from the files on disk.",
+        description="Write host status, configuration, log, cameras, sessions, events and operator actions to one"
+        " archive, with passwords and keys masked. If the daemon does not answer, the archive is built from files on disk.",
     )
     add_client(parser)
     parser.add_argument("--output", "-o", metavar="FILE", help="file to write; - for standard output")

@@ -41,7 +41,7 @@ async def first_code(running, mac):
 
 
 async def finished_stages(running, mac):
-    stages = await running.audit_stages(mac)
+    stages = await running.onboarding_stages(mac)
     return stages if len(stages) > 1 else None
 
 
@@ -53,17 +53,17 @@ async def test_each_fault_has_its_code_and_good_camera_is_paired(rig):
         rig.fleet(1 + len(faults), faults=faults) as fleet,
     ):
         (good,) = fleet.with_fault(None)
-        await fleet.reported()
+        await fleet.wait_until_reported()
         await eventually(lambda: good.mac in running.app.cameras.cache)
         codes = {camera.fault: await first_code(running, camera.mac) for camera in fleet.cameras if camera.fault}
         assert codes == CODES
         assert len(running.app.cameras.cache) == 1
-        assert await running.audit_stages(good.mac) == [
+        assert await running.onboarding_stages(good.mac) == [
             (stage, None) for stage in ("discovered", "verified", "registered", "paired")
         ]
         for camera in fleet.cameras:
             if camera.fault:
-                failed = (await running.audit(mac=camera.mac, stage="failed"))[0]
+                failed = (await running.onboarding_events(mac=camera.mac, stage="failed"))[0]
                 assert failed["error_message"]
                 assert failed["ip_address"] == str(camera.address)
                 duration_s = failed["duration_ms"] / 1000
@@ -240,7 +240,7 @@ async def test_camera_texts_are_sanitized(rig):
         await camera.publish_status(device_id=None, firmware_version=hostile, last_error=hostile, ssid=hostile)
         await eventually(lambda: camera.mac in running.app.cameras.cache)
         shown = await running.camera(camera.mac)
-        rows = await running.audit(mac=camera.mac)
+        rows = await running.onboarding_events(mac=camera.mac)
         texts = [shown["firmware_version"], shown["health"]["last_error"], shown["id"]]
         texts += [row["firmware_version"] for row in rows] + [row["device_id"] for row in rows if "device_id" in row]
         for text in texts:
@@ -262,8 +262,12 @@ async def test_failed_camera_is_retried_and_succeeds(rig):
             await eventually(lambda attempt=attempt: running.app.onboarding.worker.metrics.attempts == attempt)
             await eventually(lambda: not running.app.onboarding.worker.is_onboarding(mac))
             await clock.advance(41)
-        assert [code for stage, code in await running.audit_stages(mac) if stage == "failed"] == [STATUS, BODY, BODY]
-        assert (await running.audit_stages(mac))[-1] == ("paired", None)
+        assert [code for stage, code in await running.onboarding_stages(mac) if stage == "failed"] == [
+            STATUS,
+            BODY,
+            BODY,
+        ]
+        assert (await running.onboarding_stages(mac))[-1] == ("paired", None)
 
 
 async def test_many_hostile_cameras_cost_bounded_memory(rig, tmp_path):

@@ -61,7 +61,8 @@ async def test_sandbox_command_cameras_join_target(tmp_path):
                 == {camera.mac for camera in site.cameras}
             )
         )
-        assert site.cameras[2].address == "10.77.0.13" != first
+        assert site.cameras[2].address == "10.77.0.13"
+        assert first != "10.77.0.13"
         found = await site.arp_request(*(camera.address for camera in site.cameras), first)
         assert found == {camera.address: {camera.mac} for camera in site.cameras} | {first: set()}
         details = {event["mac"]: event["detail"] for event in site.events if event["event"] == "provisioned"}

@@ -392,7 +392,7 @@ async def test_sandbox_fault_has_expected_outcome(broker):
     fleet = Fleet(count=len(OUTCOMES), options=options, network=network, faults=faults, storm=True)
     fields = FULL | {"password": "canary-4711", "mqtt": {"host": broker.host, "port": broker.port}}
     async with fleet, new_session() as session:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         device = Camera(session, options.http_port)
         found = {}
         for camera in fleet.cameras:

@@ -67,7 +67,7 @@ async def test_fleet_of_250_cameras_answers(broker, http):
 
 async def test_capture_answers_a_jpeg(broker, http):
     async with fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         async with http.get(f"{fleet.cameras[0].url}/capture") as answer:
             body = await answer.read()
             assert answer.content_type == "image/jpeg"
@@ -80,7 +80,7 @@ async def test_capture_answers_a_jpeg(broker, http):
 
 async def test_unknown_path_is_refused(broker, http):
     async with fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         async with http.get(f"{fleet.cameras[0].url}/nothing") as answer:
             assert answer.status == 404
         async with http.get(f"{fleet.cameras[0].url}/reboot") as answer:
@@ -114,7 +114,7 @@ async def test_power_loss_during_birth(broker):
 async def test_clean_stop_sends_no_last_will(broker):
     async with listening(broker) as ear:
         async with fleet_of(broker) as fleet:
-            await fleet.reported()
+            await fleet.wait_until_reported()
         await ear.client.publish("end", "{}", qos=1)
         await ear.until(has_state("ONLINE"))
         message, _ = await ear.until(lambda message, _: True)
@@ -124,7 +124,7 @@ async def test_clean_stop_sends_no_last_will(broker):
 @pytest.mark.parametrize("retain", [True, False])
 async def test_birth_and_will_retained_if_set(broker, retain):
     async with fleet_of(broker, retain=retain) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         await fleet.cameras[0].power_off()
         async with listening(broker, "camera/status/+", "marker") as ear:
             await ear.client.publish("marker", "{}", qos=1)
@@ -140,7 +140,7 @@ async def send_command(ear, camera, payload, **topic):
 
 async def test_ping_is_answered(broker):
     async with listening(broker) as ear, fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         await send_command(ear, fleet.cameras[0], {"action": "ping", "request_id": "r-1"})
         _, answer = await ear.until(lambda message, _: message.topic.value == "camera/response/r-1")
         assert answer["success"] is True
@@ -149,7 +149,7 @@ async def test_ping_is_answered(broker):
 
 async def test_unknown_command_answers_error(broker):
     async with listening(broker) as ear, fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         await send_command(ear, camera, {"action": "dance", "request_id": "r-2"})
         _, answer = await ear.until(lambda message, _: message.topic.value == "camera/response/r-2/error")
@@ -185,7 +185,7 @@ async def test_restart_resets_uptime(broker, http, trigger):
 async def test_fleet_reconnects_to_broker(broker):
     fleet = fleet_of(broker, count=20)
     async with fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         for _ in range(2):
             await broker.stop()
             async with asyncio.timeout(HANG_S):
@@ -225,7 +225,7 @@ async def test_fleet_stop_leaks_no_socket(broker):
         return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
     async with fleet_of(broker, count=5) as fleet:  # opens everything that stays open
-        await fleet.reported()
+        await fleet.wait_until_reported()
     before = await asyncio.to_thread(descriptors)
     for turns in range(0, 60, 2):
         async with fleet_of(broker, count=5):
@@ -236,7 +236,7 @@ async def test_fleet_stop_leaks_no_socket(broker):
 
 async def test_restart_without_power_is_ignored(broker):
     async with fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         await fleet.cameras[0].power_off()
         fleet.cameras[0].restart()
         await fleet.cameras[0].power_off()
@@ -247,7 +247,7 @@ async def test_foreign_address_has_remedy(broker):
     fleet = Fleet(count=1, options=options(broker), network="192.0.2.0/24", storm=True)
     with pytest.raises(StartupError, match="cannot listen on 192.0.2.10:8099") as caught:
         async with fleet:
-            await fleet.reported()
+            await fleet.wait_until_reported()
     assert "127.0.0.0/8" in caught.value.remedy
 
 
@@ -274,7 +274,7 @@ async def test_topic_styles_carry_same_messages(broker, style):
         message, body = await ear.until(has_state("ONLINE"))
         assert message.topic.value == camera.topic("status")
         assert body["mac"] == camera.mac
-        await fleet.reported()
+        await fleet.wait_until_reported()
         await send_command(ear, camera, {"action": "ping", "request_id": "r"})
         await ear.until(lambda message, _: message.topic.value == camera.topic("response/r"))
 
@@ -285,7 +285,7 @@ async def test_topic_styles_carry_same_messages(broker, style):
 @contextlib.asynccontextmanager
 async def status_request(broker, fault, limit=2**16):
     async with fleet_of(broker, fault) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         host, port = str(fleet.cameras[0].address), fleet.cameras[0].options.http_port
         reader, writer = await asyncio.open_connection(host, port, limit=limit)
         writer.write(b"GET /status HTTP/1.1\r\nHost: camera\r\nConnection: close\r\n\r\n")
@@ -389,7 +389,7 @@ async def test_fault_silent_never_answers(broker):
 @pytest.mark.parametrize("fault", ["ghost", "no-http"])
 async def test_fault_no_http_refuses_connections(broker, fault):
     async with fleet_of(broker, fault) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(str(fleet.cameras[0].address), 8099)
 
@@ -397,7 +397,7 @@ async def test_fault_no_http_refuses_connections(broker, fault):
 async def test_fault_ghost_is_one_retained_message(broker):
     async with listening(broker) as ear:
         async with fleet_of(broker, "ghost", interval=0.01) as fleet:
-            await fleet.reported()
+            await fleet.wait_until_reported()
             async with listening(broker) as late:
                 message, body = await late.until(has_state("ONLINE"))
                 assert message.retain
@@ -419,7 +419,7 @@ async def test_fault_flapping_repeats_birth(broker):
 async def test_fleet_of_every_fault_stops(broker):
     fleet = fleet_of(broker, *Fault, count=len(Fault) + 1)
     async with fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         writers = []
         for camera in fleet.cameras:
             if camera.fault is None or camera.fault.accepts_tcp:

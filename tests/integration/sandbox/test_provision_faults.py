@@ -93,7 +93,7 @@ async def test_vanishing_camera_never_returns(broker, http):
 
 async def test_moving_camera_changes_address(broker, http):
     async with listening(broker) as ear, fleet_of(broker, "provision-moved:2", count=4) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         camera = fleet.cameras[3]
         first = camera.address
         assert {other.second_address for other in fleet.cameras[:2]} == {None}
@@ -112,7 +112,7 @@ async def test_wrong_password_returns_to_old_network(broker, http, cause):
     faults = ["wrong-password"] if cause == "fault" else []
     more = {} if cause == "fault" else {"wifi_password": PASSWORD}
     async with listening(broker) as ear, fleet_of(broker, *faults, **more) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         await post(http, camera, body_of(broker, password="not the password"))
         await ear.until(has_state("REBOOTING"))
@@ -188,7 +188,7 @@ async def test_password_disclosed_by_echo_only(broker, http, caplog, capsys):
             await asyncio.wait_for(post(http, camera, body_of(broker, request_id=request_id)), 0.5)
 
     async with fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         for request_id in ("r-1", "r-2"):
             await asyncio.gather(*(provision(camera, request_id) for camera in fleet.cameras))
         await eventually(lambda: {"provisioned", "joined"} <= {event for _, event, _ in events})

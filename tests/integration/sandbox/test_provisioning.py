@@ -77,7 +77,7 @@ async def test_camera_unreachable_while_moving(broker, http):
     left = asyncio.Event()
     fleet = fleet_of(broker, rejoin_s=60, on_event=lambda _, event, __: event == "provisioned" and left.set())
     async with fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         assert (await post(http, camera, body_of(broker)))[0] == 202
         await asyncio.wait_for(left.wait(), HANG_S)
@@ -88,7 +88,7 @@ async def test_camera_unreachable_while_moving(broker, http):
 
 async def test_repeated_request_not_applied(broker, http):
     async with listening(broker) as ear, fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         await post(http, camera, body_of(broker))
         await ear.until(is_online_on(TARGET))
@@ -107,7 +107,7 @@ async def test_repeated_request_not_applied(broker, http):
 
 async def test_request_with_new_id_is_applied(broker, http):
     async with listening(broker) as ear, fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         await post(http, camera, body_of(broker))
         await ear.until(is_online_on(TARGET))
@@ -125,7 +125,7 @@ async def test_concurrent_requests_apply_one(broker, http, same):
             return await post(http, camera, body_of(broker, request_id=request_id, ssid=f"Target {number}"))
 
     async with listening(broker) as ear, fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         answers = [answer for answer in await asyncio.gather(*map(send, range(20))) if answer]
         accepted = [body for code, body in answers if code == 202]
@@ -138,7 +138,7 @@ async def test_concurrent_requests_apply_one(broker, http, same):
 
 async def test_fleet_is_provisioned_concurrently(broker, http):
     async with listening(broker) as ear, fleet_of(broker, count=20) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         answers = [
             await post(http, camera, body_of(broker, request_id=f"r-{number}"))
             for number, camera in enumerate(fleet.cameras)
@@ -166,7 +166,7 @@ async def test_camera_uses_new_broker(broker, http, tmp_path):
     await other.start()
     try:
         async with listening(other) as ear, fleet_of(broker) as fleet:
-            await fleet.reported()
+            await fleet.wait_until_reported()
             await post(http, fleet.cameras[0], body_of(broker, mqtt={"host": other.host, "port": other.port}))
             await ear.until(is_online_on(TARGET))
     finally:
@@ -188,7 +188,7 @@ async def test_camera_uses_broker_credentials(broker, http):
         "password": "brokerkey",
     }
     async with fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         await post(http, fleet.cameras[0], body_of(broker, mqtt=access))
         packet = await asyncio.wait_for(packets.get(), HANG_S)
     server.close()
@@ -201,7 +201,7 @@ async def test_power_loss_keeps_accepted_request(broker, http, moment):
     left = asyncio.Event()
     fleet = fleet_of(broker, on_event=lambda _, event, __: event == "provisioned" and left.set())
     async with listening(broker) as ear, fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         await post(http, camera, body_of(broker))
         if moment == "while off":
@@ -245,7 +245,7 @@ INVALID = {
 
 async def test_invalid_body_is_refused(broker, http):
     async with listening(broker) as ear, fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         for name, content in INVALID.items():
             body = content if isinstance(content, bytes) else body_of(broker, **content)
@@ -262,7 +262,7 @@ async def test_invalid_body_is_refused(broker, http):
 
 async def test_aborted_requests_change_nothing(broker, http, caplog):
     async with fleet_of(broker) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         for rest in (b"Content-Length: 500\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"Content-Le"):
             _, writer = await asyncio.open_connection(str(camera.address), PORT)
@@ -277,7 +277,7 @@ async def test_aborted_requests_change_nothing(broker, http, caplog):
 
 async def test_open_network_has_empty_password(broker, http):
     async with listening(broker) as ear, fleet_of(broker, wifi_password="") as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         assert (await post(http, fleet.cameras[0], body_of(broker, password="")))[0] == 202
         await ear.until(is_online_on(TARGET))
 

@@ -23,8 +23,8 @@ from pi_orchestrator.features.cameras import store as cameras
 from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.containers import store as containers
 from pi_orchestrator.features.onboarding import store as onboarding
-from pi_orchestrator.features.onboarding.audit import AuditEntry, Stage
 from pi_orchestrator.features.onboarding.feature import retention_rules as onboarding_rules
+from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.http.idempotency import StoredAnswer
 from pi_orchestrator.settings import Settings, StorageSettings
 from pi_orchestrator.storage import audit_log as actions
@@ -176,21 +176,21 @@ async def test_unregistered_camera_is_not_found(database, write):
 # Onboarding.
 
 
-def audited(stage=Stage.PAIRED, mac=MAC, code=None):
-    return AuditEntry(mac=mac, stage=stage, code=code, ip_address="192.168.10.5", duration_ms=42)
+def onboarding_event(stage=Stage.PAIRED, mac=MAC, code=None):
+    return OnboardingEvent(mac=mac, stage=stage, code=code, ip_address="192.168.10.5", duration_ms=42)
 
 
-async def test_audit_is_paged_newest_first(database, write):
-    await write(lambda tx: onboarding.audit(tx, [audited(stage) for stage in Stage]))
-    page = await onboarding.audit_page(database, limit=2, offset=1)
+async def test_onboarding_events_are_paged_newest_first(database, write):
+    await write(lambda tx: onboarding.append(tx, [onboarding_event(stage) for stage in Stage]))
+    page = await onboarding.page(database, limit=2, offset=1)
     assert page.total == len(Stage)
-    assert [entry.stage for entry in page.entries] == [Stage.FAILED, Stage.PAIRED]
-    beyond = await onboarding.audit_page(database, limit=2, offset=100)
-    assert (beyond.entries, beyond.total) == ([], len(Stage))
+    assert [entry.stage for entry in page.events] == [Stage.FAILED, Stage.PAIRED]
+    beyond = await onboarding.page(database, limit=2, offset=100)
+    assert (beyond.events, beyond.total) == ([], len(Stage))
 
 
-async def test_audit_row_is_read_unchanged(database, write, clock):
-    entry = AuditEntry(
+async def test_onboarding_event_is_read_unchanged(database, write, clock):
+    entry = OnboardingEvent(
         mac=MAC,
         stage=Stage.FAILED,
         code=VerificationCode.TIMEOUT,
@@ -201,22 +201,26 @@ async def test_audit_row_is_read_unchanged(database, write, clock):
         container_id="box",
         duration_ms=5000,
     )
-    await write(lambda tx: onboarding.audit(tx, [entry]))
-    (found,) = (await onboarding.audit_page(database, limit=10, offset=0)).entries
+    await write(lambda tx: onboarding.append(tx, [entry]))
+    (found,) = (await onboarding.page(database, limit=10, offset=0)).events
     assert (found.id, found.at) == (1, clock.wall())
     for field in ("mac", "stage", "code", "message", "device_id", "ip_address", "firmware_version", "container_id"):
         assert getattr(found, field) == getattr(entry, field)
     assert found.duration_ms == 5000
 
 
-async def test_audit_is_filtered_by_camera_stage_and_time(database, write, clock):
-    await write(lambda tx: onboarding.audit(tx, [audited(Stage.DISCOVERED), audited(mac=OTHER)]))
+async def test_onboarding_events_are_filtered_by_camera_stage_and_time(database, write, clock):
+    await write(lambda tx: onboarding.append(tx, [onboarding_event(Stage.DISCOVERED), onboarding_event(mac=OTHER)]))
     await clock.advance(60)
     since = clock.wall()
-    await write(lambda tx: onboarding.audit(tx, [audited(Stage.FAILED, code=VerificationCode.MAC_MISMATCH), audited()]))
+    await write(
+        lambda tx: onboarding.append(
+            tx, [onboarding_event(Stage.FAILED, code=VerificationCode.MAC_MISMATCH), onboarding_event()]
+        )
+    )
 
     async def total(**filters):
-        return (await onboarding.audit_page(database, limit=10, offset=0, **filters)).total
+        return (await onboarding.page(database, limit=10, offset=0, **filters)).total
 
     assert await total() == 4
     assert await total(mac=MAC) == 3
@@ -226,13 +230,13 @@ async def test_audit_is_filtered_by_camera_stage_and_time(database, write, clock
     assert await total(mac=MAC, stage=Stage.PAIRED, since=since) == 1
 
 
-async def test_clean_deletes_rows_older_than_days(database, write, clock):
-    await write(lambda tx: onboarding.audit(tx, [audited(), audited()]))
+async def test_delete_older_than_deletes_older_events(database, write, clock):
+    await write(lambda tx: onboarding.append(tx, [onboarding_event(), onboarding_event()]))
     clock.jump_wall(timedelta(days=10))
-    await write(lambda tx: onboarding.audit(tx, [audited()]))
-    assert await write(lambda tx: onboarding.clean_audit(tx, days=10)) == 0
-    assert await write(lambda tx: onboarding.clean_audit(tx, days=9)) == 2
-    assert (await onboarding.audit_page(database, limit=10, offset=0)).total == 1
+    await write(lambda tx: onboarding.append(tx, [onboarding_event()]))
+    assert await write(lambda tx: onboarding.delete_older_than(tx, days=10)) == 0
+    assert await write(lambda tx: onboarding.delete_older_than(tx, days=9)) == 2
+    assert (await onboarding.page(database, limit=10, offset=0)).total == 1
 
 
 async def test_configuration_sets_initial_toggle_only(database, write):
@@ -309,7 +313,7 @@ async def test_action_with_untrusted_time_is_kept(database, write, clock):
     clock.is_trusted = True
     await write(lambda tx: actions.record(tx, ACTOR, target="trusted"))
     clock.jump_wall(timedelta(days=31))
-    await write(lambda tx: actions.clean(tx, days=30))
+    await write(lambda tx: actions.delete_older_than(tx, days=30))
     assert [row["target"] for row in await database.read("SELECT target FROM operator_actions")] == ["untrusted"]
 
 
@@ -317,7 +321,7 @@ async def test_event_ids_are_never_reused(database, write, bus):
     with bus.subscribe(StoredEvent) as published:
         for number in (1, 2):
             await write(lambda tx, number=number: event_log.append(tx, RawEvent("camera.seen", {"n": number}, mac=MAC)))
-        await write(lambda tx: event_log.trim(tx, keep=0))
+        await write(lambda tx: event_log.keep_newest(tx, keep=0))
         await write(lambda tx: event_log.append(tx, RawEvent("camera.seen", {"n": 3})))
         bus.close()
         assert [(event.id, event.payload) async for event in published] == [(1, {"n": 1}), (2, {"n": 2}), (3, {"n": 3})]
@@ -333,23 +337,23 @@ async def test_stored_event_has_session_and_time(database, write, bus, clock):
     assert (row["session_id"], row["at"]) == (session_id, at) == ("s-1", "2026-01-22T15:00:00.000000Z")
 
 
-async def test_trim_keeps_the_newest_events(database, write):
+async def test_keep_newest_deletes_older_events(database, write):
     async def many(tx):
         for _ in range(10):
             await event_log.append(tx, RawEvent("camera.seen", {}))
 
     await write(many)
-    await write(lambda tx: event_log.trim(tx, keep=3))
+    await write(lambda tx: event_log.keep_newest(tx, keep=3))
     assert [row["id"] for row in await database.read("SELECT id FROM events")] == [8, 9, 10]
 
 
-async def test_audit_rows_are_published_in_one_event(database, write):
-    await write(lambda tx: onboarding.audit(tx, [audited(), audited()]))
-    await write(lambda tx: onboarding.audit(tx, []))
+async def test_onboarding_events_are_published_in_one_event(database, write):
+    await write(lambda tx: onboarding.append(tx, [onboarding_event(), onboarding_event()]))
+    await write(lambda tx: onboarding.append(tx, []))
     rows = await database.read("SELECT type, payload FROM events")
     assert [row["type"] for row in rows] == ["onboarding.audited"]
     payload = json.loads(rows[0]["payload"])
-    assert (payload["rows"], payload["mac"], payload["stage"]) == (2, audited().mac, audited().stage)
+    assert (payload["rows"], payload["mac"], payload["stage"]) == (2, onboarding_event().mac, onboarding_event().stage)
 
 
 async def test_response_is_found_by_key_and_operation(database, write, clock):
@@ -358,7 +362,7 @@ async def test_response_is_found_by_key_and_operation(database, write, clock):
     assert await idempotency.IdempotencyStore(database).find(key="once", operation="post_enable") == answer
     assert await idempotency.IdempotencyStore(database).find(key="once", operation="post_disable") is None
     clock.jump_wall(timedelta(hours=25))
-    await write(lambda tx: idempotency.clean(tx, hours=24))
+    await write(lambda tx: idempotency.delete_older_than(tx, hours=24))
     assert await idempotency.IdempotencyStore(database).find(key="once", operation="post_enable") is None
 
 
@@ -374,7 +378,7 @@ async def filled(write):
     answer = StoredAnswer(request_hash=b"h", status=200, body=b"")
 
     async def job(tx):
-        await onboarding.audit(tx, [audited()])
+        await onboarding.append(tx, [onboarding_event()])
         await actions.record(tx, ACTOR)
         await idempotency.insert(tx, key="k", operation="o", answer=answer)
         await event_log.append(tx, RawEvent("camera.seen", {}))
@@ -392,10 +396,10 @@ async def test_age_limit_needs_a_trusted_clock(database, write, clock):
     await filled(write)
     clock.jump_wall(timedelta(days=40))
     clock.is_trusted = False
-    await worker.clean()
-    assert await left(database) == [1, 1, 1, 2], "the audit rows published one of the events"
+    await worker.run_once()
+    assert await left(database) == [1, 1, 1, 2], "one of the events was published for the onboarding event"
     clock.is_trusted = True
-    await worker.clean()
+    await worker.run_once()
     assert await left(database) == [0, 0, 0, 2]
 
 
@@ -405,10 +409,10 @@ async def test_retention_limits_the_event_log(database, write, clock):
     for number in (1, EVENTS_KEPT):
         row = f"INSERT INTO events ({columns}) VALUES ({number}, 'x', '{{}}', '2026', 'b', 1.0, 1)"
         await write(lambda tx, row=row: tx.run(row))
-    await worker.clean()
+    await worker.run_once()
     assert len(await database.read("SELECT id FROM events")) == 2
     await filled(write)
-    await worker.clean()
+    await worker.run_once()
     left_over = [row["id"] for row in await database.read("SELECT id FROM events")]
     assert left_over == [EVENTS_KEPT, EVENTS_KEPT + 1, EVENTS_KEPT + 2]
 
@@ -455,6 +459,6 @@ async def test_damaged_byte_does_not_hide_other_rows(tmp_path, clock, bus, befor
         assert len(await keys.load(database)) == 1
         state = await onboarding.load_state(database)
         assert (state.enabled, state.metrics.attempts) == (False, 6)
-        page = await onboarding.audit_page(database, limit=100, offset=0)
-        assert len(page.entries) == page.total == 21
-        assert all(entry.at.tzinfo for entry in page.entries)
+        page = await onboarding.page(database, limit=100, offset=0)
+        assert len(page.events) == page.total == 21
+        assert all(entry.at.tzinfo for entry in page.events)

@@ -76,7 +76,8 @@ def test_allowlist_mac_is_only_a_column():
     assert (event.payload(), event.row().mac) == ({"added": 1, "removed": 0, "updated": 0}, MAC)
 
 
-def test_discovered_device_has_every_field():
+def test_device_discovered_keeps_null_fields():
+    """Other events omit fields without a value; the provisioning contract requires every field of this one."""
     event = DeviceDiscovered(
         session_id="s", mac=MAC, ip=None, rssi=None, firmware_version=None, in_allowlist=False, device={}
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from pi_orchestrator.core.errors import FieldError
-from pi_orchestrator.core.mac import Mac, MacField, is_near, parse_mac, try_mac
+from pi_orchestrator.core.mac import Mac, MacField, may_be_same_chip, parse_mac, try_mac
 
 CANONICAL = "24:6F:28:B0:F7:F1"
 
@@ -88,13 +88,13 @@ def test_long_text_is_cut_in_error():
     assert len(str(caught.value)) < 120
 
 
-@pytest.mark.parametrize("last, near", [("F1", False), ("F2", True), ("F4", True), ("F5", False), ("EE", True)])
-def test_four_macs_of_chip_are_near(last, near):
-    assert is_near(Mac(CANONICAL), Mac(f"{CANONICAL[:-2]}{last}")) is near
+@pytest.mark.parametrize("last, is_candidate", [("F1", False), ("F2", True), ("F4", True), ("F5", False), ("EE", True)])
+def test_macs_up_to_3_apart_may_be_same_chip(last, is_candidate):
+    assert may_be_same_chip(Mac(CANONICAL), Mac(f"{CANONICAL[:-2]}{last}")) is is_candidate
 
 
-def test_near_macs_across_byte_boundary():
-    assert is_near(Mac("24:6F:28:B0:F7:FF"), Mac("24:6F:28:B0:F8:01"))
+def test_same_chip_macs_across_byte_boundary():
+    assert may_be_same_chip(Mac("24:6F:28:B0:F7:FF"), Mac("24:6F:28:B0:F8:01"))
 
 
 def test_mac_field_takes_any_spelling():

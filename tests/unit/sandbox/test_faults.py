@@ -1,6 +1,7 @@
 """Fault specs, addresses, MACs, spellings and command-line arguments of the simulated fleet; no network."""
 
 import argparse
+import itertools
 import subprocess
 import sys
 from ipaddress import IPv4Address
@@ -8,8 +9,8 @@ from ipaddress import IPv4Address
 import pytest
 
 from pi_orchestrator.core.errors import FieldError
-from pi_orchestrator.core.mac import Mac, is_near, parse_mac
-from pi_orchestrator.sandbox import cli as command
+from pi_orchestrator.core.mac import Mac, may_be_same_chip, parse_mac
+from pi_orchestrator.sandbox import cli
 from pi_orchestrator.sandbox.camera import SimulatedCamera
 from pi_orchestrator.sandbox.faults import Fault, other_mac, parse_faults, status_with_fault
 from pi_orchestrator.sandbox.fleet import Fleet, make_addresses, make_macs
@@ -18,11 +19,12 @@ from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, To
 MAC = Mac("24:6F:28:B0:F7:F1")
 
 
-def camera(**options) -> SimulatedCamera:
+def camera(*, fault=None, **options):
     return SimulatedCamera(
         mac=MAC,
         address=IPv4Address("127.77.0.10"),
         options=CameraOptions(broker_host="127.0.0.1", **options),
+        fault=fault,
     )
 
 
@@ -62,13 +64,14 @@ def test_huge_fault_count_is_refused():
         parse_faults(["slow:99999999999"], count=3)
 
 
-def test_other_mac_valid_and_not_near():
-    assert parse_mac(other_mac(MAC)) == other_mac(MAC) != MAC
-    assert not is_near(MAC, other_mac(MAC))
+def test_other_mac_is_valid_and_of_another_chip():
+    assert parse_mac(other_mac(MAC)) == other_mac(MAC)
+    assert other_mac(MAC) != MAC
+    assert not may_be_same_chip(MAC, other_mac(MAC))
     assert other_mac(other_mac(MAC)) == MAC
 
 
-def test_status_changed_by_body_faults_only():
+def test_status_changed_by_mac_faults_only():
     body = {"mac": MAC, "uptime": 1}
     changing = {fault for fault in Fault if status_with_fault(fault, body, mac=MAC) != body}
     assert changing == {Fault.WRONG_MAC, Fault.NO_MAC}
@@ -76,7 +79,7 @@ def test_status_changed_by_body_faults_only():
     assert "mac" not in status_with_fault(Fault.NO_MAC, body, mac=MAC)
 
 
-def test_second_addresses_follow_first():
+def test_second_addresses_come_after_all_first_addresses():
     options = CameraOptions(broker_host="127.0.0.1")
     fleet = Fleet(count=5, options=options, network="127.77.0.0/24", faults=["provision-moved:2", "slow"])
     assert [str(camera.address)[-2:] for camera in fleet.cameras] == ["10", "11", "12", "13", "14"]
@@ -86,7 +89,7 @@ def test_second_addresses_follow_first():
 
 def test_moving_camera_needs_second_address():
     with pytest.raises(FieldError, match="second address"):
-        camera_with(Fault.PROVISION_MOVED)
+        camera(fault=Fault.PROVISION_MOVED)
     with pytest.raises(FieldError, match="addresses for 245 cameras, but 246 are needed"):
         Fleet(
             count=245,
@@ -96,26 +99,22 @@ def test_moving_camera_needs_second_address():
         )
 
 
-def camera_with(fault):
-    options = CameraOptions(broker_host="127.0.0.1")
-    return SimulatedCamera(mac=MAC, address=IPv4Address("127.77.0.10"), options=options, fault=fault)
-
-
 def test_options_repr_hides_password():
     assert "canary" not in repr(CameraOptions(broker_host="127.0.0.1", wifi_password="canary-4711"))
 
 
-def test_macs_repeatable_and_never_near():
+def test_macs_are_repeatable_and_never_of_same_chip():
     macs = make_macs(250, seed=7)
-    assert macs == make_macs(250, seed=7) != make_macs(250, seed=8)
+    assert make_macs(250, seed=7) == macs
+    assert make_macs(250, seed=8) != macs
     assert make_macs(10, seed=7) == macs[:10]
     assert len(set(macs)) == 250
     assert all(mac.startswith("24:6F:28:") and parse_mac(mac) == mac for mac in macs)
     numbers = sorted(int(mac.replace(":", ""), 16) for mac in macs)
-    assert min(b - a for a, b in zip(numbers, numbers[1:], strict=False)) > 3
+    assert min(b - a for a, b in itertools.pairwise(numbers)) > 3, "an ESP32 has four consecutive MACs"
 
 
-def test_addresses_skip_broadcast():
+def test_addresses_skip_those_ending_in_0_or_255():
     addresses = make_addresses("127.77.0.0/16", 300)
     assert addresses[0] == IPv4Address("127.77.0.10")
     assert addresses[244:247] == [IPv4Address(f"127.77.{a}") for a in ("0.254", "1.1", "1.2")]
@@ -123,7 +122,7 @@ def test_addresses_skip_broadcast():
 
 
 @pytest.mark.parametrize("network", ["192.168.10.0/24", "127.0.0.1", "nonsense", "127.77.0.1/16", "::1/64"])
-def test_addresses_bad_network_is_refused(network):
+def test_invalid_or_too_small_network_is_refused(network):
     with pytest.raises(FieldError):
         make_addresses(network, 246)
 
@@ -160,14 +159,14 @@ def test_topic_follows_both_styles():
 
 def parse(*arguments):
     parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
+    cli.add_parser(parser.add_subparsers())
     return parser.parse_args(["sandbox", "cameras", *arguments])
 
 
-def test_command_styles_match_enums():
-    assert tuple(MacStyle) == command.MAC_STYLES
-    assert tuple(IdStyle) == command.ID_STYLES
-    assert tuple(TopicStyle) == command.TOPIC_STYLES
+def test_cli_choices_match_enums():
+    assert tuple(MacStyle) == cli.MAC_STYLES
+    assert tuple(IdStyle) == cli.ID_STYLES
+    assert tuple(TopicStyle) == cli.TOPIC_STYLES
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,8 @@ def test_every_key_is_set_by_environment(path):
     text, expected = OTHER_VALUES[path]
     name = "PIORCH_" + path.replace(".", "__").upper()
     loaded = load(environ={name: text})
-    assert value_at(loaded.settings, path) == expected != value_at(Settings(), path)
+    assert value_at(loaded.settings, path) == expected
+    assert value_at(Settings(), path) != expected
     assert loaded.origins == {path: f"environment {name}"}
     assert changed_paths(Settings(), loaded.settings) == [path]
 

@@ -87,9 +87,9 @@ async def test_bounds_keep_newest_id_without_rows(database, append):
     assert await event_log.bounds(database) == Bounds(oldest=1, newest=0)
     await append(*[RawEvent("error", {})] * 10)
     assert await event_log.bounds(database) == Bounds(oldest=1, newest=10)
-    await database.write(lambda tx: event_log.trim(tx, keep=4))
+    await database.write(lambda tx: event_log.keep_newest(tx, keep=4))
     assert await event_log.bounds(database) == Bounds(oldest=7, newest=10)
-    await database.write(lambda tx: event_log.trim(tx, keep=0))
+    await database.write(lambda tx: event_log.keep_newest(tx, keep=0))
     assert await event_log.bounds(database) == Bounds(oldest=11, newest=10)
 
 

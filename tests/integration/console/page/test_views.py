@@ -9,7 +9,7 @@ import pytest_asyncio
 from tests.support import lan
 from tests.support.api import case
 from tests.support.browser import forwarded_port
-from tests.support.page_actions import button, dialog, enter_key, is_live, show
+from tests.support.page_actions import button, dialog, enter_key, show, wait_until_live
 from tests.support.provisioning import FAST, Batch, allow
 from tests.support.sampling import sampled
 from tests.support.waiting import eventually
@@ -69,7 +69,7 @@ async def opened(chromium, populated, **options):
     url, key, _ = populated
     async with chromium.page(url, **options) as page:
         page.expect(r"status of 404.*|image")  # of a camera without a picture
-        await is_live(page)
+        await wait_until_live(page)
         await show(page, "sessions")
         await button(page, "Enter a key").click()
         await enter_key(page, key)
@@ -139,7 +139,7 @@ async def test_view_usable_with_keyboard_only(chromium, populated, phone):
             with case(view):
                 await page.goto("about:blank")
                 await page.goto(f"{populated[0]}/#/{view}")
-                await is_live(page)
+                await wait_until_live(page)
                 await show(page, view)
                 focusable = await page.evaluate(FOCUSABLE)
                 walked = await page.tab_order()
@@ -151,7 +151,7 @@ async def test_dialogue_keeps_and_restores_focus(chromium, populated):
     url, key, mac = populated
     async with chromium.page(url) as page:
         page.expect("status of 404")
-        await is_live(page)
+        await wait_until_live(page)
         # The skip link moves the focus past the navigation.
         await page.keyboard.press("Tab")
         assert (await page.focus())[1] == "Skip to content"
@@ -196,7 +196,7 @@ async def test_dialogue_keeps_and_restores_focus(chromium, populated):
 async def test_phone_menu_works_with_keyboard(chromium, populated):
     async with chromium.page(populated[0], phone=True) as page:
         page.expect("status of 404")
-        await is_live(page)
+        await wait_until_live(page)
         more = page.locator("#nav .more")
         await more.focus()
         await page.keyboard.press("Enter")

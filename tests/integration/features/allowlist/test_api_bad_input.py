@@ -4,7 +4,7 @@ import pytest
 
 from tests.integration.features.allowlist.test_api import CSV, LIST, MAC, OTHER, check_answers, put
 
-__all__ = ["check_answers"]  # autouse fixture of this module too
+__all__ = ["check_answers"]  # imported so that this autouse fixture also runs in this module
 
 LONG = "x" * 201
 
@@ -54,7 +54,7 @@ LONG = "x" * 201
         ("DELETE", f"{LIST}/nobody", None, ["mac: "]),
     ],
 )
-async def test_invalid_fields_are_refused_by_name(daemon, rig, method, path, body, fragments):
+async def test_invalid_fields_are_named_in_error(daemon, rig, method, path, body, fragments):
     await put(daemon, OTHER, description="old")
     before = rig.tables()
     answer = await daemon.admin.call(method, path, json=body, headers=CSV if body is None else {})

@@ -23,7 +23,7 @@ from tests.integration.features.allowlist.test_api import (
     upload,
 )
 
-__all__ = ["check_answers"]  # autouse fixture of this module too
+__all__ = ["check_answers"]  # imported so that this autouse fixture also runs in this module
 
 
 async def test_import_reports_every_row(daemon):

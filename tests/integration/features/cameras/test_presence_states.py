@@ -77,7 +77,7 @@ async def test_retained_ghost_is_never_onboarded(rig):
             await running.api.post(f"{AUTO}/enable")
             await running.wait_until_processed(rig)
             assert await status(running, ghost) == "connecting"
-            assert (ghost.requests, await running.audit_stages(ghost.mac)) == (0, [])
+            assert (ghost.requests, await running.onboarding_stages(ghost.mac)) == (0, [])
             assert await running.metric('piorch_status_messages_total{kind="retained"}') == 1
 
 
@@ -96,7 +96,7 @@ async def test_live_message_confirms_retained_claim(rig):
 
 async def test_sandbox_ghosts_stay_claimed_after_start(rig):
     async with rig.fleet(6, faults=["ghost:3"]) as fleet:
-        await fleet.reported()
+        await fleet.wait_until_reported()
         async with rig.daemon() as running:
             await eventually(lambda: len(running.app.cameras.cache) == 3)
             await running.wait_until_processed(rig)
@@ -400,7 +400,7 @@ async def test_sandbox_flapping_camera_is_onboarded_once(rig):
         await eventually(lambda: len(running.app.cameras.cache) == 3)
         await eventually(lambda: running.app.onboarding.worker.metrics.already_onboarded >= 2)
         (flapping,) = [camera for camera in fleet.cameras if camera.fault]
-        stages = [stage for stage, _ in await running.audit_stages(flapping.mac)]
+        stages = [stage for stage, _ in await running.onboarding_stages(flapping.mac)]
         assert stages.count("paired") == 1
         assert rig.rows("SELECT count(*) FROM cameras") == [(3,)]
 

@@ -79,7 +79,7 @@ async def test_unpaired_camera_is_excluded_until_lifted(rig):
         await camera.publish_status()
         await running.wait_until_processed(rig)
         assert (await running.camera(camera.mac))["status"] == "discovered"
-        assert (await running.audit_stages(camera.mac))[-1] == ("rejected_by_policy", "DENIED")
+        assert (await running.onboarding_stages(camera.mac))[-1] == ("rejected_by_policy", "DENIED")
     async with rig.daemon() as running, rig.camera(1) as camera:
         await camera.publish_status()
         await running.wait_until_processed(rig)
@@ -172,7 +172,7 @@ async def test_unpair_during_an_attempt_is_not_undone(rig, is_disabled):
         await eventually(lambda: not running.app.onboarding.worker.is_onboarding(camera.mac))
         await running.wait_until_processed(rig)
         code = "NOT_ENABLED" if is_disabled else "DENIED"
-        assert (await running.audit_stages(camera.mac))[:2] == [("discovered", None), ("rejected_by_policy", code)]
+        assert (await running.onboarding_stages(camera.mac))[:2] == [("discovered", None), ("rejected_by_policy", code)]
         assert rig.rows("SELECT * FROM cameras") == rig.rows("SELECT * FROM assignments") == []
         assert camera.mac not in running.app.cameras.cache
         assert ("camera.onboarding_failed", camera.mac) not in events(rig), "not a failure of the camera"
@@ -218,7 +218,7 @@ async def test_replace_transfers_name_position_and_history(rig):
         await eventually(lambda: old.mac in running.app.cameras.cache)
         await rename(running, old.mac, "Entrance")
         before = running.app.cameras.cache.get(old.mac)
-        history = await running.audit(mac=old.mac)
+        history = await running.onboarding_events(mac=old.mac)
         await clock.advance(3600)
         await running.api.post(f"{AUTO}/disable")
         await new.publish_status()

@@ -416,7 +416,7 @@ async def test_trim_during_replay_ends_stream(daemon, monkeypatch):
     between = event_log.between
 
     async def trimmed(database, after, upto, *, event_filter):
-        await database.write(lambda tx: event_log.trim(tx, keep=100))
+        await database.write(lambda tx: event_log.keep_newest(tx, keep=100))
         return await between(database, after, upto, event_filter=event_filter)
 
     monkeypatch.setattr(event_log, "between", trimmed)

@@ -355,7 +355,7 @@ async def test_events_during_replay_are_sent_once_in_order(daemon):
 
 
 async def trimmed(running, keep):
-    await running.app.resources.database.write(lambda tx: event_log.trim(tx, keep=keep))
+    await running.app.resources.database.write(lambda tx: event_log.keep_newest(tx, keep=keep))
 
 
 @pytest.mark.parametrize("after", ["trimmed", "of another database", "too far back"])

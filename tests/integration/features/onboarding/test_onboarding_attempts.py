@@ -25,7 +25,7 @@ async def test_appearance_is_counted_once(rig):
         assert camera.requests == 1
         for table in ("cameras", "assignments"):
             assert rig.rows(f"SELECT * FROM {table}") == rows[table]
-        assert [stage for stage, _ in await running.audit_stages(camera.mac)] == PAIRED
+        assert [stage for stage, _ in await running.onboarding_stages(camera.mac)] == PAIRED
 
 
 async def test_registered_camera_survives_restart(rig):
@@ -40,7 +40,7 @@ async def test_registered_camera_survives_restart(rig):
             await eventually(lambda: running.app.onboarding.worker.metrics.already_onboarded == 1)
             await running.wait_until_processed(rig)
             assert camera.requests == 1
-            assert [stage for stage, _ in await running.audit_stages(camera.mac)] == PAIRED
+            assert [stage for stage, _ in await running.onboarding_stages(camera.mac)] == PAIRED
             assert rig.rows("SELECT count(*) FROM cameras") == [(1,)]
 
 
@@ -55,7 +55,7 @@ async def test_repeated_messages_start_one_verification(rig):
         await eventually(lambda: camera.mac in running.app.cameras.cache)
         await running.wait_until_processed(rig)
         assert camera.requests == 1
-        assert [stage for stage, _ in await running.audit_stages(camera.mac)] == PAIRED
+        assert [stage for stage, _ in await running.onboarding_stages(camera.mac)] == PAIRED
 
 
 async def test_camera_status_follows_onboarding(rig):
@@ -85,7 +85,7 @@ async def test_failed_camera_is_retried_later(rig):
             await clock.advance(5.1)
             await camera.publish_status()
             await eventually(lambda: camera.mac in running.app.cameras.cache)
-            assert await running.audit_stages(camera.mac) == [
+            assert await running.onboarding_stages(camera.mac) == [
                 ("discovered", None),
                 ("failed", "VERIFY_UNREACHABLE"),
                 *((stage, None) for stage in PAIRED),
@@ -155,7 +155,7 @@ async def test_interrupted_attempt_is_repeated(rig):
         async with rig.daemon() as running:
             await camera.publish_status()
             await eventually(lambda: camera.mac in running.app.cameras.cache)
-            assert [stage for stage, _ in await running.audit_stages(camera.mac)] == ["discovered", *PAIRED]
+            assert [stage for stage, _ in await running.onboarding_stages(camera.mac)] == ["discovered", *PAIRED]
             assert (await running.status())["metrics"]["attempts"] == 2
 
 
@@ -175,10 +175,10 @@ async def test_contradictory_mac_is_audited(rig):
         await rig.broker.publish("camera/status/246F28000001", '{"mac": "24:6F:28:00:00:02"}')
 
         async def trail():
-            return await running.audit_stages("24:6F:28:00:00:01")
+            return await running.onboarding_stages("24:6F:28:00:00:01")
 
         assert await eventually(trail) == [("failed", "MAC_MISMATCH")]
-        assert await running.audit_stages("24:6F:28:00:00:02") == []
+        assert await running.onboarding_stages("24:6F:28:00:00:02") == []
 
 
 async def test_reload_stops_denied_verification(rig):

@@ -33,7 +33,10 @@ async def test_disable_stops_all_writes(rig):
         await eventually(lambda: not running.app.onboarding.worker.is_onboarding(camera.mac))
         await running.app.resources.database.ping()
         assert rig.tables() == at_response
-        assert await running.audit_stages(camera.mac) == [("discovered", None), ("rejected_by_policy", "NOT_ENABLED")]
+        assert await running.onboarding_stages(camera.mac) == [
+            ("discovered", None),
+            ("rejected_by_policy", "NOT_ENABLED"),
+        ]
         assert (await running.status())["enabled"] is False
         metrics = (await running.status())["metrics"]
         assert (metrics["attempts"], metrics["success"], metrics["rejected_by_policy"]) == (1, 0, 1)
@@ -54,7 +57,7 @@ async def test_disable_leaves_no_partial_camera(rig, after):
         assert (await running.api.post(f"{AUTO}/disable")).status == 200
         at_response = rig.tables()
         registered = {camera.mac for camera in running.app.cameras.cache}
-        await fleet.reported()
+        await fleet.wait_until_reported()
         await running.wait_until_processed(rig)
         now = rig.tables()
         for table in ("cameras", "assignments", "containers"):
@@ -96,7 +99,7 @@ async def test_disable_survives_restart(rig):
         assert (status["enabled"], status["running"]) == (False, False)
         await camera.publish_status()
         await running.wait_until_processed(rig)
-        assert await running.audit_stages(camera.mac) == [("rejected_by_policy", "NOT_ENABLED")]
+        assert await running.onboarding_stages(camera.mac) == [("rejected_by_policy", "NOT_ENABLED")]
         assert camera.requests == 0
 
 
@@ -126,7 +129,7 @@ async def test_enable_onboards_present_cameras(rig):
         await running.api.post(f"{AUTO}/enable")
         await eventually(lambda: len(running.app.cameras.cache) == 3)
         for camera in (one, two, three):
-            trail = [stage for stage, _ in await running.audit_stages(camera.mac)]
+            trail = [stage for stage, _ in await running.onboarding_stages(camera.mac)]
             assert trail == ["rejected_by_policy", "discovered", "verified", "registered", "paired"]
 
 

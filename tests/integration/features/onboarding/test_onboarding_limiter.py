@@ -67,8 +67,8 @@ async def test_limited_camera_keeps_its_place(rig):
             await frequent.publish_status()
             await running.wait_until_processed(rig)
             await clock.advance(5)
-        assert await running.audit_stages(quiet.mac) == await running.audit_stages(frequent.mac) == [LIMITED]
-        (row,) = await running.audit(mac=quiet.mac)
+        assert await running.onboarding_stages(quiet.mac) == await running.onboarding_stages(frequent.mac) == [LIMITED]
+        (row,) = await running.onboarding_events(mac=quiet.mac)
         assert (row["outcome"], row["ip_address"]) == ("failure", quiet.address)
         assert (await running.status())["waiting"] == 2
         await clock.advance(11)
@@ -76,7 +76,11 @@ async def test_limited_camera_keeps_its_place(rig):
         assert onboarded(running) == [first.mac, quiet.mac], "more messages do not move a camera forward"
         await clock.advance(61)
         await until_paired(running, 3)
-        assert await running.audit_stages(quiet.mac) == await running.audit_stages(frequent.mac) == [LIMITED, *PAIRED]
+        assert (
+            await running.onboarding_stages(quiet.mac)
+            == await running.onboarding_stages(frequent.mac)
+            == [LIMITED, *PAIRED]
+        )
 
 
 async def test_tokens_refill_up_to_the_burst(rig):
@@ -126,7 +130,7 @@ async def test_concurrency_is_limited_and_order_kept(rig):
         await running.wait_until_processed(rig)
         assert not any(camera.requests for camera in arrivals[2:])
         assert running.app.onboarding.worker.waiting == 4
-        assert await running.audit_stages(arrivals[5].mac) == [], (
+        assert await running.onboarding_stages(arrivals[5].mac) == [], (
             "tokens are left: waiting for concurrency is no rejection"
         )
         for camera in arrivals:
@@ -204,7 +208,7 @@ async def test_failed_attempt_spends_a_token(rig):
             await rig.announce(number)
         await eventually(lambda: running.app.onboarding.worker.metrics.failed == 2)
         await running.wait_until_processed(rig)
-        assert await running.audit_stages(rig.mac(3)) == [LIMITED]
+        assert await running.onboarding_stages(rig.mac(3)) == [LIMITED]
 
 
 async def test_new_limits_keep_spent_tokens(rig):

@@ -39,7 +39,7 @@ async def test_full_target_overflows(rig):
             (f"{target}-3", "Auto-onboarded (3)"),
         ]
         for number in NINE:
-            *_, paired = await running.audit(mac=rig.mac(number))
+            *_, paired = await running.onboarding_events(mac=rig.mac(number))
             assert (paired["stage"], paired["container_id"]) == ("paired", found[rig.mac(number)][0])
 
 
@@ -86,7 +86,7 @@ async def test_overflow_reject_fails_fifth_camera(rig):
         async with rig.camera(5) as fifth:
             await fifth.publish_status()
             await eventually(lambda: running.app.onboarding.worker.metrics.failed == 1)
-            assert await running.audit_stages(fifth.mac) == [("discovered", None), ("failed", "CONTAINER_FULL")]
+            assert await running.onboarding_stages(fifth.mac) == [("discovered", None), ("failed", "CONTAINER_FULL")]
             assert rig.rows("SELECT id FROM containers") == [("auto-onboard",)]
             assert fifth.mac not in {mac for (mac,) in rig.rows("SELECT mac FROM cameras")}
 
@@ -103,7 +103,7 @@ async def test_deleted_target_fails_until_restored(rig):
         await rig.execute_in_thread("DELETE FROM containers")
         await camera.publish_status()
         await eventually(lambda: running.app.onboarding.worker.metrics.failed == 1)
-        assert await running.audit_stages(camera.mac) == [("discovered", None), ("failed", "CONTAINER_UNKNOWN")]
+        assert await running.onboarding_stages(camera.mac) == [("discovered", None), ("failed", "CONTAINER_UNKNOWN")]
         assert rig.rows("SELECT * FROM containers") == rig.rows("SELECT * FROM cameras") == []
 
         await rig.execute_in_thread(
@@ -147,7 +147,7 @@ async def test_registration_is_one_transaction(rig, write):
         await eventually(lambda: not running.app.onboarding.worker.is_onboarding(camera.mac))
 
         async def has_failed():
-            return [stage for stage, _ in await running.audit_stages(camera.mac)] == ["discovered", "failed"]
+            return [stage for stage, _ in await running.onboarding_stages(camera.mac)] == ["discovered", "failed"]
 
         await eventually(has_failed)
         for table in ("cameras", "assignments"):

@@ -44,7 +44,7 @@ async def test_rejection_is_audited_without_request(rig, sections, code):
     async with rig.camera(1) as camera, rig.daemon(auto_onboard=sections) as running:
         await camera.publish_status()
         await running.wait_until_processed(rig)
-        (row,) = await running.audit(mac=camera.mac)
+        (row,) = await running.onboarding_events(mac=camera.mac)
         assert (row["stage"], row["outcome"], row["error_code"]) == (REJECTED, "failure", code)
         assert row["error_message"]
         assert row["ip_address"] == camera.address
@@ -75,7 +75,7 @@ async def test_rules_decide_in_contract_order(rig):
             await clock.advance(61)
             await camera.publish_status()
             await running.wait_until_processed(rig)
-            *_, (stage, code) = await running.audit_stages(camera.mac)
+            *_, (stage, code) = await running.onboarding_stages(camera.mac)
             assert stage == REJECTED
             query = {"mac": camera.mac, "ip": camera.address}
             rules = (await running.api.get(f"{AUTO}/policy/explain", params=query)).data["rules"]
@@ -93,7 +93,7 @@ async def test_rules_decide_in_contract_order(rig):
         running.daemon.apply(rig.settings(auto_onboard=broken | fixed | {"deny": []}))
         await camera.publish_status()
         await running.wait_until_processed(rig)
-        assert (await running.audit_stages(camera.mac))[-1] == (REJECTED, "ONBOARD_RATE_LIMITED")
+        assert (await running.onboarding_stages(camera.mac))[-1] == (REJECTED, "ONBOARD_RATE_LIMITED")
         assert camera.requests == 0
         await clock.advance(61)
         await eventually(lambda: camera.mac in running.app.cameras.cache)
@@ -147,7 +147,7 @@ async def test_outside_address_is_rejected(rig):
             await rig.announce(number, ip=address, client=client)
         await running.wait_until_processed(rig)
         for number, address in enumerate(OUTSIDE):
-            assert await running.audit_stages(rig.mac(number)) == [(REJECTED, "SUBNET_NOT_ALLOWED")], address
+            assert await running.onboarding_stages(rig.mac(number)) == [(REJECTED, "SUBNET_NOT_ALLOWED")], address
             explained = await running.api.get(
                 f"{AUTO}/policy/explain", params={"mac": rig.mac(number), "ip": address[:64]}
             )
@@ -165,7 +165,7 @@ async def test_own_address_is_rejected(rig):
     ):
         await rig.announce(1, ip="127.0.0.1")
         await running.wait_until_processed(rig)
-        (row,) = await running.audit(mac=rig.mac(1))
+        (row,) = await running.onboarding_events(mac=rig.mac(1))
         assert (row["stage"], row["error_code"]) == (REJECTED, "SUBNET_NOT_ALLOWED")
         assert "this machine" in row["error_message"]
         assert reached == []
@@ -179,7 +179,7 @@ async def test_missing_address_fails_with_no_address(rig, ip):
     async with rig.daemon() as running:
         await rig.announce(1, ip=ip)
         await running.wait_until_processed(rig)
-        assert await running.audit_stages(rig.mac(1)) == [("failed", "NO_ADDRESS")]
+        assert await running.onboarding_stages(rig.mac(1)) == [("failed", "NO_ADDRESS")]
 
 
 async def test_address_must_be_in_both_subnets(rig):
@@ -191,7 +191,7 @@ async def test_address_must_be_in_both_subnets(rig):
         await far.publish_status()
         await eventually(lambda: near.mac in running.app.cameras.cache)
         await running.wait_until_processed(rig)
-        assert await running.audit_stages(far.mac) == [(REJECTED, "SUBNET_NOT_ALLOWED")]
+        assert await running.onboarding_stages(far.mac) == [(REJECTED, "SUBNET_NOT_ALLOWED")]
         assert far.requests == 0
 
 
@@ -213,7 +213,7 @@ async def test_changed_address_is_evaluated_again(rig):
         await clock.advance(11)
         await eventually(lambda: running.app.onboarding.worker.waiting == 0)
         await running.wait_until_processed(rig)
-        assert (await running.audit_stages(rig.mac(2)))[-1] == (REJECTED, "SUBNET_NOT_ALLOWED")
+        assert (await running.onboarding_stages(rig.mac(2)))[-1] == (REJECTED, "SUBNET_NOT_ALLOWED")
         assert reached == ["/status"]
 
 
@@ -223,18 +223,18 @@ async def test_repeat_is_only_counted(rig):
         for _ in range(5):
             await rig.announce(1)
         await running.wait_until_processed(rig)
-        assert await running.audit_stages(rig.mac(1)) == [(REJECTED, "DENIED")]
+        assert await running.onboarding_stages(rig.mac(1)) == [(REJECTED, "DENIED")]
         assert (await running.status())["metrics"]["rejected_by_policy"] == 5
 
         await clock.advance(59)
         await rig.announce(1)
         await running.wait_until_processed(rig)
-        assert len(await running.audit_stages(rig.mac(1))) == 1
+        assert len(await running.onboarding_stages(rig.mac(1))) == 1
 
         await clock.advance(2)
         await rig.announce(1)
         await running.wait_until_processed(rig)
-        rows = await running.audit(mac=rig.mac(1))
+        rows = await running.onboarding_events(mac=rig.mac(1))
         assert len(rows) == 2
         assert "5 repeats" in rows[-1]["error_message"]
         assert (await running.status())["metrics"]["rejected_by_policy"] == 7
@@ -245,7 +245,7 @@ async def test_other_rejection_is_written_immediately(rig):
         await rig.announce(1, ip="203.0.113.5")
         await rig.announce(1)
         await running.wait_until_processed(rig)
-        assert await running.audit_stages(rig.mac(1)) == [(REJECTED, "SUBNET_NOT_ALLOWED"), (REJECTED, "DENIED")]
+        assert await running.onboarding_stages(rig.mac(1)) == [(REJECTED, "SUBNET_NOT_ALLOWED"), (REJECTED, "DENIED")]
 
 
 @pytest.mark.parametrize(

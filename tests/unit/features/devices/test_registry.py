@@ -880,10 +880,10 @@ def test_hinted_device_is_not_removed(site):
     assert site.registry.get(A)
 
 
-# Near and local MACs.
+# MACs of one chip, and local MACs.
 
 
-def test_near_macs_are_listed_not_merged(site):
+def test_macs_of_same_chip_are_listed_not_merged(site):
     base = Mac("24:6F:28:00:00:A0")
     soft_ap, bluetooth, ethernet = (Mac(f"24:6F:28:00:00:A{last}") for last in (1, 2, 3))
     for mac, address in ((base, ip(5)), (soft_ap, ip(6)), (ethernet, ip(7)), (Mac("24:6F:28:00:00:A4"), ip(8))):

@@ -7,7 +7,7 @@ import pytest
 
 from pi_orchestrator.core.error_codes import VerificationCode
 from pi_orchestrator.core.mac import Mac
-from pi_orchestrator.features.onboarding.audit import AuditEntry, Stage
+from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.features.onboarding.policy import Facts, Policy, RejectionCode, evaluate, first_failed_rule
 from pi_orchestrator.settings.model import Mode
 
@@ -104,7 +104,7 @@ def test_rate_rule_needs_a_whole_token(tokens, passed):
     ],
 )
 def test_audit_row_outcome_follows_stage(stage, failed):
-    assert AuditEntry(mac=MAC, stage=stage).failed is failed
+    assert OnboardingEvent(mac=MAC, stage=stage).failed is failed
 
 
 def test_codes_and_stages_match_contract():

@@ -6,9 +6,9 @@ import pytest
 
 from pi_orchestrator.core.error_codes import VerificationCode
 from pi_orchestrator.core.mac import Mac
-from pi_orchestrator.features.onboarding.audit import AuditEntry, Stage
 from pi_orchestrator.features.onboarding.backoff import BASE_S, CAP_S, RetryBackoff
 from pi_orchestrator.features.onboarding.backoff import MAX_TRACKED as BACKOFF_MAX_TRACKED
+from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.features.onboarding.policy import RejectionCode
 from pi_orchestrator.features.onboarding.rejections import FLOOD_BURST, LONGEST_WINDOW_S, MAX_TRACKED, RejectionLog
 
@@ -21,7 +21,7 @@ def numbered_mac(number):
 
 
 def rejection(mac=MAC, code=RejectionCode.DENIED, stage=Stage.REJECTED):
-    return AuditEntry(mac=mac, stage=stage, code=code, message="on the deny list")
+    return OnboardingEvent(mac=mac, stage=stage, code=code, message="on the deny list")
 
 
 @pytest.fixture

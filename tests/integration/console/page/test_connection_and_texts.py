@@ -1,4 +1,4 @@
-"""The console page without a daemon, without a key, and with hostile texts."""
+"""The console page after a restart of the daemon, with many log lines, without an API key, and with hostile texts."""
 
 import signal
 
@@ -7,13 +7,13 @@ import pytest
 from pi_orchestrator.core.logging import get_logger
 from tests.support import process
 from tests.support.broker import free_port
-from tests.support.page_actions import button, dialog, enter_key, is_live, link, show
+from tests.support.page_actions import button, dialog, enter_key, link, show, wait_until_live
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 UNREACHABLE = r"ERR_(CONNECTION|EMPTY|INCOMPLETE|SOCKET|NETWORK)"
-HOSTILE = "<img src=/hostile onerror=window.ran=1>"
+HOSTILE_HTML = "<img src=/hostile onerror=window.ran=1>"
 
 
 async def test_page_after_restart_shows_changes(chromium, rig, tmp_path):
@@ -23,7 +23,7 @@ async def test_page_after_restart_shows_changes(chromium, rig, tmp_path):
         process.daemon(rig, tmp_path, **sections) as first,
         chromium.page(first.api.url) as page,
     ):
-        await is_live(page)
+        await wait_until_live(page)
         await show(page, "onboarding")
         await page.wait_for_text("Off")
         page.expect(UNREACHABLE)
@@ -36,7 +36,7 @@ async def test_page_after_restart_shows_changes(chromium, rig, tmp_path):
             await second.api.post("/api/v1/onboarding/auto/enable")
             rows = page.locator(".trail > li", has_text=str(fleet.cameras[0].mac))
             await rows.filter(has_text="Paired").wait_for(timeout=30_000)
-            await is_live(page)
+            await wait_until_live(page)
             await page.wait_for_text("Development mode.")
             await link(page, "Cameras").click()
             await page.locator(".card", has_text="Online").nth(2).wait_for()
@@ -44,37 +44,38 @@ async def test_page_after_restart_shows_changes(chromium, rig, tmp_path):
             await second.stop(signal.SIGTERM)
             await page.locator(".pill", has_text="Offline").wait_for()
         async with process.daemon(rig, tmp_path, **sections):
-            await is_live(page)
+            await wait_until_live(page)
             await page.locator(".card", has_text="Online").nth(2).wait_for(timeout=20_000)
 
 
 async def test_log_followed_until_scrolled_up(chromium, rig):
-    """On a phone, where every line needs several rows."""
+    """On a phone, where every log line is wrapped to several rows."""
     log = get_logger("test")
     async with rig.daemon(connected=False) as running:
         for number in range(200):
             log.info("a line", number=number, words="so long that it takes three rows of a phone " * 2)
         async with chromium.page(running.daemon.url, phone=True) as page:
-            await is_live(page)
+            await wait_until_live(page)
             await show(page, "logs")
-            lines, newest = page.locator(".lines > li"), page.locator(".newest")
+            lines, new_lines_button = page.locator(".lines > li"), page.locator(".newest")
 
-            async def is_at_end(text):
+            async def is_scrolled_to(text):
+                """Whether the last line, which has this text, is visible; waits until the line exists."""
                 await lines.filter(has_text=text).wait_for()
                 return await page.locator(".log").evaluate(
                     "(it) => it.scrollHeight - it.scrollTop - it.clientHeight < 40"
                 )
 
-            await eventually(lambda: is_at_end("number=199"), what="the newest line is shown")
+            await eventually(lambda: is_scrolled_to("number=199"), what="the newest line is shown")
             log.info("one more", number=200)
-            await eventually(lambda: is_at_end("number=200"), what="the log is followed")
-            assert await newest.is_hidden()
+            await eventually(lambda: is_scrolled_to("number=200"), what="the log is followed")
+            assert await new_lines_button.is_hidden()
             await page.locator(".log").hover()
             await page.mouse.wheel(0, -2000)
-            await newest.wait_for()
+            await new_lines_button.wait_for()
             log.info("and another", number=201)
             await page.get_by_role("button", name="1 new line below").click()
-            await eventually(lambda: is_at_end("number=201"), what="the button returns to the end")
+            await eventually(lambda: is_scrolled_to("number=201"), what="the button returns to the end")
 
 
 async def test_page_required_auth_prompts_for_key(chromium, rig):
@@ -90,7 +91,7 @@ async def test_page_required_auth_prompts_for_key(chromium, rig):
         await button(page, "Use key").click()
         await dialog(page).get_by_text("not valid").wait_for()
         await enter_key(page, running.admin.key)
-        await is_live(page)
+        await wait_until_live(page)
         # Without the check box the key is in memory only, not in any storage.
         stored = await page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
         assert running.admin.key not in stored
@@ -99,40 +100,40 @@ async def test_page_required_auth_prompts_for_key(chromium, rig):
         await dialog(page).get_by_role("checkbox").check()
         await enter_key(page, running.admin.key)
         await page.reload()
-        await is_live(page)
+        await wait_until_live(page)
         await button(page, "Forget API key").wait_for()
         assert running.admin.key in await page.evaluate("JSON.stringify({...sessionStorage})")
 
 
 async def test_hostile_text_is_never_markup(chromium, rig):
     """Names, networks, firmware, errors, labels and log lines contain a tag that would run a script."""
-    async with rig.daemon() as running, rig.camera(1, firmware_version=HOSTILE) as camera:
+    async with rig.daemon() as running, rig.camera(1, firmware_version=HOSTILE_HTML) as camera:
         fields = {
-            "ssid": HOSTILE[:32],
-            "last_error": HOSTILE,
-            "firmware_version": HOSTILE,
-            "name": HOSTILE,
-            "resolution": HOSTILE,
+            "ssid": HOSTILE_HTML[:32],
+            "last_error": HOSTILE_HTML,
+            "firmware_version": HOSTILE_HTML,
+            "name": HOSTILE_HTML,
+            "resolution": HOSTILE_HTML,
         }
         await camera.publish_status(rssi=-50, **fields)
         await eventually(lambda: camera.mac in running.app.cameras.cache)
         await camera.publish_status(rssi=-50, **fields)
-        renamed = await running.admin.call("PATCH", f"/api/v1/cameras/{camera.mac}", json={"name": HOSTILE})
+        renamed = await running.admin.call("PATCH", f"/api/v1/cameras/{camera.mac}", json={"name": HOSTILE_HTML})
         assert renamed.status in (200, 400)
-        container = {"label": HOSTILE, "description": HOSTILE}
+        container = {"label": HOSTILE_HTML, "description": HOSTILE_HTML}
         assert (await running.admin.post("/api/v1/containers", json=container)).status == 201
-        assert (await running.admin.post("/api/v1/keys", json={"name": HOSTILE[:40], "scope": "read"})).status in (
+        assert (await running.admin.post("/api/v1/keys", json={"name": HOSTILE_HTML[:40], "scope": "read"})).status in (
             201,
             400,
         )
         async with chromium.page(running.daemon.url) as page:
             page.expect("404")
-            await is_live(page)
+            await wait_until_live(page)
             shown = ""
             for view in ("cameras", f"cameras/{camera.mac}", "containers", "onboarding", "discovery", "logs", "system"):
                 await show(page, view)
                 if view == "logs":
-                    get_logger("hostile").warning(HOSTILE, words=HOSTILE, more={HOSTILE: [HOSTILE]})
+                    get_logger("hostile").warning(HOSTILE_HTML, words=HOSTILE_HTML, more={HOSTILE_HTML: [HOSTILE_HTML]})
                     await page.locator(".lines > li", has_text="onerror").first.wait_for()
                 shown += await page.locator("main").inner_text()
                 assert await page.evaluate("window.ran") is None, view

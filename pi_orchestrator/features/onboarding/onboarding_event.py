@@ -1,4 +1,4 @@
-"""The onboarding audit: stages and entries."""
+"""Onboarding events: what happened to a camera in an attempt, by stage."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """One row of the onboarding audit. `id` is 0 and `at` is None until it is stored."""
+class OnboardingEvent:
+    """A row of the table `onboarding_audit`. `id` is 0 and `at` is None until it is stored."""
 
     mac: Mac
     stage: Stage
@@ -38,5 +38,5 @@ class AuditEntry:
 
     @property
     def failed(self) -> bool:
-        """Whether this row ends an attempt without a pairing."""
+        """Whether this event ends an attempt without a pairing."""
         return self.stage in (Stage.FAILED, Stage.REJECTED)

@@ -1,26 +1,30 @@
-"""Onboarding audit and counters: pages, filters, cleanup, reset and restart."""
+"""Onboarding events and counters: pages, filters, cleanup, reset and restart."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from pi_orchestrator.app.retention import INTERVAL_S, START_DELAY_S
+from pi_orchestrator.features.onboarding.rejections import FLOOD_BURST
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
 AUTO = "/api/v1/onboarding/auto"
 START = datetime(2026, 1, 22, 15, tzinfo=UTC)
+OUTSIDE_SUBNET = "203.0.113.5"
+"""An address for documentation (RFC 5737): the policy rejects a camera with it as SUBNET_NOT_ALLOWED."""
 
 
 async def reject_many(rig, running, count, *, first=100):
     async with rig.broker.client() as client:
         for number in range(first, first + count):
-            await rig.announce(number, ip="203.0.113.5", client=client)
+            await rig.announce(number, ip=OUTSIDE_SUBNET, client=client)
     last = rig.mac(first + count - 1)
 
-    async def last_trail():
-        return await running.audit_stages(last)
+    async def last_stages():
+        return await running.onboarding_stages(last)
 
-    await eventually(last_trail, what="the last rejection is in the audit")
+    await eventually(last_stages, what="the last rejection is stored")
 
 
 async def page(running, path="events", **query):
@@ -29,7 +33,7 @@ async def page(running, path="events", **query):
     return answer.data
 
 
-async def test_pages_join_without_gap(rig):
+async def test_event_pages_join_without_gap(rig):
     async with rig.daemon() as running:
         await reject_many(rig, running, 123)
         first = await page(running)
@@ -48,7 +52,7 @@ async def test_pages_join_without_gap(rig):
         assert beyond["pagination"] == {"total": 123, "limit": 50, "offset": 123, "has_more": False}
 
 
-async def test_trail_filters_by_mac_stage_and_time(rig):
+async def test_events_filtered_by_mac_stage_and_time(rig):
     clock = FakeClock(wall=START)
     async with rig.camera(1) as camera, rig.daemon(clock=clock) as running:
         await reject_many(rig, running, 2)
@@ -89,14 +93,14 @@ async def test_trail_filters_by_mac_stage_and_time(rig):
         assert of_camera["pagination"] == {"total": 1, "limit": 3, "offset": 0, "has_more": False}
 
 
-async def test_row_has_documented_fields(rig):
+async def test_event_has_documented_fields(rig):
     clock = FakeClock(wall=START)
     async with rig.camera(1) as camera, rig.daemon(clock=clock) as running:
         await camera.publish_status(firmware_version="2.3.0")
         await eventually(lambda: camera.mac in running.app.cameras.cache)
-        await rig.announce(2, ip="203.0.113.5")
+        await rig.announce(2, ip=OUTSIDE_SUBNET)
         await running.wait_until_processed(rig)
-        discovered, verified, registered, paired, rejected, _ = await running.audit()
+        discovered, verified, registered, paired, rejected, _sentinel = await running.onboarding_events()
         common = {
             "mac_address": camera.mac,
             "outcome": "success",
@@ -117,14 +121,14 @@ async def test_row_has_documented_fields(rig):
                 "stage": "rejected_by_policy",
                 "outcome": "failure",
                 "error_code": "SUBNET_NOT_ALLOWED",
-                "ip_address": "203.0.113.5",
+                "ip_address": OUTSIDE_SUBNET,
             }.items()
         )
         assert not rejected.keys() & {"container_id", "duration_ms", "device_id", "firmware_version"}
 
 
 @pytest.mark.parametrize(
-    ("query", "named"),
+    ("query", "fields"),
     [
         ({"limit": 0}, ["limit"]),
         ({"limit": 101}, ["limit"]),
@@ -141,37 +145,37 @@ async def test_row_has_documented_fields(rig):
         ),
     ],
 )
-async def test_bad_filter_names_every_bad_field(rig, query, named):
+async def test_invalid_filter_error_lists_every_invalid_field(rig, query, fields):
     async with rig.daemon(connected=False) as running:
         answer = await running.api.get(f"{AUTO}/events", params=query)
         assert (answer.status, answer.json["code"]) == (400, "VALIDATION_FAILED")
-        assert all(name in answer.json["error"]["details"] for name in named)
+        assert all(field in answer.json["error"]["details"] for field in fields)
 
 
-async def test_cleanup_deletes_only_older_rows(rig):
+async def test_cleanup_deletes_only_older_events(rig):
     clock = FakeClock(wall=START)
     async with rig.daemon(clock=clock) as running:
         for number, age in enumerate((365, 100, 90, 89, 0)):
             clock.jump_wall(START - timedelta(days=age) - clock.wall())
             await reject_many(rig, running, 1, first=number)
-        clock.jump_wall(timedelta(seconds=1))
+        clock.jump_wall(timedelta(seconds=1))  # the event that was 90 days old is now older than the limit
 
-        async def clean(**query):
+        async def clean_up(**query):
             return await running.admin.post(f"{AUTO}/events/cleanup", params=query)
 
-        answer = await clean()
+        answer = await clean_up()
         assert answer.status == 200
         assert answer.data["deleted_count"] == 3
         assert "3" in answer.data["message"]
-        assert [row["mac_address"] for row in await running.audit()] == [rig.mac(3), rig.mac(4)]
-        assert (await clean()).data["deleted_count"] == 0
-        assert (await clean(days=1)).data["deleted_count"] == 1
-        assert [row["mac_address"] for row in await running.audit()] == [rig.mac(4)]
+        assert [row["mac_address"] for row in await running.onboarding_events()] == [rig.mac(3), rig.mac(4)]
+        assert (await clean_up()).data["deleted_count"] == 0
+        assert (await clean_up(days=1)).data["deleted_count"] == 1
+        assert [row["mac_address"] for row in await running.onboarding_events()] == [rig.mac(4)]
         for days in (0, -1, 366, "all"):
-            answer = await clean(days=days)
+            answer = await clean_up(days=days)
             assert (answer.status, answer.json["code"]) == (400, "VALIDATION_FAILED")
             assert "days" in answer.json["error"]["details"]
-        assert len(await running.audit()) == 1
+        assert len(await running.onboarding_events()) == 1
 
 
 async def test_cleanup_needs_a_key(rig):
@@ -179,21 +183,21 @@ async def test_cleanup_needs_a_key(rig):
         await reject_many(rig, running, 1)
         answer = await running.api.post(f"{AUTO}/events/cleanup", params={"days": 1})
         assert (answer.status, answer.json["code"]) == (401, "UNAUTHORIZED")
-        assert len(await running.audit()) == 1
+        assert len(await running.onboarding_events()) == 1
 
 
 async def test_retention_needs_a_trusted_clock(rig):
-    """A Pi whose clock is wrong after boot must not delete rows because of that clock."""
+    """A Pi whose clock is wrong after boot must not delete events because of that clock."""
     clock = FakeClock(wall=START)
     async with rig.daemon(clock=clock, storage={"retention_days": 30}) as running:
         await reject_many(rig, running, 1)
         clock.is_trusted = False
         clock.jump_wall(timedelta(days=3 * 365))
-        await clock.advance(61)
+        await clock.advance(START_DELAY_S + 1)
         await running.app.resources.database.ping()
-        assert len(await running.audit()) == 1
+        assert len(await running.onboarding_events()) == 1
         clock.is_trusted = True
-        await clock.advance(3601)
+        await clock.advance(INTERVAL_S + 1)
         await eventually(lambda: not rig.rows("SELECT * FROM onboarding_audit"))
 
 
@@ -201,11 +205,11 @@ async def test_ids_are_not_reused_after_cleanup(rig):
     clock = FakeClock(wall=START)
     async with rig.daemon(clock=clock) as running:
         await reject_many(rig, running, 3)
-        newest = (await running.audit())[-1]["id"]
+        newest = (await running.onboarding_events())[-1]["id"]
         clock.jump_wall(timedelta(days=91))
         assert (await running.admin.post(f"{AUTO}/events/cleanup")).data["deleted_count"] == 3
         await reject_many(rig, running, 1, first=200)
-        assert (await running.audit())[0]["id"] > newest
+        assert (await running.onboarding_events())[0]["id"] > newest
 
 
 async def test_counters_follow_outcomes(rig):
@@ -218,7 +222,7 @@ async def test_counters_follow_outcomes(rig):
         await clock.advance(30)
         await rig.announce(2)  # no server at this address
         await eventually(lambda: running.app.onboarding.worker.metrics.failed == 1)
-        await rig.announce(3, ip="203.0.113.5")
+        await rig.announce(3, ip=OUTSIDE_SUBNET)
         await eventually(lambda: running.app.onboarding.worker.metrics.rejected_by_policy == 1)
         await camera.publish_status("OFFLINE")
         await camera.publish_status()
@@ -239,32 +243,32 @@ async def test_counters_follow_outcomes(rig):
         assert (await running.status())["metrics"] == shown["metrics"]
 
 
-async def test_reset_clears_counters_and_keeps_trail(rig):
+async def test_reset_clears_counters_and_keeps_events(rig):
     async with rig.camera(1) as camera, rig.daemon() as running:
         await camera.publish_status()
         await reject_many(rig, running, 2)
         await eventually(lambda: camera.mac in running.app.cameras.cache)
-        rows = await running.audit()
+        before = await running.onboarding_events()
         answer = await running.api.post(f"{AUTO}/metrics/reset")
         assert answer.status == 200
         assert answer.data["message"]
         zeros = dict.fromkeys(("attempts", "success", "failed", "rejected_by_policy", "already_onboarded"), 0)
         assert (await running.status())["metrics"] == zeros
-        assert await running.audit() == rows
+        assert await running.onboarding_events() == before
     async with rig.daemon(connected=False) as running:
         assert (await running.status())["metrics"] == zeros
 
 
-async def test_flood_is_counted_and_rows_are_bounded(rig):
+async def test_flood_of_rejections_is_counted_and_limited_in_events(rig):
     clock = FakeClock()
-    count = 1500
+    count = FLOOD_BURST + 500
     async with rig.daemon(clock=clock) as running:
         async with rig.broker.client() as client:
             for number in range(count):
-                await rig.announce(number, ip="203.0.113.5", client=client)
+                await rig.announce(number, ip=OUTSIDE_SUBNET, client=client)
         await eventually(lambda: running.app.onboarding.worker.metrics.rejected_by_policy == count)
-        await clock.advance(61)
-        await rig.announce(count, ip="203.0.113.5")
+        await clock.advance(61)  # the flood limit refills by one event per second
+        await rig.announce(count, ip=OUTSIDE_SUBNET)
         await eventually(lambda: running.app.onboarding.worker.metrics.rejected_by_policy == count + 1)
         await eventually(lambda: rig.rows(f"SELECT 1 FROM onboarding_audit WHERE mac_address = '{rig.mac(count)}'"))
-        assert rig.rows("SELECT count(*) FROM onboarding_audit") == [(1001,)]
+        assert rig.rows("SELECT count(*) FROM onboarding_audit") == [(FLOOD_BURST + 1,)]
