@@ -45,17 +45,17 @@ def _row(cells: Iterable[object]) -> str:
 
 
 def settings_page() -> Iterator[str]:
-    """Every key with its default, its limits and its purpose."""
+    """Every setting with its default, its limits and its purpose."""
     yield "# Settings"
     yield ""
     yield (
-        "Keys of `config.toml`. The environment variable of `mqtt.host` is `PIORCH_MQTT__HOST`. "
+        "Settings in `config.toml`. The environment variable of `mqtt.host` is `PIORCH_MQTT__HOST`. "
         "[How settings are loaded](../configuration.md)."
     )
     for group in reference.groups():
         yield from ("", f"## [{group.name}]", "", group.description, "")
         rows = ((f"`{key.path}`", _code(key.default), _limits(key), key.description) for key in group.keys)
-        yield from table(("Key", "Default", "Values", "Purpose"), rows)
+        yield from table(("Setting", "Default", "Values", "Purpose"), rows)
 
 
 def _code(text: str) -> str:

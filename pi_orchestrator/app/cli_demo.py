@@ -22,7 +22,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add `demo`."""
     parser = subparsers.add_parser(
         "demo",
-        help="try it out on this machine: embedded broker, simulated cameras",
+        help="run everything on this machine: embedded broker, simulated cameras",
         description="Run the daemon with an embedded broker and simulated cameras, and show them being onboarded. "
         "Needs no Pi, no broker and no cloud; listens on this machine only. Stop with Ctrl-C.",
     )
@@ -34,7 +34,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="NAME:COUNT",
-        help="as in: sandbox cameras --help",
+        help="give COUNT cameras a fault; see: sandbox cameras --help",
     )
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     parser.set_defaults(func=demo)

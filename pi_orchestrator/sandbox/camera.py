@@ -1,4 +1,4 @@
-"""A simulated ESP-CAM: an MQTT client and an HTTP server, both on the camera's own address.
+"""A simulated ESP32 camera: an MQTT client and an HTTP server, both on the camera's own address.
 
 `run` boots the camera again and again. A boot starts at power-on (uptime 0), listens for HTTP, stays connected to the
 broker, and ends by a reboot (clean), by `power_off` (abrupt: the broker sends the last will) or with `run` (clean:

@@ -1,4 +1,4 @@
-"""`sandbox cameras`: a fleet of simulated ESP-CAMs for development, on loopback by default."""
+"""`sandbox cameras`: a fleet of simulated ESP32 cameras for development, on loopback by default."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     cameras = kinds.add_parser(
         "cameras",
-        help="run a fleet of simulated ESP-CAMs",
-        description="Run simulated ESP-CAMs with real MQTT and HTTP, each on its own address.",
+        help="run a fleet of simulated ESP32 cameras",
+        description="Run simulated ESP32 cameras with real MQTT and HTTP, each on its own address.",
     )
     cameras.set_defaults(func=run_cameras)
     add = cameras.add_argument
@@ -51,9 +51,13 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="S",
         help="seconds between status messages (%(default)s)",
     )
-    add("--ssid", default="DeliCasa-AP", metavar="NAME", help="WiFi network at the start (%(default)s)")
+    add("--ssid", default="DeliCasa-AP", metavar="NAME", help="WiFi network of the cameras at the start (%(default)s)")
     add(
-        "--rejoin", type=seconds_up_to(1e9), default=2.0, metavar="S", help="seconds between two networks (%(default)s)"
+        "--rejoin",
+        type=seconds_up_to(1e9),
+        default=2.0,
+        metavar="S",
+        help="seconds offline between two networks (%(default)s)",
     )
     add("--fault", action="append", default=[], metavar="NAME:COUNT", help="give COUNT cameras a fault; repeatable")
     # The help texts list the choices, because they would make the usage line too long.

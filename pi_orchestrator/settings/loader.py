@@ -39,7 +39,7 @@ Entry = tuple[tuple[str, ...], Any, str]
 class Layers:
     """The values below and above the overrides; `secrets` caches the secret files read so far.
 
-    Retired keys are in `warnings`, not in the layers.
+    Retired settings are in `warnings`, not in the layers.
     """
 
     below: tuple[Entry, ...] = field(repr=False)
@@ -53,8 +53,8 @@ class Layers:
 class Loaded:
     """Settings, and the origin of each value (`path` → `default`, `file`, `environment NAME`, …).
 
-    `ignored` are stored overrides without effect, each with the reason. `warnings` are the retired keys that are still
-    set, in any layer.
+    `ignored` are stored overrides without effect, each with the reason. `warnings` are the retired settings that are
+    still set, in any layer.
     """
 
     settings: Settings
@@ -169,7 +169,7 @@ Layer = Iterator[Entry]
 
 
 def _without_retired(below: Iterable[Entry], above: Iterable[Entry] = (), problems: Iterable[str] = ()) -> Layers:
-    """Split off the retired keys; each becomes a warning."""
+    """Split off the retired settings; each becomes a warning."""
     warnings: list[SettingWarning] = []
 
     def current(entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -194,7 +194,7 @@ class CameraSettings(Section):
 
 
 class AutoOnboardSettings(Section):
-    """`[auto_onboard]`: automatic onboarding of cameras (development only)."""
+    """`[auto_onboard]`: auto-onboarding of cameras (development only)."""
 
     enabled: bool = Field(False, description="initial value only; enable and disable by API or command persist")
     mode: Mode = Field(Mode.OFF, description="'dev' allows auto-onboarding; keep 'off' in production")

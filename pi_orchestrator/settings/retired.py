@@ -19,7 +19,7 @@ RETIRED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SettingWarning:
-    """A retired key that is still set: its path, where it is set, and why it has no effect."""
+    """A retired setting that is still set: its path, where it is set, and why it has no effect."""
 
     key: str
     origin: str

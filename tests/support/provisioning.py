@@ -17,7 +17,7 @@ BASE = "/api/v1/provisioning"
 HOME, SSID = "DeliCasa-AP", "Target-Net"
 PASSWORD = "correct horse battery"
 NO_AUTO_ONBOARDING = {"auto_onboard": {"enabled": False, "mode": "off"}}
-"""Settings without automatic onboarding: cameras are onboarded by sessions only."""
+"""Settings without auto-onboarding: cameras are onboarded by sessions only."""
 FAST = {"discovery_timeout_seconds": 30, "provisioning_timeout_seconds": 20, "verification_timeout_seconds": 10}
 
 
@@ -125,7 +125,7 @@ async def allow(admin, cameras):
 
 @contextlib.asynccontextmanager
 async def batch(rig, count, *, allowed=True, daemon=None, settings=None, **fleet):
-    """Cameras on the onboarding network, on the allowlist if `allowed`, and a daemon without automatic onboarding."""
+    """Cameras on the camera network, on the allowlist if `allowed`, and a daemon without auto-onboarding."""
     sections = NO_AUTO_ONBOARDING | (settings or {})
     async with rig.daemon(**sections) as running, rig.fleet(count, **({"rejoin_s": 0.2} | fleet)) as cameras:
         if allowed:

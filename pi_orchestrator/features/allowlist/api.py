@@ -250,7 +250,7 @@ async def remove(database: Database, path: MacPath, actor: Actor) -> None:
 
 
 async def bulk(database: Database, body: NewEntries, actor: Actor) -> BulkReport:
-    """Add up to 1,000 cameras. Good rows are applied, bad rows are in `errors`.
+    """Add up to 1,000 cameras. Valid rows are applied, invalid rows are in `errors`.
 
     `added` counts new entries, `updated` changed ones. `skipped` counts rows without effect: the entry has these values
     already, or an earlier row is the same. A row is bad if it contradicts an earlier row with the same MAC, or if the

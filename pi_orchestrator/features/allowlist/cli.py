@@ -38,10 +38,10 @@ def add_parser(subparsers: Subparsers) -> None:
         "import",
         help="add the cameras of a CSV file",
         description="Add the cameras of a CSV file. Its first line names the columns: mac, and optionally description"
-        " and container_id. Good rows are added, bad rows are reported. Exit code 1 if any row is bad.",
+        " and container_id. Valid rows are added, invalid rows are reported. Exit code 1 if any row is invalid.",
     )
     load.add_argument("file", metavar="FILE.csv", help="CSV file, or - for stdin")
-    load.add_argument("--dry-run", action="store_true", help="change nothing, print what each row would do")
+    load.add_argument("--dry-run", action="store_true", help="change nothing, print what each row would change")
     load.set_defaults(func=import_file)
     save = verbs.add_parser(
         "export",

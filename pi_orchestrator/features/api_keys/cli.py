@@ -21,7 +21,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("api-key", help="create, list and revoke API keys")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     creation = verbs.add_parser("create", help="create a key; it is shown once")
-    creation.add_argument("name", metavar="NAME", help="who will use the key")
+    creation.add_argument("name", metavar="NAME", help="name of the program or person that will use the key")
     creation.add_argument(
         "--scope", choices=("read", "operate", "admin"), default="operate", help="what the key permits (%(default)s)"
     )

@@ -24,7 +24,9 @@ def add_verbs(verbs: Subparsers) -> None:
     """Add `reboot` to `cameras`."""
     parser = verbs.add_parser("reboot", help="reboot a camera")
     parser.add_argument("id", metavar="CAMERA", help=CAMERA_ID)
-    parser.add_argument("--wait", action="store_true", help="wait until it is online again; exit code 1 if it is not")
+    parser.add_argument(
+        "--wait", action="store_true", help="wait until the camera is online again; exit code 1 if it does not return"
+    )
     parser.set_defaults(func=reboot)
 
 

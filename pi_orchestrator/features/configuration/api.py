@@ -53,7 +53,7 @@ async def show(configuration: Configuration) -> Config:
 
 
 async def change(configuration: Configuration, path: ConfigKey, body: NewValue, actor: Actor) -> ConfigResult:
-    """Set a key. The value is validated with all other settings, takes effect immediately and survives restarts.
+    """Change a setting. The value is validated with all others, takes effect immediately and is kept over restarts.
 
     On failure nothing is changed. 409 `CONFLICT` if the key cannot be set while the daemon runs, or if the value
     conflicts with other settings; the details explain it. Setting a secret to its mask changes nothing.
@@ -66,7 +66,7 @@ async def change(configuration: Configuration, path: ConfigKey, body: NewValue, 
 
 
 async def reset(configuration: Configuration, path: ConfigKey, actor: Actor) -> ConfigResult:
-    """Remove the override of a key: the value of file, environment or default applies again, as last loaded."""
+    """Remove the override of a setting: the value of file, environment or default applies again, as last loaded."""
     key = await configuration.reset(path.key, actor=actor)
     return ConfigResult(item=item(configuration, key), message=f"{key.path} is reset to its configured value")
 
@@ -77,12 +77,12 @@ async def show_bare(configuration: Configuration) -> BareConfig:
 
 
 async def change_bare(configuration: Configuration, path: ConfigKey, body: NewValue, actor: Actor) -> BareConfigResult:
-    """Set a key, for old dashboards."""
+    """Change a setting, for old dashboards."""
     result = await change(configuration, path, body, actor)
     return BareConfigResult(item=result.item, message=result.message)
 
 
 async def reset_bare(configuration: Configuration, path: ConfigKey, actor: Actor) -> BareConfigResult:
-    """Reset a key, for old dashboards."""
+    """Reset a setting, for old dashboards."""
     result = await reset(configuration, path, actor)
     return BareConfigResult(item=result.item, message=result.message)

@@ -21,14 +21,16 @@ BASE = "/api/v1/config"
 def add_parser(subparsers: Subparsers) -> None:
     """Add `check-config`, `show-config` and `config`."""
     check = subparsers.add_parser(
-        "check-config", help="check the configuration", description="List all errors; exit code 2 if there are any."
+        "check-config",
+        help="check the configuration",
+        description="List all errors of the configuration. Exit code 2 if there are any.",
     )
     add_config(check)
     check.set_defaults(func=check_config)
     show = subparsers.add_parser(
         "show-config",
         help="show the effective configuration",
-        description="All keys with their values, from file, environment, overrides and flags. Secrets are masked.",
+        description="Show every setting with its value from file, environment, overrides or flags. Secrets are masked.",
     )
     add_config(show)
     show.add_argument("--origin", action="store_true", help="also show the origin of each value")
@@ -42,19 +44,21 @@ def _add_verbs(parser: argparse.ArgumentParser) -> None:
     getting = verbs.add_parser(
         "get", help="show values and their origins", description="Show values and their origins. Secrets are masked."
     )
-    getting.add_argument("key", nargs="?", metavar="KEY", help="a key or a section; default: all")
+    getting.add_argument("key", nargs="?", metavar="KEY", help="a setting (section.name) or a section; default: all")
     getting.set_defaults(func=get)
     setting = verbs.add_parser(
         "set",
-        help="set a key while the daemon runs",
-        description="Set a key. The value takes effect immediately and survives restarts until it is reset. "
-        "Requires an admin key.",
+        help="change a setting of the running daemon, kept over restarts",
+        description="Change a setting. The value takes effect immediately and is kept over restarts until it is reset. "
+        "Requires an admin API key.",
     )
-    setting.add_argument("key", metavar="KEY", help="section.key, e.g. cameras.idle_after_s")
+    setting.add_argument("key", metavar="KEY", help="section.name, e.g. cameras.idle_after_s")
     setting.add_argument("value", metavar="VALUE", help="lists are comma-separated; - reads a secret from stdin")
     setting.set_defaults(func=put)
-    resetting = verbs.add_parser("reset", help="return a key to its value from file, environment or default")
-    resetting.add_argument("key", metavar="KEY", help="section.key")
+    resetting = verbs.add_parser(
+        "reset", help="remove the override: the value from file, environment or default applies again"
+    )
+    resetting.add_argument("key", metavar="KEY", help="section.name, e.g. cameras.idle_after_s")
     resetting.set_defaults(func=reset)
     for verb in (getting, setting, resetting):
         add_client(verb)
@@ -91,7 +95,7 @@ def show_config(args: argparse.Namespace) -> int:
 
 
 def get(args: argparse.Namespace) -> int:
-    """Print keys; of a single key only its value, for scripts."""
+    """Print settings; of a single setting only its value, for scripts."""
     sections = connect(args).get(BASE)["sections"]
     items = [item for section in sections for item in section["items"]]
     if args.key is not None:
@@ -109,13 +113,13 @@ def get(args: argparse.Namespace) -> int:
 
 
 def put(args: argparse.Namespace) -> int:
-    """Set a key."""
+    """Change a setting."""
     value = sys.stdin.readline().rstrip("\n") if args.value == "-" else args.value
     return _print_result(args, connect(args).put(f"{BASE}/{_quoted(args.key)}", {"value": value}))
 
 
 def reset(args: argparse.Namespace) -> int:
-    """Reset a key."""
+    """Reset a setting."""
     return _print_result(args, connect(args).post(f"{BASE}/{_quoted(args.key)}/reset"))
 
 
@@ -153,7 +157,7 @@ def _unknown(key: str) -> Exception:
 
 
 def _warn(loaded: Loaded) -> None:
-    """Print the settings without effect: retired keys, and overrides that the daemon ignores at start."""
+    """Print the settings without effect: retired settings, and overrides that the daemon ignores at start."""
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     overrides = loaded.overrides

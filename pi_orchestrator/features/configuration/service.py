@@ -237,7 +237,7 @@ def report(health: Health, loaded: Loaded, *more: str) -> None:
 
 
 def log_warnings(loaded: Loaded) -> None:
-    """Log each retired key that is still set."""
+    """Log each retired setting that is still set."""
     for warning in loaded.warnings:
         log.warning("setting has no effect", key=warning.key, origin=warning.origin, reason=warning.reason)
 

@@ -33,8 +33,9 @@ def add_verbs(verbs: Subparsers) -> None:
     unpairing.set_defaults(func=unpair)
     replacement = verbs.add_parser(
         "replace",
-        help="replace a camera by new hardware",
-        description="Replace a camera by new hardware, which takes over its name, position, registration and history.",
+        help="replace a camera with new hardware",
+        description="Replace a camera with new hardware, which takes over its name, position, registration and"
+        " history.",
     )
     replacement.add_argument("old", metavar="OLD", help=f"old camera: {CAMERA_ID}")
     replacement.add_argument("new", metavar="NEW", help=f"new camera: {CAMERA_ID}")
@@ -74,7 +75,7 @@ def unpair(args: argparse.Namespace) -> int:
 
 
 def replace(args: argparse.Namespace) -> int:
-    """Replace a camera by new hardware."""
+    """Replace a camera with new hardware."""
     client = connect(args)
     body = {"old_mac": _mac(client, args.old), "new_mac": _mac(client, args.new)}
     camera = client.post(f"{ESPCAM}/replace", body)

@@ -71,7 +71,7 @@ class PairingService:
         return await self._database.write(job)
 
     async def replace(self, old: Mac, new: Mac, actor: Actor) -> Camera:
-        """Replace a camera by new hardware, which takes over its name, position, registration and history."""
+        """Replace a camera with new hardware, which takes over its name, position, registration and history."""
         if old == new:
             raise ConflictError(f"{old} cannot replace itself", details="set new_mac to the MAC of the new camera")
         target, by = f"{old} by {new}", actor.key_name

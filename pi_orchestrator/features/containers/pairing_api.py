@@ -93,7 +93,7 @@ async def unpair(camera_service: CameraService, path: MacPath, actor: Actor) -> 
 
 
 async def replace(pairing: PairingService, body: Replacement, actor: Actor) -> ReplacementCamera:
-    """Replace a camera by new hardware, which takes over name, container, position, registration and history.
+    """Replace a camera with new hardware, which takes over name, container, position, registration and history.
 
     The old camera is unregistered and excluded from auto-onboarding. If auto-onboarding has already assigned the new
     camera, that position becomes free. If an operator has assigned it: 409 `CAMERA_ALREADY_ASSIGNED`.

@@ -33,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "events",
         help="show past events, and follow new ones",
-        description=f"The last {DEFAULT_COUNT} events, oldest first.",
+        description=f"Show the last {DEFAULT_COUNT} events, oldest first.",
     )
     add_client(parser)
     parser.add_argument("--follow", "-f", action="store_true", help="continue with new events until Ctrl-C")

@@ -22,7 +22,7 @@ def add_parser(subparsers: Subparsers) -> None:
     for name, help_text, function in (
         ("status", "show state, limits and counters", status),
         ("enable", "enable auto-onboarding (needs auto_onboard.mode = 'dev')", enable),
-        ("disable", "disable auto-onboarding immediately and durably (kill switch)", disable),
+        ("disable", "disable auto-onboarding immediately; it stays disabled after a restart (kill switch)", disable),
         ("events", "list onboarding events, newest first", events),
         ("explain", "show the policy's result for a camera, rule by rule", explain),
     ):
@@ -36,7 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
             )
             verb.add_argument("--since", metavar="TIME", help="only events at or after this ISO 8601 time")
             verb.add_argument(
-                "--limit", type=int, default=20, metavar="N", help="maximum number of rows, up to 100 (%(default)s)"
+                "--limit", type=int, default=20, metavar="N", help="maximum number of events, up to 100 (%(default)s)"
             )
         if name == "explain":
             verb.add_argument("mac", metavar="MAC", help="MAC in any format")

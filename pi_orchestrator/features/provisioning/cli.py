@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
+WAIT_HELP = "watch until the camera is verified or has failed; exit code 1 if it failed"
 STATES = ("discovered", "provisioning", "provisioned", "verifying", "verified", "failed")
 
 
@@ -28,8 +29,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "sessions",
         help="provision many cameras in a session",
-        description="Provision many cameras in a session. SESSION is a session id or its first characters;"
-        " without it, the open session is used.",
+        description="Provision many cameras in a session. Most verbs take an optional SESSION: an id or its"
+        " first characters. It can be omitted if exactly one session is open.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_start(verbs)
@@ -52,16 +53,18 @@ def add_parser(subparsers: Subparsers) -> None:
     ):
         verb = _add_session_verb(verbs, name, change_device, help_text, has_mac=True)
         if name != "skip":
-            verb.add_argument("--wait", action="store_true", help="watch until it ends; exit code 1 if it fails")
+            verb.add_argument("--wait", action="store_true", help=WAIT_HELP)
     _add_session_verb(verbs, "pause", pause, "pause a session: finish running steps, start nothing new")
     _add_watch(_add_session_verb(verbs, "resume", resume, "resume a session, also after a restart of the daemon"))
-    _add_session_verb(verbs, "close", close, "end a session: running steps get up to 30 s; erase its password")
-    _add_session_verb(verbs, "discard", discard, "end a session, cancel running steps; erase its password")
+    _add_session_verb(
+        verbs, "close", close, "end a session: wait up to 30 s for running steps, then erase its password"
+    )
+    _add_session_verb(verbs, "discard", discard, "end a session: cancel running steps and erase its password")
     _add_verb(
         verbs, "recoverable", recoverable, "list sessions that a restart has interrupted, to resume or discard them"
     )
     ended = _add_verb(verbs, "history", history, "list closed sessions, newest first")
-    ended.add_argument("--limit", type=int, default=20, metavar="N", help="maximum number of rows (%(default)s)")
+    ended.add_argument("--limit", type=int, default=20, metavar="N", help="maximum number of sessions (%(default)s)")
 
 
 def _add_start(verbs: Subparsers) -> None:
@@ -70,14 +73,19 @@ def _add_start(verbs: Subparsers) -> None:
         "start",
         start_session,
         "open a session",
-        details=". Cameras join the configured network unless --ssid names another. Its password is prompted for, or"
-        " read from a file or stdin; it is no argument, because other users can see arguments",
+        details=". Its cameras are sent the credentials of the target network: --ssid, or the network in the"
+        " configuration. The password of --ssid is prompted for, or read from a file or stdin. It cannot be an"
+        " argument, because other users of this machine can see arguments",
     )
-    start.add_argument("--ssid", metavar="NAME", help="network that the cameras join")
+    start.add_argument(
+        "--ssid", metavar="NAME", help="target network (default: provisioning.target_ssid and its password)"
+    )
     # Exclusive, but not an argparse group: that makes the usage line too long. start_session checks it.
-    start.add_argument("--password-file", metavar="FILE", help="read its password from the first line of a file")
-    start.add_argument("--password-stdin", action="store_true", help="read its password from the first line of stdin")
-    start.add_argument("--open", action="store_true", help="the network has no password")
+    start.add_argument(
+        "--password-file", metavar="FILE", help="file whose first line is the password of the target network"
+    )
+    start.add_argument("--password-stdin", action="store_true", help="read that password from the first line of stdin")
+    start.add_argument("--open", action="store_true", help="the target network has no password")
     start.add_argument("--interface", metavar="NAME", help="interface of the camera network (default: as configured)")
     for step in STEPS:
         start.add_argument(f"--{step}-timeout", type=int, metavar="S", help=f"timeout of {step}, in seconds")

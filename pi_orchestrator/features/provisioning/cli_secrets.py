@@ -19,7 +19,7 @@ def add_parser(subparsers: Subparsers) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     verb = verbs.add_parser(
         "rotate",
-        help="replace the key",
+        help="replace the key that encrypts stored passwords",
         description="Create a new key, encrypt every stored password with it, and destroy the old key."
         " Requires an admin API key. The daemon keeps running.",
     )

@@ -38,7 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "bundle",
         help="write diagnostics to one file",
         description="Write host status, configuration, log, cameras, sessions, events and operator actions to one"
-        " archive, with passwords and keys masked. If the daemon does not answer, the archive is built from files on disk.",
+        " archive, with passwords and keys masked. If the daemon does not answer, the files on disk are used.",
     )
     add_client(parser)
     parser.add_argument("--output", "-o", metavar="FILE", help="file to write; - for standard output")

@@ -24,7 +24,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "doctor",
         help="check this machine, and show how to fix problems",
-        description="Needs no running daemon. Exit code 1 if a check fails.",
+        description="Check this machine, and show how to fix problems. Needs no running daemon. Exit code 1 if a"
+        " check fails.",
     )
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -175,7 +176,7 @@ def _check_onboarding(settings: Settings) -> Finding:
 
 def _check_retired(loaded: Loaded) -> Finding:
     if not loaded.warnings:
-        return Finding("settings", "ok", "no retired keys are set")
+        return Finding("settings", "ok", "no retired settings are set")
     warnings = "; ".join(str(warning) for warning in loaded.warnings)
     return Finding("settings", "warn", warnings, "remove these keys; remove overrides only while the daemon is stopped")
 

@@ -145,7 +145,7 @@ async def test_reload_names_keys_that_need_restart(rig, tmp_path):
         assert (await reload())["restart_needed"] == []
 
 
-async def test_retired_keys_are_logged_and_ignored(rig, tmp_path):
+async def test_retired_settings_are_logged_and_ignored(rig, tmp_path):
     rig.state_dir.mkdir()
     overrides = rig.state_dir / "overrides.json"
     overrides.write_bytes(render({"auto_onboard.queue_limit": "10", "auto_onboard.burst_size": "7"}))
@@ -171,7 +171,7 @@ async def test_retired_keys_are_logged_and_ignored(rig, tmp_path):
         assert (status["max_per_minute"], status["burst_size"]) == (7, 7)
         assert (await process.api.get("/readyz")).json["ready"] is True
 
-        # An unknown key beside a retired key is still refused, and the retired keys are not logged again.
+        # An unknown key beside a retired setting is still refused, and the retired settings are not logged again.
         log_entry = await reload(expect=NOT_RELOADED, mqtt={"keepalive_s": 20, "keepaliv": 20})
         assert len(log_entry["problems"]) == 1
         assert log_entry["problems"][0].startswith("mqtt.keepaliv: unknown key")

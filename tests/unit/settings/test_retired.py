@@ -59,7 +59,7 @@ def state(tmp_path):
     return write
 
 
-def test_retired_keys_are_not_in_the_model_or_the_reference():
+def test_retired_settings_are_not_in_the_model_or_the_reference():
     assert not RETIRED.keys() & set(known_paths())
     assert not RETIRED.keys() & keys().keys()
     assert all(path.split(".")[0] in Settings.model_fields for path in RETIRED)
@@ -74,7 +74,7 @@ def test_configuration_without_retired_keys_has_no_warning():
 
 @each_retired_key
 @pytest.mark.parametrize("value", ["7", "-1", "[1, 2]", "'text'", "{a = 1}"])
-def test_retired_key_in_file_is_ignored_with_a_warning(file, path, value):
+def test_retired_setting_in_file_is_ignored_with_a_warning(file, path, value):
     section, key = path.split(".")
     config = file(f"[{section}]\n{key} = {value}\n")
     loaded = load(path=config, environ={})
@@ -85,7 +85,7 @@ def test_retired_key_in_file_is_ignored_with_a_warning(file, path, value):
 
 @each_retired_key
 @pytest.mark.parametrize("value", ["7", "", "text"])
-def test_retired_key_in_environment_is_ignored_with_a_warning(path, value):
+def test_retired_setting_in_environment_is_ignored_with_a_warning(path, value):
     name = environment_of(path)
     loaded = load(environ={name: value})
     assert loaded.settings == Settings()
@@ -93,14 +93,14 @@ def test_retired_key_in_environment_is_ignored_with_a_warning(path, value):
 
 
 @each_retired_key
-def test_retired_key_as_flag_is_ignored_with_a_warning(path):
+def test_retired_setting_as_flag_is_ignored_with_a_warning(path):
     loaded = load(environ={}, flags=tree_of(path, 7))
     assert loaded.settings == Settings()
     assert set_by(loaded) == [(path, "flag")]
 
 
 @each_retired_key
-def test_retired_key_from_program_is_ignored_with_a_warning(tmp_path, path):
+def test_retired_setting_from_program_is_ignored_with_a_warning(tmp_path, path):
     state_dir = {"state_dir": str(tmp_path)}
     tree = tree_of(path, 7)
     loaded = from_program(tree | {"storage": tree.get("storage", {}) | state_dir})
@@ -122,7 +122,7 @@ def test_retired_override_is_ignored_with_a_warning_and_kept_in_the_file(state, 
     assert changed.warnings == loaded.warnings
 
 
-# Several retired keys, and retired keys beside errors.
+# Several retired settings, and retired settings beside errors.
 
 
 def test_every_place_that_sets_a_retired_key_has_a_warning(file, state):

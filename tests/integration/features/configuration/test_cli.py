@@ -132,7 +132,7 @@ async def test_show_config_json_equals_toml(tmp_path):
         assert json.loads(json.dumps(tree[section].get(key))) == entry["value"], path
 
 
-async def test_retired_keys_are_warned(tmp_path):
+async def test_retired_settings_are_warned(tmp_path):
     state = tmp_path / "state"
     state.mkdir()
     overrides = state / "overrides.json"

@@ -271,7 +271,7 @@ def test_environment_has_no_settings():
     assert not {name for name in environment() if name.startswith(("PIORCH", "AUTO_ONBOARD", "API_KEY", "LOG_LEVEL"))}
 
 
-async def test_retired_keys_are_a_warning(doctor, rig):
+async def test_retired_settings_are_a_warning(doctor, rig):
     assert (await doctor())["settings"]["result"] == "ok"
     rig.state_dir.mkdir()
     file = rig.state_dir / "overrides.json"

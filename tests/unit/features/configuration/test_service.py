@@ -405,7 +405,7 @@ async def test_failed_reload_changes_nothing(bench):
     assert await bench.idle() == 61
 
 
-async def test_reload_with_retired_keys_keeps_their_overrides(bench):
+async def test_reload_with_retired_settings_keeps_their_overrides(bench):
     queue = "auto_onboard.queue_limit"
     bench.file.write_bytes(render({queue: "10", IDLE: "61"}))
     bench.environ["PIORCH_MQTT__KEEPALIVE_S"] = "20"
@@ -416,7 +416,7 @@ async def test_reload_with_retired_keys_keeps_their_overrides(bench):
     assert await bench.on_disk() == {queue: "10", IDLE: "62"}
 
 
-async def test_retired_key_cannot_be_set_or_reset(bench):
+async def test_retired_setting_cannot_be_set_or_reset(bench):
     for change in (bench.set("auto_onboard.queue_limit", "10"), bench.reset("auto_onboard.queue_limit")):
         with pytest.raises(NotFoundError, match="the setting auto_onboard.queue_limit no longer exists"):
             await change
