@@ -8,9 +8,9 @@ import platform
 import sys
 import time
 
-from tests.bench import answers, full, lifecycle, messages, onboarding, page, provisioning, rest, streams, sweep, writes
+from tests.bench import answers, full, idle, lifecycle, messages, onboarding, page, provisioning, streams, sweep, writes
+from tests.bench.environment import Environment
 from tests.bench.report import as_json, table
-from tests.bench.stage import Stage
 
 MEASURES = (
     ("P1", sweep.network_sweep),
@@ -23,51 +23,51 @@ MEASURES = (
     ("P6", answers.refusals),
     ("P7", writes.durable_writes),
     ("P8", streams.streams),
-    ("P9", rest.crowd),
+    ("P9", idle.many_cameras),
     ("P10 P13", lifecycle.start_and_stop),
     ("P13", streams.stop_with_streams),
     ("P15", provisioning.batch),
     ("F1", page.first_load),
 )
-AT_REST = (("P9", rest.memory), ("P11", rest.idle_cpu))
-LONG = "P12"
+IDLE_MEASURES = (("P9", idle.memory), ("P11", idle.idle_cpu))
+CARD_WRITES = "P12"
 NEED_ROOT = {"P1", "P9", "P11", "P12", "P16"}
 KNOWN = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12", "P13", "P15", "P16", "F1")
 
 
-async def measure(wanted):
-    """Rows, sorted by number."""
+async def measure(selected):
+    """Run the selected measures; returns rows in the order of KNOWN."""
     rows = []
-    with Stage.opened() as stage:
+    with Environment.opened() as env:
         async with contextlib.AsyncExitStack() as stack:
-            writing = None
-            if wanted & {"P9", "P11", "P12"}:
-                _tell("waiting until a daemon with fifty cameras is idle")
-                quiet = await stack.enter_async_context(rest.settled(stage))
-                if LONG in wanted:
-                    # Takes minutes. It counts the written bytes of one process, so other measurements do not matter.
-                    writing = asyncio.create_task(rest.card_writes(quiet))
-                for number, function in AT_REST:
-                    if number in wanted:
-                        rows += await _timed(number, function, quiet)
+            card_writes = None
+            if selected & {"P9", "P11", "P12"}:
+                _print_progress("waiting until a daemon with fifty cameras is idle")
+                daemons = await stack.enter_async_context(idle.idle_daemons(env))
+                if CARD_WRITES in selected:
+                    # Takes minutes. It counts the bytes that one process writes, so others may be measured meanwhile.
+                    card_writes = asyncio.create_task(idle.card_writes(daemons))
+                for number, function in IDLE_MEASURES:
+                    if number in selected:
+                        rows += await _run(number, function, daemons)
             for numbers, function in MEASURES:
-                if wanted & set(numbers.split()):
-                    rows += await _timed(numbers, function, stage)
-            if writing:
-                rows += await _timed(LONG, lambda task: task, writing)
-    rows = [row for row in rows if row.id in wanted]
+                if selected & set(numbers.split()):
+                    rows += await _run(numbers, function, env)
+            if card_writes:
+                rows += await _run(CARD_WRITES, lambda task: task, card_writes)
+    rows = [row for row in rows if row.id in selected]
     return sorted(rows, key=lambda row: KNOWN.index(row.id))
 
 
-async def _timed(numbers, function, argument):
-    _tell(f"{numbers} …")
-    began = time.monotonic()
+async def _run(numbers, function, argument):
+    _print_progress(f"{numbers} …")
+    started = time.monotonic()
     rows = await function(argument)
-    _tell(f"{numbers} took {time.monotonic() - began:.0f} s")
+    _print_progress(f"{numbers} took {time.monotonic() - started:.0f} s")
     return rows
 
 
-def _tell(text):
+def _print_progress(text):
     print(text, file=sys.stderr, flush=True)
 
 
@@ -79,21 +79,21 @@ def _machine():
 def main():
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measure the daemon and its references in about ten minutes. Run nothing else meanwhile.",
-        epilog="Exit codes: 0 measured, whatever the figures; 1 something broke; 2 bad arguments.",
+        description="Measure the daemon and its references, in about ten minutes. Run nothing else meanwhile.",
+        epilog="Exit codes: 0 measured, even if a target is missed; 1 a measurement failed; 2 wrong arguments.",
     )
-    parser.add_argument("--only", metavar="P4,P5", default=",".join(KNOWN), help="measure only these")
+    parser.add_argument("--only", metavar="P4,P5", default=",".join(KNOWN), help="run only these measures")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     args = parser.parse_args()
-    wanted = {number.strip().upper() for number in args.only.split(",")}
-    if not wanted <= set(KNOWN):
+    selected = {number.strip().upper() for number in args.only.split(",")}
+    if not selected <= set(KNOWN):
         parser.error(f"known measures: {', '.join(KNOWN)}")
-    if os.geteuid() != 0 and wanted & NEED_ROOT:
-        _tell(f"skipped, because network namespaces need root: {', '.join(sorted(wanted & NEED_ROOT))}")
-        wanted -= NEED_ROOT
+    if os.geteuid() != 0 and selected & NEED_ROOT:
+        _print_progress(f"skipped, because network namespaces need root: {', '.join(sorted(selected & NEED_ROOT))}")
+        selected -= NEED_ROOT
     machine = _machine()
     try:
-        rows = asyncio.run(measure(wanted))
+        rows = asyncio.run(measure(selected))
     except KeyboardInterrupt:
         sys.exit(130)
     print(as_json(rows) if args.json else f"{machine}\n\n{table(rows)}")

@@ -1,6 +1,6 @@
-"""The references: each does the minimum of the task, with the same libraries.
+"""The references: each does only what the task needs, with the libraries of the daemon.
 
-`http FILE` serves a file's bytes · `mqtt PORT` decodes status messages · `stack PORT` runs every library idly ·
+`http FILE` serves a file's bytes · `mqtt PORT` decodes status messages · `stack PORT` loads every library and idles ·
 `onboard DATABASE` does one GET and four commits per line · `naive DATABASE` commits every status message.
 """
 
@@ -40,7 +40,7 @@ async def http(file):
     async def answer(_request):
         return web.Response(body=body, content_type="application/json")
 
-    async def answer_and_close(_request):
+    async def answer_small_and_close(_request):
         return web.Response(body=b'{"status":"ok"}', content_type="application/json", headers={"Connection": "close"})
 
     async def answer_small(_request):
@@ -53,7 +53,7 @@ async def http(file):
     app.router.add_get("/bytes", answer)
     app.router.add_get("/page", answer_as_page)
     app.router.add_get("/small", answer_small)
-    app.router.add_post("/small", answer_and_close)
+    app.router.add_post("/small", answer_small_and_close)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -111,7 +111,7 @@ async def stack(port):
 
 
 async def onboard(database):
-    """For each input line with a camera's URL, print milliseconds."""
+    """For each input line, the URL of a camera: one GET and four commits; print the milliseconds."""
     import aiohttp
 
     connection = open_database(database)
@@ -119,16 +119,16 @@ async def onboard(database):
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            began = time.perf_counter()
+            started = time.perf_counter()
             async with session.get(line.strip()) as response:
                 json.loads(await response.read())
             for _ in range(4):
                 commit_row(connection)
-            print((time.perf_counter() - began) * 1000, flush=True)
+            print((time.perf_counter() - started) * 1000, flush=True)
 
 
 async def naive(database):
-    """Bytes written to disk per message, with one commit per message."""
+    """Print the bytes written to disk per message, with one commit for each message."""
     messages = 2000
     connection = open_database(database)
     connection.execute("CREATE TABLE presence (mac TEXT PRIMARY KEY, state TEXT, seen_at TEXT, payload TEXT)")

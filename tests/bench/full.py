@@ -12,66 +12,72 @@ import statistics
 import sys
 
 from tests.bench.answers import LIST, MESSAGES_PER_S
+from tests.bench.environment import CAMERAS
 from tests.bench.process import child
 from tests.bench.report import Row
-from tests.bench.stage import CAMERAS
 from tests.bench.streamer import CLIENTS
 from tests.support import lan
 from tests.support.waiting import eventually
 
 ROUNDS = 3
 ROUND_S = 5
-SETTLING_S = 1
+SETTLE_S = 1
 PICTURES_PER_S = 20
-"""Fifty cameras in turn: no camera gets a second request while its last picture is cached."""
+"""Fifty cameras in turn: the last picture of a camera is no longer cached when its next one is requested."""
 
 SCANS_PER_S = 1
 LISTS_PER_S = 50
 
 
-async def full_load(stage):
-    """P5: the list with and without load. P16: the event loop and a bare loop, both under load."""
-    quiet, busy, ours, bare = [], [], [], []
-    async with _at_work(stage) as (site, running, file):
-        everywhere = {"prefix": site.pi.prefix}
+async def full_load(env):
+    """P5: latency of the list with and without load. P16: lag of the event loop and of a bare loop, both under load."""
+    unloaded, loaded, ours, bare = [], [], [], []
+    async with _registered_cameras(env) as (site, running, file):
+        in_namespace = {"prefix": site.pi.prefix}
         async with (
-            child("tests.bench.load", "http", **everywhere) as lists,
+            child("tests.bench.load", "http", **in_namespace) as lists,
             child("tests.bench.lag", "bare") as reference,
         ):
             for _ in range(ROUNDS):
-                quiet.append(await _ask(lists, **LIST, rate=LISTS_PER_S, seconds=ROUND_S))
+                unloaded.append(await _request(lists, **LIST, rate=LISTS_PER_S, seconds=ROUND_S))
                 async with _load(site, running):
                     running.send(signal.SIGUSR1)
-                    asking = asyncio.create_task(_ask(lists, **LIST, rate=LISTS_PER_S, seconds=ROUND_S))
-                    bare.append(json.loads(await reference.ask(ROUND_S)))
-                    busy.append(await asking)
+                    listing = asyncio.create_task(_request(lists, **LIST, rate=LISTS_PER_S, seconds=ROUND_S))
+                    bare.append(json.loads(await reference.request(ROUND_S)))
+                    loaded.append(await listing)
                     running.send(signal.SIGUSR2)
                     await eventually(file.exists)
                     ours.append(json.loads(file.read_text()))
                     file.unlink()
-    load = f"{MESSAGES_PER_S} messages, {PICTURES_PER_S} pictures, {SCANS_PER_S} scan a second, {CLIENTS} streams"
+    load = f"{MESSAGES_PER_S} messages, {PICTURES_PER_S} pictures, {SCANS_PER_S} scan per second, {CLIENTS} streams"
     rows = []
-    for key, what, limit in (("p50_ms", "p50 under full load", None), ("p99_ms", "p99 under full load", 5)):
-        median, other = (statistics.median(one[key] for one in rounds) for rounds in (busy, quiet))
-        met = None if limit is None else median <= limit * other
+    for key, measure, limit in (("p50_ms", "p50 under full load", None), ("p99_ms", "p99 under full load", 5)):
+        median, reference_median = (
+            statistics.median(result[key] for result in rounds) for rounds in (loaded, unloaded)
+        )
+        met = None if limit is None else median <= limit * reference_median
         target = "" if limit is None else f"≤ {limit} ×"
-        note = f"its own without the load, {LISTS_PER_S} requests a second; the load: {load}"
-        rows.append(Row("P5", f"… {what}", "ms", median, other, median / other, target, met, note))
-    lag, other = (statistics.median(one["p99_ms"] for one in rounds) for rounds in (ours, bare))
-    longest = max(one["gc_ms"] for one in ours)
-    note = f"a bare loop's at the same time; the load as above; the longest pause for garbage was {longest:.0f} ms"
-    rows.append(Row("P16", "loop lag p99 under full load", "ms", lag, other, lag / other, "≤ 20 ms", lag <= 20, note))
+        note = f"its own latency without the load, at {LISTS_PER_S} requests per second; the load: {load}"
+        rows.append(
+            Row("P5", f"… {measure}", "ms", median, reference_median, median / reference_median, target, met, note)
+        )
+    lag, bare_lag = (statistics.median(result["p99_ms"] for result in rounds) for rounds in (ours, bare))
+    longest_gc = max(result["gc_ms"] for result in ours)
+    note = f"a bare loop at the same time, under the same load; the longest garbage collection took {longest_gc:.0f} ms"
+    rows.append(
+        Row("P16", "loop lag p99 under full load", "ms", lag, bare_lag, lag / bare_lag, "≤ 20 ms", lag <= 20, note)
+    )
     return rows
 
 
-async def _ask(helper, **request):
-    return json.loads(await helper.ask(json.dumps({"port": lan.API_PORT} | request)))
+async def _request(sender, **request):
+    return json.loads(await sender.request(json.dumps({"port": lan.API_PORT} | request)))
 
 
 @contextlib.asynccontextmanager
-async def _at_work(stage):
-    """(network, daemon, file of its lag): all cameras are registered."""
-    folder = stage.path("full")
+async def _registered_cameras(env):
+    """Yield (network, daemon, file with its lag); all cameras are registered."""
+    folder = env.path("full")
     command = (sys.executable, "-m", "tests.bench.lag", "daemon")
     file = folder / "lag"
     async with (
@@ -91,24 +97,26 @@ async def _at_work(stage):
 async def _load(site, running):
     """Apply the full load during the block; an unexpected answer aborts the run."""
     macs = [camera.mac for camera in site.cameras]
-    everywhere = {"prefix": site.pi.prefix}
-    seconds = ROUND_S + SETTLING_S
+    in_namespace = {"prefix": site.pi.prefix}
+    seconds = ROUND_S + SETTLE_S
     async with (
-        child("tests.bench.load", "messages", site.broker.port, MESSAGES_PER_S, ",".join(macs), **everywhere),
-        child("tests.bench.streamer", "clients", **everywhere) as streams,
-        child("tests.bench.load", "http", **everywhere) as pictures,
-        child("tests.bench.load", "http", **everywhere) as scans,
+        child("tests.bench.load", "messages", site.broker.port, MESSAGES_PER_S, ",".join(macs), **in_namespace),
+        child("tests.bench.streamer", "clients", **in_namespace) as streams,
+        child("tests.bench.load", "http", **in_namespace) as pictures,
+        child("tests.bench.load", "http", **in_namespace) as scans,
     ):
         streams.process.stdin.write(f"{lan.API_PORT} {seconds}\n".encode())
-        await streams.line()
+        await streams.next_line()
         paths = [f"/api/v1/cameras/{mac}/capture" for mac in macs]
-        working = [
-            asyncio.create_task(_ask(pictures, path=paths, method="POST", rate=PICTURES_PER_S, seconds=seconds)),
+        requests = [
+            asyncio.create_task(_request(pictures, path=paths, method="POST", rate=PICTURES_PER_S, seconds=seconds)),
             asyncio.create_task(
-                _ask(scans, path="/api/v1/espcam/scan", method="POST", status=202, rate=SCANS_PER_S, seconds=seconds)
+                _request(
+                    scans, path="/api/v1/espcam/scan", method="POST", status=202, rate=SCANS_PER_S, seconds=seconds
+                )
             ),
         ]
-        await asyncio.sleep(SETTLING_S / 2)
+        await asyncio.sleep(SETTLE_S / 2)
         yield
-        await asyncio.gather(*working)
-        await streams.line()
+        await asyncio.gather(*requests)
+        await streams.next_line()

@@ -13,7 +13,7 @@ import time
 from tests.bench.report import quantile
 
 
-def status_message(mac, *, uptime_s, **more):
+def status_message(mac, *, uptime_s, **changes):
     """(topic, payload) of a camera's status message."""
     fields = {
         "device_id": f"espcam-{mac.replace(':', '').lower()[-6:]}",
@@ -30,11 +30,11 @@ def status_message(mac, *, uptime_s, **more):
         "ssid": "DeliCasa-AP",
         "message_count": uptime_s,
     }
-    return f"camera/status/{mac}", json.dumps(fields | more)
+    return f"camera/status/{mac}", json.dumps(fields | changes)
 
 
 def publisher(port):
-    """A connected MQTT socket, ready for PUBLISH packets."""
+    """Connect to a broker; returns the socket, ready for PUBLISH packets."""
     sock = socket.create_connection(("127.0.0.1", port))
     # MQTT 3.1.1, clean session, no keep-alive.
     sock.sendall(_packet(0x10, _text("MQTT") + b"\x04\x02\x00\x00" + _text("bench-load")))
@@ -44,7 +44,7 @@ def publisher(port):
 
 
 def publish_packet(topic, payload):
-    """PUBLISH, QoS 0."""
+    """The bytes of a PUBLISH packet with QoS 0."""
     return _packet(0x30, _text(topic) + payload.encode())
 
 
@@ -79,42 +79,44 @@ class Connection(asyncio.Protocol):
         if self.answer is not None and not self.answer.done():
             self.answer.set_exception(error or ConnectionError("closed without an answer"))
 
-    def ask(self, request):
+    def send(self, request):
         """Send a request; returns a future of the status code."""
         self.answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return self.answer
 
 
-async def ask_for(seconds, *, port, path, method="GET", status=200, connections=4, rate=0.0, declare=0):
-    """Send requests repeatedly: {per_s, p50_ms, p99_ms}. `rate`: requests per second; 0 is unlimited.
+async def send_requests(seconds, *, port, path, method="GET", status=200, connections=4, rate=0.0, unsent_bytes=0):
+    """Send requests for `seconds`; returns {per_s, p50_ms, p99_ms}. `rate`: requests per second; 0 is unlimited.
 
-    Several paths are requested in turn. `declare`: Content-Length of a body that is never sent, with a new connection
-    for each request.
+    `path` may be a list: its paths are requested in turn. `unsent_bytes`: the Content-Length of a body that is never
+    sent, with a new connection for each request.
     """
     loop = asyncio.get_running_loop()
-    body = f"Content-Type: application/json\r\nContent-Length: {declare}\r\n" if declare else ""
+    body = f"Content-Type: application/json\r\nContent-Length: {unsent_bytes}\r\n" if unsent_bytes else ""
     paths = itertools.cycle([path] if isinstance(path, str) else path)
     latencies = []
-    began = time.perf_counter()
+    started_at = time.perf_counter()
 
     async def client(number):
         _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
-        due = began + number / rate if rate else 0.0
-        while (now := time.perf_counter()) < began + seconds:
-            started = now
+        due = started_at + number / rate if rate else 0.0
+        while (now := time.perf_counter()) < started_at + seconds:
+            sent_at = now
             if rate and now < due:
                 await asyncio.sleep(due - now)
-                started = time.perf_counter()
+                sent_at = time.perf_counter()
             elif rate:
-                started = due  # the previous answer was late: latency counts from the scheduled time
+                sent_at = due  # the previous answer was late: latency counts from the scheduled time
             path = next(paths)
-            got = await connection.ask(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{body}\r\n".encode())
-            latencies.append(time.perf_counter() - started)
-            if got != status:
-                raise RuntimeError(f"{method} {path} was answered by {got}, not {status}")
+            answered = await connection.send(
+                f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{body}\r\n".encode()
+            )
+            latencies.append(time.perf_counter() - sent_at)
+            if answered != status:
+                raise RuntimeError(f"{method} {path} was answered by {answered}, not {status}")
             due += connections / rate if rate else 0.0
-            if declare:
+            if unsent_bytes:
                 connection.transport.close()
                 _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
         connection.transport.close()
@@ -122,23 +124,23 @@ async def ask_for(seconds, *, port, path, method="GET", status=200, connections=
     async with asyncio.TaskGroup() as clients:
         for number in range(connections):
             clients.create_task(client(number))
-    per_s = len(latencies) / (time.perf_counter() - began)
+    per_s = len(latencies) / (time.perf_counter() - started_at)
     return {"per_s": per_s, "p50_ms": quantile(latencies, 0.5) * 1000, "p99_ms": quantile(latencies, 0.99) * 1000}
 
 
 def http():
-    """For each input line with arguments of `ask_for`, print a line with its result."""
+    """For each input line with arguments of `send_requests`, print a line with its result."""
     for line in sys.stdin:
-        print(json.dumps(asyncio.run(ask_for(**json.loads(line)))), flush=True)
+        print(json.dumps(asyncio.run(send_requests(**json.loads(line)))), flush=True)
 
 
 def messages(port, rate, macs):
     """Publish status messages of these cameras, evenly spaced, until the process is killed."""
     sock, cameras = publisher(int(port)), macs.split(",")
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     for number in itertools.count():
         packet = publish_packet(*status_message(cameras[number % len(cameras)], uptime_s=1000 + number))
-        time.sleep(max(0.0, began + number / float(rate) - time.perf_counter()))
+        time.sleep(max(0.0, started_at + number / float(rate) - time.perf_counter()))
         sock.sendall(packet)
 
 

@@ -3,14 +3,14 @@
 import contextlib
 import statistics
 
+from tests.bench.environment import api, daemon, wait_until_connected
 from tests.bench.process import child
 from tests.bench.report import Row
-from tests.bench.stage import api, connected, daemon
 from tests.support import browser
 from tests.support.waiting import eventually
 
 ROUNDS = 7
-BARE = "bare aiohttp with one page of the same number of bytes on the wire, in the same browser"
+BARE = "bare aiohttp with one page of the same size in bytes, in the same browser"
 
 # Runs before the page's scripts; records when the first card appears.
 WATCH = """
@@ -21,32 +21,34 @@ new MutationObserver((_, watch) => {
 PAINTED = 'performance.getEntriesByName("first-contentful-paint")[0]?.startTime'
 
 
-async def first_load(stage):
-    async with stage.settled_world("page") as rig, daemon(rig) as running, browser.opened() as chromium:
-        await connected(running)
+async def first_load(env):
+    async with env.rig_with_cameras("page") as rig, daemon(rig) as running, browser.opened() as chromium:
+        await wait_until_connected(running)
         async with api(running) as get:
             if not (await get("/api/v1/cameras"))["data"]["cameras"]:
                 raise RuntimeError("the daemon has no camera to show")
         size = round((await _load(chromium, f"{running.url}/", cards=True))["bytes"])
-        file = stage.path("page") / "page.html"
+        file = env.path("page") / "page.html"
         file.write_text(f"<!doctype html><title>Page</title><p>Page</p><!--{'x' * (size - 200)}-->")
         async with child("tests.bench.bare", "http", file) as bare:
-            url = f"http://127.0.0.1:{await bare.line()}/page"
+            url = f"http://127.0.0.1:{await bare.next_line()}/page"
             ours, reference = [], []
             for _ in range(ROUNDS):
                 ours.append(await _load(chromium, f"{running.url}/", cards=True))
                 reference.append(await _load(chromium, url))
     rows = []
-    for what, key, other, unit in (
+    for measure, key, reference_key, unit in (
         ("console page: bytes", "bytes", "bytes", "KiB"),
         ("… requests", "requests", "requests", ""),
         ("… first contentful paint", "paint", "paint", "ms"),
         ("… first camera card", "card", "paint", "ms"),
     ):
         median = statistics.median(load[key] for load in ours)
-        than = statistics.median(load[other] for load in reference)
+        reference_median = statistics.median(load[reference_key] for load in reference)
         scale = 1024 if unit == "KiB" else 1
-        rows.append(Row("F1", what, unit, median / scale, than / scale, median / than, note=BARE))
+        rows.append(
+            Row("F1", measure, unit, median / scale, reference_median / scale, median / reference_median, note=BARE)
+        )
     return rows
 
 
@@ -57,13 +59,15 @@ async def _load(chromium, url, *, cards=False):
         stack.push_async_callback(context.close)
         page = await context.new_page()
         await page.add_init_script(WATCH)
-        wire = await context.new_cdp_session(page)
-        await wire.send("Network.enable")
+        devtools = await context.new_cdp_session(page)
+        await devtools.send("Network.enable")
         sizes, requests = {}, set()
-        wire.on("Network.requestWillBeSent", lambda event: requests.add(event["requestId"]))
+        devtools.on("Network.requestWillBeSent", lambda event: requests.add(event["requestId"]))
         # Streams never finish loading, so their bytes are counted as they arrive.
-        wire.on("Network.dataReceived", lambda event: _add(sizes, event["requestId"], event["encodedDataLength"]))
-        wire.on("Network.loadingFinished", lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}))
+        devtools.on("Network.dataReceived", lambda event: _add(sizes, event["requestId"], event["encodedDataLength"]))
+        devtools.on(
+            "Network.loadingFinished", lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]})
+        )
         await page.goto(url)
         # Polled by the test: the page's content security policy forbids waiting inside it.
         card = await eventually(lambda: page.evaluate("window.firstCard")) if cards else 0.0

@@ -8,9 +8,10 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PIPE = asyncio.subprocess.PIPE
-STARTED_WITHIN_S = 20.0
+START_TIMEOUT_S = 20.0
 INSTALLED = os.environ.get("BENCH_INSTALLED_PYTHON", sys.executable)
-"""An interpreter that has an installation's libraries alone: some import others that only tests bring, if they can."""
+"""A Python interpreter with the runtime libraries only. Some libraries import optional packages, which the development
+environment has; that would increase the memory."""
 
 
 class Child:
@@ -20,17 +21,18 @@ class Child:
         self.process = process
         self.pid = process.pid
 
-    async def line(self):
+    async def next_line(self):
         """The next output line; raises RuntimeError if the process has exited."""
         async with asyncio.timeout(60):
             line = await self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a helper process exited with {await self.process.wait()}")
+            raise RuntimeError(f"a child process exited with code {await self.process.wait()}")
         return line.decode().strip()
 
-    async def ask(self, line):
+    async def request(self, line):
+        """Send an input line; returns the next output line."""
         self.process.stdin.write(f"{line}\n".encode())
-        return await self.line()
+        return await self.next_line()
 
 
 @contextlib.asynccontextmanager

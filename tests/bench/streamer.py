@@ -1,8 +1,9 @@
 """The two servers and the clients of P8, each a process that answers input lines with output lines.
 
-`ours CONFIG` is the daemon; `bare` is the minimum: a queue and a task per client, the same bytes. Both print their
-port. An input line with seconds then generates EVENTS_PER_S events per second for that time, each with its creation
-time. `clients` reads streams: for an input line with a port and seconds, it prints the delays.
+`ours CONFIG` is the daemon. `bare` does only what the task needs: a queue and a task per client, the same bytes. Both
+print their port. Then each input line is a duration in seconds: they send EVENTS_PER_S events per second for that
+duration, each with its creation time. `clients` reads streams: for an input line with a port and seconds, it
+prints the delays as JSON.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from tests.bench.report import quantile
 
 CLIENTS = 100
 EVENTS_PER_S = 50
-SETTLING_S = 0.5
+SETTLE_S = 0.5
 PATH = "/api/v1/events"
 TYPE = "device.state_changed"
 
@@ -33,17 +34,17 @@ def payload(number):
         "in_allowlist": True,
     }
     change = {"mac": device["mac"], "previous_state": "discovered", "new_state": "provisioning", "progress": 10}
-    return {"made_at": time.monotonic(), "number": number, **change, "device": device}
+    return {"bench_created_at": time.monotonic(), "number": number, **change, "device": device}
 
 
-async def serve(port, tell):
+async def serve(port, publish):
     """Print the port; then generate events for every input line with seconds."""
     print(port, flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
-        began = time.monotonic()
+        started = time.monotonic()
         for number in range(int(EVENTS_PER_S * float(line))):
-            await asyncio.sleep(began + number / EVENTS_PER_S - time.monotonic())
-            await tell(payload(number))
+            await asyncio.sleep(started + number / EVENTS_PER_S - time.monotonic())
+            await publish(payload(number))
         print("done", flush=True)
 
 
@@ -57,10 +58,10 @@ async def ours(config):
     configure(level="error", style="json")
     async with running(load(path=Path(config), environ={}).settings) as daemon:
 
-        async def tell(payload):
+        async def publish(payload):
             await daemon.app.resources.database.write(lambda tx: event_log.append(tx, RawEvent(TYPE, payload)))
 
-        await serve(daemon.listen[0].port, tell)
+        await serve(daemon.listen[0].port, publish)
 
 
 async def bare():
@@ -81,7 +82,7 @@ async def bare():
         queues.discard(queue)
         return response
 
-    async def tell(payload):
+    async def publish(payload):
         data = event_frame(
             TYPE, at="2026-01-22T15:00:00.000000Z", payload=payload, event_id=payload["number"], copy=True
         )
@@ -93,15 +94,15 @@ async def bare():
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    await serve(runner.addresses[0][1], tell)
+    await serve(runner.addresses[0][1], publish)
 
 
-class Reader(asyncio.Protocol):
+class StreamReader(asyncio.Protocol):
     """Read one stream, and record the delay of each event."""
 
-    def __init__(self, late):
-        self.late = late
-        self.rest = b""
+    def __init__(self, delays):
+        self.delays = delays
+        self.buffer = b""
 
     def connection_made(self, transport):
         self.transport = transport
@@ -109,28 +110,28 @@ class Reader(asyncio.Protocol):
 
     def data_received(self, data):
         now = time.monotonic()
-        *blocks, self.rest = (self.rest + data).split(b"\n\n")
+        *blocks, self.buffer = (self.buffer + data).split(b"\n\n")
         for block in blocks:
             # Skip unnamed copies, and events without a creation time.
-            if b"event:" in block and b'"made_at":' in block:
-                made_at = block.partition(b'"made_at":')[2].partition(b",")[0]
-                self.late.append(now - float(made_at))
+            if b"event:" in block and b'"bench_created_at":' in block:
+                created_at = block.partition(b'"bench_created_at":')[2].partition(b",")[0]
+                self.delays.append(now - float(created_at))
 
 
 async def read(port, seconds):
     """Read with all clients for `seconds`: {count, p50_ms, p99_ms}."""
-    loop, late = asyncio.get_running_loop(), []
+    loop, delays = asyncio.get_running_loop(), []
     readers = []
     for _ in range(CLIENTS):
-        _, reader = await loop.create_connection(lambda: Reader(late), "127.0.0.1", port)
+        _, reader = await loop.create_connection(lambda: StreamReader(delays), "127.0.0.1", port)
         readers.append(reader)
-    await asyncio.sleep(SETTLING_S)
+    await asyncio.sleep(SETTLE_S)
     print("reading", flush=True)
     await asyncio.sleep(seconds)
     for reader in readers:
         reader.transport.close()
-    seen = late or [0.0]
-    return {"count": len(late), "p50_ms": quantile(seen, 0.5) * 1000, "p99_ms": quantile(seen, 0.99) * 1000}
+    measured = delays or [0.0]
+    return {"count": len(delays), "p50_ms": quantile(measured, 0.5) * 1000, "p99_ms": quantile(measured, 0.99) * 1000}
 
 
 def clients():

@@ -1,4 +1,4 @@
-"""P1: find sixty hosts in a /24 in network namespaces, compared with `arp-scan` and `nmap -sn`."""
+"""P1: find 60 hosts of a /24 in network namespaces, compared with `arp-scan` and `nmap -sn`."""
 
 import contextlib
 import json
@@ -19,14 +19,14 @@ ENGINES = ("arp", "neighbour", "bare")
 ARP_SCAN = "arp-scan of the same namespace, its start included; ours is a daemon's sweep, which needs no start"
 NMAP = "nmap -sn of the same namespace, its start included"
 BARE = "a bare packet socket: all requests at once, until the last reply"
-ALONE = "the kernel's neighbour table, which needs no privilege; beside arp-scan"
+NEIGHBOUR = "the kernel's neighbour table, which needs no privilege; compared with arp-scan"
 
 
-async def network_sweep(stage):
+async def network_sweep(env):
     """One round: each scanner in turn, with an empty neighbour table."""
     sweeps = {name: [] for name in ENGINES}
-    theirs = {"arp-scan": [], "nmap": []}
-    folder = stage.path("sweep")
+    command_results = {"arp-scan": [], "nmap": []}
+    folder = env.path("sweep")
     async with lan.opened(folder, cameras=HOSTS, broker=False) as site, contextlib.AsyncExitStack() as stack:
         macs = {camera.mac for camera in site.cameras}
         commands = {
@@ -37,41 +37,41 @@ async def network_sweep(stage):
         for name in ENGINES:
             arguments = ("tests.bench.sweeper", name, site.interface, site.network, ",".join(macs))
             engines[name] = await stack.enter_async_context(child(*arguments, prefix=site.pi.prefix, python=INSTALLED))
-            await engines[name].line()
+            await engines[name].next_line()
         for _ in range(ROUNDS):
             for name, command in commands.items():
-                theirs[name].append(await site.pi.run(_scan, command, macs))
+                command_results[name].append(await site.pi.run(_scan, command, macs))
             for name, process in engines.items():
                 site.pi.ip("neigh", "flush", "dev", site.interface)
-                sweeps[name].append(json.loads(await process.ask("sweep")))
-    return _rows(sweeps, theirs)
+                sweeps[name].append(json.loads(await process.request("sweep")))
+    return _rows(sweeps, command_results)
 
 
-def _rows(sweeps, theirs):
-    ours, kernels, bare = (_medians(sweeps[name]) for name in ENGINES)
-    arp_scan, nmap = (_medians(rounds) for rounds in theirs.values())
-    known, over = (_ms(ours, arp_scan, key) for key in ("all_known_s", "over_s"))
-    found = [100 * other["found"] / HOSTS for other in (ours, arp_scan, kernels)]
+def _rows(sweeps, command_results):
+    ours, neighbour, bare = (_medians(sweeps[name]) for name in ENGINES)
+    arp_scan, nmap = (_medians(rounds) for rounds in command_results.values())
+    all_found, finished = (_ms(ours, arp_scan, key) for key in ("all_found_s", "finished_s"))
+    found = [100 * scanner["found"] / HOSTS for scanner in (ours, arp_scan, neighbour)]
     cpu = _ms(ours, arp_scan, "cpu_s")
     return [
-        Row("P1", "60 of a /24 are known", "ms", *known, "≤ 0.05 ×", known[-1] <= 0.05, ARP_SCAN),
-        Row("P1", "… beside nmap -sn", "ms", *_ms(ours, nmap, "all_known_s"), note=NMAP),
-        Row("P1", "… beside a bare socket", "ms", *_ms(ours, bare, "all_known_s"), note=BARE),
-        Row("P1", "… the sweep is over", "ms", *over, "≤ 0.5 ×", over[-1] <= 0.5, ARP_SCAN),
+        Row("P1", "60 hosts of a /24: all found", "ms", *all_found, "≤ 0.05 ×", all_found[-1] <= 0.05, ARP_SCAN),
+        Row("P1", "… compared with nmap -sn", "ms", *_ms(ours, nmap, "all_found_s"), note=NMAP),
+        Row("P1", "… compared with a bare socket", "ms", *_ms(ours, bare, "all_found_s"), note=BARE),
+        Row("P1", "… sweep finished", "ms", *finished, "≤ 0.5 ×", finished[-1] <= 0.5, ARP_SCAN),
         Row("P1", "… found", "%", *found[:2], found[0] / found[1], "100 %", found[0] == 100, ARP_SCAN),
-        Row("P1", "… CPU of a sweep", "ms", *cpu, "≤ 100 ms", cpu[0] <= 100, ARP_SCAN),
+        Row("P1", "… CPU per sweep", "ms", *cpu, "≤ 100 ms", cpu[0] <= 100, ARP_SCAN),
         Row("P1", "… peak memory, scapy loaded", "MiB", ours["peak_mib"]),
-        Row("P1", "without privilege: are known", "ms", *_ms(kernels, arp_scan, "all_known_s"), note=ALONE),
-        Row("P1", "… the sweep is over", "ms", *_ms(kernels, arp_scan, "over_s"), note=ALONE),
-        Row("P1", "… found", "%", found[2], found[1], found[2] / found[1], note=ALONE),
-        Row("P1", "… CPU of a sweep", "ms", *_ms(kernels, arp_scan, "cpu_s"), note=ALONE),
+        Row("P1", "without privilege: all found", "ms", *_ms(neighbour, arp_scan, "all_found_s"), note=NEIGHBOUR),
+        Row("P1", "… sweep finished", "ms", *_ms(neighbour, arp_scan, "finished_s"), note=NEIGHBOUR),
+        Row("P1", "… found", "%", found[2], found[1], found[2] / found[1], note=NEIGHBOUR),
+        Row("P1", "… CPU per sweep", "ms", *_ms(neighbour, arp_scan, "cpu_s"), note=NEIGHBOUR),
     ]
 
 
 def _medians(rounds):
     """Median of each time and minimum of found hosts; a time is infinite if not all hosts were found."""
-    medians = {key: statistics.median(_time(one[key]) for one in rounds) for key in rounds[0] if key != "found"}
-    return medians | {"found": min(one["found"] for one in rounds)}
+    medians = {key: statistics.median(_time(sweep[key]) for sweep in rounds) for key in rounds[0] if key != "found"}
+    return medians | {"found": min(sweep["found"] for sweep in rounds)}
 
 
 def _time(seconds):
@@ -79,9 +79,9 @@ def _time(seconds):
 
 
 def _ms(ours, reference, key):
-    """(ours, reference, ratio); for a command, the time of all hosts is its end."""
-    one, other = ours[key], reference.get(key, reference["over_s"])
-    return one * 1000, other * 1000, one / other
+    """(ours, reference, ratio); a command has found all hosts when it ends."""
+    value, reference_value = ours[key], reference.get(key, reference["finished_s"])
+    return value * 1000, reference_value * 1000, value / reference_value
 
 
 def _scan(command, macs):
@@ -93,7 +93,7 @@ def _scan(command, macs):
     _, process.returncode, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
     found = {mac.upper() for mac in re.findall(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}", out)} & macs
-    return {"over_s": seconds, "found": len(found), "cpu_s": usage.ru_utime + usage.ru_stime}
+    return {"finished_s": seconds, "found": len(found), "cpu_s": usage.ru_utime + usage.ru_stime}
 
 
 def _program(name):

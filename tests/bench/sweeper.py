@@ -16,24 +16,24 @@ ETH_P_ARP = 0x0806
 
 
 class Sightings:
-    """The expected MACs that this sweep has found, and the time of the last one."""
+    """The expected MACs that this sweep has found, and the seconds until all were found."""
 
     def __init__(self, macs):
         self.macs = macs
-        self.begin()
+        self.start()
 
-    def begin(self):
-        self.began = time.perf_counter()
-        self.found, self.all_known = set(), None
+    def start(self):
+        self.started = time.perf_counter()
+        self.found, self.all_found_s = set(), None
 
     def add(self, mac):
         if mac in self.macs:
             self.found.add(mac)
-        if len(self.found) == len(self.macs) and self.all_known is None:
-            self.all_known = time.perf_counter() - self.began
+        if len(self.found) == len(self.macs) and self.all_found_s is None:
+            self.all_found_s = time.perf_counter() - self.started
 
 
-class Bare:
+class BareScanner:
     """The minimal scanner: send all requests, read until all hosts have replied."""
 
     def __init__(self, sightings, interface, subnet):
@@ -42,14 +42,16 @@ class Bare:
         self.sock.bind((interface, ETH_P_ARP))
         self.sock.settimeout(WAIT_S)
         mac = self.sock.getsockname()[4]
-        mine = subnet[1].packed
-        head = b"\xff" * 6 + mac + ETH_P_ARP.to_bytes(2) + bytes.fromhex("0001080006040001") + mac + mine + bytes(6)
-        self.frames = [head + address.packed for address in subnet.hosts()]
+        own_address = subnet[1].packed
+        header = (
+            b"\xff" * 6 + mac + ETH_P_ARP.to_bytes(2) + bytes.fromhex("0001080006040001") + mac + own_address + bytes(6)
+        )
+        self.frames = [header + address.packed for address in subnet.hosts()]
 
     async def sweep(self):
         for data in self.frames:
             self.sock.send(data)
-        while self.sightings.all_known is None:
+        while self.sightings.all_found_s is None:
             data = self.sock.recv(128)
             if data[20:22] == b"\0\2":
                 self.sightings.add(data[22:28].hex(":").upper())
@@ -72,27 +74,31 @@ async def engine(name, sightings, interface, subnet):
     netlink = Netlink()
     link = await netlink.link(interface)
     netlink.close()
-    ours = Engine(clock=Clock(), on_sighting=on_sighting)
-    await ours.open(link, subnet)
+    opened = Engine(clock=Clock(), on_sighting=on_sighting)
+    await opened.open(link, subnet)
     targets = list(subnet.hosts())
 
     async def sweep():
-        await ours.sweep(targets, expected=frozenset(), progress=lambda share: None)
+        await opened.sweep(targets, expected=frozenset(), progress=lambda share: None)
 
     return sweep
 
 
 async def main(name, interface, subnet, macs):
     net, sightings = IPv4Network(subnet), Sightings(set(macs.split(",")))
-    sweep = Bare(sightings, interface, net).sweep if name == "bare" else await engine(name, sightings, interface, net)
+    sweep = (
+        BareScanner(sightings, interface, net).sweep
+        if name == "bare"
+        else await engine(name, sightings, interface, net)
+    )
     print("ready", flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         cpu = time.process_time()
-        sightings.begin()
+        sightings.start()
         await sweep()
         result = {
-            "all_known_s": sightings.all_known,
-            "over_s": time.perf_counter() - sightings.began,
+            "all_found_s": sightings.all_found_s,
+            "finished_s": time.perf_counter() - sightings.started,
             "found": len(sightings.found),
             "cpu_s": time.process_time() - cpu,
             "peak_mib": _peak_mib(),

@@ -12,7 +12,7 @@ from pi_orchestrator.storage import audit_log as actions
 from pi_orchestrator.storage import schema
 from pi_orchestrator.storage.database import Database
 from tests.bench.bare import commit_row, open_database
-from tests.bench.report import Row, paired
+from tests.bench.report import Row, medians_and_ratio
 
 CLIENTS = 16
 WRITES = 50
@@ -20,29 +20,29 @@ ROUNDS = 9
 ACTOR = Actor(key_name="bench", peer="-", correlation_id="-", action="bench")
 
 
-async def durable_writes(stage):
-    folder = stage.path("writes")
+async def durable_writes(env):
+    folder = env.path("writes")
     for name in ("ours.db", "bare.db"):
         schema.prepare(folder / name, backups=folder / "backups", backups_kept=1, closed_cleanly=True)
-    ours, reference, in_turn = [], [], []
+    ours, reference, one_connection = [], [], []
     async with Database(path=folder / "ours.db", clock=Clock(), bus=EventBus()).opened() as database:
         for _ in range(ROUNDS):
-            ours.append(await _ours(database))
-            reference.append(await asyncio.to_thread(_sixteen_connections, folder / "bare.db"))
-            in_turn.append(await asyncio.to_thread(_one_connection, folder / "bare.db"))
+            ours.append(await _rate_of_daemon(database))
+            reference.append(await asyncio.to_thread(_rate_of_16_connections, folder / "bare.db"))
+            one_connection.append(await asyncio.to_thread(_rate_of_1_connection, folder / "bare.db"))
     rows = []
     note = "sqlite3, FULL, a commit for each row: from 16 connections; then from one alone"
-    for measure, other, promised in (
+    for measure, references, has_target in (
         ("durable writes, 16 clients", reference, True),
-        ("… beside a single connection", in_turn, False),
+        ("… compared with 1 connection", one_connection, False),
     ):
-        median, bare_median, ratio = paired(ours, other)
-        target, met = ("≥ 1.0 ×", ratio >= 1) if promised else ("", None)
+        median, bare_median, ratio = medians_and_ratio(ours, references)
+        target, met = ("≥ 1.0 ×", ratio >= 1) if has_target else ("", None)
         rows.append(Row("P7", measure, "/s", median, bare_median, ratio, target, met, note))
     return rows
 
 
-async def _ours(database):
+async def _rate_of_daemon(database):
     async def job(tx):
         await actions.record(tx, ACTOR)
 
@@ -50,12 +50,12 @@ async def _ours(database):
         for _ in range(WRITES):
             await database.write(job)
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    return CLIENTS * WRITES / (time.perf_counter() - began)
+    return CLIENTS * WRITES / (time.perf_counter() - started)
 
 
-def _sixteen_connections(path):
+def _rate_of_16_connections(path):
     def client():
         with contextlib.closing(open_database(path)) as connection:
             for _ in range(WRITES):
@@ -64,7 +64,7 @@ def _sixteen_connections(path):
     return _rate([threading.Thread(target=client) for _ in range(CLIENTS)])
 
 
-def _one_connection(path):
+def _rate_of_1_connection(path):
     def client():
         with contextlib.closing(open_database(path)) as connection:
             for _ in range(CLIENTS * WRITES):
@@ -74,9 +74,9 @@ def _one_connection(path):
 
 
 def _rate(threads):
-    began = time.perf_counter()
+    started = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return CLIENTS * WRITES / (time.perf_counter() - began)
+    return CLIENTS * WRITES / (time.perf_counter() - started)

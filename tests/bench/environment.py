@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 
 from pi_orchestrator.sandbox.fleet import make_macs
-from tests.bench.process import CHECKOUT, STARTED_WITHIN_S, child, clean_env
+from tests.bench.process import CHECKOUT, START_TIMEOUT_S, child, clean_env
 from tests.support.broker import Broker, free_port
 from tests.support.rig import Rig
 from tests.support.waiting import eventually
@@ -49,21 +49,21 @@ class Daemon:
 
     async def stop(self):
         """Send SIGTERM; returns the seconds until exit."""
-        began = time.monotonic()
+        started = time.monotonic()
         self.process.terminate()
         code = await self.process.wait()
         if code != 0:
             raise RuntimeError(f"the daemon stopped with exit code {code}")
-        return time.monotonic() - began
+        return time.monotonic() - started
 
 
-class Stage:
+class Environment:
     """The environment of one run; open it with `opened`."""
 
     def __init__(self, folder):
         self.folder = folder
         self.macs = make_macs(CAMERAS, seed=1)
-        self._seed = None
+        self._registered = None
 
     @classmethod
     @contextlib.contextmanager
@@ -75,7 +75,7 @@ class Stage:
             shutil.rmtree(folder)
 
     def path(self, name):
-        """Create a new folder below that of the stage."""
+        """Create a new folder below that of the environment."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
 
     @contextlib.asynccontextmanager
@@ -90,17 +90,17 @@ class Stage:
             await broker.stop()
 
     @contextlib.asynccontextmanager
-    async def settled_world(self, name):
-        """A rig whose database has fifty registered cameras."""
-        if self._seed is None:
-            self._seed = await self._register_cameras()
+    async def rig_with_cameras(self, name):
+        """A rig with fifty registered cameras in its database, which is made once and copied."""
+        if self._registered is None:
+            self._registered = await self._register_cameras()
         async with self.rig(name) as rig:
-            rig.network, rig.camera_port = self._seed.network, self._seed.camera_port
-            shutil.copytree(self._seed.state_dir, rig.state_dir)
+            rig.network, rig.camera_port = self._registered.network, self._registered.camera_port
+            shutil.copytree(self._registered.state_dir, rig.state_dir)
             yield rig
 
     async def _register_cameras(self):
-        async with self.rig("seed") as rig, daemon(rig) as running, fleet(rig, CAMERAS):
+        async with self.rig("registered") as rig, daemon(rig) as running, fleet(rig, CAMERAS):
             await eventually(lambda: running.rows("SELECT count(*) FROM assignments")[0][0] == CAMERAS, within=30)
             await running.stop()
         return rig
@@ -127,7 +127,7 @@ async def daemon(rig, *, python=sys.executable, env=None, **sections):
             stderr=stderr,
         )
         try:
-            await _until_ready(notify)
+            await _wait_until_ready(notify)
             ready = time.monotonic()
             file = f"file:{rig.state_dir}/orchestrator.db?mode=ro"
             with contextlib.closing(sqlite3.connect(file, uri=True)) as database:
@@ -163,7 +163,7 @@ async def fleet(rig, count, *, interval=10.0):
 
 @contextlib.asynccontextmanager
 async def api(running):
-    """`get(path)` → the decoded JSON answer."""
+    """Yield `get(path)`, which returns the decoded JSON answer."""
     async with aiohttp.ClientSession(running.url) as session:
 
         async def get(path):
@@ -180,7 +180,7 @@ async def metric(running, name):
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
-async def connected(running):
+async def wait_until_connected(running):
     """Wait until the daemon is connected to its broker and subscribed."""
 
     async def is_connected():
@@ -189,8 +189,8 @@ async def connected(running):
     await eventually(is_connected)
 
 
-async def _until_ready(notify):
-    async with asyncio.timeout(STARTED_WITHIN_S):
+async def _wait_until_ready(notify):
+    async with asyncio.timeout(START_TIMEOUT_S):
         while await asyncio.get_running_loop().sock_recv(notify, 4096) != b"READY=1":
             pass
 
@@ -206,10 +206,10 @@ def _toml(name, section):
 
 
 def _real_disk():
-    """A folder on a disk; durable write figures are meaningless in memory."""
+    """A temporary folder on a disk; in memory, the figures of durable writes would mean nothing."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     for folder in (tempfile.gettempdir(), "/var/tmp", str(CHECKOUT)):
-        inside = [mount for mount in mounts if os.path.commonpath([mount[1], folder]) == mount[1]]
-        if max(inside, key=lambda mount: len(mount[1]))[2] not in MEMORY_FILE_SYSTEMS:
+        mounts_above = [mount for mount in mounts if os.path.commonpath([mount[1], folder]) == mount[1]]
+        if max(mounts_above, key=lambda mount: len(mount[1]))[2] not in MEMORY_FILE_SYSTEMS:
             return folder
     raise RuntimeError("no temporary folder on a disk: set TMPDIR to a folder on a disk")
