@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A family of samples; each sample is the values of `labels`, in their order, and a number.
+    """A metric with its samples; each sample is the values of `labels`, in the same order, and a number.
 
     A counter's name is without `_total`, which the page adds. An `info` has labels and no number.
     """

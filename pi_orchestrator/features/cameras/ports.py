@@ -74,7 +74,7 @@ class Recovery(Protocol):
         """Time of the last failure."""
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """Message of the last failure."""
 
     @property
@@ -99,7 +99,7 @@ class _Healthy:
     since: float = 0.0
     failures: int = 0
     failed_at: float | None = None
-    trouble: str = ""
+    last_error: str = ""
     advice: str = ""
 
 

@@ -23,7 +23,7 @@ from pi_orchestrator.storage.database import Database, Tx
 
 
 class CameraService:
-    """Rename, unpair, and lift exclusions."""
+    """Renames and unpairs cameras, and lifts exclusions."""
 
     def __init__(self, *, database: Database, registry: DeviceRegistry, registrar: CameraRegistrar) -> None:
         self._database = database

@@ -218,7 +218,7 @@ class CameraViews:
         recovery, picture = self.ports.recovery.of(mac), self.ports.pictures.peek_last(mac)
         return (
             recovery.state,
-            recovery.trouble,
+            recovery.last_error,
             self.ports.reboots.is_rebooting(mac),
             picture.taken_at if picture else None,
         )
@@ -281,7 +281,7 @@ class CameraViews:
                 connection_quality=connection_quality(rssi),
                 error_count=device.error_count if device else 0,
                 last_error=self._error_message(mac),
-                last_error_time=self._to_wall_time(recovery.failed_at) if recovery.trouble else None,
+                last_error_time=self._to_wall_time(recovery.failed_at) if recovery.last_error else None,
                 avg_capture_time_ms=self.ports.pictures.average_ms(mac),
                 remedy=RemedyView(
                     state=recovery.state,
@@ -318,11 +318,11 @@ class CameraViews:
         """The current error of a camera; None if it has none."""
         recovery, device = self.ports.recovery.of(mac), self._registry.get(mac)
         if recovery.state is RecoveryState.NEEDS_POWER_CYCLE:
-            is_reboot_error = recovery.trouble.startswith(ErrorCode.REBOOT_FAILED)
-            return recovery.trouble if is_reboot_error else f"needs power cycle: {recovery.trouble}"
+            is_reboot_error = recovery.last_error.startswith(ErrorCode.REBOOT_FAILED)
+            return recovery.last_error if is_reboot_error else f"needs power cycle: {recovery.last_error}"
         if device and device.unstable:
             return f"unstable: it went offline {len(device.drops)} times in the last minutes"
-        return recovery.trouble or (device.last_error if device else None)
+        return recovery.last_error or (device.last_error if device else None)
 
     def _to_wall_time(self, at: float | None) -> str | None:
         return None if at is None else rfc3339(self._clock.wall() - timedelta(seconds=self._clock.monotonic() - at))

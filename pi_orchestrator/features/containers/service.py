@@ -106,9 +106,9 @@ class ContainerService:
             camera = await camera_store.find(tx, mac) if mac else None
             if camera is None:
                 raise camera_not_found(name)
-            is_there = camera.container_id == container_id
-            await audit_log.record(tx, actor, target=camera.mac, outcome=audit_log.removal_outcome(is_there))
-            if not is_there:
+            is_in_container = camera.container_id == container_id
+            await audit_log.record(tx, actor, target=camera.mac, outcome=audit_log.removal_outcome(is_in_container))
+            if not is_in_container:
                 return camera
             await camera_store.unassign(tx, camera.mac)
             without = replace(camera, container_id=None, position=None, paired_at=None)

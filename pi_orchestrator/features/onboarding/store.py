@@ -1,4 +1,4 @@
-"""SQL of onboarding events and of the state that survives a restart: toggle, token bucket, metrics."""
+"""SQL of onboarding events, and of the state that is kept over restarts: enabled or not, token bucket, metrics."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The stored state that the worker starts from."""
+    """The stored state with which the worker starts."""
 
     enabled: bool
     bucket: BucketState | None
@@ -57,7 +57,7 @@ class OnboardingEventPage:
 
 
 async def init_state(tx: Tx, *, enabled: bool) -> None:
-    """Store the initial toggle value; no effect if a value is already stored."""
+    """Store whether onboarding is enabled, unless a value is already stored."""
     await tx.run("INSERT INTO onboarding_state (id, enabled) VALUES (1, ?) ON CONFLICT (id) DO NOTHING", (enabled,))
 
 
@@ -83,13 +83,13 @@ async def load_state(database: Database) -> State:
 
 
 async def is_enabled(tx: Tx) -> bool:
-    """The toggle as of this transaction."""
+    """Whether onboarding is enabled, read within this transaction."""
     rows = await tx.run("SELECT enabled FROM onboarding_state WHERE id = 1")
     return bool(rows[0]["enabled"])
 
 
 async def set_enabled(tx: Tx, *, enabled: bool) -> None:
-    """Set the toggle."""
+    """Store whether onboarding is enabled."""
     await tx.run("UPDATE onboarding_state SET enabled = ? WHERE id = 1", (enabled,))
 
 

@@ -16,11 +16,11 @@ from pi_orchestrator.features.provisioning.session import Session
 from pi_orchestrator.features.provisioning.session_device import Sent, SessionDevice
 
 SETTLED_S = 3.0
-"""A camera that accepted its credentials leaves within this time; if it is still present, it did not accept."""
+"""A camera that accepts its credentials leaves within this time; if it is still on the network, it did not accept."""
 SETTLED_UNNAMED_S = 10.0
 """The same for a camera whose firmware does not report its network."""
 POLL_S = 0.1
-"""Interval between checks of received messages; sends no request."""
+"""Interval between checks of received messages; a check sends no request."""
 PROBE_INTERVAL_S = 1.0
 """Minimum time between two requests to a camera whose return is awaited."""
 RECONNECT_S = 10.0
@@ -33,7 +33,7 @@ class Report:
 
     status: Status
     address: str | None
-    """The address in the message, else the one it answers for on the camera network."""
+    """The address in the message, else the one that the camera answers for on the camera network."""
     sent_ip: str
     since_sent_s: float
     """Seconds from the send to the message; infinite if this machine has rebooted in between."""
@@ -50,7 +50,9 @@ class Report:
         return self.address if self.status.ssid is None and self.address != self.sent_ip else None
 
     def wrong_network(self, target_ssid: str, now: float) -> str | None:
-        """The camera's network if it has rebooted since the send and has settled on another network than the target."""
+        """The camera's network, if the camera has rebooted since the send and has been connected for SETTLED_S from
+        another network than the target.
+        """
         # A new MQTT session is no proof of a reboot: after a restart of the daemon every session is new.
         has_rebooted = self.status.uptime_s is not None and self.status.uptime_s < self.since_sent_s
         has_settled = now - self.connected_at >= SETTLED_S
@@ -117,23 +119,23 @@ class ReturnWatch:
         return report_since(device.sent, seen, self._registry.address_of(device.mac), boot_id=self._boot_id)
 
     def return_address(self, session: Session, device: SessionDevice) -> str | None:
-        """The address from which it has reported on the target network; None if it has not."""
+        """The address from which the camera has reported on the target network; None if it has not."""
         report = self.report(device)
         return report.return_address(session.target_ssid) if report else None
 
     def names_no_network(self, device: SessionDevice) -> bool:
-        """Whether it has reported since the send without naming its network."""
+        """Whether the camera has reported since the send, without its network."""
         report = self.report(device)
         return report is not None and report.status.ssid is None
 
     def wrong_network(self, session: Session, device: SessionDevice, now: float) -> str | None:
-        """The network on which it has settled instead of the target network, if any."""
+        """The network that the camera has joined instead of the target network, if any."""
         report = self.report(device)
         return report.wrong_network(session.target_ssid, now) if report else None
 
 
 class ListeningTime:
-    """a timeout for an MQTT message that is suspended while the broker cannot deliver messages."""
+    """A timeout for an MQTT message, suspended while the broker cannot deliver messages."""
 
     def __init__(self, limit_s: float, now: float) -> None:
         self._left_s = limit_s
@@ -146,7 +148,7 @@ class ListeningTime:
         return self._left_s
 
     def advance(self, now: float, *, is_connected: bool) -> None:
-        """Count the time since the last call, unless the broker is disconnected or was within RECONNECT_S."""
+        """Count the time since the last call, unless the broker is disconnected or was within the last RECONNECT_S."""
         if not is_connected:
             self._suspended_until = now + RECONNECT_S
         elif now >= self._suspended_until:

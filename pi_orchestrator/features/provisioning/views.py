@@ -1,4 +1,4 @@
-"""Sessions and their devices as JSON, the same for the API, the events and the streams' snapshots."""
+"""Sessions and their devices as JSON, in one format for the API, the events and the snapshots of streams."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Timeout = Annotated[int, Field(ge=1, le=86400)]
 
 
 class SessionTimes(ApiModel):
-    """Timeouts in seconds: of the discovery phase, and of each camera's two steps."""
+    """Timeouts in seconds: of discovery, and of the two steps of each camera."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,8 +51,8 @@ class SessionTimes(ApiModel):
 class SessionView(ApiModel):
     """A session. `provisioned_count` counts the devices that accepted the credentials, verified devices included.
 
-    `expires_at` is the time of its expiry without activity, `ending` the reason why it ended. `interrupted` is present
-    while it waits to be resumed after a restart.
+    `expires_at`: when it expires if nothing happens. `ending`: why it ended. `interrupted` is present while it waits to
+    be resumed after a restart of the daemon.
     """
 
     id: str
@@ -162,7 +162,7 @@ class DeviceResult(ApiModel):
 
 
 class ProvisionAllResult(ApiModel):
-    """Result of a request for all. `initiated_count`: cameras now under way, requested now or earlier."""
+    """Result of `provision-all`. `initiated_count`: cameras that are being provisioned, started now or earlier."""
 
     initiated_count: int
     skipped_count: int

@@ -36,7 +36,7 @@ class RecoveryLadder:
     since: float = 0.0
     failures: int = 0
     failed_at: float | None = None
-    trouble: str = ""
+    last_error: str = ""
     was_rebooted: bool = False
     rebooted_at: float | None = None
 
@@ -58,7 +58,7 @@ class RecoveryLadder:
     def capture_failed(self, reason: str, now: float, *, seen_at: float, limit: int, auto_reboot: bool) -> bool:
         """A capture failed by the fault of the camera, last seen at `seen_at`; True if it must be rebooted."""
         self.failures += 1
-        self.failed_at, self.trouble = now, reason
+        self.failed_at, self.last_error = now, reason
         if self.state is RecoveryState.OK:
             self._set_state(RecoveryState.RETRYING, now)
         if self.state is not RecoveryState.RETRYING or self.failures < limit:
@@ -90,7 +90,7 @@ class RecoveryLadder:
 
     def reboot_failed(self, reason: str, now: float) -> None:
         """The camera did not reboot, or is not online again."""
-        self.trouble, self.failed_at = reason, now
+        self.last_error, self.failed_at = reason, now
         self.was_rebooted = True
         self._set_state(RecoveryState.NEEDS_POWER_CYCLE, now)
 
@@ -100,7 +100,7 @@ class RecoveryLadder:
             self._reset(now)
 
     def _reset(self, now: float) -> None:
-        self.failures, self.trouble, self.was_rebooted = 0, "", False
+        self.failures, self.last_error, self.was_rebooted = 0, "", False
         self._set_state(RecoveryState.OK, now)
 
     def _set_state(self, state: RecoveryState, now: float) -> None:

@@ -17,7 +17,9 @@ VERBS = ("list", "add", "remove", "import", "export")
 async def cli(rig, tmp_path):
     """`await cli("list", ...)` runs the command in `cli.folder`; `cli.mark_used(mac)` marks an entry as used."""
     async with daemon(rig, tmp_path, connected=False) as process:
-        config = write_toml(tmp_path / "config.toml", rig.tree(http={"listen": [process.api.url[7:]]}))
+        config = write_toml(
+            tmp_path / "config.toml", rig.tree(http={"listen": [process.api.url.removeprefix("http://")]})
+        )
         folder = tmp_path / "here"
         folder.mkdir()
 
@@ -113,8 +115,8 @@ async def test_add_again_keeps_other_fields(cli):
     await cli("add", MAC, "--description", "Camera 1", "--container", "box")
     changed = (await cli("add", MAC, "--description", "Camera 2", "--json")).json
     assert (changed["description"], changed["container_id"]) == ("Camera 2", "box")
-    bare = (await cli("add", MAC, "--container", "", "--json")).json
-    assert bare.keys() == {"mac", "description", "added_at", "used"}
+    without_container = (await cli("add", MAC, "--container", "", "--json")).json
+    assert without_container.keys() == {"mac", "description", "added_at", "used"}
 
 
 async def test_remove_of_unlisted_macs_exits_with_1(cli):
@@ -129,7 +131,7 @@ async def test_remove_of_unlisted_macs_exits_with_1(cli):
     assert (await cli("remove", MAC, "--json", code=1)).json["missing"] == [MAC]
 
 
-async def test_invalid_fields_are_refused_by_name(cli):
+async def test_invalid_fields_are_named_in_error(cli):
     done = await cli("add", "zz", "--description", "x" * 201, "--container", "a b", code=1)
     assert done.out == ""
     assert all(name in done.err for name in ("mac: 'zz'", "description: 201", "container_id: "))
@@ -141,7 +143,7 @@ async def test_invalid_fields_are_refused_by_name(cli):
 # Files.
 
 
-async def test_import_after_dry_run(cli):
+async def test_import_does_what_dry_run_printed(cli):
     await cli("add", OTHER, "--description", "old")
     await cli("add", THIRD)
     name = write(cli, "cameras.csv", f"{MAC},Camera 1,{BOX}", f"{OTHER},new,", f"{THIRD},,")
@@ -162,7 +164,7 @@ async def test_import_after_dry_run(cli):
 
 
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]], ids=["import", "dry run"])
-async def test_import_with_bad_rows_exits_with_1(cli, dry_run):
+async def test_import_with_invalid_rows_exits_with_1(cli, dry_run):
     name = write(cli, "cameras.csv", f"{MAC},Camera 1,box", "zz\x1b[2J,x,box", "", f"{OTHER},{'x' * 201},a b")
     done = await cli("import", name, *dry_run, code=1)
     assert [line for line in done.err.splitlines() if len(line) > 80] == []
@@ -170,7 +172,7 @@ async def test_import_with_bad_rows_exits_with_1(cli, dry_run):
     assert first.startswith("line 3: mac: 'zz\\x1b[2J' is not a MAC address")
     assert "description: 201 characters" in second
     assert "container_id: " in second
-    assert len((await cli("list", "--json")).json) == (0 if dry_run else 1), "good rows are applied"
+    assert len((await cli("list", "--json")).json) == (0 if dry_run else 1), "valid rows are applied"
     report = (await cli("import", name, "--json", *dry_run, code=1)).json
     assert [error["line"] for error in report["errors"]] == [3, 5]
     assert report["dry_run"] is bool(dry_run)
@@ -209,7 +211,7 @@ def key(cli):
     return {"PIORCH_API_KEY": cli.rig.admin_key()}
 
 
-async def test_export_imported_is_the_same_list(cli):
+async def test_exported_list_is_imported_unchanged(cli):
     await cli("add", MAC, "--description", "=1+1", "--container", BOX)
     await cli("add", OTHER, "--description", '\'="quoted", too')
     await cli("add", THIRD, "--description", "Küche")
@@ -222,7 +224,7 @@ async def test_export_imported_is_the_same_list(cli):
     assert (await cli("export", "-")).out == printed == raw.decode()
     cells = [cell for row in csv.reader(io.StringIO(printed, newline="")) for cell in row]
     assert cells[:3] == HEADER.split(",")
-    assert cells[4] == "'=1+1", "not a formula for spreadsheets"
+    assert cells[4] == "'=1+1", "a spreadsheet does not read it as a formula"
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
 
     assert (await cli("import", "list.csv")).out == "0 added, 0 updated, 3 skipped, 0 refused\n"

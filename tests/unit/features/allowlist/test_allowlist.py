@@ -112,7 +112,7 @@ def test_row_has_only_given_fields():
         ([MAC], "", ["an entry must be an object with a mac"]),
     ],
 )
-def test_bad_row_names_every_bad_field(values, shown_mac, fragments):
+def test_invalid_row_error_names_every_invalid_field(values, shown_mac, fragments):
     row = parse_row(values, number=5)
     assert (row.number, row.mac, row.fields) == (5, shown_mac, {})
     assert all(fragment in row.error for fragment in fragments), row.error

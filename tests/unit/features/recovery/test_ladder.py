@@ -16,9 +16,12 @@ from pi_orchestrator.features.recovery.ladder import (
 )
 
 LIMIT = 3
+STILL_SEEN = math.inf
+"""A last sighting after every failure, so that the camera may be rebooted."""
 
 
-def fail(ladder, times=1, *, now=100.0, auto_reboot=True, seen_at=math.inf):
+def fail(ladder, times=1, *, now=100.0, auto_reboot=True, seen_at=STILL_SEEN):
+    """Let captures fail; for each failure, whether the camera must be rebooted."""
     options = {"seen_at": seen_at, "limit": LIMIT, "auto_reboot": auto_reboot}
     return [ladder.capture_failed("no frame", now, **options) for _ in range(times)]
 
@@ -27,7 +30,7 @@ def test_failing_camera_is_retried_rebooted_and_escalated():
     ladder = RecoveryLadder()
     assert (ladder.state, ladder.retry_at, ladder.advice) == (RecoveryState.OK, None, "")
     assert fail(ladder, 2) == [False, False]
-    assert (ladder.state, ladder.trouble) == (RecoveryState.RETRYING, "no frame")
+    assert (ladder.state, ladder.last_error) == (RecoveryState.RETRYING, "no frame")
     assert fail(ladder) == [True]
     ladder.reboot_requested(110.0)
     assert (ladder.state, ladder.since, ladder.retry_at) == (RecoveryState.REBOOTING, 110.0, None)
@@ -39,19 +42,21 @@ def test_failing_camera_is_retried_rebooted_and_escalated():
 
 
 def test_success_resets_the_ladder_in_any_state():
-    for steps in range(4):
+    for step_count in range(4):
         ladder = RecoveryLadder()
         fail(ladder, LIMIT)
-        for step in (ladder.reboot_requested, ladder.reboot_finished, lambda now, ladder=ladder: fail(ladder, LIMIT))[
-            :steps
-        ]:
-            step(200.0)
+        if step_count > 0:
+            ladder.reboot_requested(200.0)
+        if step_count > 1:
+            ladder.reboot_finished(200.0)
+        if step_count > 2:
+            fail(ladder, LIMIT)
         ladder.capture_succeeded(300.0)
-        assert (ladder.state, ladder.failures, ladder.trouble, ladder.since) == (RecoveryState.OK, 0, "", 300.0)
+        assert (ladder.state, ladder.failures, ladder.last_error, ladder.since) == (RecoveryState.OK, 0, "", 300.0)
         assert fail(ladder, LIMIT, now=200.0 + REBOOT_INTERVAL_S)[-1], "a later failure leads to a reboot again"
 
 
-def test_unseen_camera_is_not_rebooted():
+def test_camera_not_seen_since_failure_is_not_rebooted():
     ladder = RecoveryLadder()
     assert not any(fail(ladder, 20, seen_at=99.0)), "not seen since the first failure"
     assert ladder.state is RecoveryState.RETRYING
@@ -80,7 +85,7 @@ def test_only_an_unrequested_boot_resets_the_ladder():
     ladder.booted(2.0)
     assert ladder.state is RecoveryState.REBOOTING
     ladder.reboot_failed("it did not come back", 60.0)
-    assert (ladder.state, ladder.trouble) == (RecoveryState.NEEDS_POWER_CYCLE, "it did not come back")
+    assert (ladder.state, ladder.last_error) == (RecoveryState.NEEDS_POWER_CYCLE, "it did not come back")
     ladder.booted(70.0)
     assert ladder.state is RecoveryState.OK
 
@@ -94,7 +99,7 @@ def test_reboot_of_a_healthy_camera_ends_in_ok():
     assert ladder.since == 9.0
 
 
-def test_without_auto_reboot_camera_is_escalated():
+def test_auto_reboot_off_camera_is_escalated():
     ladder = RecoveryLadder()
     assert not any(fail(ladder, 50, auto_reboot=False))
     assert ladder.state is RecoveryState.RETRYING
@@ -102,7 +107,7 @@ def test_without_auto_reboot_camera_is_escalated():
     assert ladder.state is RecoveryState.NEEDS_POWER_CYCLE
 
 
-def test_retry_delay_grows():
+def test_retry_delay_doubles_up_to_limit():
     ladder = RecoveryLadder()
     waits = []
     for _ in range(8):
@@ -117,7 +122,7 @@ steps = st.sampled_from(["failure", "success", "reboot", "reboot finished", "reb
 
 
 @given(st.lists(steps, max_size=40), st.booleans())
-def test_reboot_is_required_once_per_failure_period(sequence, auto_reboot):
+def test_second_reboot_is_never_required_without_success(sequence, auto_reboot):
     ladder, second_reboots = RecoveryLadder(), 0
     for now, step in enumerate(sequence):
         match step:

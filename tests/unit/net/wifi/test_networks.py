@@ -15,7 +15,7 @@ from pi_orchestrator.net.wifi.networks import (
     signal_of,
 )
 
-RSN, MICROSOFT = "000fac", "0050f2"
+RSN_OUI, MICROSOFT_OUI = "000fac", "0050f2"
 
 
 def element(kind, value):
@@ -23,17 +23,21 @@ def element(kind, value):
 
 
 def suites(vendor, *numbers):
+    """A list of cipher or key management suites: its length, then OUI and number of each."""
     return len(numbers).to_bytes(2, "little") + b"".join(bytes.fromhex(vendor) + bytes([n]) for n in numbers)
 
 
 def rsn(*keys, pairwise=(4,)):
     """An RSN element with CCMP and these key management suites."""
-    return element(48, b"\x01\0" + bytes.fromhex(f"{RSN}04") + suites(RSN, *pairwise) + suites(RSN, *keys) + b"\0\0")
+    return element(
+        48, b"\x01\0" + bytes.fromhex(f"{RSN_OUI}04") + suites(RSN_OUI, *pairwise) + suites(RSN_OUI, *keys) + b"\0\0"
+    )
 
 
 def wpa(*keys):
-    head = bytes.fromhex("0050f201") + b"\x01\0" + bytes.fromhex(f"{MICROSOFT}02")
-    return element(221, head + suites(MICROSOFT, 2) + suites(MICROSOFT, *keys))
+    """A WPA element with TKIP and these key management suites."""
+    head = bytes.fromhex("0050f201") + b"\x01\0" + bytes.fromhex(f"{MICROSOFT_OUI}02")
+    return element(221, head + suites(MICROSOFT_OUI, 2) + suites(MICROSOFT_OUI, *keys))
 
 
 def ssid(raw):
@@ -97,11 +101,15 @@ def test_security_of_elements(data, capabilities, security):
     assert parse_security(data, capabilities=capabilities) == security
 
 
-def test_too_large_suite_count_is_bounded():
-    many = element(48, b"\x01\0" + bytes.fromhex(f"{RSN}04") + b"\xff\xff" + bytes.fromhex(f"{RSN}04") * 3)
-    assert parse_security(many, capabilities=0) == "WPA2"
-    short = element(48, b"\x01\0" + bytes.fromhex(f"{RSN}04") + suites(RSN, 4) + b"\x05\0" + bytes.fromhex(f"{RSN}08"))
-    assert parse_security(short, capabilities=0) == "WPA3"
+def test_suite_count_beyond_end_is_limited():
+    too_many_ciphers = element(
+        48, b"\x01\0" + bytes.fromhex(f"{RSN_OUI}04") + b"\xff\xff" + bytes.fromhex(f"{RSN_OUI}04") * 3
+    )
+    assert parse_security(too_many_ciphers, capabilities=0) == "WPA2"
+    too_many_keys = element(
+        48, b"\x01\0" + bytes.fromhex(f"{RSN_OUI}04") + suites(RSN_OUI, 4) + b"\x05\0" + bytes.fromhex(f"{RSN_OUI}08")
+    )
+    assert parse_security(too_many_keys, capabilities=0) == "WPA3"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +151,7 @@ def test_truncated_rsn_is_never_open(keys, data):
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=40)), max_size=8), st.data())
-def test_truncated_elements_keep_the_complete_ones(pairs, data):
+def test_complete_elements_are_kept_if_data_is_truncated(pairs, data):
     packed = b"".join(element(kind, value) for kind, value in pairs)
     assert list(elements(packed)) == pairs
     cut = data.draw(st.integers(0, len(packed)))

@@ -8,8 +8,7 @@ import pytest
 
 from pi_orchestrator.core.errors import NetworkError, RateLimitedError
 from pi_orchestrator.net.kernel.links import Link
-from pi_orchestrator.net.wifi import networkmanager
-from pi_orchestrator.net.wifi import radio as wireless
+from pi_orchestrator.net.wifi import networkmanager, nl80211, radio
 from pi_orchestrator.net.wifi.client import ClientState, WifiClient
 from pi_orchestrator.net.wifi.networkmanager import NetworkManager
 from pi_orchestrator.net.wifi.radio import Wireless
@@ -20,7 +19,8 @@ from tests.support.wireless import MAC, OTHER, Kernel, bss, interface, station
 AP = interface()
 FREE = interface("station", ssid=None, index=4, name="wlan1")
 JOINED = interface("station", ssid=b"Office", index=4, name="wlan1")
-LISTED_TOO = "3C:84:6A:11:22:30"  # by programs.LISTED
+LISTED_BY_BOTH = "3C:84:6A:11:22:30"
+"""A BSSID that programs.LISTED, the output of nmcli, also has."""
 
 
 class FakeNetlink:
@@ -37,7 +37,7 @@ class FakeNetlink:
 async def make_wifi(clock, monkeypatch, tmp_path):
     """`make_wifi(kernel, nmcli=script)` → (scan, client); without a script nmcli is not installed."""
     kernels = []
-    monkeypatch.setattr(wireless, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(radio, "ANSWER_TIMEOUT_S", 0.3)
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
 
@@ -64,26 +64,26 @@ async def failure_of(scan):
 
 async def test_scan_prefers_kernel_results(make_wifi):
     kernel = Kernel(
-        interface=[AP, FREE], scan_results=[bss(LISTED_TOO, name=b"Office", MBM=-6300), bss(OTHER, name=b"New")]
+        interface=[AP, FREE], scan_results=[bss(LISTED_BY_BOTH, name=b"Office", MBM=-6300), bss(OTHER, name=b"New")]
     )
     scan, _ = make_wifi(kernel, nmcli=programs.NMCLI)
     found = await scan.networks()
     by_bssid = {network.bssid: (network.ssid, network.signal_dbm, network.security) for network in found}
     assert len(by_bssid) == 4
-    assert by_bssid[LISTED_TOO] == ("Office", -63, "WEP"), "from the kernel"
+    assert by_bssid[LISTED_BY_BOTH] == ("Office", -63, "WEP"), "from the kernel"
     assert by_bssid[OTHER][0] == "New", "only from the kernel"
     assert by_bssid["3C:84:6A:11:22:40"] == ("Café :\\", -73, "Open"), "only from NetworkManager"
     assert [network.signal_dbm for network in found] == [-58, -63, -73, -88], "strongest first"
 
 
-async def test_scan_without_networkmanager_uses_recent(make_wifi):
+async def test_scan_without_networkmanager_uses_recent_kernel_results(make_wifi):
     old = bss(MAC, name=b"gone", seen_ms=30_001)
     kernel = Kernel(interface=[AP, FREE], scan_results=[bss(seen_ms=30_000), old])
     assert [network.bssid for network in await make_wifi(kernel)[0].networks()] == [OTHER]
     joined = Kernel(interface=[JOINED], scan_results=[bss(seen_ms=90_000, joined=True)])
     assert [network.bssid for network in await make_wifi(joined)[0].networks()] == [OTHER]
-    silent = Kernel(interface=[AP, FREE], scan_results=[old])
-    assert await failure_of(make_wifi(silent)[0]) == "NetworkManager is not installed"
+    only_old = Kernel(interface=[AP, FREE], scan_results=[old])
+    assert await failure_of(make_wifi(only_old)[0]) == "NetworkManager is not installed"
 
 
 async def test_scan_not_permitted_uses_listed_networks(make_wifi):
@@ -104,7 +104,7 @@ async def test_access_point_does_not_scan(make_wifi):
     kernel = Kernel(interface=[AP], scan_results=[bss()])
     scan, _ = make_wifi(kernel, nmcli="exit 1")
     assert await failure_of(scan) == "every WiFi interface of this machine is an access point"
-    assert [command for command, _, _ in kernel.requests] == [5]
+    assert [command for command, _, _ in kernel.requests] == [nl80211.GET_INTERFACE]
 
 
 async def test_scan_failure_is_cached(make_wifi, clock, tmp_path):
@@ -140,7 +140,7 @@ async def test_scan_rate_is_limited(make_wifi, clock, tmp_path):
         ("printf 'Error: bad\\033[2J\\n' >&2; exit 1", "nmcli: bad[2J"),
     ],
 )
-async def test_unusable_networkmanager_sets_reason(make_wifi, monkeypatch, script, reason):
+async def test_unusable_networkmanager_is_named_in_error(make_wifi, monkeypatch, script, reason):
     if "sleep" in script:
         monkeypatch.setattr(networkmanager, "ANSWER_TIMEOUT_S", 0.3)
     scan, client = make_wifi(Kernel(family=False), nmcli=script)
@@ -153,9 +153,9 @@ async def test_unusable_networkmanager_sets_reason(make_wifi, monkeypatch, scrip
 
 async def test_client_prefers_kernel(make_wifi, clock, tmp_path):
     kernel = Kernel(interface=[AP, JOINED], stations=[station(OTHER, SIGNAL=-61)])
-    _, client = make_wifi(kernel, nmcli=f"touch {tmp_path}/asked")
+    _, client = make_wifi(kernel, nmcli=f"touch {tmp_path}/nmcli-ran")
     assert await client.read() == ClientState("connected", "Office", "10.0.0.23", -61)
-    assert not (tmp_path / "asked").exists()
+    assert not (tmp_path / "nmcli-ran").exists()
     request_count = len(kernel.requests)
     await client.read()
     assert len(kernel.requests) == request_count, "the status is cached"
@@ -189,7 +189,7 @@ async def test_client_falls_back_to_networkmanager(make_wifi, state, found):
     assert await make_wifi(Kernel(family=False), nmcli=script)[1].read() == found
 
 
-async def test_client_without_any_source_is_error(make_wifi):
+async def test_client_without_sources_is_disconnected_or_error(make_wifi):
     assert await make_wifi(Kernel(family=False))[1].read() == ClientState("disconnected")
     assert await make_wifi(Kernel(interface=errno.EPERM))[1].read() == ClientState("error")
     assert (await make_wifi(Kernel(interface=errno.EPERM), nmcli=programs.NMCLI)[1].read()).status == "connected"
