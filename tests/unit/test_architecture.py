@@ -1,6 +1,7 @@
 """Who may import whom, and what lies where: every import of the package is held against one declared order."""
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -228,6 +229,7 @@ def _within(module, places):
     return any(module == place or module.startswith(f"{place}.") for place in places)
 
 
+@functools.cache
 def modules() -> dict[str, str]:
     """Every module of the package: dotted name without the package's own → source."""
     found = {}
@@ -238,6 +240,7 @@ def modules() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def all_imports() -> list[Import]:
     return [item for name, source in modules().items() for item in imports_of(name, source)]
 
