@@ -159,11 +159,12 @@ class Watched:
             )
             await self.page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
 
-    async def axe(self):
-        """The axe violations with impact serious or critical, one line each."""
+    async def axe(self, *rules):
+        """The axe violations with impact serious or critical, one line each; of these rules, by default of all."""
         if not await self.page.evaluate("'axe' in window"):
             await self.page.evaluate(await asyncio.to_thread(AXE.read_text))
-        found = await self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
+        found = await self.page.evaluate("(options) => axe.run(document, options)", options)
         return [
             f"{violation['impact']}: {violation['id']}: {violation['help']}: "
             f"{node['html'][:200]} {node.get('failureSummary', '')[:300]}"
