@@ -106,7 +106,7 @@ class Import:
     deferred: bool
 
     def ours(self):
-        """The target within the package (`""` for the package itself), or None where it is someone else's."""
+        """The target within the package (`""` for the package itself), or None for another package."""
         name, _, rest = self.target.partition(".")
         return rest if name == "pi_orchestrator" else None
 

@@ -17,13 +17,13 @@ const samples = [];
 /** Show the kill switch, the policy check, the counters and the onboarding events. */
 export function mount(root, context) {
   const { stream } = context;
-  const [control, results, audit] = [switchPanel(context), counterPanel(context), auditTrail(context)];
+  const [control, results, events] = [switchPanel(context), counterPanel(context), onboardingEvents(context)];
   const errorBox = h("div");
   fill(
     root,
     errorBox,
     h("div", { class: "columns" }, h("div", { class: "stack" }, control.node, policyCheck(context)), results.node),
-    audit.node,
+    events.node,
   );
   const refresh = async () => {
     if (document.hidden) return;
@@ -38,7 +38,7 @@ export function mount(root, context) {
   };
   const resync = () => {
     refresh();
-    audit.refresh();
+    events.refresh();
   };
   const resyncSoon = debounced(resync, DELAY_MS);
   const timer = setInterval(refresh, REFRESH_MS);
@@ -207,8 +207,8 @@ const FILTERS = [
   ["rejected_by_policy", "Rejected by policy"],
 ];
 
-function auditTrail({ api }) {
-  const rows = h("ol", { class: "trail", "aria-label": "Onboarding events, newest first" });
+function onboardingEvents({ api }) {
+  const rows = h("ol", { class: "onboarding-events", "aria-label": "Onboarding events, newest first" });
   const content = h("div");
   const stage = h(
     "select",
@@ -236,7 +236,7 @@ function auditTrail({ api }) {
         if (!page.pagination.has_more) break;
       }
       if (request !== lastRequest) return; // a newer request has been sent
-      keyed(rows, events, (event) => event.id, auditRow);
+      keyed(rows, events, (event) => event.id, eventRow);
       const next = events.length
         ? rows
         : empty("clock", "No onboarding events yet", "Every onboarding step of each camera is listed here.");
@@ -248,7 +248,7 @@ function auditTrail({ api }) {
   return { node, refresh };
 }
 
-function auditRow(row) {
+function eventRow(row) {
   const stage = state(row.stage, undefined, row.stage === "discovered" ? "info" : undefined);
   const camera = h("a", { href: `#/cameras/${encodeURIComponent(row.mac_address)}`, class: "mono" }, row.mac_address);
   const facts = [

@@ -41,7 +41,7 @@ class NewKey(RequestModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=NAME, description="who will use the key")
+    name: str = Field(pattern=NAME, description="name of the program or person that will use the key")
     scope: Scope = Field(Scope.OPERATE, description="read < operate < admin")
 
 

@@ -111,7 +111,7 @@ OK = None
 BODY, STATUS, TIMEOUT, MISMATCH = "VERIFY_BAD_BODY", "VERIFY_BAD_STATUS", "VERIFY_TIMEOUT", "MAC_MISMATCH"
 KIB = 1024
 ANSWERS = {
-    # name: (answer, expected code in the audit)
+    # name: (answer, expected code of the onboarding event)
     "the minimal valid answer": (lambda mac: http(status_of(mac)), OK),
     "exactly 64 KiB": (lambda mac: http(padded(mac, 64 * KIB)), OK),
     "64 KiB and one byte": (lambda mac: http(padded(mac, 64 * KIB + 1)), BODY),

@@ -64,7 +64,7 @@ def test_fields_without_value_are_omitted():
     )
 
 
-def test_session_id_is_column_or_field():
+def test_session_id_is_column_of_session_events_and_field_of_others():
     status = SessionStatus(session_id="s", session={"id": "s"})
     assert (status.payload(), status.row().session_id) == ({"session": {"id": "s"}}, "s")
     registered = CameraRegistered(mac=MAC, device_id="espcam-1", session_id="s")

@@ -156,7 +156,7 @@ def leaf_with(sound, text):
 
 
 def test_rows_around_the_damage_are_saved(sound, file):
-    """The audit is read from both ends; one page in the middle is damaged."""
+    """Onboarding events are read from both ends; one page in the middle is damaged."""
     in_the_middle = leaf_with(sound, b"24:6F:28:00:00:C8paired")
     file.write_bytes(overwritten(sound, in_the_middle, random.Random(4).randbytes(PAGE)))
     report = prepare(file)

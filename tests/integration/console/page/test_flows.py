@@ -75,7 +75,7 @@ async def switch_onboarding(page, api):
     await button(page, "Switch on").click()
     await dialog(page).get_by_text("without confirmation").wait_for()
     await dialog(page).get_by_role("button", name="Switch on").click()
-    await page.locator(".trail > li", has_text="Paired").nth(1).wait_for(timeout=20_000)
+    await page.locator(".onboarding-events > li", has_text="Paired").nth(1).wait_for(timeout=20_000)
     await page.wait_for_text("Development mode.")
     await button(page, "Stop onboarding now").click()
     await button(page, "Switch on").wait_for()

@@ -20,15 +20,15 @@ async def registered(daemon, count):
     await eventually(all_paired, what=f"{count} cameras are registered")
 
 
-async def last_audit_row(daemon, mac):
-    """The last audit row of a camera, after its attempt has ended."""
+async def last_onboarding_event(daemon, mac):
+    """(stage, code, message) of a camera's last onboarding event, after its attempt has ended."""
 
-    async def finished_row():
-        rows = (await daemon.api.get(f"{AUTO}/events/{mac}")).data["events"]
-        return rows and rows[0]["stage"] != "discovered" and rows[0]
+    async def final_event():
+        events = (await daemon.api.get(f"{AUTO}/events/{mac}")).data["events"]
+        return events and events[0]["stage"] != "discovered" and events[0]
 
-    row = await eventually(finished_row, what=f"{mac} is paired or refused")
-    return row["stage"], row.get("error_code"), row.get("error_message", "")
+    event = await eventually(final_event, what=f"{mac} is paired or refused")
+    return event["stage"], event.get("error_code"), event.get("error_message", "")
 
 
 async def test_flood_of_macs_is_bounded_and_keeps_cameras(tmp_path):
@@ -108,11 +108,11 @@ async def test_forged_address_prevents_onboarding(tmp_path):
         async with site.camera_player() as cameras, site.daemon(discovery=QUIET) as daemon:
             await run_scan(daemon)
             await site.announce(forger, camera.address)
-            stage, code, why = await last_audit_row(daemon, forger)
+            stage, code, why = await last_onboarding_event(daemon, forger)
             assert (stage, code) == ("failed", "MAC_MISMATCH")
             assert camera.mac in why
             await cameras.start(camera, interval=1)
-            stage, code, why = await last_audit_row(daemon, camera.mac)
+            stage, code, why = await last_onboarding_event(daemon, camera.mac)
             assert (stage, code) == ("failed", "MAC_MISMATCH"), "the holder of the address is ambiguous"
             assert forger in why
 
@@ -128,7 +128,7 @@ async def test_announced_address_of_other_camera_is_mismatch(tmp_path):
         await registered(daemon, 1)
         await run_scan(daemon)
         await site.announce(other.mac, honest.address)
-        stage, code, why = await last_audit_row(daemon, other.mac)
+        stage, code, why = await last_onboarding_event(daemon, other.mac)
         assert (stage, code) == ("failed", "MAC_MISMATCH")
         assert honest.mac in why
 
@@ -139,7 +139,7 @@ async def test_invalid_camera_addresses_are_not_probed(tmp_path):
         for number, address in enumerate((*addresses, "::ffff:10.77.0.1", "localhost", "0x0a.77.0.10", "10.77.10")):
             mac = f"24:6F:28:0{number:X}:00:00"
             await site.announce(mac, address)
-            stage, code, _ = await last_audit_row(daemon, mac)
+            stage, code, _ = await last_onboarding_event(daemon, mac)
             assert (stage, code) == ("rejected_by_policy", "SUBNET_NOT_ALLOWED"), address
 
 
@@ -154,7 +154,7 @@ async def test_camera_without_address_is_onboarded_by_discovery(tmp_path):
             await cameras.start(with_address, interval=30)
             await registered(daemon, 1)  # this camera published its address; the next one does not
             await site.announce(without_address.mac)
-            assert (await last_audit_row(daemon, without_address.mac))[:2] == ("failed", "NO_ADDRESS")
+            assert (await last_onboarding_event(daemon, without_address.mac))[:2] == ("failed", "NO_ADDRESS")
             site.switch_on(without_address)
             await cameras.start(without_address, **WITHOUT_BROKER)
             await run_scan(daemon)

@@ -170,14 +170,14 @@ async def test_http_answer_cannot_claim_other_id(rig):
         assert (await running.api.get(f"/api/v1/cameras/{victim.mac}")).data["mac_address"] == victim.mac
 
 
-async def test_contradictory_mac_is_audited(rig):
+async def test_contradictory_mac_is_stored_as_failure(rig):
     async with rig.daemon() as running:
         await rig.broker.publish("camera/status/246F28000001", '{"mac": "24:6F:28:00:00:02"}')
 
-        async def trail():
+        async def stages():
             return await running.onboarding_stages("24:6F:28:00:00:01")
 
-        assert await eventually(trail) == [("failed", "MAC_MISMATCH")]
+        assert await eventually(stages) == [("failed", "MAC_MISMATCH")]
         assert await running.onboarding_stages("24:6F:28:00:00:02") == []
 
 

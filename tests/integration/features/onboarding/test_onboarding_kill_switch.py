@@ -129,8 +129,8 @@ async def test_enable_onboards_present_cameras(rig):
         await running.api.post(f"{AUTO}/enable")
         await eventually(lambda: len(running.app.cameras.cache) == 3)
         for camera in (one, two, three):
-            trail = [stage for stage, _ in await running.onboarding_stages(camera.mac)]
-            assert trail == ["rejected_by_policy", "discovered", "verified", "registered", "paired"]
+            stages = [stage for stage, _ in await running.onboarding_stages(camera.mac)]
+            assert stages == ["rejected_by_policy", "discovered", "verified", "registered", "paired"]
 
 
 async def test_enable_ignores_absent_cameras(rig):

@@ -40,7 +40,7 @@ async def counting_server(rig):
         ({"deny": ["246f28000010"]}, "DENIED"),
     ],
 )
-async def test_rejection_is_audited_without_request(rig, sections, code):
+async def test_rejection_is_stored_without_request(rig, sections, code):
     async with rig.camera(1) as camera, rig.daemon(auto_onboard=sections) as running:
         await camera.publish_status()
         await running.wait_until_processed(rig)
@@ -70,7 +70,7 @@ async def test_rules_decide_in_contract_order(rig):
     ):
 
         async def rejection(fixed):
-            """With these rules fixed: the audit's code, and the first failed rule of `explain`."""
+            """Correct these rules; returns the code of the stored rejection, and the first failed rule of `explain`."""
             running.daemon.apply(rig.settings(auto_onboard=broken | fixed))
             await clock.advance(61)
             await camera.publish_status()

@@ -103,7 +103,7 @@ def test_rate_rule_needs_a_whole_token(tokens, passed):
         (Stage.REJECTED, True),
     ],
 )
-def test_audit_row_outcome_follows_stage(stage, failed):
+def test_onboarding_event_outcome_follows_stage(stage, failed):
     assert OnboardingEvent(mac=MAC, stage=stage).failed is failed
 
 
