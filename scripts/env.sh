@@ -78,7 +78,7 @@ make_venv() {
 # find the packages in the index.
 keep_wheels() {
     local folder=$1 locks=("$ROOT/scripts/lock/build.txt" "$ROOT/scripts/lock/runtime.txt")
-    cat "${locks[@]}" | cmp -s - "$folder/locked.txt" && return
+    [ -e "$folder/locked.txt" ] && cat "${locks[@]}" | cmp -s - "$folder/locked.txt" && return
     rm -rf "$folder"
     "$PYTHON" -m pip download -q --require-hashes -d "$folder" -r "${locks[0]}" -r "${locks[1]}"
     cat "${locks[@]}" >"$folder/locked.txt"
