@@ -1,6 +1,7 @@
 """ARP-only hosts: a process with a packet socket simulates any number of them, and sends forged frames on request.
 
-`Player` is the client in the test. Each order is one line of JSON to this file, which runs as a program in a namespace.
+`Player` is the client in the test. Each order is one line of JSON to this module, which runs as a program in a
+namespace.
 """
 
 import asyncio
@@ -14,8 +15,6 @@ import sys
 import time
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-
-from tests.support.process import piped
 
 ETH_P_ALL, ETH_P_ARP = 3, 0x0806
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
@@ -73,20 +72,21 @@ class Player:
     """Client of the player process: `async with Player(namespace, interface) as player`."""
 
     def __init__(self, namespace, interface):
-        self._running = piped("-m", "tests.support.arp_player", interface, namespace=namespace)
+        self._command = (*namespace.prefix, sys.executable, "-m", "tests.support.arp_player", interface)
         self._lock = asyncio.Lock()
+        self._running = contextlib.AsyncExitStack()
 
     async def __aenter__(self):
-        self._process = await self._running.__aenter__()
-        try:
+        from tests.support.process import connected  # the player process does not need it
+
+        async with contextlib.AsyncExitStack() as stack:
+            self._process = await stack.enter_async_context(connected(*self._command))
             await self._answer()
-        except BaseException:
-            await self.__aexit__()
-            raise
+            self._running = stack.pop_all()
         return self
 
     async def __aexit__(self, *_):
-        await self._running.__aexit__(None, None, None)
+        await self._running.aclose()
 
     async def play(self, hosts):
         """Add hosts: {address: MAC, or a list of MACs that all reply}."""

@@ -1,6 +1,6 @@
 """Simulated cameras that a test starts and stops one by one, for example after a swap of addresses.
 
-`CameraPlayer` is the client in the test. Each order is one line of JSON to this file, which runs as a program in a
+`CameraPlayer` is the client in the test. Each order is one line of JSON to this module, which runs as a program in a
 namespace. The program writes one line per completed order, and one per camera event.
 """
 
@@ -11,7 +11,6 @@ import sys
 from ipaddress import IPv4Address
 
 from pi_orchestrator.sandbox.fleet import make_addresses
-from tests.support.process import piped
 from tests.support.waiting import HANG_S
 
 ENDED = object()
@@ -26,14 +25,17 @@ class CameraPlayer:
         self._answers = asyncio.Queue()
 
     async def __aenter__(self):
-        self._running = piped("-m", "tests.support.camera_player", namespace=self._site.camera_ns)
-        self._process = await self._running.__aenter__()
+        from tests.support.process import connected  # the camera process does not need it
+
+        command = (*self._site.camera_ns.prefix, sys.executable, "-m", "tests.support.camera_player")
+        self._connected = connected(*command, limit=1 << 24)
+        self._process = await self._connected.__aenter__()
         self._reading = asyncio.create_task(self._read())
         self._reading.add_done_callback(lambda _: self._answers.put_nowait(ENDED))
         return self
 
     async def __aexit__(self, *_):
-        await self._running.__aexit__(None, None, None)
+        await self._connected.__aexit__(None, None, None)
         await self._reading
 
     async def start(self, *cameras, fault=None, **options):

@@ -1,7 +1,7 @@
 """Daemons and commands as real processes, without importing the program each time.
 
 A server process that has everything imported forks for each of them: 5 ms instead of 0.5 to 1.5 s of CPU. It has also
-loaded what a daemon loads in its first second: libraries, and the vendor table, which depends on the program alone.
+loaded the vendor table, which depends on the program alone; not scapy, which reads the network when it is imported.
 The child has its own environment, folder, files and signals, and exits like an interpreter. `Forked` replaces
 `asyncio.subprocess.Process`. Tests of the startup run a new interpreter (`fresh=True` in `tests.support.process`).
 """
@@ -24,11 +24,16 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
+
+from tests.support.unprivileged import drop_bounding_set, drop_capabilities
 
 PRELOADED = (
     *("pi_orchestrator.app.main", "pi_orchestrator.app.lifecycle", "pi_orchestrator.app.cli_demo"),
-    *("http.client", "urllib.request", "getpass", "aiohttp", "pydantic", "zeroconf.asyncio"),
+    *("pi_orchestrator.sandbox.fleet", "tests.support.arp_player", "tests.support.camera_player"),
+    *("pi_orchestrator.features.discovery.cli_watch", "pi_orchestrator.features.system.doctor_network"),
+    *("http.client", "urllib.request", "getpass", "runpy", "aiohttp", "pydantic", "zeroconf.asyncio"),
     *("pyroute2.iproute.linux", "pyroute2.netlink.generic", "cryptography.hazmat.primitives.ciphers.aead"),
 )
 MESSAGE_BYTES = 128 * 1024
@@ -64,17 +69,26 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-async def fork(*arguments, env, cwd, stdout, stderr, stdin=None, namespace=None):
-    """Start `python ARGUMENTS` (`-m pi_orchestrator ...` or `-c CODE ...`) with output to files; default: no input."""
+async def fork(*arguments, env, cwd, stdout, stderr, stdin=None, namespace=None, unprivileged=False):
+    """Start `python ARGUMENTS` (`-m MODULE ...` or `-c CODE ...`) on open files; without `stdin` there is no input."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(_server_address())
     request = {"arguments": arguments, "env": env, "cwd": str(cwd), "namespace": namespace}
+    request |= {"unprivileged": unprivileged}
     with open(os.devnull) as null:  # noqa: ASYNC230, PTH123  # does not block
-        files = [file if isinstance(file, int) else file.fileno() for file in (stdin or null, stdout, stderr)]
+        standard = (null if stdin is None else stdin, stdout, stderr)
+        files = [file if isinstance(file, int) else file.fileno() for file in standard]
         socket.send_fds(connection, [json.dumps(request).encode()], files)
     pid = json.loads(connection.recv(MESSAGE_BYTES))["pid"]
     connection.setblocking(False)
     return Forked(connection, pid)
+
+
+def forked_processes():
+    """The ids of all running processes that this process has started by `fork`."""
+    _server_address()
+    pid = _server_address.server.pid
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 @functools.cache
@@ -150,6 +164,9 @@ def _become(request, files):
     if request["namespace"]:
         _enter(request["namespace"])
     os.chdir(request["cwd"])
+    if request["unprivileged"]:
+        drop_bounding_set()
+        drop_capabilities()
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
@@ -157,6 +174,8 @@ def _become(request, files):
     for name, file, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         errors = "backslashreplace" if name == "stderr" else "strict"
         stream = open(file, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: PTH123, SIM115
+        if name == "stderr":
+            stream.reconfigure(line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -198,8 +217,13 @@ def _leave(code):
     threading._shutdown()  # noqa: SLF001 - waits for threads
     atexit._run_exitfuncs()  # noqa: SLF001
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+        try:
+            if not stream.closed:
+                stream.flush()
+        except OSError:
+            if stream is sys.stdout:
+                print(f"Exception ignored in: {stream!r}\n{traceback.format_exc()}", file=sys.stderr)
+            code = 120
     os._exit(code)
 
 
@@ -207,9 +231,7 @@ if __name__ == "__main__":
     for module in PRELOADED:
         importlib.import_module(module)
     from pi_orchestrator.net import oui
-    from pi_orchestrator.net.arp.frames import load_scapy
 
-    load_scapy()
     oui.load_table = functools.cache(oui.load_table)
     oui.load_table()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -347,9 +347,9 @@ class Lan:
         values = {"count": count, "network": self.network, "broker": f"{self.address}:1883", "http-port": 80}
         values |= {"interval": 5, "rejoin": 0.2} | {name.replace("_", "-"): value for name, value in options.items()}
         args = [str(word) for name, value in values.items() for word in (f"--{name}", value)]
-        program = ("-m", "pi_orchestrator", "sandbox", "cameras", *args, "--storm", "--json", *flags)
+        command = (*self.camera_ns.prefix, *process.COMMAND, "sandbox", "cameras", *args, "--storm", "--json", *flags)
         online = set()
-        async with process.piped(*program, namespace=self.camera_ns) as cameras:
+        async with process.connected(*command) as cameras:
             reading = asyncio.create_task(self._follow(cameras, online))
             try:
                 if reported:

@@ -171,18 +171,26 @@ class DaemonProcess:
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
 
-async def start(program, *args, env, cwd, stdout, stderr, fresh=False):
-    """Start a program; pi_orchestrator is forked from a process that has it imported, unless `fresh`."""
-    in_namespace = program[:3] == ("ip", "netns", "exec")
-    namespace, (python, *arguments) = (program[3], program[4:]) if in_namespace else (None, program)
+async def start(program, *args, env, cwd, stdout, stderr, stdin=None, fresh=False):
+    """Start a program on open files; Python programs are forked from a process that has ours imported, unless `fresh`.
+
+    Without `stdin` there is no input.
+    """
+    command, namespace, unprivileged = program, None, False
+    if command[:3] == ("ip", "netns", "exec"):
+        namespace, command = command[3], command[4:]
+    if UNPRIVILEGED and command[: len(UNPRIVILEGED)] == UNPRIVILEGED:
+        unprivileged, command = True, command[len(UNPRIVILEGED) :]
+    python, *arguments = command
     needs_interpreter = fresh or any(name.startswith(("PYTHON", "LANG", "LC_")) for name in env)
     if python == sys.executable and arguments[0] in ("-m", "-c") and not needs_interpreter:
-        files = {"stdout": stdout, "stderr": stderr}
-        return await fork(*arguments, *args, env=environment(**env), cwd=cwd, namespace=namespace, **files)
+        options = {"namespace": namespace, "unprivileged": unprivileged}
+        options |= {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        return await fork(*arguments, *args, env=environment(**env), cwd=cwd, **options)
     return await asyncio.create_subprocess_exec(
         *program,
         *args,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.DEVNULL if stdin is None else stdin,
         stdout=stdout,
         stderr=stderr,
         env=environment(**env),
@@ -191,29 +199,25 @@ async def start(program, *args, env, cwd, stdout, stderr, fresh=False):
 
 
 @contextlib.asynccontextmanager
-async def piped(*arguments, namespace):
-    """Run `python ARGUMENTS` in a namespace during the block, forked; it has pipes: `stdin.write(…)` and `stdout`."""
-    loop = asyncio.get_running_loop()
-    child_stdin, stdin = os.pipe()
-    stdout, child_stdout = os.pipe()
-    with open(stdin, "wb") as stdin, open(stdout, "rb") as stdout:  # noqa: PTH123  # does not block
-        try:
-            files = {"stdin": child_stdin, "stdout": child_stdout, "stderr": sys.__stderr__}
-            process = await fork(*arguments, env=environment(), cwd=ROOT, namespace=namespace.name, **files)
-        finally:
-            os.close(child_stdin)
-            os.close(child_stdout)
-        process.stdout = asyncio.StreamReader(limit=1 << 24)
-        reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(process.stdout), stdout)
-        process.stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, stdin)
+async def connected(*program, cwd="/", limit=1 << 16):
+    """Run a program during the block, with a StreamWriter `stdin` and a StreamReader `stdout`; it is killed at the end.
+
+    It writes its errors to those of the tests. `limit` is the largest size of a line.
+    """
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours, limit=limit)
+    try:
+        with theirs:
+            process = await start(program, env={}, cwd=cwd, stdin=theirs, stdout=theirs, stderr=2)
+        process.stdin, process.stdout = writer, reader
         try:
             yield process
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
-            reading.close()
-            process.stdin.close()
-            await asyncio.sleep(0)  # the transports close their files
+    finally:
+        writer.close()
 
 
 async def launch(
@@ -284,6 +288,31 @@ async def command(*args, env=None, prefix=(), within=HANG_S, program=COMMAND, cw
             await process.wait()
             raise
         return Outcome(code, *(_content(file) for file in (out, err)))
+
+
+async def first_line(*program, then=None):
+    """The first line of a program's output, and the Outcome, whose `out` is empty; like `... | head -1`.
+
+    `then` is called when the line is read and the pipe is closed.
+    """
+    reading, writing = os.pipe()
+    with open(reading, "rb") as pipe, tempfile.TemporaryFile() as err:  # noqa: ASYNC230, PTH123
+        try:
+            process = await start(program, env={}, cwd="/", stdout=writing, stderr=err)
+        finally:
+            os.close(writing)
+        try:
+            async with asyncio.timeout(HANG_S):
+                line = await asyncio.to_thread(pipe.readline)
+                pipe.close()
+                if then:
+                    then()
+                code = await process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        return line.decode(), Outcome(code, "", _content(err))
 
 
 def _content(file):

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import lan
 from tests.support.arp_player import BROADCAST, ETH_P_ARP, SO_RCVBUFFORCE, Arp, invented_mac
+from tests.support.fork_server import forked_processes
 from tests.support.waiting import eventually
 
 PLAYED = "24:6F:28:EE:00:{:02X}"
@@ -230,4 +231,5 @@ def _namespaces():
 
 
 def _children():
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    forked = forked_processes()  # first: it may start the server
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split() + forked
