@@ -1,13 +1,11 @@
 """Commands as a user runs them: exit codes, text within the terminal width, JSON, remedies."""
 
-import asyncio
 import json
 import os
-import subprocess
 
 import pytest
 
-from tests.support.process import COMMAND, UNPRIVILEGED, command, daemon, environment, write_toml
+from tests.support.process import COMMAND, UNPRIVILEGED, command, daemon, first_line, start, write_toml
 
 COMMANDS = [
     [],
@@ -177,31 +175,35 @@ async def test_openapi_prints_the_document():
     assert "/api/v1/onboarding/auto/status" in document["paths"]
 
 
-@pytest.mark.parametrize("args", [["openapi"], ["show-config"], ["doctor"], ["--help"], ["--version"]], ids=" ".join)
-def test_closed_output_is_no_error(args):
-    """Like `pi-orchestrator ... | head -1`, but the pipe is closed before the first output."""
+@pytest.mark.parametrize(
+    "args, fresh",
+    [(["openapi"], False), (["doctor"], False), (["show-config"], True), (["--help"], True), (["--version"], True)],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+async def test_closed_output_is_no_error(tmp_path, args, fresh):
+    """Like `pi-orchestrator ... | head -1`, but the pipe is closed before the first output.
+
+    A new interpreter also flushes its output when it exits.
+    """
     reading, writing = os.pipe()
     os.close(reading)
-    try:
-        done = subprocess.run(
-            [*COMMAND, *args], stdout=writing, stderr=subprocess.PIPE, env=environment(), cwd="/", check=False
-        )
-    finally:
-        os.close(writing)
-    assert done.stderr == b""
-    assert done.returncode in (0, 1)  # 1 if doctor has found a problem
+    with (tmp_path / "errors").open("wb") as errors:
+        try:
+            process = await start((*COMMAND, *args), env={}, cwd="/", stdout=writing, stderr=errors, fresh=fresh)
+        finally:
+            os.close(writing)
+        code = await process.wait()
+    assert (tmp_path / "errors").read_text() == ""
+    assert code in (0, 1)  # 1 if doctor has found a problem
 
 
 @pytest.mark.parametrize(
     "args", [["openapi"], ["demo", "--count", "1", "--port", "0", "--duration", "1"]], ids=" ".join
 )
-def test_output_to_head_has_no_error(args):
-    shell = " ".join([*COMMAND, *args]) + " | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", shell], capture_output=True, env=environment(), cwd="/", check=False
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert len(done.stdout.splitlines()) == 1
+async def test_output_to_head_has_no_error(args):
+    line, done = await first_line(*COMMAND, *args)
+    assert line
+    assert (done.code, done.err) == (0, "")
 
 
 # With a running daemon.
@@ -405,9 +407,7 @@ async def test_terminal_errors_fit_width():
             ["logs", "--level", "loud"],
             ["cameras", "list", "--url", "http://127.0.0.1:1/" + "x" * 40],
         ):
-            process = await asyncio.create_subprocess_exec(
-                *COMMAND, *args, stderr=theirs, env={**environment(), "COLUMNS": str(WIDTH)}
-            )
+            process = await start((*COMMAND, *args), env={"COLUMNS": str(WIDTH)}, cwd="/", stdout=theirs, stderr=theirs)
             assert await process.wait() in (2, 3)
             error = os.read(ours, 65536).decode().replace("\r\n", "\n")
             assert "error: " in error

@@ -14,7 +14,16 @@ import pytest
 from pi_orchestrator.features.devices.views import EvidenceView
 from pi_orchestrator.features.discovery.views import DeviceView
 from tests.support import lan
-from tests.support.process import COMMAND, UNPRIVILEGED, command, environment, write_toml
+from tests.support.process import (
+    COMMAND,
+    UNPRIVILEGED,
+    command,
+    environment,
+    first_line,
+    running_command,
+    start,
+    write_toml,
+)
 from tests.support.waiting import HANG_S, eventually
 
 WIDTH = 80
@@ -57,10 +66,10 @@ class Terminal:
     @contextlib.asynccontextmanager
     async def opened(cls, site, *args):
         ours, theirs = pty.openpty()
-        process = await asyncio.create_subprocess_exec(
-            *(*site.pi.prefix, *COMMAND, *map(str, args)),
+        process = await start(
+            (*site.pi.prefix, *COMMAND, *map(str, args)),
             **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
-            env=environment(COLUMNS=str(WIDTH)),
+            env={"COLUMNS": str(WIDTH)},
             cwd="/",
         )
         os.close(theirs)
@@ -321,20 +330,12 @@ async def test_interface_down_ends_scan(site, tmp_path):
 
 async def test_closed_output_is_no_error(site, tmp_path):
     config = write_toml(tmp_path / "config.toml", site.tree())
-    for flags in ("--json", "--watch 0.2 --json"):
-        shell = f"{' '.join(COMMAND)} scan --config {config} {flags} | head -1"
-        async with asyncio.timeout(HANG_S):
-            process = await asyncio.create_subprocess_exec(
-                *(*site.pi.prefix, "bash", "-o", "pipefail", "-c", shell),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=environment(),
-            )
-            first = await process.stdout.readline()
-            site.switch_off(site.cameras[0])  # watch detects the closed output at its next write
-            out, err = await process.communicate()
-        assert (process.returncode, bool(first), out, err) == (0, True, b"", b"")
-        site.switch_on(site.cameras[0])
+    scan = (*site.pi.prefix, *COMMAND, "scan", "--config", str(config), "--json")
+    line, done = await first_line(*scan)
+    assert (bool(line), done.code, done.err) == (True, 0, "")
+    # Watch detects the closed output at its next write.
+    line, done = await first_line(*scan, "--watch", "0.2", then=lambda: site.switch_off(site.cameras[0]))
+    assert (bool(line), done.code, done.err) == (True, 0, "")
 
 
 # Watch.
@@ -382,37 +383,31 @@ async def test_watch_prints_changes_until_ctrl_c(site, tmp_path):
 async def test_watch_json_is_one_object_per_line(site, tmp_path):
     config = write_toml(tmp_path / "config.toml", site.tree())
     switched_off = site.cameras[0]
-    process = await asyncio.create_subprocess_exec(
-        *(*site.pi.prefix, *COMMAND, "scan", "--config", str(config), "--watch", "0.5", "--json"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(),
-    )
-    try:
+    args = ("scan", "--config", config, "--watch", "0.5", "--json")
+    async with running_command(*args, folder=tmp_path, prefix=site.pi.prefix) as process:
 
-        async def next_event():
-            return json.loads(await asyncio.wait_for(process.stdout.readline(), HANG_S))
+        async def events(count):
+            await eventually(lambda: process.out().count("\n") >= count, what=f"{count} events")
+            return [json.loads(line) for line in process.out().splitlines()]
 
-        found = [await next_event() for _ in site.cameras]
+        found = await events(len(site.cameras))
         assert {event["event"] for event in found} == {"found"}
         assert {event["mac_address"]: event["ip_address"] for event in found} == {
             camera.mac: camera.address for camera in site.cameras
         }
         assert all(event["at"].endswith("Z") and event["likely_camera"] for event in found)
         site.switch_off(switched_off)
-        event = await next_event()
+        *_, event = await events(len(site.cameras) + 1)
         assert (event["event"], event["mac_address"], event["ip_address"]) == (
             "gone",
             switched_off.mac,
             switched_off.address,
         )
         process.send_signal(signal.SIGTERM)
-        out, err = await asyncio.wait_for(process.communicate(), HANG_S)
-        assert (process.returncode, out, err) == (0, b"", b"")
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        async with asyncio.timeout(HANG_S):
+            assert await process.wait() == 0
+        assert len(await events(0)) == len(site.cameras) + 1
+        assert process.err() == ""
 
 
 async def test_part_of_own_network_is_scanned(scan, site):
