@@ -23,12 +23,12 @@ EVENTS_KEPT = 10_000
 ACTIONS_KEPT = 50_000
 ANSWERS_KEPT = 10_000
 IDEMPOTENCY_HOURS = 24
-UNKNOWN_HOST = "use the IP address or NAME.local, or add the name to http.trusted_hosts"
+UNKNOWN_HOST_REMEDY = "use the IP address or NAME.local, or add the name to http.trusted_hosts"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base(Feature):
-    """The parts that the API is built on; `answered` counts responses by status."""
+    """The parts that the API is built on; `answered`: number of responses by HTTP status, counted by the server."""
 
     mqtt: mqtt.MqttConnection
     guard: HostGuard
@@ -42,7 +42,7 @@ def build(res: Resources) -> Base:
     guard = HostGuard(
         trusted_hosts=settings.http.trusted_hosts,
         ports=[listen.port for listen in settings.http.listen],
-        remedy=UNKNOWN_HOST,
+        remedy=UNKNOWN_HOST_REMEDY,
     )
     assets = Assets(folder=settings.http.dashboard_dir, clock=res.clock, health=res.health)
     answered: Counter[int] = Counter()
@@ -95,5 +95,5 @@ def _health(health: Health) -> Iterator[Metric]:
     components = [component for component in health.components() if component.state is not State.OFF]
     up = {component.name: float(component.state is State.OK) for component in components}
     restarts = {component.name: component.restarts for component in components}
-    yield gauges("piorch_component_up", "1 while the component works.", "component", up)
+    yield gauges("piorch_component_up", "1 while the component works without a fault.", "component", up)
     yield counters("piorch_component_restarts", "Restarts of the component after a failure.", "component", restarts)

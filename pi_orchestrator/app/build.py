@@ -83,12 +83,12 @@ class Application:
 
     @property
     def reloadable(self) -> frozenset[str]:
-        """Settings keys that change without a restart."""
+        """Settings keys that features change without a restart; `Daemon.reloadable` has those of the daemon, too."""
         return frozenset().union(*(feature.reloadable for feature in self.features))
 
 
 def build(res: Resources) -> Application:
-    """Build every feature in import order, then connect later ones to the ports of earlier ones."""
+    """Build every feature after those that it uses, then connect later ones to the ports of earlier ones."""
     exposure, tracker = provisioning.build_exposure(res), recovery.build_tracker(res)
     cache, document, sources = CameraCache(), ApiDocument(ROUTES, TAGS), MetricSources()
     base_ = base.build(res)
@@ -121,6 +121,7 @@ def build(res: Resources) -> Application:
     )
     legacy_ = legacy.build(res)
 
+    # The order in which features are loaded and reloaded, and in which their workers start.
     features = (
         base_,
         devices_,
@@ -189,7 +190,7 @@ def provided_by(features: Iterable[Feature]) -> dict[type, object]:
 
 @dataclass(slots=True)
 class MetricSources:
-    """Collects metrics; `features` is set after the metrics page, which is built before some features."""
+    """Collects the metrics of `features`; empty at first, because the metrics page is built before some features."""
 
     features: tuple[Feature, ...] = ()
 

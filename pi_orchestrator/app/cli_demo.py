@@ -41,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def demo(args: argparse.Namespace) -> int:
-    """Run the demo until Ctrl-C."""
+    """Run the demo until Ctrl-C, or for `--duration` seconds."""
     import asyncio
     import tempfile
 
@@ -54,7 +54,7 @@ def demo(args: argparse.Namespace) -> int:
             return asyncio.run(_demo(args, args.state_dir))
         with tempfile.TemporaryDirectory(prefix="pi-orchestrator-demo-") as folder:
             return asyncio.run(_demo(args, Path(folder)))
-    except FieldError as error:
+    except FieldError as error:  # --fault is not valid
         raise SettingsError([str(error)]) from None
 
 
@@ -97,8 +97,8 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # A free port, so that several demos can run at the same time.
     camera_port = await asyncio.to_thread(free_port, "127.77.0.10")
-    settings = await asyncio.to_thread(demo_settings, state_dir, port=args.port, camera_port=camera_port)
-    async with running(settings) as daemon:
+    loaded = await asyncio.to_thread(demo_settings, state_dir, port=args.port, camera_port=camera_port)
+    async with running(loaded) as daemon:
         options = CameraOptions(
             broker_host="127.0.0.1", broker_port=daemon.mqtt_port, http_port=camera_port, interval=5.0
         )
@@ -143,7 +143,7 @@ async def _print_cameras(daemon: Daemon) -> None:
     from pi_orchestrator.cli.output import table
     from pi_orchestrator.features.cameras.cli_text import HEADERS, row
 
-    # Rows are printed one by one, so the columns have fixed widths.
+    # Without a terminal, rows are printed one by one and without names, so the columns have fixed widths.
     wide_headers = [header.ljust(width) for header, width in zip(HEADERS[1:], (17, 10, 15, 3, 0), strict=True)]
     views, onboarding = daemon.app.cameras.views, daemon.app.onboarding.worker
     drawn_lines = 0

@@ -13,13 +13,17 @@ from pi_orchestrator.core.logging import configure, configure_redaction
 from pi_orchestrator.features.api_keys.feature import configured_key
 from pi_orchestrator.settings import Settings, changed_paths, secrets_of
 
-_NOT_OFF = "auth.mode: 'off' is refused while the daemon listens on the network; restart it"
+_OFF_REFUSED = "auth.mode: 'off' is refused while the daemon listens on the network; restart it"
 LOG_LEVEL = "logging.level"
 
 
 @dataclass(slots=True)
 class Daemon:
-    """A running daemon: its settings, listeners and parts."""
+    """A running daemon: its settings, listeners and parts.
+
+    `settings` are those applied last. Keys that need a restart still have their values of `started_with`. `failed` is
+    set when a worker has failed permanently.
+    """
 
     settings: Settings
     started_with: Settings
@@ -42,7 +46,7 @@ class Daemon:
     def precondition_error(self, settings: Settings) -> str | None:
         """Why valid settings must not be applied over the API, or None."""
         if settings.auth.mode == "off" and self._listens_on_network:
-            return _NOT_OFF
+            return _OFF_REFUSED
         if configured_key(settings) is None and self.app.api_keys.keyring.is_configured_key_needed:
             return "auth.api_key is the last admin key: create another one first"
         return None
@@ -53,10 +57,13 @@ class Daemon:
         return not all(listen.is_loopback for listen in self.listen)
 
     def apply(self, settings: Settings) -> list[str]:
-        """Apply the reloadable keys; returns the changed keys that need a restart."""
+        """Apply the reloadable keys; returns the keys changed since the start that need a restart.
+
+        SettingsError if the new auth mode is `off` while a listener is on the network.
+        """
         changed = changed_paths(self.settings, settings)
         if settings.auth.mode == "off" and self._listens_on_network:
-            raise SettingsError([_NOT_OFF])
+            raise SettingsError([_OFF_REFUSED])
         # Secrets that need a restart are in use until then, so old and new ones are redacted.
         configure_redaction([*secrets_of(self.started_with), *secrets_of(settings)])
         self.settings = settings

@@ -1,8 +1,8 @@
 """Start and stop: opens resources, builds the application, starts it in order and stops it in reverse.
 
 `running(settings)` is the daemon as a context manager, for the tests and the demo; `run` adds signals, reload and the
-exit code. Start: state folder, database, network clients, API, workers, READY. Stop: STOPPING, streams, workers (each
-finishes or returns its step), event bus, API, network clients, database.
+exit code. Start: state folder, database, network clients, API, workers, READY. Stop: STOPPING, streams, workers (they
+are cancelled, and have `STOP_GRACE_S` to end), event bus, API, network clients, database.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from pi_orchestrator.storage.state_dir import StateDir
 from pi_orchestrator.storage.vault import Vault
 
 STOP_GRACE_S = 2.0
-RECOVERY = "recovery"
+DATABASE_RECOVERY = "recovery"
+"""Component in health that reports a damaged database; not the recovery of cameras."""
 
 log = get_logger(__name__)
 
@@ -165,7 +166,7 @@ async def run(load: Callable[[], Loaded]) -> int:
 
 
 def _freeze_loaded_objects() -> None:
-    """Exempt loaded objects from garbage collection, which would block the loop, and enable it."""
+    """Enable the garbage collector, which `cli_run` disabled; exempt loaded objects, because they block the loop."""
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -204,24 +205,27 @@ async def _open_database(
 ) -> Database:
     health.add(DATABASE, essential=True)
     closed_cleanly = await asyncio.to_thread(state_dir.take_clean_marker)
-    report = await asyncio.to_thread(
+    prepared = await asyncio.to_thread(
         schema.prepare,
         state_dir.database,
         backups=state_dir.backups,
         closed_cleanly=closed_cleanly,
     )
-    if report.set_aside:
-        health.add(RECOVERY)
+    if prepared.set_aside:
+        health.add(DATABASE_RECOVERY)
         health.set(
-            RECOVERY,
+            DATABASE_RECOVERY,
             State.DEGRADED,
-            f"a damaged database was moved to {report.set_aside.name}; {report.rows_saved} rows were saved",
+            f"a damaged database was moved to {prepared.set_aside.name}; {prepared.rows_saved} rows were saved",
         )
         log.error(
-            "damaged database set aside", file=str(report.set_aside), rows_saved=report.rows_saved, why=report.notes
+            "damaged database set aside",
+            file=str(prepared.set_aside),
+            rows_saved=prepared.rows_saved,
+            why=prepared.notes,
         )
-    if report.backup:
-        log.info("database migrated", backup=str(report.backup), from_schema=report.migrated_from)
+    if prepared.backup:
+        log.info("database migrated", backup=str(prepared.backup), from_schema=prepared.migrated_from)
     database = Database(path=state_dir.database, clock=clock, bus=bus)
 
     async def leave_marker() -> None:

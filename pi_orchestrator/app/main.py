@@ -106,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pi-orchestrator {__version__}")
     added = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    subparsers = cast("Subparsers", added)  # typed as argparse's parsers
+    subparsers = cast("Subparsers", added)  # the commands are typed with the base class of _Parser
     for module in (run, demo, scan, config):
         module.add_parser(subparsers)
     verbs = cameras.add_parser(subparsers)

@@ -14,7 +14,7 @@ START_DELAY_S = 60.0
 
 
 class RetentionWorker:
-    """Deletes rows by number; by age only if both the clock and the time of the row are trusted."""
+    """Applies every rule once an hour: limits by number always, limits by age only while the clock is trusted."""
 
     def __init__(self, *, rules: Iterable[RetentionRule], clock: Clock, database: Database) -> None:
         self._rules = tuple(rules)

@@ -40,7 +40,7 @@ class WatchdogWorker:
             await self._clock.sleep(self._interval_s)
 
     async def check(self) -> bool:
-        """Run one check; returns whether everything is alive."""
+        """Run one check; notifies systemd and returns True if everything is alive. Also refreshes `Clock.trusted`."""
         await asyncio.to_thread(self._clock.refresh)
         try:
             async with asyncio.timeout(WRITER_TIMEOUT_S):

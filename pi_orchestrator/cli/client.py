@@ -16,13 +16,15 @@ from pi_orchestrator.core.error_codes import LocalCode
 from pi_orchestrator.core.errors import OrchestratorError, SettingsError, UnauthorizedError
 
 TIMEOUT_S = 35.0
+"""Longer than a capture may take (30 s)."""
 JSON = "application/json"
 MAX_LINE_BYTES = 32 * 1024 * 1024
+"""An event is one line, and so is the list of all cameras."""
 WRONG_SERVER = "is the URL that of the daemon? see --url"
 
 
 class UnreachableError(OrchestratorError):
-    """No daemon responds at the URL."""
+    """Nothing responds at the URL, or something that is not the daemon."""
 
     code: str = LocalCode.UNREACHABLE
 
@@ -139,7 +141,8 @@ class Client:
 def connect(args: argparse.Namespace) -> Client:
     """A client for the daemon named by the arguments or the configuration, with an API key if available.
 
-    Keys found on this machine are sent to this machine only; for another one set PIORCH_API_KEY.
+    The keys of the configuration and of the state folder are sent to this machine only; for another machine set
+    PIORCH_API_KEY.
     """
     url = args.url or os.environ.get("PIORCH_URL")
     key = os.environ.get("PIORCH_API_KEY")
@@ -179,6 +182,7 @@ def _admin_key(state_dir: Path) -> str | None:
 
 
 def _data(status: int, raw: bytes) -> Any:
+    """The `data` of an envelope, or a document without envelope; raises an error response as OrchestratorError."""
     try:
         document = json.loads(raw) if raw else None
     except ValueError as error:

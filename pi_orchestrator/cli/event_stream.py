@@ -45,7 +45,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A block of a stream: name, id and data; None if missing."""
+    """A frame of a stream: name, id and data; None if missing."""
 
     name: str | None
     id: int | None
@@ -62,10 +62,11 @@ def follow(
     sleep: Callable[[float], object] = time.sleep,
     **query: Any,
 ) -> Iterator[Event | Disconnected]:
-    """Events after an id (None: new ones only); resumes after the last one when the connection was lost.
+    """Events after the id `after` (None: new ones only); for a lost connection Disconnected, then the events missed.
 
-    Raises an error response of the daemon, and UnreachableError after `retry_limit_s`, or at the first attempt
-    unless the daemon has `answered` the caller before.
+    A failure with one of `_TRANSIENT_CODES` is retried; it is raised if the pauses since the last frame sum up to
+    `retry_limit_s` (None: never), or if the daemon has not answered yet. `answered`: it has answered the caller before.
+    Every other error response is raised immediately.
     """
     delay_s, waited_s = FIRST_DELAY_S, 0.0
     while True:
@@ -116,7 +117,7 @@ def follow_with_notes(
 
 
 def parse_frames(lines: Iterable[bytes]) -> Iterator[Frame]:
-    """Parse the lines of a stream into frames; drops an incomplete last block."""
+    """Parse the lines of a stream into frames; drops an incomplete last frame."""
     name: str | None = None
     event_id: int | None = None
     data: list[str] = []
@@ -137,7 +138,7 @@ def parse_frames(lines: Iterable[bytes]) -> Iterator[Frame]:
 
 
 def parse_event(frame: Frame) -> Event | None:
-    """The event in a named frame; None for a frame without a name (a copy) or without an event."""
+    """The event in a named frame; None for a frame without an event, and for the copy without a name of an event."""
     if frame.name is None or frame.data is None:
         return None
     try:

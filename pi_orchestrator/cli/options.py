@@ -50,7 +50,7 @@ def seconds_up_to(limit: float) -> Callable[[str], float]:
 
 
 def load_settings(args: argparse.Namespace) -> Loaded:
-    """Load the settings from file, environment and these flags."""
+    """Load the settings from all layers (see `settings.loader`); these flags override the others."""
     from pi_orchestrator.settings import load
 
     flags: Tree = {}

@@ -117,6 +117,7 @@ def _cut(cell: str, width: int) -> str:
 
 
 def _text(cell: object) -> str:
+    """A value as text: `-` for None and "", `?` for a character that cannot be printed."""
     text = "-" if cell in (None, "") else str(cell)
     # Text from a camera must not contain control sequences.
     return "".join(char if char.isprintable() else "?" for char in text)
@@ -138,5 +139,5 @@ def age(seconds: float) -> str:
 
 
 def moment(text: str | None) -> str | None:
-    """An RFC 3339 time as `YYYY-MM-DD HH:MM:SS UTC`."""
+    """An RFC 3339 time as `YYYY-MM-DD HH:MM:SS UTC`; None if there is no time."""
     return f"{text[:19].replace('T', ' ')} UTC" if text else None

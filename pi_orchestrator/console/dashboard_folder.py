@@ -28,7 +28,10 @@ _PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # opens no device, FIFO or link
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """An open file, closed by the receiver; `parts` is its path below the root, `encoding` is "" if not compressed."""
+    """An open file, closed by the receiver; `parts` is its path below the root, `encoding` is "" if not compressed.
+
+    `scripts`: hashes of its inline scripts. `is_settled`: not modified for `SETTLED_S`, so it may be cached forever.
+    """
 
     parts: tuple[str, ...]
     content: io.FileIO | io.BytesIO

@@ -35,6 +35,7 @@ _TYPES = {
     ".webmanifest": "application/manifest+json",
 }
 
+# Names with a hash. The lookaheads require digits and letters, so that no date and no word is taken for a hash.
 _HEX = re.compile(r".+[-.](?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{8,64}(?:\.[a-z][a-z0-9]*){1,3}", re.ASCII)
 _BASE64 = re.compile(
     r".+[-.](?=[\w-]*(?:[0-9]|[a-z_-][A-Z]))(?=[\w-]*[A-Za-z_-])[\w-]{8}(?:\.[a-z][a-z0-9]*){1,3}", re.ASCII
@@ -64,7 +65,7 @@ def dashboard_policy(inline_scripts: Iterable[str] = ()) -> str:
 
 
 def inline_scripts(page: bytes) -> tuple[str, ...]:
-    """The hashes of a page's inline scripts as policy sources: 'sha256-…'."""
+    """The hashes of a page's first `MAX_INLINE_SCRIPTS` inline scripts as policy sources: 'sha256-…'."""
     sources = []
     for attributes, text in _INLINE.findall(page):
         if not _SRC.search(attributes):
