@@ -37,7 +37,7 @@ class BoundedDict(MutableMapping[K, V]):
         return self._entries[key]
 
     def __setitem__(self, key: K, value: V) -> None:
-        """Set an entry as the newest, then drop the oldest ones until the limit holds."""
+        """Set an entry as the newest, then drop the oldest ones until the limit holds, even the new one."""
         size = self._entry_size(value)
         if key in self._entries:
             self.total_size -= self._entry_size(self._entries[key])

@@ -26,7 +26,7 @@ class Breaker:
         return self._open_until is not None
 
     def wait_s(self, now: float) -> float:
-        """Seconds until the next attempt is allowed; 0 if it is allowed now."""
+        """Seconds until the circuit is half open; 0 if it is closed or half open, even while a probe is running."""
         return max(0.0, self._open_until - now) if self._open_until is not None else 0.0
 
     def take(self, now: float) -> bool:
@@ -47,7 +47,7 @@ class Breaker:
         self._failures, self._factor, self._open_until, self._probing = 0, 1, None, False
 
     def failed(self, now: float) -> bool:
-        """Record a failure; True if it opened the circuit."""
+        """Record a failure; True if it opened the circuit, also again after a failed probe."""
         self._failures += 1
         if self._open_until is not None:
             if now < self._open_until:

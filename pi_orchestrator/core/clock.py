@@ -15,14 +15,14 @@ from pathlib import Path
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-_TIME_ERROR = 5
+_TIME_ERROR = 5  # TIME_ERROR of adjtimex(2): the clock is not synchronised
 _EARLIEST_PLAUSIBLE = datetime(2026, 1, 1, tzinfo=UTC)
 _DAMAGED = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """One moment, as it is stored in every row."""
+    """One moment, as it is stored in every row: wall time `at`, and whether it was `trusted` (see `Clock.trusted`)."""
 
     at: datetime
     boot_id: str
@@ -76,7 +76,10 @@ def rfc3339(moment: datetime) -> str:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """Parse a stored time into an aware datetime; 1970-01-01 if damaged, because that must not prevent a start."""
+    """Parse a stored time into an aware datetime (without zone: UTC).
+
+    1970-01-01 if the text is damaged, because that must not prevent a start.
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -145,7 +145,7 @@ class VerificationError(OrchestratorError):
 
 
 class ProvisionError(OrchestratorError):
-    """A camera did not accept credentials; `may_have_arrived` is False only if it certainly did not use them.
+    """A camera did not accept credentials; `may_have_arrived` is False only if the camera certainly did not use them.
 
     `code` is DEVICE_REJECTED, DEVICE_TIMEOUT, or DEVICE_UNREACHABLE (no connection, or no usable answer).
     """

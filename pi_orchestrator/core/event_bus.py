@@ -19,8 +19,9 @@ class Subscription(Generic[E]):
 
     def __init__(self, kinds: tuple[type[E], ...], maxsize: int) -> None:
         self.lagged = False
+        """Whether the subscription has ended because its queue was full."""
         self._kinds = kinds
-        self._queue: asyncio.Queue[E | None] = asyncio.Queue(maxsize + 1)
+        self._queue: asyncio.Queue[E | None] = asyncio.Queue(maxsize + 1)  # and the end marker, None
         self._maxsize = maxsize
         self._closed = False
 

@@ -35,7 +35,10 @@ class Event:
 
     type: ClassVar[str]
     columns: ClassVar[frozenset[str]] = frozenset()
-    """Fields (`mac`, `session_id`) that are columns of the row and not in the payload; a `mac` is always a column."""
+    """Fields (`mac`, `session_id`) that are only columns of the row, not in the payload.
+
+    A `mac` is always a column; if it is not named here, it is in the payload, too.
+    """
 
     def payload(self) -> Json:
         """The fields with a value, as plain JSON data."""
@@ -65,7 +68,7 @@ def catalogue() -> dict[str, type[Event]]:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraEvent(Event):
-    """A change of a registered camera, and its position."""
+    """A change of a registered camera, and its position; `by` is the key name of the operator, if there was one."""
 
     mac: Mac
     device_id: str
@@ -140,7 +143,7 @@ class CameraStatusChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CameraCaptured(Event):
-    """A picture was taken."""
+    """A picture was taken; `size` is in bytes, `took_ms` is from the request to the last byte."""
 
     type = "camera.captured"
     mac: Mac
@@ -242,7 +245,7 @@ class ContainerDeleted(ContainerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class AllowlistChanged(Event):
-    """Entries of the allowlist changed; `mac` if it was a single entry."""
+    """Entries of the allowlist were added, removed or updated; the fields are their numbers."""
 
     type = "allowlist.changed"
     columns = frozenset({"mac"})
@@ -250,6 +253,7 @@ class AllowlistChanged(Event):
     removed: int
     updated: int
     mac: Mac | None = None
+    """The entry, if only one changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +270,7 @@ class ConfigChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceFound(Event):
-    """A device was seen for the first time."""
+    """A device was seen for the first time; `near`: known devices whose MAC may be one of the same ESP32."""
 
     type = "device.found"
     mac: Mac
@@ -345,7 +349,7 @@ class ScanStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ScanEnded(Event):
-    """A scan ended."""
+    """A scan ended; `new`, `moved` and `gone` are devices relative to the previous scan."""
 
     type = "scan.ended"
     id: str

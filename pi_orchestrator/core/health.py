@@ -20,7 +20,10 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class Component:
-    """State of one component; `beat_at` is its last heartbeat (monotonic s), `stale_after_s` its maximum age."""
+    """State of one component, `since` when it is in it, and its last heartbeat `beat_at` (both monotonic s).
+
+    `stale_after_s`: age of the last heartbeat above which the component hangs; None: it is not checked.
+    """
 
     name: str
     essential: bool

@@ -19,8 +19,8 @@ def parse_container_id(text: str) -> str:
 
 
 def parse_device_id(value: object, mac: Mac | None) -> str | None:
-    """A device id in a firmware's format; None for anything else, and for the MAC of a camera other than `mac`."""
+    """A device id in a firmware's format; None for anything else, and for a MAC other than the given `mac`."""
     if not isinstance(value, str) or not _DEVICE_ID.fullmatch(value):
         return None
-    own_mac = try_mac(value) if mac else None
-    return value if own_mac in (None, mac) else None
+    named_mac = try_mac(value) if mac else None
+    return value if named_mac in (None, mac) else None

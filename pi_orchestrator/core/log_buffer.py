@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any
 
 MAX_LINES = 4096
-MOST_BYTES = 2 * 1024 * 1024
+MAX_BYTES = 2 * 1024 * 1024
 IDS_PER_START = 2**31
 MAX_STARTS = 2**22
 """IDS_PER_START * MAX_STARTS is the integer limit of a double, and so of JavaScript."""
@@ -34,8 +34,8 @@ MAX_DEPTH = 4
 MAX_INTEGER = 2**53
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40}
-"""Level names of the log endpoints; `warning` and `critical` are aliases."""
-_LEVEL_NAMES = {"warning": "warn", "critical": "error", "exception": "error"}
+"""Level name of the log endpoints → rank."""
+_LEVEL_ALIASES = {"warning": "warn", "critical": "error", "exception": "error"}
 _NOT_IN_FIELDS = frozenset({"event", "level", "timestamp", "component"})
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -101,7 +101,7 @@ class LogBuffer:
         with self._lock:
             self._lines.append(line)
             self._bytes += line.size
-            while len(self._lines) > MAX_LINES or self._bytes > MOST_BYTES:
+            while len(self._lines) > MAX_LINES or self._bytes > MAX_BYTES:
                 self._bytes -= self._lines.popleft().size
                 self._oldest += 1
         for notify in self._listeners:
@@ -118,8 +118,8 @@ class LogBuffer:
             with self._lock:
                 self._listeners = tuple(other for other in self._listeners if other is not listener)
 
-    def after(self, position: int, *, max_lines: int, max_bytes: int = MOST_BYTES) -> list[tuple[int, Line]]:
-        """Lines after an id, oldest first, within both limits but at least one; dropped lines are skipped."""
+    def after(self, position: int, *, max_lines: int, max_bytes: int = MAX_BYTES) -> list[tuple[int, Line]]:
+        """Lines after the id `position`, oldest first, within both limits but at least one; without dropped lines."""
         with self._lock:
             first = max(position + 1, self._oldest)
             begin = first - self._oldest
@@ -132,7 +132,7 @@ class LogBuffer:
         return found
 
     def before_last(self, count: int, *, line_filter: LineFilter) -> int:
-        """The id before the last `count` lines that pass a filter."""
+        """The position, for `after`, before the last `count` lines that pass a filter; if fewer pass, before all."""
         if not count:
             return self.newest
         ids = [line_id for line_id, line in self.all() if line_filter.matches(line)]
@@ -146,7 +146,7 @@ class LogBuffer:
 def encode_entry(event: Mapping[str, Any]) -> Line:
     """Truncate and encode a log entry."""
     level = str(event.get("level", "info"))
-    level = _LEVEL_NAMES.get(level, level if level in LEVELS else "info")
+    level = _LEVEL_ALIASES.get(level, level if level in LEVELS else "info")
     component = _truncate(str(event.get("component", "")), MAX_NAME_CHARS)
     at = str(event.get("timestamp", ""))
     document = {

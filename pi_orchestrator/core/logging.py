@@ -86,7 +86,7 @@ def configure(*, level: str, style: str, stream: TextIO | None = None) -> None:
         )
     root = logging.getLogger()
     root.handlers[:] = [handler, listening]
-    # What libraries log as information is a detail for the operator.
+    # Level info of a library is debug for the operator.
     root.setLevel(logging.WARNING if level != "debug" else logging.INFO)
 
 

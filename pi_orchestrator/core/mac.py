@@ -40,7 +40,7 @@ def parse_mac(text: object) -> Mac:
 
 
 def try_mac(text: object) -> Mac | None:
-    """`parse_mac`, or None where the text is no device's MAC."""
+    """`parse_mac`, but None instead of FieldError."""
     try:
         return parse_mac(text)
     except FieldError:

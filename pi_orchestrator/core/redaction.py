@@ -12,6 +12,7 @@ MASK = "***"
 MIN_CHARS = 6
 """Shorter secrets occur in ordinary words by chance."""
 MIN_ENCODED_BYTES = 8
+"""Shorter secrets are not masked as hex or base64."""
 
 
 class Redactor:
@@ -43,7 +44,7 @@ def _encodings(secret: str) -> Iterator[str]:
         yield raw.hex()
         yield raw.hex().upper()
         for shift in range(3):
-            # The bytes before and after it change its first and last characters.
+            # The bytes around the secret change its first and last base64 characters, so these are cut off.
             text = base64.b64encode(b"\0" * shift + raw)[(0, 2, 3)[shift] :].decode()
             text = text.rstrip("=")[: -1 if (len(raw) + shift) % 3 else None]
             yield text

@@ -23,15 +23,15 @@ class Source(StrEnum):
 
 
 TRUSTED = frozenset({Source.ARP, Source.NEIGHBOUR, Source.STATION, Source.MQTT, Source.PROBE, Source.RECORD})
-"""Sources that prove presence; a lease or a name only shows that the device was present once."""
+"""Sources that prove presence; a DHCP lease or an mDNS name only shows that the device was present once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """A device as one source saw it at `at` (monotonic s).
 
-    `alive`: it shows that the device was present at that moment; a lease or a name does not. `binds`: the device
-    answered a probe of `ip`; without it the address is only a claim.
+    `alive`: it shows that the device was present at that moment; a DHCP lease or an mDNS name does not. `binds`: the
+    device answered a probe of `ip`; if False, the address is only a claim.
     """
 
     mac: Mac

@@ -32,7 +32,7 @@ class KeyedSingleFlight(Generic[K, T]):
         self._name = name
         self._cancel_unused = cancel_unused
         self._flights: dict[K, _Flight[T]] = {}
-        self._closed: Callable[[], Exception] | None = None
+        self._close_error: Callable[[], Exception] | None = None
 
     def __len__(self) -> int:
         """The number of running tasks."""
@@ -66,13 +66,13 @@ class KeyedSingleFlight(Generic[K, T]):
 
     def close(self, error: Callable[[], Exception]) -> None:
         """Cancel every task; their callers, and all later ones, get an exception made by `error`."""
-        self._closed = error
+        self._close_error = error
         for flight in self._flights.values():
             flight.task.cancel()
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise self._closed() from None
+        if self._close_error:
+            raise self._close_error() from None
 
     def _start(self, key: K, work: Callable[[], Awaitable[T]]) -> _Flight[T]:
         async def await_work() -> T:

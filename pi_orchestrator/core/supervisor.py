@@ -1,7 +1,7 @@
 """Keeps workers running: each in its own named task, restarted individually, with its state in health.
 
-A worker that raises is restarted with full-jitter back-off. If it does not run for STABLE_AFTER_S at a stretch within
-GIVE_UP_AFTER_S, the process ends, so that systemd starts it again.
+A worker that raises is restarted after a random wait, longer after each failure. If it has failed for GIVE_UP_AFTER_S
+and no run has lasted STABLE_AFTER_S, the process ends, so that systemd starts it again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Worker:
 
 
 def full_jitter(attempt: int, *, base_s: float, cap_s: float) -> float:
-    """Seconds to wait before attempt n+1: random, from a tenth of the capped exponential up to all of it."""
+    """A random wait, s: from a tenth of `base_s * 2**attempt` (at most `cap_s`) up to all of it."""
     ceiling = min(cap_s, base_s * 2.0 ** min(attempt, 32))
     return random.uniform(ceiling / 10, ceiling)  # noqa: S311  # spreads load, guards nothing
 
@@ -52,7 +52,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 class Supervisor:
-    """Runs workers until stopped; `failed` is set when one keeps failing."""
+    """Runs workers until stopped; `failed` is set when it gives up one that keeps failing."""
 
     def __init__(self, *, clock: Clock, health: Health, restart_base_s: float = 0.5) -> None:
         self._clock = clock

@@ -34,7 +34,10 @@ def parse_object(payload: bytes, *, max_bytes: int, max_depth: int = MAX_DEPTH) 
 
 
 def clean_text(value: object, *, max_chars: int = 128) -> str | None:
-    """Text that is safe to store, log and show: no control characters or lone surrogates; None if empty."""
+    """Text that is safe to store, log and show: no control characters or lone surrogates, cut to `max_chars`.
+
+    None if it is empty or not text.
+    """
     if not isinstance(value, str):
         return None
     text = value[:max_chars]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from pi_orchestrator.core.log_buffer import (
     IDS_PER_START,
+    MAX_BYTES,
     MAX_DEPTH,
     MAX_LINES,
     MAX_STARTS,
-    MOST_BYTES,
     LineFilter,
     LogBuffer,
     encode_entry,
@@ -109,7 +109,7 @@ def test_oldest_dropped_over_byte_limit(ring):
     for number in range(1000):
         ring.append(entry(n=number, text=["x" * 900] * 9))
     assert 200 < len(ring.all()) < 300
-    assert sum(line.size for _, line in ring.all()) <= MOST_BYTES
+    assert sum(line.size for _, line in ring.all()) <= MAX_BYTES
     assert stored(ring)[-1]["fields"]["n"] == 999
 
 
@@ -344,5 +344,5 @@ def test_flood_stays_within_memory_limit(ring):
         allocated, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert allocated < 2 * MOST_BYTES, "counted sizes are close to real ones"
+    assert allocated < 2 * MAX_BYTES, "counted sizes are close to real ones"
     assert ring.newest - ring.oldest < MAX_LINES
