@@ -28,6 +28,6 @@ class ByteBudget:
             )
         return size
 
-    def give(self, size: int) -> None:
+    def release(self, size: int) -> None:
         """Release reserved bytes."""
         self.used -= size

@@ -269,7 +269,7 @@ async def _read_bounded(
         return b"".join(chunks)
     finally:
         if budget:
-            budget.give(counted)
+            budget.release(counted)
 
 
 def _parse(body: bytes) -> CameraAnswer:

@@ -255,7 +255,7 @@ class Assembly:
     def discard(self) -> None:
         """Release the chunks and their share of the budget."""
         self._chunks.clear()
-        self._budget.give(self._size)
+        self._budget.release(self._size)
         self._size = 0
 
     def _add_chunk(self, chunk: Chunk) -> bool:

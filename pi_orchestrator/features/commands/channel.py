@@ -82,7 +82,7 @@ class PendingCommand:
         finally:
             size = sum(len(payload) for _, payload in messages)
             self._held_bytes -= size
-            self._budget.give(size)
+            self._budget.release(size)
 
 
 class CommandChannel:
