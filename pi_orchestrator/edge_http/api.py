@@ -1,4 +1,4 @@
-"""The edge's API: what it provides to the HTTP layer."""
+"""Builds the edge's API from its parts: access control, error format, idempotency, audit of refused actions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def edge_api(
     """Build the edge's API; `provided` are the objects that handlers request by type."""
 
     async def record_refusal(arguments: Mapping[str, Any], error: OrchestratorError) -> None:
-        """Store a refused operator action in the audit log."""
+        """Store a refused operator action in the audit log, unless it is already there."""
         actor = next((value for value in arguments.values() if isinstance(value, Actor)), None)
         if actor is None or error.is_audited:
             return
@@ -69,7 +69,7 @@ def _actor(route: Route, request: web.Request, identity: Identity | None) -> Act
 
 
 def _target(arguments: Mapping[str, Any]) -> str | None:
-    """The target of a write, for the audit log: the value in its path, or the name in its body."""
+    """Target of a write in the audit log: the first in its path; without path, of `_TARGET_FIELDS` in its body."""
     path, body = arguments.get("path"), arguments.get("body")
     candidates = [*dict(path).values()] if path is not None else [getattr(body, name, None) for name in _TARGET_FIELDS]
     return next((str(value) for value in candidates if value is not None), None)

@@ -74,7 +74,7 @@ class KeyAuthenticator:
         keys = _keys_of(route, request)
         identity = self._identify(request, keys)
         if identity is None:
-            # Wrong keys count on open routes too: the cookie in the answer shows there that a key is valid.
+            # Wrong keys count on open routes too: there, the cookie in the answer would reveal a guessed key.
             within_limit = not keys or self._wrong_key_limit(request).take(self._clock.monotonic())
             if not (route.keyed or self.mode == "required"):
                 return None
@@ -123,7 +123,7 @@ class KeyAuthenticator:
         return None
 
     def _is_accepted(self, identity: Identity, request: web.Request) -> bool:
-        """Whether a valid key is accepted: not after too many wrong keys, unless this peer has used it before."""
+        """Whether a valid key is accepted: if this peer has used it before, or has not sent too many wrong keys."""
         peer_and_key = (request.remote or UNKNOWN, identity.key_id)
         if peer_and_key not in self._used_keys and self._wrong_key_limit(request).wait_s(self._clock.monotonic()) > 0:
             return False

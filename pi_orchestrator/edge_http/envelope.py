@@ -30,7 +30,7 @@ def _wrap(data: bytes, request_id: str) -> bytes:
     return b"".join((b'{"success":true,"data":', data, tail, b"}"))  # only one copy: lists are long
 
 
-def _wrap_doubled(data: bytes, request_id: str) -> bytes:
+def _wrap_and_repeat(data: bytes, request_id: str) -> bytes:
     repeated = (b",", memoryview(data)[1:-1]) if len(data) > 2 else ()
     return b"".join((_wrap(data, request_id)[:-1], *repeated, b"}"))
 
@@ -55,7 +55,7 @@ def _example(data: Any) -> Json:
 ENVELOPE = Shape("in the envelope", wrap=_wrap, schema=_schema, example=_example)
 ENVELOPE_WITH_FIELDS = Shape(
     "in the envelope, with its fields repeated at the top level for old dashboards",
-    wrap=_wrap_doubled,
+    wrap=_wrap_and_repeat,
     schema=lambda data: {"allOf": [_schema(data), data]},
     example=lambda data: {**_example(data), **data},
 )
@@ -94,19 +94,21 @@ class EnvelopeErrors:
         self, error: OrchestratorError, *, request_id: str, status: int | None = None, headers: Mapping[str, str]
     ) -> web.Response:
         """See `ErrorRenderer`."""
-        detail: dict[str, object] = {"code": error.code, "message": error.message, "retryable": error.retryable}
-        sent = {**SECURITY_HEADERS, "Content-Type": JSON, REQUEST_ID: request_id, **headers}
+        failure: dict[str, object] = {"code": error.code, "message": error.message, "retryable": error.retryable}
+        all_headers = {**SECURITY_HEADERS, "Content-Type": JSON, REQUEST_ID: request_id, **headers}
         if error.retryable:
             seconds = math.ceil(error.retry_after_s or ErrorCode[error.code].retry_after_s or RETRY_AFTER_S)
-            detail["retry_after_seconds"] = seconds
-            sent["Retry-After"] = str(seconds)
+            failure["retry_after_seconds"] = seconds
+            all_headers["Retry-After"] = str(seconds)
         if error.details:
-            detail["details"] = error.details
+            failure["details"] = error.details
         body = {
             "success": False,
-            "error": detail,
+            "error": failure,
             "code": error.code,
             "correlation_id": request_id,
             "timestamp": _now().decode(),
         }
-        return web.Response(body=_encode(body).encode(), status=status or self.describe(error.code)[0], headers=sent)
+        return web.Response(
+            body=_encode(body).encode(), status=status or self.describe(error.code)[0], headers=all_headers
+        )

@@ -119,7 +119,8 @@ class LogFeed(Feed[T], Generic[T]):
 
 def can_replay(bounds: Bounds, after: int) -> bool:
     """Whether the log has all events since this id, and they are not too many."""
-    return bounds.oldest - 1 <= after <= bounds.newest <= after + MAX_REPLAY
+    is_complete = bounds.oldest - 1 <= after <= bounds.newest
+    return is_complete and bounds.newest - after <= MAX_REPLAY
 
 
 def _snapshot(state: Iterable[StoredEvent], event_filter: EventFilter, newest: int, *, copy: bool) -> bytes:

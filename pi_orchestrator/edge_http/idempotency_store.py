@@ -16,7 +16,7 @@ class IdempotencyStore:
         self._database = database
 
     async def find(self, *, key: str, operation: str) -> StoredAnswer | None:
-        """The answer to an earlier request with this key."""
+        """The answer to an earlier request with this key for the same operation."""
         rows = await self._database.read(
             "SELECT request_hash, status, body FROM idempotency WHERE key = ? AND operation = ?", (key, operation)
         )
@@ -36,7 +36,7 @@ async def insert(tx: Tx, *, key: str, operation: str, answer: StoredAnswer) -> N
 
 
 async def keep_newest(tx: Tx, *, keep: int) -> None:
-    """Delete all but the newest `keep` answers."""
+    """Delete the oldest answers; the newest `keep`, and those of the same time as the next one, stay."""
     await tx.run(
         "DELETE FROM idempotency WHERE at < (SELECT at FROM idempotency ORDER BY at DESC LIMIT 1 OFFSET ?)", (keep,)
     )

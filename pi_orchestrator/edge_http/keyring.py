@@ -13,13 +13,13 @@ from pi_orchestrator.core.errors import ConflictError
 from pi_orchestrator.core.redaction import MASK
 from pi_orchestrator.edge_http import key_store as keys
 from pi_orchestrator.edge_http.key_store import ApiKey, Scope
-from pi_orchestrator.storage import audit_log as actions
+from pi_orchestrator.storage import audit_log
 from pi_orchestrator.storage.database import Database, Tx
 
 COOKIE_S = 12 * 3600
-
-
+"""Lifetime of a session cookie."""
 UNKNOWN = "-"
+"""The key name of a client without a key, and the address of an unknown peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Identity:
 
 
 CONFIGURED = Identity("configured", "configured", Scope.ADMIN)
+"""The key of the configuration."""
 
 
 def new_key() -> tuple[str, str]:
@@ -59,9 +60,9 @@ class Keyring:
         self._configured = _digest(configured) if configured else None
 
     @property
-    def lacks_admin(self) -> bool:
-        """Whether no admin key exists, so that no key can be created."""
-        return self._configured is None and not any(key.scope is Scope.ADMIN for key in self._stored.values())
+    def has_admin_key(self) -> bool:
+        """Whether an admin key exists, with which others can be created: the configured one or a stored one."""
+        return self._configured is not None or any(key.scope is Scope.ADMIN for key in self._stored.values())
 
     @property
     def is_configured_key_needed(self) -> bool:
@@ -98,7 +99,7 @@ class Keyring:
 
         async def job(tx: Tx) -> ApiKey:
             key = await keys.insert(tx, key_id=key_id, name=name, scope=scope, digest=_digest(text))
-            await actions.record(tx, actor, target=name)
+            await audit_log.record(tx, actor, target=name)
             tx.after_commit(lambda: self._stored.__setitem__(key.id, key))
             return key
 
@@ -114,7 +115,7 @@ class Keyring:
         target = MASK if self.identify(name) else name
 
         async def job(tx: Tx) -> None:
-            await actions.record(tx, actor, target=target, outcome=actions.removal_outcome(key is not None))
+            await audit_log.record(tx, actor, target=target, outcome=audit_log.removal_outcome(key is not None))
             if key is not None:
                 await keys.delete(tx, key.id)
                 tx.after_commit(lambda: self._forget(key.id))

@@ -14,8 +14,8 @@ from pi_orchestrator.http.route import Shape
 class Route(http_route.Route):
     """One line of the route table.
 
-    `scope`: the scope that a key must cover; None: no key is needed in any mode. A key is needed always if `keyed`,
-    otherwise only in mode `required`. `action` is the name of a write in the audit log.
+    `scope`: the scope that a key must cover; None: no key is needed in any mode. A key is needed in mode `required`,
+    and if `keyed` also in mode `provisioning`. `action` is the name of a write in the audit log.
     """
 
     scope: Scope | None

@@ -18,11 +18,14 @@ from pi_orchestrator.http.sse import Cursor, EventStreams, frame
 from pi_orchestrator.storage import event_store
 from pi_orchestrator.storage.database import Database
 
-PAGE = 250
+PAGE_ENTRIES = 250
 PAGE_BYTES = 256 * 1024
 BACKLOG = 16_384
+"""Events that may be queued on the bus; with more, clients read the event log."""
 WORK_PER_STEP = 1000
-LINE = "log"
+"""Events sent to clients before other tasks run: one event to 9 clients counts as 10."""
+LOG_LINE = "log"
+"""The event type of a log line."""
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -46,7 +49,7 @@ def stored_frame(event: StoredEvent, event_id: int | None, *, copy: bool) -> byt
 
 
 class StoredEvents:
-    """The event log; `newest` is the last event that was sent live, not always the last that is stored."""
+    """The event log; `newest` is the id of the last event that streams may send, not always of the last stored one."""
 
     def __init__(self, database: Database) -> None:
         self.newest = 0
@@ -58,7 +61,7 @@ class StoredEvents:
 
     async def page(self, cursor: Cursor, *, copy: bool) -> list[bytes] | None:
         """See `Source`."""
-        end = min(cursor.position + PAGE, self.newest)
+        end = min(cursor.position + PAGE_ENTRIES, self.newest)
         events = await event_store.between(self._database, cursor.position, end, event_filter=cursor.entry_filter)
         # Read after the page, to detect rows that were deleted before the page was read.
         if (await self.bounds()).oldest > cursor.position + 1:
@@ -85,7 +88,7 @@ class LogLines:
 
     async def page(self, cursor: Cursor, *, copy: bool) -> list[bytes] | None:
         """See `Source`."""
-        lines = self._buffer.after(cursor.position, max_lines=PAGE, max_bytes=PAGE_BYTES)
+        lines = self._buffer.after(cursor.position, max_lines=PAGE_ENTRIES, max_bytes=PAGE_BYTES)
         cursor.position = lines[-1][0] if lines else cursor.position
         cursor.behind = cursor.position < self._buffer.newest
         await asyncio.sleep(0)  # in a flood there is always a next page: let other tasks run
@@ -95,9 +98,9 @@ class LogLines:
     def _frame(self, line_id: int, line: Line, *, copy: bool) -> bytes:
         document = line.json(line_id)
         if not self._among_events:
-            return frame(LINE, document, event_id=line_id, copy=copy)
+            return frame(LOG_LINE, document, event_id=line_id, copy=copy)
         return frame(
-            LINE,
+            LOG_LINE,
             b'{"version":"1.0","type":"log","timestamp":%b,"payload":%b}' % (_encode(line.at).encode(), document),
             copy=copy,
         )
@@ -125,7 +128,7 @@ class StreamWorker:
     async def _follow_events(self) -> None:
         while True:
             with self._bus.subscribe(StoredEvent, maxsize=BACKLOG) as subscription:
-                self._read_from_log((await self._events.bounds()).newest)
+                self._read_from_event_log((await self._events.bounds()).newest)
                 work = 0
                 async for event in subscription:
                     self.send(event)
@@ -135,11 +138,11 @@ class StreamWorker:
                         await asyncio.sleep(0)  # a flood: let the clients' tasks write
 
     def send(self, event: StoredEvent) -> None:
-        """Send an event live, once; if an earlier one is missing, clients read the log instead."""
+        """Send an event live, once; if an earlier one is missing, clients read the event log instead."""
         if event.id <= self._events.newest:
             return
         if event.id > self._events.newest + 1:
-            self._read_from_log(event.id)
+            self._read_from_event_log(event.id)
             return
         self._events.newest = event.id
         copy = self._streams.unnamed_copy
@@ -150,8 +153,8 @@ class StreamWorker:
             data=lambda: stored_frame(event, event.id, copy=copy),
         )
 
-    def _read_from_log(self, newest: int) -> None:
-        """Make clients read events up to `newest` from the log, because some may have been missed."""
+    def _read_from_event_log(self, newest: int) -> None:
+        """Make clients read events up to `newest` from the event log, because some may have been missed."""
         self._events.newest = max(self._events.newest, newest)
         self._streams.mark_behind(self._events)
 

@@ -24,7 +24,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ApiKeys(Feature):
-    """Parts for the HTTP API."""
+    """The keys, and the authenticator that checks requests against them."""
 
     keyring: Keyring
     authenticator: KeyAuthenticator
@@ -65,8 +65,8 @@ def configured_key(settings: Settings) -> str | None:
 
 
 async def ensure_admin_key(keyring: Keyring, state_dir: StateDir) -> None:
-    """Create an admin key if there is none, and log its file, never the key."""
-    if not keyring.lacks_admin:
+    """Create an admin key if none exists, and log its file, never the key."""
+    if keyring.has_admin_key:
         return
     key_id, text = new_key()
     # Write the file first: after a crash the next start replaces it. A key without a file would be lost.

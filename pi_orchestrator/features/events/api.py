@@ -19,7 +19,7 @@ from pi_orchestrator.core.events import (
 from pi_orchestrator.core.log_buffer import LineFilter
 from pi_orchestrator.edge_http.auth import Caller
 from pi_orchestrator.edge_http.feeds import EventFeed, FeedSources
-from pi_orchestrator.edge_http.stream_sources import LINE
+from pi_orchestrator.edge_http.stream_sources import LOG_LINE
 from pi_orchestrator.features.events.snapshots import Snapshots
 from pi_orchestrator.features.provisioning import store as sessions
 from pi_orchestrator.features.provisioning.views import SessionId
@@ -119,7 +119,7 @@ async def everything(
         ),
         after=_after(headers, query),
         state=lambda: snapshots.take(None),
-        lines=LineFilter() if LINE in types else None,
+        lines=LineFilter() if LOG_LINE in types else None,
     )
 
 

@@ -51,7 +51,7 @@ def test_stream_limits_fit_together():
     )
     assert 1000 * len(device_frame) < sse.QUEUE_BYTES
     assert feeds.MAX_REPLAY < EVENTS_KEPT
-    assert sources.PAGE < feeds.MAX_REPLAY
+    assert sources.PAGE_ENTRIES < feeds.MAX_REPLAY
     assert 50 * 3 * sse.WRITE_BYTES < 10 * 1024 * 1024
 
 
@@ -60,7 +60,7 @@ def test_stream_limits_fit_together():
 
 async def test_log_lines_page_yields_and_skips_dropped():
     ring = LogBuffer()
-    for number in range(sources.PAGE + 1):
+    for number in range(sources.PAGE_ENTRIES + 1):
         ring.append({"event": str(number), "level": "info", "component": "x", "timestamp": AT})
     lines = sources.LogLines(ring, among_events=False)
     cursor = Cursor(lines, LineFilter(), position=ring.oldest - 10)
@@ -68,7 +68,7 @@ async def test_log_lines_page_yields_and_skips_dropped():
     asyncio.get_running_loop().call_soon(other_task_ran.append, True)
     page = await lines.page(cursor, copy=False)
     assert other_task_ran == [True]
-    assert (len(page), cursor.position, cursor.behind) == (sources.PAGE, ring.newest - 1, True)
+    assert (len(page), cursor.position, cursor.behind) == (sources.PAGE_ENTRIES, ring.newest - 1, True)
     assert len(await lines.page(cursor, copy=False)) == 1
     assert (cursor.position, cursor.behind) == (ring.newest, False)
     assert await lines.page(cursor, copy=False) == []
