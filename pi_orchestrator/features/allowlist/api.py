@@ -33,7 +33,7 @@ from pi_orchestrator.features.allowlist.model import (
 from pi_orchestrator.http.model import ApiModel, RequestModel, Time
 from pi_orchestrator.http.paging import MacPath
 from pi_orchestrator.http.route import Csv, Reply
-from pi_orchestrator.storage import audit_log as actions
+from pi_orchestrator.storage import audit_log
 from pi_orchestrator.storage.database import Database, Tx
 
 MAX_BULK = 1000
@@ -94,7 +94,7 @@ class RefusedRow(ApiModel):
 
 
 class BulkReport(ApiModel):
-    """Result of each row: every row is counted once, except those in `errors`, which are not counted."""
+    """Number of rows by result; a row in `errors` is in no number."""
 
     added: int
     updated: int
@@ -211,7 +211,7 @@ async def add(database: Database, body: NewEntry, actor: Actor) -> Reply[EntryAn
         (step,) = await allowlist.change(tx, [_row_of(body.mac, body)])
         if step.effect is Effect.ERROR:
             raise ConflictError(step.reason or "", details="remove entries that are no longer needed")
-        await actions.record(tx, actor, target=body.mac)
+        await audit_log.record(tx, actor, target=body.mac)
         return await _require_entry(tx, body.mac), step.effect
 
     entry, effect = await database.write(job)
@@ -232,7 +232,7 @@ async def change(database: Database, path: MacPath, body: EntryChange, actor: Ac
     async def job(tx: Tx) -> Entry:
         await _require_entry(tx, path.mac)
         await allowlist.change(tx, [_row_of(path.mac, body)])
-        await actions.record(tx, actor, target=path.mac)
+        await audit_log.record(tx, actor, target=path.mac)
         return await _require_entry(tx, path.mac)
 
     entry = await database.write(job)
@@ -244,7 +244,7 @@ async def remove(database: Database, path: MacPath, actor: Actor) -> None:
 
     async def job(tx: Tx) -> None:
         removed = await allowlist.remove(tx, [path.mac])
-        await actions.record(tx, actor, target=path.mac, outcome=actions.removal_outcome(bool(removed)))
+        await audit_log.record(tx, actor, target=path.mac, outcome=audit_log.removal_outcome(bool(removed)))
 
     await database.write(job)
 
@@ -269,7 +269,7 @@ async def bulk_remove(database: Database, body: RemovedEntries, actor: Actor) ->
 
     async def job(tx: Tx) -> set[Mac]:
         removed = await allowlist.remove(tx, macs)
-        await actions.record(tx, actor, target=f"{len(macs)} MACs", outcome=f"{len(removed)} removed")
+        await audit_log.record(tx, actor, target=f"{len(macs)} MACs", outcome=f"{len(removed)} removed")
         return removed
 
     removed = await database.write(job)
@@ -287,7 +287,7 @@ async def clear(database: Database, actor: Actor) -> ClearedList:
 
     async def job(tx: Tx) -> int:
         cleared = await allowlist.clear(tx)
-        await actions.record(tx, actor, outcome=f"{cleared} removed")
+        await audit_log.record(tx, actor, outcome=f"{cleared} removed")
         return cleared
 
     cleared = await database.write(job)
@@ -322,7 +322,7 @@ async def import_csv(database: Database, query: ImportQuery, body: Csv, actor: A
 async def _apply(database: Database, rows: Sequence[Row], actor: Actor) -> list[Step]:
     async def job(tx: Tx) -> list[Step]:
         steps = await allowlist.change(tx, rows)
-        await actions.record(tx, actor, target=f"{len(rows)} rows", outcome=_summary(steps, dry_run=False))
+        await audit_log.record(tx, actor, target=f"{len(rows)} rows", outcome=_summary(steps, dry_run=False))
         return steps
 
     return await database.write(job)

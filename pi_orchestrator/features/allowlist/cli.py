@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BASE = "/api/v1/provisioning/allowlist"
 MAX_FILE_BYTES = 1024 * 1024
+"""The daemon's limit of a request body."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -70,7 +71,7 @@ def list_entries(args: argparse.Namespace) -> int:
 
 
 def add(args: argparse.Namespace) -> int:
-    """Add a camera."""
+    """Add a camera, or change its entry."""
     fields = {"mac": args.mac, "description": args.description, "container_id": args.container}
     body = {name: value for name, value in fields.items() if value is not None}
     entry = connect(args).post(BASE, body)["entry"]
@@ -93,7 +94,7 @@ def remove(args: argparse.Namespace) -> int:
 
 
 def import_file(args: argparse.Namespace) -> int:
-    """Add the cameras of a file; exit code 1 if a row was bad."""
+    """Add the cameras of a file; exit code 1 if a row is invalid."""
     client = connect(args)
     report = client.upload(
         f"{BASE}/import", _read(args.file), media_type="text/csv", dry_run="true" if args.dry_run else None

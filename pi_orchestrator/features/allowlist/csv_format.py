@@ -14,9 +14,11 @@ from pi_orchestrator.core.errors import FieldError
 from pi_orchestrator.features.allowlist.model import MAX_ENTRIES, Row, parse_row
 
 MAX_LINES = 40_000
+"""More than `MAX_ENTRIES`: a file may have blank lines, and a quoted cell may have several."""
 MAX_LINE_CHARS = 16_384
 COLUMNS = ("mac", "description", "container_id")
 
+# The beginning of a formula, after any apostrophes; the last four are the full-width forms of = + - and @.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _HEADER = f"the first line must be the header {','.join(COLUMNS)}"
 

@@ -28,7 +28,7 @@ class Details(NamedTuple):
     description: str | None = None
     container_id: str | None = None
 
-    def changed(self, fields: Mapping[str, str | None]) -> Details:
+    def with_fields(self, fields: Mapping[str, str | None]) -> Details:
         """Return a copy with `fields` replaced; None deletes a value."""
         return Details(
             fields.get("description", self.description),
@@ -132,8 +132,8 @@ def parse_row(values: object, *, number: int, line: int | None = None) -> Row:
 def plan(rows: Iterable[Row], listed: Mapping[Mac, Details], *, capacity: int) -> list[Step]:
     """Plan the change of each row, for a list that can take `capacity` more entries; missing fields do not change.
 
-    If several rows have the same MAC, the first counts: an equal row is skipped, a different one is an error. So the
-    same rows sent twice change nothing.
+    If several rows have the same MAC, the first one without an error counts: a later row that agrees with it is
+    skipped, one that contradicts it is an error. So the same rows sent twice change nothing.
     """
     steps: list[Step] = []
     first: dict[str, Step] = {}
@@ -153,7 +153,7 @@ def plan(rows: Iterable[Row], listed: Mapping[Mac, Details], *, capacity: int) -
 
 
 def _plan_row(row: Row, before: Details | None) -> Step:
-    after = (before or NO_DETAILS).changed(row.fields)
+    after = (before or NO_DETAILS).with_fields(row.fields)
     if before is None:
         return Step(row, Effect.ADD, after)
     if before == after:
@@ -163,6 +163,8 @@ def _plan_row(row: Row, before: Details | None) -> Step:
 
 def _plan_duplicate(row: Row, first: Step) -> Step:
     place = f"index {first.row.number}" if first.row.line is None else f"line {first.row.line}"
-    if first.details.changed(row.fields) == first.details:
+    if first.details.with_fields(row.fields) == first.details:
         return Step(row, Effect.SKIP, first.details, f"same as {place}")
-    return Step(row, Effect.ERROR, first.details, f"conflicts with {place}, which has the same MAC and is used")
+    return Step(
+        row, Effect.ERROR, first.details, f"conflicts with {place}, which has the same MAC and takes precedence"
+    )

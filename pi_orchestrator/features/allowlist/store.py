@@ -59,7 +59,7 @@ async def listed(database: Database) -> dict[Mac, Entry]:
 
 
 async def stats(database: Database) -> Stats:
-    """Number of entries."""
+    """Number of entries, and of those whose camera has been verified."""
     (row,) = await database.read("SELECT count(*) AS total, count(used_at) AS used FROM allowlist")
     return Stats(total=row["total"], used=row["used"])
 

@@ -42,12 +42,15 @@ class AddressResolver:
         self._verifier = verifier
 
     async def proven(self, mac: Mac) -> tuple[str, CameraAnswer]:
-        """The verified address and the camera's answer; FieldError for a bad address, else VerificationError."""
+        """The verified address and the camera's answer.
+
+        VerificationError if the device does not prove its MAC; FieldError as from `resolve`, and if it is no camera.
+        """
         ip = await self.resolve(mac)
         answer = await self._verifier.verify(mac, ip, timeout_s=self.timeout_s)
         device = self._registry.get(mac)
         if not (answer.is_camera or mac in self._cache or (device and device.is_camera)):
-            # Other devices have a MAC and may have a /reboot, too.
+            # The answer only proves the MAC; a device that is no camera may have a /reboot, too.
             raise FieldError(f"the device at {ip} is not a camera")
         return ip, answer
 

@@ -17,6 +17,7 @@ class CameraCache:
         self._by_mac: dict[Mac, Camera] = {}
         self._by_device_id: dict[str, Mac] = {}
         self.revision = 0
+        """Incremented by every change, so that a view knows whether its copy is current."""
 
     async def load(self, database: Database) -> None:
         """Fill from the database."""
@@ -28,9 +29,8 @@ class CameraCache:
         newest = next(reversed(self._by_mac.values()), None)
         self._by_mac[camera.mac] = camera
         self._by_device_id[camera.device_id] = camera.mac
-        if (
-            newest and camera.registered_at < newest.registered_at
-        ):  # it replaced an older camera and inherited its registration time
+        if newest and camera.registered_at < newest.registered_at:
+            # The camera has replaced another one and inherited its registration time.
             oldest_first = sorted(self._by_mac.values(), key=lambda entry: entry.registered_at)
             self._by_mac = {entry.mac: entry for entry in oldest_first}
         self.revision += 1
@@ -50,7 +50,7 @@ class CameraCache:
 
     def find(self, name: str) -> Mac | None:
         """The MAC for a device id or for a MAC in any format; None if not registered."""
-        # A MAC is proven, a device id only claimed: a camera must not be found by another camera's MAC.
+        # The MAC first: it is proved, but a device id is a claim, and may be the MAC of another camera.
         mac = try_mac(name)
         return mac if mac in self._by_mac else self._by_device_id.get(name)
 

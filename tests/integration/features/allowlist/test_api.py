@@ -238,7 +238,7 @@ async def test_bulk_applies_good_rows_and_reports_bad_ones(daemon):
     }
     assert [(error["index"], error["mac"], error["reason"]) for error in report["errors"]] == [
         (1, "zz", "mac: 'zz' is not a MAC address such as AA:BB:CC:DD:EE:FF; description: a description is text"),
-        (5, MAC, "conflicts with index 0, which has the same MAC and is used"),
+        (5, MAC, "conflicts with index 0, which has the same MAC and takes precedence"),
         (6, "", "an entry must be an object with a mac"),
         (7, THIRD, "description: 201 characters, over the limit of 200"),
     ]

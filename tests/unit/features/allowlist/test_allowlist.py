@@ -158,7 +158,7 @@ def test_plan_of_duplicate_mac_uses_the_first_row():
         {},
         capacity=10,
     )
-    contradiction = ("error", "conflicts with index 0, which has the same MAC and is used")
+    contradiction = ("error", "conflicts with index 0, which has the same MAC and takes precedence")
     assert effects(steps) == [("add", None), *[("skip", "same as index 0")] * 2, contradiction, contradiction]
 
 

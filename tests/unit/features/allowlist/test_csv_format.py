@@ -236,4 +236,4 @@ def test_export_format_is_rfc_4180():
 
 def test_plan_of_a_file_refers_to_lines():
     steps = plan(rows(f"{MAC},a", "", f"{MAC},b"), {}, capacity=10)
-    assert effects(steps)[1] == ("error", "conflicts with line 2, which has the same MAC and is used")
+    assert effects(steps)[1] == ("error", "conflicts with line 2, which has the same MAC and takes precedence")
