@@ -21,7 +21,7 @@ class ScanProblem:
 
 
 async def find_problem(standalone: StandaloneScan) -> ScanProblem | None:
-    """Why the scanner cannot scan after `refresh_link`; None if it can. Same order as the checks of the scanner."""
+    """What prevents a scan, found in the order of the scanner's checks; None if nothing. Call `refresh_link` before."""
     scanner, settings = standalone.scanner, standalone.settings
     if scanner.engine:
         return None
@@ -36,12 +36,12 @@ async def interface_problem(standalone: StandaloneScan, link: Link | None) -> Sc
     """What is wrong with the interface itself; None if nothing."""
     name = standalone.settings.ap.interface
     if link is None:
-        return ScanProblem("interface", f"interface {name} not found", await _interface_choice(standalone))
+        return ScanProblem("interface", f"interface {name} not found", await _interface_remedy(standalone))
     if standalone.scanner.off:
         return None if link.up else _down(name)
     if not link.supports_arp:
         return ScanProblem(
-            "interface", f"{name} does not support ARP, so it cannot be scanned", await _interface_choice(standalone)
+            "interface", f"{name} does not support ARP, so it cannot be scanned", await _interface_remedy(standalone)
         )
     return None if link.up else _down(name)
 
@@ -50,7 +50,7 @@ def _down(name: str) -> ScanProblem:
     return ScanProblem("interface", f"{name} is down", f"start the access point, or: ip link set {name} up")
 
 
-async def _interface_choice(standalone: StandaloneScan) -> str:
+async def _interface_remedy(standalone: StandaloneScan) -> str:
     names = sorted(link.name for link in await standalone.netlink.links() if link.name != "lo")
     if not names:
         return "this machine has no network interface: plug one in, or load its driver"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pi_orchestrator.settings import Settings
 
 WATCH_S = 5.0
+"""Interval of `--watch` without a value."""
 
 
 def add_parser(subparsers: Subparsers) -> None:

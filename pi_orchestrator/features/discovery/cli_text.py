@@ -11,7 +11,8 @@ WIDE = 100
 """Minimum terminal width for the NAME column."""
 HEADERS: tuple[str, ...] = ("MAC", "ADDRESS", "VENDOR", "SIGNAL", "SOURCES", "STATE")
 _VENDOR, _SOURCES = 2, 4
-_SHORT = {"neighbour": "neigh", "station": "wifi", "lease": "dhcp", "probe": "http", "record": "past"}
+"""Indexes in HEADERS of the columns that are shortened on a narrow terminal."""
+_SHORT_SOURCES = {"neighbour": "neigh", "station": "wifi", "lease": "dhcp", "probe": "http", "record": "past"}
 Row = dict[str, Any]
 
 
@@ -51,7 +52,7 @@ def card(device: Row) -> str:
         "signal": _signal(device["signal_strength"]),
         "first seen": moment(device.get("first_seen")),
         "last seen": moment(device.get("last_seen")),
-        "near MACs": ", ".join(device["near"]),
+        "adjacent MACs": ", ".join(device["near"]),
     }
     evidence = [
         (report["source"], age(report["age_seconds"]), report.get("ip_address"), _detail(report))
@@ -75,7 +76,7 @@ def _row(device: Row) -> tuple[object, ...]:
         device["ip_address"],
         device["vendor"] or ("(random)" if device["locally_administered"] else None),
         device["signal_strength"] or None,
-        ",".join(_SHORT.get(report["source"], report["source"]) for report in device["evidence"]),
+        ",".join(_SHORT_SOURCES.get(report["source"], report["source"]) for report in device["evidence"]),
         state(device),
     )
 

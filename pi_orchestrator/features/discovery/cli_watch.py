@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 KERNEL_RECHECK_S = 15.0
-"""The kernel does not probe a confirmed neighbour again for up to three times this long."""
+"""With the kernel's engine, silence is measured as if scans were at least this far apart: a device is gone after four
+intervals, and the kernel does not probe a confirmed neighbour again for up to 45 s."""
 
 
 async def watch(settings: Settings, args: argparse.Namespace) -> int:
@@ -57,6 +58,7 @@ class _Watch:
         self._json: bool = args.json
         # The first scan is printed as a table; devices in it are not printed as changes.
         self._table_printed: bool = args.json
+        # Devices that were printed as found: only these are printed as gone or back.
         self._found: set[Mac] = set()
         self._error = ""
         self._line = StatusLine()
@@ -140,7 +142,7 @@ class _Watch:
         if self._json:
             self._write(event, self._fields(change))
         else:
-            self._print(_LABELS.get(event, event), f"{change.mac}  {self._describe(change)}")
+            self._print(_SHORT_EVENTS.get(event, event), f"{change.mac}  {self._describe(change)}")
 
     def _fields(self, change: Change) -> dict[str, Any]:
         device = self._standalone.registry.get(change.mac)
@@ -169,6 +171,7 @@ class _Watch:
         return " ".join(part for part in (fields["ip_address"], fields["vendor"], camera) if part)
 
     def _report_error(self, reason: str) -> None:
+        """Print a new reason why scans fail, or for an empty one that they work again."""
         if reason == self._error:
             return
         self._error = reason
@@ -190,4 +193,5 @@ class _Watch:
         print(table((f"{now:%H:%M:%S}", f"{event:<9}", text), (), width=columns()), flush=True)
 
 
-_LABELS = {"multiple_addresses": "addresses", "conflict_resolved": "resolved", "answers_for_many": "proxy"}
+_SHORT_EVENTS = {"multiple_addresses": "addresses", "conflict_resolved": "resolved", "answers_for_many": "proxy"}
+"""Labels for events whose name does not fit in the column."""

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pi_orchestrator.core.errors import FieldError
 
 SMALLEST_PREFIX = 22
+"""Prefix of the largest network that is scanned unless discovery.allow_large_subnet is set."""
 
 
 class ScanState(StrEnum):
@@ -23,7 +24,10 @@ class ScanState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A scan. `progress` 0 to 100; `new`, `moved` and `gone` are relative to the previous scan."""
+    """A scan. `progress` 0 to 100; `new`, `moved` and `gone` are relative to the previous scan.
+
+    `requested_by` is `periodic`, the name of an API key, or `operator` if none was used.
+    """
 
     id: str
     requested_by: str

@@ -1,7 +1,8 @@
 """Passive sources: DHCP leases, stations of the radio, and mDNS; each is optional and reports its health.
 
-They send no probes. They report leased addresses, associated stations with their signal, host names, and the SSID and
-the number of devices of the camera network.
+They send no probes; the scanner probes the address of an mDNS name if no device is known to hold it. They report leased
+addresses, associated stations with their signal, host names, and the SSID and the number of devices of the camera
+network.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from pi_orchestrator.storage.database import Database, Tx
 
 PASS_S = 5.0
 NO_LINK_PASS_S = 0.5
-"""Interval while the scanner waits for its interface: most sources have nothing to read then."""
+"""Interval while the scanner waits for its interface: short, as most sources have nothing to read then."""
 NO_RADIO_RETRY_S = 300.0
 SSID_INTERVAL_S = 60.0
-MAX_HINTS = 512
+MAX_MDNS_NAMES = 512
 
 log = get_logger(__name__)
 
@@ -60,7 +61,7 @@ class PassiveSourcesWorker:
         self._leases = leases
         self._stations = stations
         self._mdns = mdns(self.on_service) if mdns else None
-        self._mdns_on: tuple[IPv4Interface, ...] = ()
+        self._mdns_addresses: tuple[IPv4Interface, ...] = ()
         self._ssid_reader = ssid
         self._vendors = vendors
         self._scanner = scanner
@@ -68,8 +69,9 @@ class PassiveSourcesWorker:
         self._clock = clock
         self._health = health
         self._database = database
-        self._hints: BoundedDict[IPv4Address, str] = BoundedDict(MAX_HINTS)
-        self._air: StationReading | None = None
+        # mDNS names by address, until it is known which device holds the address.
+        self._mdns_names: BoundedDict[IPv4Address, str] = BoundedDict(MAX_MDNS_NAMES)
+        self._reading: StationReading | None = None
         self._next_radio_read_at = float("-inf")
         self._next_ssid_read_at = float("-inf")
         self._ssid = ""
@@ -77,8 +79,8 @@ class PassiveSourcesWorker:
         self._published = NetworkStatus(interface)
 
     def on_service(self, service: Service) -> None:
-        """Store the name and the address of an mDNS service until the next pass."""
-        self._hints[service.address] = service.name
+        """Store the name and the address of an mDNS service for the next pass."""
+        self._mdns_names[service.address] = service.name
 
     async def run(self, beat: Beat) -> None:
         """Read every PASS_S until cancelled."""
@@ -114,14 +116,17 @@ class PassiveSourcesWorker:
         if self._stations is None:
             return
         now, link = self._clock.monotonic(), self._scanner.link
-        if link is None or now < self._next_radio_read_at:
-            self._air = self._air if link else None
+        if link is None:
+            self._reading = None
             return
-        self._air = await self._stations.read(link.index)
-        if self._air is None:
+        if now < self._next_radio_read_at:
+            return
+        reading = self._reading = await self._stations.read(link.index)
+        if reading is None:
             self._next_radio_read_at = now + NO_RADIO_RETRY_S  # a wired interface does not become wireless
-        for station in self._air.stations if self._air else ():
-            self._registry.add_sighting(station.sighting(self._air.at if self._air else now), now)
+        else:
+            for station in reading.stations:
+                self._registry.add_sighting(station.sighting(reading.at), now)
         reason = self._stations.reason
         self._health.set("stations", State.OFF if reason else State.OK, reason or "")
 
@@ -130,40 +135,40 @@ class PassiveSourcesWorker:
             return
         link = self._scanner.link
         addresses = link.addresses if link and link.up and link.supports_arp else ()
-        if addresses != self._mdns_on:
-            self._mdns_on = addresses
+        if addresses != self._mdns_addresses:
+            self._mdns_addresses = addresses
             await (self._mdns.open(addresses=addresses) if addresses else self._mdns.close())
         self._health.set("mdns", State.OFF if self._mdns.reason else State.OK, self._mdns.reason or "")
         now = self._clock.monotonic()
-        for address, name in list(self._hints.items()):
+        for address, name in list(self._mdns_names.items()):
             holder = self._registry.holder(address)
             if holder:
-                del self._hints[address]
+                del self._mdns_names[address]
                 self._registry.add_sighting(
                     Sighting(holder[0], Source.MDNS, now, address, alive=False, host_name=name), now
                 )
             elif self._scanner.network and address in self._scanner.network:
                 self._registry.request_probe(address)
             else:
-                del self._hints[address]
+                del self._mdns_names[address]
 
     @property
     def network(self) -> NetworkStatus:
         """The current state of the camera network."""
         link = self._scanner.link
         connected = bool(link and link.up and link.addresses)
-        air = self._air if connected else None
-        present = len(air.stations) if air and air.radio.serves else self._count_present()
+        reading = self._reading if connected else None
+        present = len(reading.stations) if reading and reading.radio.serves else self._count_present()
         return NetworkStatus(
             interface=self._interface,
             ssid=self._ssid,
             connected=connected,
-            is_active=connected and (air is None or air.radio.serves),
+            is_active=connected and (reading is None or reading.radio.serves),
             connected_devices=present if connected else 0,
         )
 
     async def _check_network(self) -> None:
-        now, radio = self._clock.monotonic(), self._air.radio if self._air else None
+        now, radio = self._clock.monotonic(), self._reading.radio if self._reading else None
         if now >= self._next_ssid_read_at or (radio and radio.ssid and radio.ssid != self._ssid):
             self._next_ssid_read_at = now + SSID_INTERVAL_S
             found = await self._ssid_reader.read(radio=radio.ssid if radio else None)

@@ -29,6 +29,8 @@ from pi_orchestrator.net.scan_engine import Ask
 
 PASS_S = 2.0
 MAX_CONCURRENT = 4
+MAX_PER_PASS = 4 * MAX_CONCURRENT
+"""Limits the duration of a pass: the worker sends one heartbeat per pass."""
 REPEAT_AFTER_S = 600.0
 RETRY_AFTER_S = 30.0
 MAX_RETRY_AFTER_S = 3600.0
@@ -85,9 +87,9 @@ class ProbeWorker:
     async def run_pass(self) -> None:
         """Probe the devices whose next probe is due."""
         due = [device for device in self._registry if self._is_due(device)]
-        if len(self._states) > 2 * len(self._registry) + 64:
+        if len(self._states) > 2 * len(self._registry) + 64:  # most are of devices that the registry has dropped
             self._states = {mac: state for mac, state in self._states.items() if self._registry.get(mac)}
-        await asyncio.gather(*(self._probe(device) for device in due[: 4 * MAX_CONCURRENT]))
+        await asyncio.gather(*(self._probe(device) for device in due[:MAX_PER_PASS]))
 
     def is_likely(self, device: Device) -> bool:
         """Whether a device looks like a camera."""
@@ -128,6 +130,7 @@ class ProbeWorker:
                 wait_s, failures = REPEAT_AFTER_S, 0
             except (FieldError, VerificationError) as error:
                 log.debug("probe failed", mac=device.mac, ip=str(address), reason=str(error))
+                # The limit of 16 only keeps the power small: MAX_RETRY_AFTER_S is reached before.
                 wait_s, failures = min(MAX_RETRY_AFTER_S, RETRY_AFTER_S * 2.0**failures), min(failures + 1, 16)
         self._states[device.mac] = _ProbeState(self._clock.monotonic() + wait_s, address, failures)
 

@@ -39,7 +39,7 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class _Run:
-    """A running scan; `scan` holds its values so far."""
+    """A running scan; `scan` holds its values so far, `progress` is its completed fraction, 0.0 to 1.0."""
 
     scan: Scan
     started: Stamp
@@ -50,7 +50,10 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """An ended scan that is not stored yet; if `is_notable`, it is stored with an event."""
+    """An ended scan that is not stored yet.
+
+    `is_notable`: on demand, not completed, or with changes; it is stored with an event, and at once.
+    """
 
     scan: Scan
     started: Stamp
@@ -80,7 +83,7 @@ class ScanService:
         self._running: _Run | None = None
         self._last: _Run | None = None
         self._baseline = _Baseline()
-        self._pending: PendingWrites[_Ended] = PendingWrites(MAX_PENDING, rank=lambda run: run.is_notable)
+        self._pending: PendingWrites[_Ended] = PendingWrites(MAX_PENDING, rank=lambda ended: ended.is_notable)
         self._starting = asyncio.Lock()
 
     @property
@@ -132,7 +135,7 @@ class ScanService:
         for run in (self._running, self._last):
             if run and run.scan.id == scan_id:
                 return _with_progress(run)
-        pending = next((run.scan for run in self._pending if run.scan.id == scan_id), None)
+        pending = next((ended.scan for ended in self._pending if ended.scan.id == scan_id), None)
         found = pending or await scans.load(self._database, scan_id)
         if found is None:
             raise NotFoundError(f"scan {scan_id!r} not found")
@@ -152,7 +155,7 @@ class ScanService:
                 if not self._scanner.off and self._clock.monotonic() >= started_at + self.interval_s:
                     async with self._starting:
                         if self._running is None and self._scanner.engine:
-                            self._scan_periodically()
+                            self._start_periodic_scan()
                             started_at = self._clock.monotonic()
                 await self._clock.sleep(self._pause_s(started_at))
         finally:
@@ -167,7 +170,7 @@ class ScanService:
         left_s = started_at + self.interval_s - self._clock.monotonic()
         return min(BEAT_S, max(0.05, left_s)) if self._scanner.engine else RETRY_S
 
-    def _scan_periodically(self) -> None:
+    def _start_periodic_scan(self) -> None:
         run = self._begin(requested_by=PERIODIC)
         run.task = asyncio.create_task(self._execute(run), name="scan")
 
@@ -187,7 +190,7 @@ class ScanService:
         return self._running
 
     async def _record(self, run: _Run, actor: Actor, *, outcome: str = "ok", event: Event | None = None) -> None:
-        """Store a scan before its id is returned, after the pending ones: rows are in the order of the scans."""
+        """Store a running scan and audit its request; pending scans first, so that rows are in the order of scans."""
         with self._pending.taken() as pending:
 
             async def job(tx: Tx) -> None:
@@ -228,7 +231,7 @@ class ScanService:
             await self._store_pending()
 
     def _end(self, run: _Run, state: ScanState, message: str | None) -> bool:
-        """Record the result of a scan; returns whether it is stored with an event."""
+        """Record the result of a scan and queue it for storage; returns whether it is notable."""
         before, baseline = self._baseline, self._baseline_now()
         found = self._registry.proven_since(run.started.monotonic)
         scan = run.scan = replace(
@@ -254,7 +257,7 @@ class ScanService:
     def _baseline_now(self) -> _Baseline:
         devices = list(self._registry)
         return _Baseline(
-            # A device with a lease only has not been found yet.
+            # A device with a lease only has not been found yet. One without evidence is a restored camera.
             known=frozenset(device.mac for device in devices if device.alive_at is not None or not device.evidence),
             present=frozenset(device.mac for device in devices if device.shown in PRESENT_STATES),
             moved=self._registry.counts[Kind.MOVED],
@@ -270,11 +273,11 @@ class ScanService:
             log.warning("scans not stored yet", reason=error.message, details=error.details)
 
 
-async def _save_ended(tx: Tx, runs: list[_Ended]) -> None:
-    for run in runs:
-        scan = run.scan
-        await scans.save(tx, scan, started=run.started)
-        if run.is_notable:
+async def _save_ended(tx: Tx, pending: list[_Ended]) -> None:
+    for ended in pending:
+        scan = ended.scan
+        await scans.save(tx, scan, started=ended.started)
+        if ended.is_notable:
             event = ScanEnded(
                 id=scan.id, state=scan.state, found=scan.found, new=scan.new, moved=scan.moved, gone=scan.gone
             )

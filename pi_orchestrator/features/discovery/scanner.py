@@ -7,6 +7,7 @@ few seconds and after each kernel event, sets `reason` to what it waits for, and
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -33,12 +34,15 @@ PROBE_TIMEOUT_S = 0.1
 REQUESTED_PROBE_TIMEOUT_S = 0.25
 """Longer than PROBE_TIMEOUT_S, because a sleeping radio answers late."""
 PENDING_PASS_S = 0.5
+"""Longest wait between passes while probes are requested."""
 MIN_PASS_S = 0.05
 """A flood requests probes faster than they are allowed: this limits the rate of the loop."""
 MAX_CONCURRENT_PROBES = 8
 PROBES_PER_S = 40
 REPEAT_PROBE_AFTER_S = 2.0
+"""Minimum time between two requested probes of one address."""
 REQUESTED_PROBES_WITHIN_S = 3.0
+"""Time limit of the requested probes at the end of a sweep; the rest is run later."""
 
 log = get_logger(__name__)
 
@@ -185,7 +189,7 @@ class Scanner:
             return frozenset()
 
     async def run_requested_probes(self) -> bool:
-        """Run a few of the requested probes, within the rate limit; False if there were none."""
+        """Run a few of the requested probes, within the rate limit; False if none was run."""
         now = self._clock.monotonic()
         addresses = []
         for address in tuple(self._registry.probe_requests):
@@ -200,7 +204,7 @@ class Scanner:
 
     async def _run_requested_probe(self, address: IPv4Address) -> None:
         if len(self._probed_at) > 4 * PROBES_PER_S:
-            self._probed_at.clear()
+            self._probed_at.clear()  # bounds it; an address may then be probed again too early, once
         self._probed_at[address] = self._clock.monotonic()
         self._registry.probe_requests.pop(address, None)
         answered = None
@@ -234,6 +238,7 @@ class Scanner:
                 log.warning("kernel link events unavailable, polling instead", reason=str(error))
 
     def _on_link_change(self, index: int, works: bool) -> None:
+        # Index 0: notifications may have been lost.
         is_own_link = self.link is None or index in (0, self.link.index)
         if is_own_link or not works or self._engine is None:
             self._is_link_changed = True
@@ -280,7 +285,7 @@ class Scanner:
 
     def _set_reason(self, reason: str) -> None:
         if reason and reason != self.reason:
-            log.log(20 if self.off else 30, "scanner waiting", reason=reason)
+            log.log(logging.INFO if self.off else logging.WARNING, "scanner waiting", reason=reason)
         self.reason = reason
         if self._health:
             state = State.OFF if self.off else State.DEGRADED if reason else State.OK

@@ -66,9 +66,10 @@ class StandaloneScan:
 
     async def _read_stations(self) -> None:
         link = self.scanner.link
-        air = await self.stations.read(link.index) if self.stations and link else None
-        for station in air.stations if air else ():
-            self.registry.add_sighting(station.sighting(air.at if air else 0.0), self.clock.monotonic())
+        reading = await self.stations.read(link.index) if self.stations and link else None
+        if reading:
+            for station in reading.stations:
+                self.registry.add_sighting(station.sighting(reading.at), self.clock.monotonic())
 
 
 def build_scanner(

@@ -20,7 +20,11 @@ from pi_orchestrator.net.oui import VendorLookup
 
 
 class DeviceView(ApiModel):
-    """A device: `status` from all evidence, `why` as text; `conflict` lists other devices that claim its address."""
+    """A device: `status` from all evidence, with the reason `why`.
+
+    `near`: other devices whose MACs are so close that they may be of the same ESP32. `conflict`: other devices that
+    claim its address.
+    """
 
     mac_address: str
     ip_address: str
