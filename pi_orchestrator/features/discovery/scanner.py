@@ -92,8 +92,8 @@ class Scanner:
         return self._engine.name if self._engine else None
 
     @property
-    def watches(self) -> str:
-        """The interface to scan."""
+    def interface(self) -> str:
+        """The name of the interface to scan, whether it exists or not."""
         return self._ap.interface
 
     @property

@@ -242,7 +242,7 @@ async def _start_session(
     scanner: Scanner, service: SessionService, request: SessionRequest, actor: Actor
 ) -> SessionResult:
     session = await service.start(request, actor)
-    scanned = scanner.watches
+    scanned = scanner.interface
     return SessionResult(
         session=session_view(session),
         message="session open; cameras join it when they are discovered"
