@@ -1,1 +1,1 @@
-"""Network: status of broker, WiFi, Tailscale and bridge."""
+"""Network: status of broker, WiFi, Tailscale and the upstream gateway."""

@@ -100,7 +100,7 @@ class TailscaleView(ApiModel):
 
 
 class InterfaceView(ApiModel):
-    """A network interface; `addresses` include the prefix length."""
+    """A network interface; `serves_cameras`: it is `ap.interface`, `addresses` include the prefix length."""
 
     name: str
     mac_address: str
@@ -120,8 +120,8 @@ class NetworkView(ApiModel):
 
 async def mqtt(service: NetworkStatusService) -> MqttView:
     """The connection to the broker, and its current latency."""
-    latency_s = await service.echo.get() if service.link.connected else None
-    connected = service.link.connected
+    latency_s = await service.echo.get() if service.mqtt.connected else None
+    connected = service.mqtt.connected
     return MqttView(
         connected=connected,
         broker=service.settings.mqtt.host,
@@ -139,7 +139,7 @@ async def bridge() -> BridgeView:
 async def wifi_status(sources: PassiveSourcesWorker, service: NetworkStatusService) -> WifiStatusView:
     """The WiFi network that this machine has joined, and the access point that it serves."""
     network = sources.network
-    client = await service.client.read()
+    client = await service.wifi_client.read()
     access_point = await service.netlink.link(service.settings.ap.interface)
     address = access_point.address_in(service.settings.ap.subnet) if access_point and network.connected else None
     return WifiStatusView(
@@ -161,7 +161,7 @@ async def wifi_scan(service: NetworkStatusService) -> WifiScanView:
 
     503 if a scan is not possible now; the error names the reason and the fix.
     """
-    found = [_network(network) for network in await service.scan.networks()]
+    found = [_network(network) for network in await service.wifi_scan.networks()]
     return WifiScanView(count=len(found), networks=found)
 
 

@@ -28,11 +28,11 @@ def build(res: Resources) -> Feature:
     service = NetworkStatusService(
         settings=res.settings,
         mqtt_port=res.mqtt_port,
-        link=res.mqtt,
+        mqtt=res.mqtt,
         echo=SingleFlight(echo, keep_s=ECHO_REUSE_S, clock=res.clock),
         netlink=res.netlink,
-        client=WifiClient(clock=res.clock, netlink=res.netlink, wireless=Wireless(), manager=manager),
-        scan=WifiScan(clock=res.clock, wireless=Wireless(), manager=manager),
+        wifi_client=WifiClient(clock=res.clock, netlink=res.netlink, wireless=Wireless(), manager=manager),
+        wifi_scan=WifiScan(clock=res.clock, wireless=Wireless(), manager=manager),
         tailscale=Tailscale(clock=res.clock),
     )
     return Feature(provides=(service,))

@@ -15,13 +15,13 @@ from pi_orchestrator.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class NetworkStatusService:
-    """Sources of the network status; `echo` measures the latency of the broker in seconds."""
+    """Sources of the network status; `echo` measures the latency of the broker in seconds, None while disconnected."""
 
     settings: Settings
     mqtt_port: int
-    link: MqttConnection
+    mqtt: MqttConnection
     echo: SingleFlight[float | None]
     netlink: Netlink
-    client: WifiClient
-    scan: WifiScan
+    wifi_client: WifiClient
+    wifi_scan: WifiScan
     tailscale: Tailscale
