@@ -156,7 +156,7 @@ class AttemptRunner:
                 total_ms=self._elapsed_ms(started),
             )
             if camera:
-                tx.after_commit(lambda: self._paired(camera))
+                tx.after_commit(lambda: self._on_paired(camera))
             return camera
 
         camera = await self._write_if_enabled(job)
@@ -169,7 +169,7 @@ class AttemptRunner:
                 ms=self._elapsed_ms(started),
             )
 
-    def _paired(self, camera: Camera) -> None:
+    def _on_paired(self, camera: Camera) -> None:
         self._backoff.forget(camera.mac)
         self._outcomes.count(success=1)
 

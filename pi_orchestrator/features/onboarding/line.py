@@ -12,7 +12,7 @@ from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.token_bucket import BucketState, TokenBucket
 from pi_orchestrator.features.onboarding.attempt import OnboardingAttempt
 
-QUEUE_LIMIT = 1000
+MAX_WAITING = 1000
 """Maximum number of waiting cameras; any further camera is dropped and counted."""
 
 
@@ -34,7 +34,7 @@ class WaitingLine:
 
     def append(self, attempt: OnboardingAttempt) -> bool:
         """Add an attempt at the end. If the line is full, count the overflow and return False."""
-        if len(self.waiting) >= QUEUE_LIMIT:
+        if len(self.waiting) >= MAX_WAITING:
             self.overflowed += 1
             return False
         self.waiting[attempt.mac] = attempt
@@ -67,7 +67,7 @@ class WaitingLine:
         return float("inf") if self.front() is None else self.bucket.wait_s(self._clock.monotonic())
 
     def take_limited(self) -> list[OnboardingAttempt]:
-        """Waiting attempts without a token, each returned only once."""
+        """If no token is left: the waiting attempts that were not returned before."""
         if not self.waiting or self.bucket.wait_s(self._clock.monotonic()) <= 0:
             return []
         limited = [attempt for attempt in self.waiting.values() if not attempt.limited]

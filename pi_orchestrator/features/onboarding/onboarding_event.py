@@ -38,5 +38,5 @@ class OnboardingEvent:
 
     @property
     def failed(self) -> bool:
-        """Whether this event ends an attempt without a pairing."""
+        """Whether the stage is a failure or a rejection; a camera that waits for a token is rejected, too."""
         return self.stage in (Stage.FAILED, Stage.REJECTED)

@@ -11,6 +11,7 @@ from pi_orchestrator.core.error_codes import VerificationCode
 from pi_orchestrator.core.errors import FieldError
 from pi_orchestrator.core.ipv4 import check_camera_address
 from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.core.token_bucket import EPSILON
 from pi_orchestrator.settings.model import Mode
 
 
@@ -88,7 +89,7 @@ def evaluate(policy: Policy, facts: Facts) -> Iterator[RuleResult]:
     )
     yield _result(
         "rate",
-        facts.tokens >= 1 - 1e-9,
+        facts.tokens >= 1 - EPSILON,
         f"{facts.tokens:.1f} tokens left",
         "no token left; the camera would wait in line",
         RejectionCode.ONBOARD_RATE_LIMITED,

@@ -52,7 +52,7 @@ class RejectionLog:
         self._has_events = asyncio.Event()
 
     def add(self, event: OnboardingEvent) -> None:
-        """Count a rejection, and queue it unless it is a repeat."""
+        """Count a rejection; queue it unless it is a repeat or exceeds the limit of all events."""
         self._counts["failed" if event.stage is Stage.FAILED else "rejected_by_policy"] += 1
         now = self._clock.monotonic()
         last = self._last.get((event.mac, event.code))

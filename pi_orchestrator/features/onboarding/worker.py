@@ -156,7 +156,7 @@ class OnboardingWorker:
                 await store.set_enabled(tx, enabled=True)
                 await audit_log.record(tx, actor)
                 # Before the event: its subscribers publish every present camera, and these must be evaluated.
-                tx.after_commit(self._enabled)
+                tx.after_commit(self._on_enabled)
                 await event_store.append(tx, OnboardingEnabled(by=actor.key_name))
 
             await self._database.write(job)
@@ -226,7 +226,7 @@ class OnboardingWorker:
         )
         self._wake.set()
 
-    def _enabled(self) -> None:
+    def _on_enabled(self) -> None:
         self.enabled = True
         self._wake.set()
 

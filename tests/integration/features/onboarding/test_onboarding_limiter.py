@@ -99,7 +99,7 @@ async def test_tokens_refill_up_to_the_burst(rig):
 
 
 async def test_full_line_drops_cameras_until_later(rig, monkeypatch):
-    monkeypatch.setattr(line, "QUEUE_LIMIT", 3)
+    monkeypatch.setattr(line, "MAX_WAITING", 3)
     clock = FakeClock()
     limits = {"burst_size": 1, "max_per_minute": 60}
     async with cameras(rig, 10) as arrivals, rig.daemon(clock=clock, auto_onboard=limits) as running:

@@ -81,7 +81,7 @@ def test_removed_attempt_spends_no_token(waiting_line):
 
 
 def test_full_line_drops_attempts(waiting_line, monkeypatch):
-    monkeypatch.setattr(line, "QUEUE_LIMIT", 2)
+    monkeypatch.setattr(line, "MAX_WAITING", 2)
     assert [waiting_line.append(queued) for queued in attempts(4)] == [True, True, False, False]
     assert waiting_line.overflowed == 2
     assert list(waiting_line.waiting.values()) == attempts(2)
