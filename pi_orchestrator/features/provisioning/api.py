@@ -96,7 +96,7 @@ class DevicesQuery(RequestModel):
 
 
 async def start(scanner: Scanner, service: SessionService, body: NewSession, actor: Actor) -> SessionResult:
-    """Open an active session. Only one may be open on an interface; a second start is a 409 that names it."""
+    """Open a session, `active` at once. Only one may be open on an interface; a second start is a 409 that names it."""
     request = SessionRequest(body.network_interface, body.target_ssid, body.target_password, body.config.config())
     return await _start_session(scanner, service, request, actor)
 
@@ -153,7 +153,7 @@ async def retry(service: SessionService, path: DevicePath, actor: Actor) -> Devi
 
 
 async def skip(service: SessionService, path: DevicePath, actor: Actor) -> DeviceResult:
-    """Remove a camera from the batch and cancel its running step. It can be retried later."""
+    """Count a camera as failed and cancel its running step. It can be retried later."""
     return _device_result(await service.skip(path.id, path.mac, actor))
 
 

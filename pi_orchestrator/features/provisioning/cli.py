@@ -11,7 +11,7 @@ from pi_orchestrator.cli.connection import connect
 from pi_orchestrator.cli.options import add_client
 from pi_orchestrator.cli.output import print_json, wrapped
 from pi_orchestrator.features.provisioning.cli_list import history, list_devices, recoverable, show_session
-from pi_orchestrator.features.provisioning.cli_session import BASE, SESSIONS, find_session
+from pi_orchestrator.features.provisioning.cli_session import BATCH, SESSIONS, find_session
 from pi_orchestrator.features.provisioning.cli_start import STEPS, start_session
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _add_session_verb(
 def _add_verb(
     verbs: Subparsers, name: str, function: Callable[[argparse.Namespace], int], help_text: str, *, details: str = ""
 ) -> argparse.ArgumentParser:
+    """Add a verb; its description is the help text as a sentence, with `details` before the full stop."""
     description = f"{help_text[0].upper()}{help_text[1:]}{details}."
     verb = verbs.add_parser(name, help=help_text, description=description)
     add_client(verb)
@@ -130,7 +131,7 @@ def provision_all(args: argparse.Namespace) -> int:
     """Provision every allowlisted camera, and watch unless `--no-wait`."""
     client = connect(args)
     session_id = find_session(client, args.session)
-    answer = client.post(f"{BASE}/{session_id}/provision-all", {"only_allowlisted": True})
+    answer = client.post(f"{BATCH}/{session_id}/provision-all", {"only_allowlisted": True})
     if not args.no_wait:
         return _watch(client, session_id, args)
     return _print_answer(args, answer)
@@ -140,7 +141,7 @@ def change_device(args: argparse.Namespace) -> int:
     """Provision, retry or skip a camera."""
     client = connect(args)
     session_id = find_session(client, args.session)
-    answer = client.post(f"{BASE}/{session_id}/devices/{quote(args.mac, safe='')}/{args.verb}")
+    answer = client.post(f"{BATCH}/{session_id}/devices/{quote(args.mac, safe='')}/{args.verb}")
     if getattr(args, "wait", False):
         return _watch(client, session_id, args, macs=[answer["mac"]])
     return _print_answer(args, answer)
@@ -149,7 +150,7 @@ def change_device(args: argparse.Namespace) -> int:
 def pause(args: argparse.Namespace) -> int:
     """Pause a session."""
     client = connect(args)
-    answer = client.post(f"{BASE}/{find_session(client, args.session)}/pause")
+    answer = client.post(f"{BATCH}/{find_session(client, args.session)}/pause")
     return _print_answer(args, answer, "paused; running steps finish, nothing new is started")
 
 
@@ -157,8 +158,8 @@ def resume(args: argparse.Namespace) -> int:
     """Resume a session that is paused, or that a restart interrupted."""
     client = connect(args)
     session_id = find_session(client, args.session)
-    interrupted = client.get(f"{BASE}/{session_id}")["session"].get("interrupted")
-    answer = client.post(f"{SESSIONS if interrupted else BASE}/{session_id}/resume")
+    interrupted = client.get(f"{BATCH}/{session_id}")["session"].get("interrupted")
+    answer = client.post(f"{SESSIONS if interrupted else BATCH}/{session_id}/resume")
     if args.watch:
         return _watch(client, session_id, args)
     return _print_answer(args, answer, "resumed")
@@ -167,7 +168,7 @@ def resume(args: argparse.Namespace) -> int:
 def close(args: argparse.Namespace) -> int:
     """Close a session."""
     client = connect(args)
-    answer = client.post(f"{BASE}/{find_session(client, args.session)}/close")
+    answer = client.post(f"{BATCH}/{find_session(client, args.session)}/close")
     return _print_answer(args, answer, "closed")
 
 

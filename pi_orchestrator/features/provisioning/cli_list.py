@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pi_orchestrator.cli.connection import connect
 from pi_orchestrator.cli.output import print_json, table
-from pi_orchestrator.features.provisioning.cli_session import BASE, SESSIONS, find_session, state_text
+from pi_orchestrator.features.provisioning.cli_session import BATCH, SESSIONS, find_session, state_text
 
 if TYPE_CHECKING:
     Json = dict[str, Any]
@@ -21,7 +21,7 @@ def show_session(args: argparse.Namespace) -> int:
         from pi_orchestrator.features.provisioning.cli_watch import watch
 
         return watch(client, session_id, as_json=args.json)
-    answer = client.get(f"{BASE}/{session_id}")
+    answer = client.get(f"{BATCH}/{session_id}")
     if args.json:
         print_json(answer)
         return 0
@@ -55,7 +55,7 @@ def list_devices(args: argparse.Namespace) -> int:
     from pi_orchestrator.features.provisioning.cli_view import camera_line
 
     client = connect(args)
-    devices = client.get(f"{BASE}/{find_session(client, args.session)}/devices", state=args.state)["devices"]
+    devices = client.get(f"{BATCH}/{find_session(client, args.session)}/devices", state=args.state)["devices"]
     if args.json:
         print_json(devices)
     elif devices:

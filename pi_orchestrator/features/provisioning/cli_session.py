@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
-BASE = "/api/v1/provisioning/batch"
+BATCH = "/api/v1/provisioning/batch"
 SESSIONS = "/api/v1/provisioning/sessions"
 MAX_HISTORY = 100
 """How many closed sessions are searched for an id prefix."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pi_orchestrator.cli.connection import connect
 from pi_orchestrator.cli.output import print_json, wrapped
 from pi_orchestrator.core.errors import OrchestratorError, SettingsError
-from pi_orchestrator.features.provisioning.cli_session import BASE
+from pi_orchestrator.features.provisioning.cli_session import BATCH
 
 if TYPE_CHECKING:
     Json = dict[str, Any]
@@ -34,7 +34,7 @@ def start_session(args: argparse.Namespace) -> int:
     password = _password(args)
     if password is not None:
         body["target_password"] = password
-    answer = client.post(BASE, body)
+    answer = client.post(BATCH, body)
     session = answer["session"]
     if args.json:
         print_json(session)

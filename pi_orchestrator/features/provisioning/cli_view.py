@@ -17,10 +17,12 @@ Json = dict[str, Any]
 UNDER_WAY = frozenset({"provisioning", "provisioned", "verifying"})
 BAR = 12
 MAC, STATE, ADDRESS, SIGNAL, RETRIES = 17, 12, 15, 4, 2
+"""Widths of the columns, which are two spaces apart."""
 MIN_PROGRESS_WIDTH = 12
 SKIPPED, UNLISTED, QUEUED = "skipped", "not listed", "queued"
 RETRY = "then: pi-orchestrator sessions retry MAC"
 _ORDER = ("verifying", "provisioned", "provisioning", "failed", QUEUED, "discovered", UNLISTED, SKIPPED, "verified")
+"""State labels in the order in which devices are shown if not all fit; counts are in the reverse order."""
 _ADVICE = {
     ErrorCode.DEVICE_NOT_IN_ALLOWLIST: f"add it: pi-orchestrator allowlist add MAC; {RETRY}",
     ErrorCode.DEVICE_UNREACHABLE: f"check its power and its WiFi range; {RETRY}",
@@ -38,7 +40,7 @@ _ADVICE = {
     ErrorCode.CIRCUIT_OPEN: f"too many failures: wait a minute; {RETRY}",
     ErrorCode.DATABASE_ERROR: "see pi-orchestrator doctor and the daemon's log",
 }
-_ENDINGS = {
+_ENDINGS = {  # how the batch ended: text, and the command that continues
     "paused": ("The session is paused: nothing new is started.", "pi-orchestrator sessions resume --watch"),
     "interrupted": ("A restart of the daemon interrupted the session.", "pi-orchestrator sessions resume --watch"),
     "expired": ("The session has expired.", "pi-orchestrator sessions start"),
@@ -92,7 +94,7 @@ class Batch:
 
     @property
     def under_way(self) -> int:
-        """Number of requested devices that are neither verified nor failed."""
+        """Number of devices whose provisioning was requested and that are neither verified nor failed."""
         return sum(str(device.get("state")) in UNDER_WAY for device in self._devices.values())
 
     @property

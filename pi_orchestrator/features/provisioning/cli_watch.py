@@ -18,7 +18,7 @@ from pi_orchestrator.cli.client import UnreachableError
 from pi_orchestrator.cli.event_stream import Disconnected, Event, follow
 from pi_orchestrator.cli.output import columns, print_json, wrapped
 from pi_orchestrator.core.stream_events import ESTABLISHED, SESSION_ERROR
-from pi_orchestrator.features.provisioning.cli_session import BASE
+from pi_orchestrator.features.provisioning.cli_session import BATCH
 from pi_orchestrator.features.provisioning.cli_view import Batch, change_line, document, fingerprint, screen, summary
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ DRAW_S = 0.25
 RECONNECT_LIMIT_S = 300.0
 """A script must not wait forever for a daemon that does not return."""
 INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
 
 
 class View(Protocol):
@@ -104,14 +105,16 @@ def _handle(client: Client, session_id: str, item: Event | Disconnected, batch: 
 
 
 def _read(client: Client, session_id: str, batch: Batch, view: View) -> None:
-    session = client.get(f"{BASE}/{session_id}")["session"]
-    batch.replace(session, client.get(f"{BASE}/{session_id}/devices")["devices"])
+    session = client.get(f"{BATCH}/{session_id}")["session"]
+    batch.replace(session, client.get(f"{BATCH}/{session_id}/devices")["devices"])
     view.changed(batch)
 
 
 def _listen(client: Client, session_id: str, inbox: queue.SimpleQueue[Event | Disconnected | Exception]) -> None:
     try:
-        events = follow(client, f"{BASE}/events", retry_limit_s=RECONNECT_LIMIT_S, answered=True, session_id=session_id)
+        events = follow(
+            client, f"{BATCH}/events", retry_limit_s=RECONNECT_LIMIT_S, answered=True, session_id=session_id
+        )
         for item in events:
             inbox.put(item)
     except Exception as error:  # noqa: BLE001  # raised again by the main thread

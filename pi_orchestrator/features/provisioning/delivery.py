@@ -1,4 +1,4 @@
-"""Sends a camera its credentials, never twice while a first send may have arrived."""
+"""Sends a camera its credentials; never sends again while an earlier send may have arrived."""
 
 from __future__ import annotations
 
