@@ -26,6 +26,7 @@ class Resources:
     """Open resources for `build` of each feature.
 
     `mqtt_port` is the port of the running broker. `loaded` holds the settings and the origin of each value.
+    `session_secret` signs the session cookies of browsers.
     """
 
     loaded: Loaded

@@ -129,7 +129,7 @@ def _past(client: Client, newest: int, args: argparse.Namespace) -> list[Event]:
             if event.id is not None and event.id >= newest:
                 break
     except OrchestratorError as error:
-        # Without a key, events of sessions are not sent: if `newest` is one of them, it never arrives.
+        # Without a key, events of sessions are not sent: if `newest` is one of them, silence ends the stream.
         if error.code != LocalCode.UNREACHABLE or not has_received:
             raise
     return list(found)
