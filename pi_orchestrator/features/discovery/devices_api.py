@@ -29,7 +29,7 @@ class SourceView(ApiModel):
 
 
 class DeviceList(ApiModel):
-    """Devices, cameras first, then by address."""
+    """Devices, cameras first, then by address; `total` also counts those beyond `limit`."""
 
     devices: list[DeviceView]
     total: int

@@ -56,7 +56,7 @@ class DeviceViews:
         self._vendors = vendors
 
     def listed(self, *, only_here: bool, limit: int) -> tuple[list[DeviceView], int]:
-        """At most `limit` devices, cameras first, then by address; and the total number."""
+        """At most `limit` devices, cameras first, then by address; and the number without the limit."""
         chosen = [device for device in self._registry if not only_here or device.shown in PRESENT_STATES]
 
         def order(device: Device) -> tuple[bool, bool, int, str]:

@@ -62,7 +62,11 @@ class LimiterConfig(ApiModel):
 
 
 class OnboardingMetrics(ApiModel):
-    """Counters since the last reset."""
+    """Counters since the last reset.
+
+    `attempts` are the verifications that began. `failed` and `rejected_by_policy` also count cameras without an
+    attempt, and `already_onboarded` counts registered cameras that appeared again.
+    """
 
     attempts: int
     success: int
@@ -74,7 +78,11 @@ class OnboardingMetrics(ApiModel):
 
 
 class Status(ApiModel):
-    """Toggle, settings and counters. `tokens` and `waiting` are the state of the limiter."""
+    """Toggle, settings and counters.
+
+    `running`: enabled, in the mode `dev`, and started. `tokens`: attempts that may start now. `waiting`: cameras that
+    wait for a token.
+    """
 
     enabled: bool
     mode: Literal["off", "dev"]

@@ -19,7 +19,11 @@ COUNTERS = ("attempts", "success", "failed", "rejected_by_policy", "already_onbo
 
 @dataclass(slots=True)
 class Metrics:
-    """Counters since the last reset."""
+    """Counters since the last reset.
+
+    `attempts` are the verifications that began. `failed` and `rejected_by_policy` also count cameras without an
+    attempt.
+    """
 
     attempts: int = 0
     success: int = 0

@@ -31,6 +31,7 @@ from pi_orchestrator.storage.database import Tx
 PROOF_S = 1.0
 """Maximum age of a proof of identity when credentials are sent: an address can move to another device."""
 MIN_REQUEST_S = 0.1
+"""Minimum timeout of a request, also at the deadline."""
 BACKOFF_S = 0.5
 BACKOFF_CAP_S = 8.0
 _DEVICE_CODES: Mapping[str, str] = {
