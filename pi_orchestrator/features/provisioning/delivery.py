@@ -129,7 +129,7 @@ class CredentialDelivery:
         proven_at = self._clock.monotonic()
         sent = Sent(ip, self._clock.boot_id, self._clock.monotonic())
         device = await self._steps.take(
-            device, lambda before: before.sending(sent), starts_work=True, check=self._check_listed
+            device, lambda before: before.sending(sent), starts_work=True, before_save=self._check_listed
         )
         if self._clock.monotonic() - proven_at > PROOF_S:
             raise ProvisionError(

@@ -1,6 +1,7 @@
 """Device intake: which devices join a session (cameras that are present, on its interface, not on its target network).
 
-A device that waits in a session is updated with its latest address, signal and firmware version.
+Until its provisioning is requested, a device of a session is updated with its latest address, signal and firmware
+version.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from pi_orchestrator.storage.database import Database, Tx
 MAX_UNLISTED = 256
 """Maximum number of unlisted devices in a session: anyone on the network can fake cameras."""
 MAX_UNLISTED_ACTIVITY = 32
-"""Up to this many unlisted devices count as activity when they join: an operator may be about to list them."""
+"""While a session has at most this many unlisted devices, a new one counts as activity: it may be listed soon."""
 REPORT_INTERVAL_S = 10.0
 """Minimum time between two `device.discovered` events of one device."""
 
 
 class DeviceIntake:
-    """Adds devices to sessions and updates waiting devices."""
+    """Adds devices to sessions, and updates those whose provisioning was not requested yet."""
 
     def __init__(
         self,
@@ -55,7 +56,10 @@ class DeviceIntake:
         self._reported_at: dict[tuple[str, Mac], float] = {}
 
     async def run_pass(self, session: Session) -> None:
-        """Add and update devices if the registry has changed since the last pass of this session."""
+        """Add and update devices if the registry has changed since the last pass of this session.
+
+        Does nothing for a session of another interface.
+        """
         revision = self._registry.revision
         if session.network_interface != self._interface or self._seen_revisions.get(session.id) == revision:
             return
@@ -138,7 +142,7 @@ class DeviceIntake:
         )
 
     def refreshed(self, device: SessionDevice) -> SessionDevice:
-        """The device with the registry's latest data if it waits; any other device unchanged."""
+        """The device with the registry's latest data if it is `discovered` and present; any other device unchanged."""
         seen = self._registry.get(device.mac)
-        waits = device.state is SessionDeviceState.DISCOVERED
-        return self._updated(device, seen) if seen and waits and seen.shown in PRESENT_STATES else device
+        is_discovered = device.state is SessionDeviceState.DISCOVERED
+        return self._updated(device, seen) if seen and is_discovered and seen.shown in PRESENT_STATES else device

@@ -104,7 +104,10 @@ class DeviceProvisioner:
         return None
 
     async def _await_return(self, session: Session, device: SessionDevice) -> None:
-        """Wait for a message from the target network, then verify the camera there; DeviceFailedError."""
+        """Wait for a message from the target network, then verify the camera there.
+
+        DeviceFailedError if it joins another network, or is not verified in time.
+        """
         device = await self._steps.take(device, SessionDevice.returning, starts_work=True)
         timeout_s = session.config.verification_timeout_seconds
         listening = ListeningTime(float(timeout_s), self._clock.monotonic())
@@ -134,7 +137,7 @@ class DeviceProvisioner:
     async def _read_back(
         self, session: Session, device: SessionDevice, ip: str, left_s: float
     ) -> tuple[SessionDevice, str | None]:
-        """Verify the camera at its new address and store it as verified; else return the reason as text."""
+        """Verify the camera at its new address and store it as verified; return it, and the reason if that failed."""
         try:
             own = await self._neighbours.own_addresses()
             check_target_address(ip, self._target_networks, own=own, allow_loopback=self._allow_loopback)
@@ -150,7 +153,10 @@ class DeviceProvisioner:
         async def register(tx: Tx, after: SessionDevice) -> None:
             await self._register(tx, after, answer)
 
-        return await self._steps.take(device, lambda before: before.verified(self._clock.wall()), check=register), None
+        device = await self._steps.take(
+            device, lambda before: before.verified(self._clock.wall()), before_save=register
+        )
+        return device, None
 
     async def _register(self, tx: Tx, device: SessionDevice, answer: CameraAnswer) -> None:
         """Mark the allowlist entry as used and register the camera, in the entry's container if a position is free."""

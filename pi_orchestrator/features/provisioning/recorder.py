@@ -23,7 +23,7 @@ class SessionRecorder:
         self._active_at: dict[str, float] = {}
 
     def idle_s(self, session_id: str) -> float:
-        """Seconds since the session's last change, or since the first call for it."""
+        """Seconds since the session's last known activity, or since the first call for it."""
         now = self._clock.monotonic()
         return now - self._active_at.setdefault(session_id, now)
 
@@ -79,7 +79,7 @@ class SessionRecorder:
         await event_store.append(tx, event)
 
     async def append_status(self, tx: Tx, session_id: str) -> Session:
-        """Append the session's `session.status` event; return the session with its current counts."""
+        """Append a `session.status` event, which counts as activity; return the session with its current counts."""
         session = await store.get(tx.run, session_id)
         if session is None:  # pragma: no cover  # stored earlier in this transaction
             raise LookupError(session_id)

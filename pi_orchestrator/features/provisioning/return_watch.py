@@ -16,7 +16,7 @@ from pi_orchestrator.features.provisioning.session import Session
 from pi_orchestrator.features.provisioning.session_device import Sent, SessionDevice
 
 SETTLED_S = 3.0
-"""A camera that accepts its credentials leaves within this time; if it is still on the network, it did not accept."""
+"""A camera that accepts its credentials leaves its old network within this time; one still there did not accept."""
 SETTLED_UNNAMED_S = 10.0
 """The same for a camera whose firmware does not report its network."""
 POLL_S = 0.1
@@ -148,7 +148,7 @@ class ListeningTime:
         return self._left_s
 
     def advance(self, now: float, *, is_connected: bool) -> None:
-        """Count the time since the last call, unless the broker is disconnected or was within the last RECONNECT_S."""
+        """Count the time since the last call, except while the broker is disconnected and RECONNECT_S afterwards."""
         if not is_connected:
             self._suspended_until = now + RECONNECT_S
         elif now >= self._suspended_until:

@@ -1,4 +1,4 @@
-"""Routes: batch provisioning sessions."""
+"""Routes: provisioning sessions, their cameras, and the key of their stored passwords."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ _DEVICE = {
 _QUEUED = {"mac": "24:6F:28:B0:F7:F1", "state": "provisioning", "message": "queued"}
 _NETWORK = {"ssid": "OnboardingNetwork", "is_active": True, "connected_devices": 12}
 _NOT_FOUND = (ErrorCode.SESSION_NOT_FOUND,)
-_ENDINGS = (*_NOT_FOUND, ErrorCode.SESSION_ALREADY_CLOSED, ErrorCode.SESSION_EXPIRED)
-_STARTS = (*_ENDINGS, ErrorCode.MQTT_UNAVAILABLE, ErrorCode.NETWORK_ERROR, ErrorCode.CIRCUIT_OPEN)
+_NOT_OPEN = (*_NOT_FOUND, ErrorCode.SESSION_ALREADY_CLOSED, ErrorCode.SESSION_EXPIRED)
+_CANNOT_PROVISION = (*_NOT_OPEN, ErrorCode.MQTT_UNAVAILABLE, ErrorCode.NETWORK_ERROR, ErrorCode.CIRCUIT_OPEN)
 
 
 Handler = Callable[..., Awaitable[Any]]
@@ -133,7 +133,7 @@ ROUTES: tuple[Route, ...] = table(
         "device.provision",
         status=202,
         errors=(
-            *_STARTS,
+            *_CANNOT_PROVISION,
             ErrorCode.DEVICE_NOT_FOUND,
             ErrorCode.DEVICE_NOT_IN_ALLOWLIST,
             ErrorCode.DEVICE_INVALID_STATE,
@@ -147,7 +147,7 @@ ROUTES: tuple[Route, ...] = table(
         "device.retry",
         status=202,
         errors=(
-            *_STARTS,
+            *_CANNOT_PROVISION,
             ErrorCode.DEVICE_NOT_FOUND,
             ErrorCode.DEVICE_NOT_IN_ALLOWLIST,
             ErrorCode.DEVICE_INVALID_STATE,
@@ -161,7 +161,7 @@ ROUTES: tuple[Route, ...] = table(
         sessions.skip,
         "Skip a camera",
         "device.skip",
-        errors=(*_ENDINGS, ErrorCode.DEVICE_NOT_FOUND, ErrorCode.DEVICE_INVALID_STATE),
+        errors=(*_NOT_OPEN, ErrorCode.DEVICE_NOT_FOUND, ErrorCode.DEVICE_INVALID_STATE),
         example={**_QUEUED, "state": "failed", "message": "skipped by the operator"},
     ),
     _write(
@@ -170,7 +170,7 @@ ROUTES: tuple[Route, ...] = table(
         "Provision every allowlisted camera",
         "session.provision_all",
         status=202,
-        errors=_STARTS,
+        errors=_CANNOT_PROVISION,
         example={"initiated_count": 19, "skipped_count": 1, "message": "19 queued, 1 skipped: not on the allowlist"},
     ),
     _write(
@@ -178,7 +178,7 @@ ROUTES: tuple[Route, ...] = table(
         sessions.pause,
         "Pause a session",
         "session.pause",
-        errors=_ENDINGS,
+        errors=_NOT_OPEN,
         example={"session": {**_SESSION, "state": "paused"}},
     ),
     _write(
@@ -186,7 +186,7 @@ ROUTES: tuple[Route, ...] = table(
         sessions.resume,
         "Resume a session",
         "session.resume",
-        errors=_ENDINGS,
+        errors=_NOT_OPEN,
         example={"session": _SESSION},
     ),
     *(

@@ -42,7 +42,9 @@ from pi_orchestrator.storage import audit_log
 from pi_orchestrator.storage.database import Database, Tx
 
 CLOSE_WAIT_S = 10.0
+"""How long a request to close waits; running steps may take longer (CLOSE_GRACE_S of the worker)."""
 MAX_OPEN = 32
+"""Maximum number of open sessions; each is on another interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class SessionRequest:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """Number of devices that a request for all has queued, that were already under way, and that were skipped."""
+    """Numbers of devices after `provision_all`: queued by it, already under way, and skipped (not on the allowlist)."""
 
     queued: int
     under_way: int
@@ -134,7 +136,7 @@ class SessionService:
     # Commands.
 
     async def start(self, request: SessionRequest, actor: Actor) -> Session:
-        """Open a session; ConflictError if one is already open on the interface."""
+        """Open a session; ConflictError if one is already open on the interface, or MAX_OPEN on all."""
         ssid, password = self._target_network(request)
         now = self._clock.wall()
         session = Session(
@@ -219,7 +221,7 @@ class SessionService:
         return await self._change_device(session_id, mac, actor, change)
 
     async def skip(self, session_id: str, mac: Mac, actor: Actor) -> SessionDevice:
-        """Remove a device from the batch and cancel its running step."""
+        """Mark a device as failed with the code SKIPPED and cancel its running step; it can be retried."""
 
         def change(_session: Session, device: SessionDevice, _position: int) -> SessionDevice:
             return device.skip()
@@ -237,7 +239,7 @@ class SessionService:
             waiting = [device for device in devices if device.state is SessionDeviceState.DISCOVERED]
             chosen = [device for device in waiting if device.in_allowlist or not only_listed]
             if chosen:
-                self._check_network(session)
+                self._check_can_provision(session)
                 await self._save_activation(tx, before, session)
             position = await store.next_queue_position(tx.run, session_id)
             for number, device in enumerate(chosen):
@@ -275,6 +277,8 @@ class SessionService:
         *,
         starts: bool = True,
     ) -> SessionDevice:
+        """Apply a command to a device; if it `starts` provisioning, the discovery phase ends."""
+
         async def job(tx: Tx) -> SessionDevice:
             before = await self._session(tx, session_id)
             before.check_open()
@@ -309,9 +313,10 @@ class SessionService:
                 details="add it to the allowlist, then try again",
             )
         self._circuits.check(device.mac)
-        self._check_network(session)
+        self._check_can_provision(session)
 
-    def _check_network(self, session: Session) -> None:
+    def _check_can_provision(self, session: Session) -> None:
+        """Raise an error if no device of the session can be provisioned now."""
         if not session.target_ssid:
             raise ConflictError(
                 "the session has no target network",

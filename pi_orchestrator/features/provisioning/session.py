@@ -1,7 +1,8 @@
 """A provisioning session as a pure state machine. Its password is erased when it is closed.
 
-`discovering` → `active` ⇄ `paused` → `closing` → `closed`. After a restart of the daemon an open session is paused
-and `interrupted` until an operator resumes or discards it.
+`discovering` → `active` ⇄ `paused`; from each of these → `closing` → `closed`. `discovering` can be paused too, and
+resumes as `active`. After a restart of the daemon a session that was not closing is paused and `interrupted` until an
+operator resumes or discards it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class SessionConfig:
 
     @property
     def total_s(self) -> int:
-        """Maximum time from a camera's discovery to its verification."""
+        """Sum of the timeouts: how long a session stays open without activity."""
         return self.discovery_timeout_seconds + self.provisioning_timeout_seconds + self.verification_timeout_seconds
 
 
@@ -82,7 +83,7 @@ class Session:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is not closed."""
+        """Whether it is not closed; a closing session is still open."""
         return self.state is not SessionState.CLOSED
 
     @property
@@ -134,7 +135,7 @@ class Session:
     def recover(self) -> Session:
         """Continue after a restart; ConflictError if it has ended."""
         if self.ending is Ending.EXPIRED:
-            self.check_open()
+            self.check_open()  # raises SESSION_EXPIRED
         if self.state in (SessionState.CLOSING, SessionState.CLOSED):
             raise ConflictError(
                 f"session {self.id} has ended", code=ErrorCode.SESSION_NOT_RECOVERABLE, details="start a new session"

@@ -58,10 +58,11 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class SessionDevice:
-    """A camera of a session; `queued` is its position in the queue, `rssi` in dBm (0: unknown).
+    """A camera of a session; `rssi` in dBm (0: unknown).
 
-    `unlisted`: requested although it is not on the allowlist. `in_allowlist` and `container_id` come from the
-    allowlist at the time of reading.
+    `queued`: its position in the queue, kept afterwards; None if its provisioning was never requested. `unlisted`:
+    requested although it is not on the allowlist. `in_allowlist` and `container_id` come from the allowlist at the time
+    of reading.
     """
 
     session_id: str
@@ -85,7 +86,7 @@ class SessionDevice:
 
     @property
     def under_way(self) -> bool:
-        """Whether it was requested and is neither verified nor failed."""
+        """Whether its provisioning was requested, and it is neither verified nor failed."""
         return self.state in UNDER_WAY
 
     @property
@@ -94,7 +95,7 @@ class SessionDevice:
         return self.state is SessionDeviceState.FAILED and self.error_code == SessionCode.SKIPPED
 
     def queue(self, position: int, *, unlisted: bool = False) -> SessionDevice:
-        """Request it, at this queue position; ConflictError unless it is `discovered`."""
+        """Request its provisioning, at this queue position; ConflictError unless it is `discovered`."""
         if self.state is not SessionDeviceState.DISCOVERED:
             raise ConflictError(
                 f"{self.mac} is {self.state}",
@@ -106,7 +107,7 @@ class SessionDevice:
         )
 
     def retry(self, position: int, *, max_retries: int) -> SessionDevice:
-        """Request it again after a failure; ConflictError after `max_retries`."""
+        """Request its provisioning again; ConflictError if it has not failed, or after `max_retries`."""
         if self.under_way:
             raise ConflictError(f"{self.mac} is already {self.state}", code=ErrorCode.DEVICE_ALREADY_PROVISIONING)
         if self.state is not SessionDeviceState.FAILED:
@@ -129,7 +130,7 @@ class SessionDevice:
         )
 
     def skip(self) -> SessionDevice:
-        """Remove it from the batch; ConflictError if it is verified."""
+        """Mark it as failed with the code SKIPPED; ConflictError if it is verified."""
         if self.skipped:
             return self
         if self.state is SessionDeviceState.VERIFIED:

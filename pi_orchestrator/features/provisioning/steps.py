@@ -37,11 +37,12 @@ class DeviceSteps:
         change: Callable[[SessionDevice], SessionDevice],
         *,
         starts_work: bool = False,
-        check: Callable[[Tx, SessionDevice], Awaitable[None]] | None = None,
+        before_save: Callable[[Tx, SessionDevice], Awaitable[None]] | None = None,
     ) -> SessionDevice:
         """Store a step and return the device; ProvisioningInterruptedError if it must not be taken any more.
 
-        `check` runs in the same transaction. A step that `starts_work` is not taken while the session is paused.
+        `before_save` runs in the same transaction; its errors prevent the step. A step that `starts_work` is not taken
+        while the session is paused.
         """
 
         async def job(tx: Tx) -> SessionDevice:
@@ -54,9 +55,9 @@ class DeviceSteps:
             try:
                 after = change(before)
             except ConflictError:
-                raise ProvisioningInterruptedError from None  # skipped and requested again
-            if check:
-                await check(tx, after)
+                raise ProvisioningInterruptedError from None  # it was skipped and requested again in the meantime
+            if before_save:
+                await before_save(tx, after)
             await self._recorder.save_step(tx, before, after)
             return after
 

@@ -121,7 +121,7 @@ async def devices(run: Run, session_id: str, *, state: SessionDeviceState | None
 
 
 async def under_way(run: Run, session_id: str) -> list[SessionDevice]:
-    """The requested, unfinished devices of a session, in queue order."""
+    """The devices of a session that are under way, in queue order."""
     sql = _DEVICES.format(where="AND d.state IN ('provisioning', 'provisioned', 'verifying')", order="d.queued")
     return [_device(row) for row in await run(sql, (session_id,))]
 

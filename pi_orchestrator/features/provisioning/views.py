@@ -111,7 +111,7 @@ class SessionResult(ApiModel):
 
 
 class SessionDetails(ApiModel):
-    """Current state of a session; `timeout_remaining` in seconds, such as `45s`."""
+    """Current state of a session; `timeout_remaining`: seconds until it expires without activity, such as `45s`."""
 
     session: SessionView
     devices: list[SessionDevice] | None = None
@@ -162,7 +162,10 @@ class DeviceResult(ApiModel):
 
 
 class ProvisionAllResult(ApiModel):
-    """Result of `provision-all`. `initiated_count`: cameras that are being provisioned, started now or earlier."""
+    """Result of `provision-all`. `initiated_count`: cameras queued now, or under way before.
+
+    `skipped_count`: cameras that are not on the allowlist.
+    """
 
     initiated_count: int
     skipped_count: int

@@ -28,18 +28,21 @@ from pi_orchestrator.features.provisioning.session_device import SessionDevice, 
 from pi_orchestrator.features.provisioning.steps import ProvisioningInterruptedError
 from pi_orchestrator.storage.database import Database, Tx
 
-IDLE_S = 10.0
-PASS_S = 0.5
+PASS_S, NO_SESSION_PASS_S = 0.5, 10.0
+"""Maximum time between two passes, with and without an open session."""
 CLOSE_GRACE_S = 30.0
+"""Time for running steps to finish when an operator closes the session."""
 RETRY_S = 1.0
+"""Pause after a database error."""
 
 log = get_logger(__name__)
 
 _Key = tuple[str, Mac]
+"""Session id and MAC of a device."""
 
 
 class ProvisioningWorker:
-    """Passes over the open sessions, after every change that `service` makes and periodically."""
+    """Processes the open sessions after every change that `service` makes, and periodically."""
 
     def __init__(
         self,
@@ -115,7 +118,7 @@ class ProvisioningWorker:
                     beat()
                     self._wake.clear()
                     has_sessions = await self._pass_or_wait()
-                    await self._clock.wait(self._wake, PASS_S if has_sessions else IDLE_S)
+                    await self._clock.wait(self._wake, PASS_S if has_sessions else NO_SESSION_PASS_S)
         finally:
             # Cancelled between two steps: the next start continues from what is stored.
             running = list(self._running.values())
@@ -146,7 +149,7 @@ class ProvisioningWorker:
             if session.state is SessionState.DISCOVERING and self._in_state_s(session) >= (
                 session.config.discovery_timeout_seconds
             ):
-                await self._advance(session)
+                await self._activate(session)
             if session.can_provision and session.network_interface == self._interface:
                 running = {mac for _, mac in self._running}  # of all sessions: a camera has at most one task
                 await self._start_ready(session, [device for device in queue if device.mac not in running])
@@ -234,10 +237,13 @@ class ProvisioningWorker:
     # Expiry.
 
     def _in_state_s(self, session: Session) -> float:
+        """Seconds since the first call for the session in its present state."""
         now = self._clock.monotonic()
         return now - self._state_entered_at.setdefault((session.id, session.state), now)
 
-    async def _advance(self, session: Session) -> None:
+    async def _activate(self, session: Session) -> None:
+        """End the discovery phase, if it has not ended yet."""
+
         async def job(tx: Tx) -> None:
             current = await store.get(tx.run, session.id)
             if current and current.activate() != current:
