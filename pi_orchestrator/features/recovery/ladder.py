@@ -30,7 +30,11 @@ _ADVICE = {
 
 @dataclass(slots=True)
 class RecoveryLadder:
-    """Recovery state of one camera, with its start, the failures in a row, and the error of the last one."""
+    """Recovery state of one camera. `since`: start of the state. `failures`: in a row since the last reboot.
+
+    `was_rebooted`: a reboot was accepted or has failed since the last reset (picture or boot). `rebooted_at`: the last
+    accepted reboot, also from before the reset.
+    """
 
     state: RecoveryState = RecoveryState.OK
     since: float = 0.0
@@ -47,7 +51,7 @@ class RecoveryLadder:
 
     @property
     def retry_at(self) -> float | None:
-        """When the next capture is scheduled, or None."""
+        """When the next capture is scheduled, monotonic seconds; None in the states OK and REBOOTING."""
         if self.state is RecoveryState.NEEDS_POWER_CYCLE:
             return (self.failed_at or self.since) + ESCALATE_AFTER_S / 2  # it may have been repaired
         if self.state is not RecoveryState.RETRYING:
@@ -55,13 +59,16 @@ class RecoveryLadder:
         wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** max(0, self.failures - 1))
         return max(self.since, self.failed_at or self.since) + wait_s
 
-    def capture_failed(self, reason: str, now: float, *, seen_at: float, limit: int, auto_reboot: bool) -> bool:
-        """A capture failed by the fault of the camera, last seen at `seen_at`; True if it must be rebooted."""
+    def capture_failed(self, reason: str, now: float, *, seen_at: float, reboot_after: int, auto_reboot: bool) -> bool:
+        """A capture failed by the fault of the camera, which was last seen at `seen_at`; True if it must be rebooted.
+
+        `reboot_after`: number of failures in a row before a reboot.
+        """
         self.failures += 1
         self.failed_at, self.last_error = now, reason
         if self.state is RecoveryState.OK:
             self._set_state(RecoveryState.RETRYING, now)
-        if self.state is not RecoveryState.RETRYING or self.failures < limit:
+        if self.state is not RecoveryState.RETRYING or self.failures < reboot_after:
             return False
         is_interval_over = self.rebooted_at is None or now - self.rebooted_at >= REBOOT_INTERVAL_S
         must_reboot = auto_reboot and is_interval_over and not self.was_rebooted and seen_at > self.since

@@ -43,8 +43,14 @@ class RecoveryTracker:
         """A camera failed to give a picture; `seen_at` is when it was last seen, monotonic seconds."""
         ladder = self._ladders.setdefault(mac, RecoveryLadder(since=self._clock.monotonic()))
         self._ladders.touch(mac)
-        now, limit = self._mark_changed(), self.reboot_after
-        if ladder.capture_failed(reason, now, seen_at=seen_at, limit=limit, auto_reboot=self.auto_reboot):
+        must_reboot = ladder.capture_failed(
+            reason,
+            self._mark_changed(),
+            seen_at=seen_at,
+            reboot_after=self.reboot_after,
+            auto_reboot=self.auto_reboot,
+        )
+        if must_reboot:
             self._to_reboot.add(mac)
 
     def capture_succeeded(self, mac: Mac) -> None:
@@ -105,6 +111,6 @@ class RecoveryTracker:
         return events
 
     def _mark_changed(self) -> float:
-        """Increase the revision; returns the monotonic time."""
+        """Increase the revision; return the present monotonic time."""
         self.revision += 1
         return self._clock.monotonic()

@@ -1,4 +1,4 @@
-"""Recovery worker: retries and reboots cameras without pictures, and ends reboots."""
+"""Recovery worker: retries and reboots cameras without pictures, and records how reboots ended."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class RecoveryWorker:
             await self._recorder.flush()
 
     async def tick(self) -> None:
-        """One pass: end reboots, start scheduled retries and reboots, and store events."""
+        """One pass: collect ended reboots, start scheduled retries and reboots, and store events."""
         events = [self._reboot_event(outcome.mac, outcome.error) for outcome in self._reboots.collect_outcomes()]
         for mac, ladder in self._tracker.failing():
             if self._has_booted(mac, ladder):

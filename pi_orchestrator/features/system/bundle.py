@@ -39,6 +39,7 @@ from pi_orchestrator.storage.database import Database
 MEDIA_TYPE = "application/gzip"
 MAX_DEVICES = 1000
 MODELS_PER_STEP = 20
+"""Models converted to JSON before other tasks may run."""
 MAX_EXPORT_LINES = 500
 LIBRARIES = (
     "aiohttp", "aiomqtt", "aiosqlite", "cryptography", "prometheus_client", "pydantic", "pyroute2", "scapy",

@@ -146,7 +146,7 @@ def _add_journal(archive: Archive) -> None:
 
 
 def _add_files(archive: Archive, folder: Path) -> None:
-    """Add name, size, owner and age of each file, not the contents."""
+    """Add name, size, mode, owner and time of the last write of each file, not its content."""
     files: list[dict[str, Any]] = []
     try:
         for file in sorted(folder.rglob("*"))[:MAX_FILES]:

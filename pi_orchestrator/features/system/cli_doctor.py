@@ -33,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Run all checks and print the findings; 1 if a check failed."""
+    """Run all checks, those of overrides and retired settings too, and print the findings; 1 if a check failed."""
     loaded = load_settings(args)
     findings = [*examine(loaded.settings), _check_overrides(loaded), _check_retired(loaded)]
     if args.json:
@@ -51,7 +51,7 @@ def _entry(head: str, text: str) -> str:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Run all checks, in the order in which an operator fixes problems."""
+    """Run the checks that need only the settings, in the order in which an operator fixes problems."""
     import asyncio
 
     from pi_orchestrator.core.logging import configure

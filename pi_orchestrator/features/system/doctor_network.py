@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pi_orchestrator.net.dhcp.leases import LeaseFiles
     from pi_orchestrator.net.kernel.links import Link
     from pi_orchestrator.net.wifi.stations import StationReading
-    from pi_orchestrator.settings import Settings
 
 COMMON_STATION_LIMIT = 8
 """Built-in radios of many Raspberry Pis accept no more stations."""
@@ -27,27 +26,27 @@ async def examine_network(settings: Settings) -> list[Finding]:
     """Run all checks of the camera network."""
     from pi_orchestrator.features.discovery.standalone import open_standalone_scan
 
-    async with open_standalone_scan(settings) as survey:
-        await survey.scanner.refresh_link()
-        link = survey.scanner.link or await survey.netlink.link(settings.ap.interface)
+    async with open_standalone_scan(settings) as scan:
+        await scan.scanner.refresh_link()
+        link = scan.scanner.link or await scan.netlink.link(settings.ap.interface)
         return [
-            *await _check_scanner(survey, link),
-            await _check_leases(survey.leases),
-            await _check_stations(survey, link),
+            *await _check_scanner(scan, link),
+            await _check_leases(scan.leases),
+            await _check_stations(scan, link),
             _check_mdns(settings, link),
         ]
 
 
-async def _check_scanner(survey: StandaloneScan, link: Link | None) -> list[Finding]:
+async def _check_scanner(scan: StandaloneScan, link: Link | None) -> list[Finding]:
     """Check the interface, and the engine that would scan there."""
-    scanner, name = survey.scanner, survey.settings.ap.interface
+    scanner, name = scan.scanner, scan.settings.ap.interface
     if scanner.off:
-        problem = await interface_problem(survey, link)
+        problem = await interface_problem(scan, link)
         engine = Finding("engine", "ok", "none: switched off (discovery.engine)")
-    elif problem := await find_problem(survey):
+    elif problem := await find_problem(scan):
         engine = Finding("engine", "warn", "unknown until the interface works", "fix the interface first")
     else:
-        engine = _check_engine(survey)
+        engine = _check_engine(scan)
     if problem and problem.part == "engine":
         interface = Finding("interface", "ok", f"{name} is up")
         engine = Finding("engine", "fail", problem.what, problem.remedy)
@@ -59,11 +58,11 @@ async def _check_scanner(survey: StandaloneScan, link: Link | None) -> list[Find
     return [interface, engine]
 
 
-def _check_engine(survey: StandaloneScan) -> Finding:
-    engine, choice = survey.scanner.engine, survey.scanner.choice
+def _check_engine(scan: StandaloneScan) -> Finding:
+    engine, choice = scan.scanner.engine, scan.scanner.choice
     if engine == "arp":
         return Finding("engine", "ok", f"{choice}: CAP_NET_RAW is available")
-    if survey.settings.discovery.engine == engine:
+    if scan.settings.discovery.engine == engine:
         return Finding("engine", "ok", f"{choice}: the kernel's neighbour table")
     remedy = "ARP needs CAP_NET_RAW: the systemd unit grants it; when started manually, use sudo"
     return Finding("engine", "warn", choice, remedy)
@@ -81,22 +80,22 @@ async def _check_leases(leases: LeaseFiles | None) -> Finding:
     return Finding("leases", "ok", f"{len(active)} active{skipped}")
 
 
-async def _check_stations(survey: StandaloneScan, link: Link | None) -> Finding:
-    if survey.stations is None:
+async def _check_stations(scan: StandaloneScan, link: Link | None) -> Finding:
+    if scan.stations is None:
         return Finding("stations", "ok", "switched off (discovery.stations)")
     if link is None:
         return Finding("stations", "warn", "no interface", "fix the interface first")
-    air = await survey.stations.read(link.index)
-    return station_finding(air, reason=survey.stations.reason, interface=link.name)
+    reading = await scan.stations.read(link.index)
+    return station_finding(reading, reason=scan.stations.reason, interface=link.name)
 
 
-def station_finding(air: StationReading | None, *, reason: str | None, interface: str) -> Finding:
-    """The finding for the stations of an access point; `air` is None if they cannot be read."""
-    if air is None:
+def station_finding(reading: StationReading | None, *, reason: str | None, interface: str) -> Finding:
+    """The finding for the stations of an access point; `reading` is None if they cannot be read."""
+    if reading is None:
         return Finding("stations", "ok", f"cannot be read: {reason}")
     if reason:
         return Finding("stations", "warn", reason, f"start the access point on {interface} (hostapd, NetworkManager)")
-    count = len(air.stations)
+    count = len(reading.stations)
     if count >= COMMON_STATION_LIMIT - WARNING_MARGIN:
         return Finding(
             "stations",

@@ -24,7 +24,11 @@ class Alive(ApiModel):
 
 
 class Ready(ApiModel):
-    """Whether the daemon is ready, each check by name, and a text for each problem."""
+    """Whether the daemon is ready.
+
+    `checks`: whether each component works without a fault; one that works despite a fault is false here, too.
+    `errors`: a text for each false check.
+    """
 
     ready: bool
     checks: dict[str, bool]
@@ -48,7 +52,7 @@ async def healthz() -> Alive:
 
 
 async def readyz(health: HealthRegister) -> Reply[Ready]:
-    """Readiness: 503 while an essential component fails."""
+    """Readiness: 503 while an essential component is starting or does not work."""
     parts = [part for part in health.components() if part.state is not State.OFF]
     ready = health.ready()
     answer = Ready(

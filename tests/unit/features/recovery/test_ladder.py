@@ -22,7 +22,7 @@ STILL_SEEN = math.inf
 
 def fail(ladder, times=1, *, now=100.0, auto_reboot=True, seen_at=STILL_SEEN):
     """Let captures fail; for each failure, whether the camera must be rebooted."""
-    options = {"seen_at": seen_at, "limit": LIMIT, "auto_reboot": auto_reboot}
+    options = {"seen_at": seen_at, "reboot_after": LIMIT, "auto_reboot": auto_reboot}
     return [ladder.capture_failed("no frame", now, **options) for _ in range(times)]
 
 
