@@ -281,7 +281,7 @@ class SessionService:
 
         async def job(tx: Tx) -> SessionDevice:
             before = await self._session(tx, session_id)
-            before.check_open()
+            before.check_not_closing()
             device = await store.device(tx.run, session_id, mac)
             if device is None:
                 raise NotFoundError(f"{mac} is not in this session", code=ErrorCode.DEVICE_NOT_FOUND)

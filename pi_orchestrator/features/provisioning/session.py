@@ -115,19 +115,19 @@ class Session:
 
     def provision(self) -> Session:
         """Accept a provisioning request; ConflictError while paused or ended."""
-        self.check_open()
+        self.check_not_closing()
         if self.state is SessionState.PAUSED:
             raise ConflictError("the session is paused", details="resume it first")
         return self.activate()
 
     def pause(self) -> Session:
         """Start nothing new; no effect on a paused session."""
-        self.check_open()
+        self.check_not_closing()
         return replace(self, state=SessionState.PAUSED)
 
     def resume(self) -> Session:
         """Continue; no effect on a running session."""
-        self.check_open()
+        self.check_not_closing()
         if self.state is not SessionState.PAUSED:
             return self
         return replace(self, state=SessionState.ACTIVE, interrupted=False)
@@ -135,7 +135,7 @@ class Session:
     def recover(self) -> Session:
         """Continue after a restart; ConflictError if it has ended."""
         if self.ending is Ending.EXPIRED:
-            self.check_open()  # raises SESSION_EXPIRED
+            self.check_not_closing()  # raises SESSION_EXPIRED
         if self.state in (SessionState.CLOSING, SessionState.CLOSED):
             raise ConflictError(
                 f"session {self.id} has ended", code=ErrorCode.SESSION_NOT_RECOVERABLE, details="start a new session"
@@ -155,11 +155,11 @@ class Session:
             return self
         return replace(self, state=SessionState.CLOSING, ending=ending, interrupted=False)
 
-    def ended(self, at: datetime) -> Session:
+    def closed(self, at: datetime) -> Session:
         """Mark it as closed: nothing is under way, and the password is erased."""
         return replace(self, state=SessionState.CLOSED, closed_at=at) if self.state is SessionState.CLOSING else self
 
-    def check_open(self) -> None:
+    def check_not_closing(self) -> None:
         """Raise ConflictError if it is closing or closed."""
         if self.ending is Ending.EXPIRED:
             raise ConflictError(

@@ -297,7 +297,7 @@ class ProvisioningWorker:
                 after = device.failed(SessionCode.SESSION_CLOSED, f"the session ended before this camera was {outcome}")
                 await self._recorder.save_step(tx, device, after)
             await store.erase_password(tx, session.id)
-            await self._recorder.save(tx, current.ended(tx.stamp.at))
+            await self._recorder.save(tx, current.closed(tx.stamp.at))
 
         await self._database.write(job)
         self._state_entered_at = {key: at for key, at in self._state_entered_at.items() if key[0] != session.id}

@@ -65,14 +65,14 @@ def test_discard_replaces_a_close():
     assert session(CLOSING, ending=Ending.CLOSED).close(Ending.DISCARDED).ending is Ending.DISCARDED
 
 
-def test_only_a_closing_session_can_end():
-    assert session(CLOSING).ended(AT).state is CLOSED
-    assert session(CLOSING).ended(AT).closed_at == AT
+def test_only_a_closing_session_becomes_closed():
+    assert session(CLOSING).closed(AT).state is CLOSED
+    assert session(CLOSING).closed(AT).closed_at == AT
     for state in (DISCOVERING, ACTIVE, PAUSED, CLOSED):
-        assert session(state).ended(AT) == session(state)
+        assert session(state).closed(AT) == session(state)
 
 
-@pytest.mark.parametrize("transition", ["provision", "pause", "resume", "recover", "check_open"])
+@pytest.mark.parametrize("transition", ["provision", "pause", "resume", "recover", "check_not_closing"])
 @pytest.mark.parametrize("state", [CLOSING, CLOSED])
 def test_expired_session_refuses_with_its_code(transition, state):
     with pytest.raises(ConflictError) as refused:

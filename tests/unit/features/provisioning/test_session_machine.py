@@ -127,7 +127,7 @@ class PureMachine(RuleBasedStateMachine):
 
     @rule()
     def ended(self):
-        self.session = self.take(self.session, lambda session: session.ended(AT))
+        self.session = self.take(self.session, lambda session: session.closed(AT))
 
     @rule(transition=st.sampled_from(sorted(DEVICE_TRANSITIONS)))
     def device_transition(self, transition):
