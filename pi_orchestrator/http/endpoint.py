@@ -49,8 +49,9 @@ CONNECTION_CHECK_S = 0.5
 class Api(Generic[R, I]):
     """What a server provides to all its endpoints.
 
-    `provided`: objects that handlers request by type. `per_request`: makes values of the request that they request by
-    type. `on_refused` is called when a handler refuses a request.
+    `provided`: objects that handlers take by type. `per_request`: for each other type, a function that makes the value
+    from the request. `on_refused` is called with the handler's arguments and its OrchestratorError, except for a
+    StorageError.
     """
 
     authenticator: Authenticator[R, I]
@@ -71,7 +72,7 @@ class _Fault(NamedTuple):
 
 
 class Endpoint(Generic[R, I]):
-    """Serves one route; TypeError if its handler requests a type that is not provided."""
+    """Serves one route; TypeError if its handler takes a type that is not provided."""
 
     def __init__(self, route: R, api: Api[R, I]) -> None:
         self._route = route
@@ -100,7 +101,8 @@ class Endpoint(Generic[R, I]):
             return await self._stream(request, arguments, identity)
         key = api.idempotency.key_of(request) if route.writes and api.idempotency else None
         if route.shape is BINARY:
-            # A picture is not stored for repeats: a new one is as good. Nor is it taken for a disconnected client.
+            # A picture or archive is not stored for repeats: a new one is as good. It is not made for a disconnected
+            # client either.
             answer = await _while_connected(request, self._run(arguments))
         elif key is not None and api.idempotency:
             answer = await api.idempotency.once(key, route, request, raw, lambda: self._run(arguments))
@@ -167,7 +169,7 @@ class Endpoint(Generic[R, I]):
         return arguments
 
     async def _run(self, arguments: dict[str, Any]) -> Encoded:
-        """Call the handler; `on_refused` is called if it refuses."""
+        """Call the handler and encode its answer; `on_refused` is called if it raises an OrchestratorError."""
         try:
             return self._route.encode(await self._route.handler(**arguments))
         except StorageError:

@@ -16,6 +16,8 @@ from pi_orchestrator.core.validation import clean_text
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_SHOWN_CHARS = 100
+MAX_ACCEPTED_HOSTS = 64
+"""Size of the cache of accepted Host headers: a client can send any number of different ones."""
 
 
 class HostGuard:
@@ -44,14 +46,14 @@ class HostGuard:
         if host not in self._accepted_hosts:
             if not self._is_accepted_host(_host_name(host)):
                 raise ForbiddenError(f"the host name {_quoted(host)} is not trusted", details=self._remedy or None)
-            if len(self._accepted_hosts) < 64:
+            if len(self._accepted_hosts) < MAX_ACCEPTED_HOSTS:
                 self._accepted_hosts.add(host)
         if request.method not in SAFE_METHODS and not self._is_same_site(request, _host_name(host)):
             site = _quoted(origin) if (origin := request.headers.get("Origin")) else "other sites"
             raise ForbiddenError(f"writes from {site} are not allowed", details=self._remedy or None)
 
     def _is_accepted_host(self, name: str | None) -> bool:
-        """Whether a Host header cannot come from DNS rebinding: own or trusted name, `*.local`, or an IP address."""
+        """Whether a host name is safe from DNS rebinding: an own or trusted one, `*.local`, or an IP address."""
         if not name:
             return False
         if name in self._own_names or name in self.trusted or name.endswith(".local"):

@@ -1,4 +1,4 @@
-"""Headers of every answer."""
+"""Default headers of answers."""
 
 from __future__ import annotations
 
@@ -12,5 +12,6 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""For an API: a browser must not render, embed or cache its answers."""
+"""For answers of an API: a browser must not render, embed or cache them. Files of the web page replace
+Content-Security-Policy and Cache-Control; pictures and streams replace Cache-Control."""
 REQUEST_ID = "X-Request-Id"

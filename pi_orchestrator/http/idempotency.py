@@ -33,14 +33,16 @@ class AnswerStore(Protocol):
     """Stores answers across restarts."""
 
     async def find(self, *, key: str, operation: str) -> StoredAnswer | None:
-        """The answer to an earlier request with this key."""
+        """The answer to an earlier request with this key; None if there was none."""
 
     async def save(self, *, key: str, operation: str, answer: StoredAnswer) -> None:
         """Store an answer; return once it is durable."""
 
 
 class Idempotency:
-    """Runs a handler once per key; an overlapping repeat waits for the first request.
+    """Runs a handler once per key and operation; an overlapping repeat waits for the first request.
+
+    Only successes are stored: a repeat of a refused or failed request runs the handler again.
 
     `fingerprint` hashes a request. The hash must be keyed: a plain one would allow guessing a password in the body.
     """

@@ -11,7 +11,7 @@ Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
 class ApiModel(BaseModel):
-    """Base of every model of an answer; fields without a value are omitted."""
+    """Base of every model of an answer. Dump it with `exclude_none=True`: answers omit fields without a value."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 

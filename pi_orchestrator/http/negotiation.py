@@ -8,7 +8,7 @@ MAX_ENCODINGS = 32  # further entries of a header are ignored
 
 
 def accepted_encodings(header: str | None) -> tuple[str, ...]:
-    """`Accept-Encoding` → those of br and gzip that the client prefers to no encoding, best first."""
+    """`Accept-Encoding` → br and gzip, best first, without those that the client refuses or ranks below no encoding."""
     weights: dict[str, float] = {}
     for entry in (header or "").lower().split(",")[:MAX_ENCODINGS]:
         name, *parameters = (part.strip() for part in entry.split(";"))

@@ -1,4 +1,4 @@
-"""Paged lists: query parameters, and the position of a page in the list."""
+"""Models that many routes share: query and position of a page of a list, and the path of a device."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Pagination(ApiModel):
 
     @classmethod
     def of(cls, paging: Paging, *, rows: int, total: int) -> Pagination:
-        """The position of a page that has `rows` rows."""
-        more = paging.offset + rows < total
-        return cls(total=total, limit=paging.limit, offset=paging.offset, has_more=more)
+        """The position of a page that has `rows` rows, of `total` rows in the list."""
+        has_more = paging.offset + rows < total
+        return cls(total=total, limit=paging.limit, offset=paging.offset, has_more=has_more)
 
 
 class MacPath(RequestModel):

@@ -17,7 +17,7 @@ I = TypeVar("I")  # noqa: E741  # identity of a client; each server defines its 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on what a client may send."""
+    """Bounds on what a client may send; `body_s` is the time for the whole body."""
 
     body_bytes: int = 1024 * 1024
     json_depth: int = 16

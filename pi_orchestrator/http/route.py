@@ -75,10 +75,10 @@ STREAM = Shape("endless stream of server-sent events", "text/event-stream")
 class Route:
     """One line of a route table.
 
-    `errors`: codes that it may answer with, in addition to those of every route. `also`: further statuses of a
-    success. `successor`: path of the route that replaces this one; the headers of the answer announce it. `secret`:
-    the answer is stored for repeats in memory only. `produces`: media type of an answer of shape BINARY; its model is
-    the JSON form, for clients that accept only JSON.
+    `errors`: codes that it may answer with, in addition to those of every route. `also`: further statuses that
+    its answer may have, such as 503 for "not ready". `successor`: path of the route that replaces this one; the headers
+    of the answer announce it. `secret`: the answer is stored for repeats in memory only. `produces`: media type of an
+    answer of shape BINARY; its model is the JSON form, for clients that accept only JSON.
     """
 
     method: str

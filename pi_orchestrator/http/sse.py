@@ -30,7 +30,7 @@ from pi_orchestrator.http.model import RequestModel
 
 T = TypeVar("T")
 
-CLIENTS = 256
+MAX_CLIENTS = 256
 HEARTBEAT_S = 15.0
 CHECKS_PER_HEARTBEAT = 3
 STALLED_AFTER_S = 10.0
@@ -124,7 +124,10 @@ class Feed(ABC, Generic[T]):
 
 
 class Client:
-    """A connected client: its queue, and its positions in its sources."""
+    """A connected client: its queue, and its positions in its sources.
+
+    `queued`: bytes in the queue. `is_greeted`: the first frames of the stream are queued, so heartbeats may follow.
+    """
 
     def __init__(
         self,
@@ -177,7 +180,7 @@ class Client:
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
     def end(self) -> None:
-        """Let the task end; the client requests what it has not received when it reconnects."""
+        """Let the client's task end; when the client reconnects, it requests what it has not received."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         self.is_ended = True
@@ -190,7 +193,10 @@ class Client:
 
 
 class EventStreams:
-    """All open streams; `unnamed_copy` (send each event also without its name) may change at run time."""
+    """All open streams; `unnamed_copy` (send each event also without its name) may change at run time.
+
+    `sent`: events queued, counted once per client; no heartbeats. `dropped`: clients that were too slow.
+    """
 
     def __init__(self, *, clock: Clock, unnamed_copy: bool) -> None:
         self.unnamed_copy = unnamed_copy
@@ -227,8 +233,8 @@ class EventStreams:
 
         Raises only before the response has begun.
         """
-        if self.clients >= CLIENTS:
-            raise RateLimitedError(f"the limit of {CLIENTS} streams is reached")
+        if self.clients >= MAX_CLIENTS:
+            raise RateLimitedError(f"the limit of {MAX_CLIENTS} streams is reached")
         transport = request.transport
         if transport is None:
             return

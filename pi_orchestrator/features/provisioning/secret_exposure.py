@@ -1,4 +1,4 @@
-"""Cameras that may hold a WiFi password and repeat it in messages: requested by a session, not verified."""
+"""Cameras that may hold a WiFi password and repeat it in messages: their provisioning was requested, not verified."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pi_orchestrator.features.provisioning.session_device import SessionDeviceSt
 from pi_orchestrator.storage.database import Database
 
 PAUSE_S = 1.0
+"""Pause before subscribing again after falling behind in the events."""
 
 log = get_logger(__name__)
 

@@ -231,8 +231,8 @@ async def test_expired_cookie_ends_stream(rig, clock):
 
 
 async def test_stream_over_limit_is_refused(daemon, monkeypatch):
-    assert sse.CLIENTS == 256
-    monkeypatch.setattr(sse, "CLIENTS", 3)
+    assert sse.MAX_CLIENTS == 256
+    monkeypatch.setattr(sse, "MAX_CLIENTS", 3)
     async with contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(opened(daemon.api)) for _ in range(3)]
         for path in (EVENTS, BATCH):
