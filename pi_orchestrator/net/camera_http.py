@@ -47,7 +47,7 @@ class CameraAnswer:
 
 
 def new_session() -> aiohttp.ClientSession:
-    """A session for cameras: no proxy, no cookies, no decompression, no keep-alive."""
+    """An aiohttp session for requests to cameras: no proxy, no cookies, no decompression, no keep-alive."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(force_close=True, limit=0, ttl_dns_cache=None, use_dns_cache=False),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -68,7 +68,7 @@ class CameraHttpClient:
         """Send `GET /status` and parse the response, within `timeout_s` in total; VerificationError otherwise."""
         try:
             async with asyncio.timeout(timeout_s):
-                body = await self._get(f"http://{address}:{self._port}/status")
+                body = await self._get_status(f"http://{address}:{self._port}/status")
         except TimeoutError:
             raise _verification_error(
                 VerificationCode.TIMEOUT, f"no response from {address} within {timeout_s:g} s"
@@ -96,7 +96,7 @@ class CameraHttpClient:
             "container_id": container_id,
             "request_id": request_id,
         }
-        failure = await self._post(f"http://{address}:{self._port}/provision", fields, timeout_s=timeout_s)
+        failure = await self._post_credentials(f"http://{address}:{self._port}/provision", fields, timeout_s=timeout_s)
         if failure is not None:
             raise failure
 
@@ -141,7 +141,7 @@ class CameraHttpClient:
         except (*_CONNECTION_LOST, aiohttp.ClientError, ValueError) as error:
             raise RebootError(f"invalid HTTP response to POST /reboot: {_short_text(error)}") from None
 
-    async def _get(self, url: str) -> bytes:
+    async def _get_status(self, url: str) -> bytes:
         try:
             async with self._session.get(url, allow_redirects=False, timeout=_UNLIMITED) as response:
                 if response.status != 200:
@@ -162,7 +162,7 @@ class CameraHttpClient:
                 VerificationCode.BAD_BODY, f"invalid HTTP response: {_short_text(error)}"
             ) from None
 
-    async def _post(self, url: str, fields: dict[str, Any], *, timeout_s: float) -> ProvisionError | None:
+    async def _post_credentials(self, url: str, fields: dict[str, Any], *, timeout_s: float) -> ProvisionError | None:
         # Returned, not raised: an error raised in an `except` block keeps the other one, and its text, as its context.
         body = _SecretBody(fields)
         code = ErrorCode.DEVICE_UNREACHABLE
@@ -213,14 +213,15 @@ def _reveal(secret: SecretStr) -> str:
 
 async def _provision_error(response: aiohttp.ClientResponse) -> ProvisionError | None:
     """The error that a response to `POST /provision` means; None if the camera has accepted."""
-    rejected, unknown = ErrorCode.DEVICE_REJECTED, ErrorCode.DEVICE_UNREACHABLE
+    # `unclear`: the camera may have accepted; the caller must find out before it sends the credentials again.
+    rejected, unclear = ErrorCode.DEVICE_REJECTED, ErrorCode.DEVICE_UNREACHABLE
     if 400 <= response.status < 500:
         return ProvisionError(
             f"the camera rejected POST /provision with status {response.status}", code=rejected, may_have_arrived=False
         )
     if response.status not in {200, 202}:
         return ProvisionError(
-            f"the camera answered POST /provision with status {response.status}", code=unknown, may_have_arrived=True
+            f"the camera answered POST /provision with status {response.status}", code=unclear, may_have_arrived=True
         )
     try:
         accepted = parse_object(await _read_bounded(response), max_bytes=MAX_BODY_BYTES).get("accepted")
@@ -231,7 +232,7 @@ async def _provision_error(response: aiohttp.ClientResponse) -> ProvisionError |
     if accepted is False:
         return ProvisionError("the camera rejected the credentials", code=rejected, may_have_arrived=False)
     return ProvisionError(
-        "the response to POST /provision has no boolean field `accepted`", code=unknown, may_have_arrived=True
+        "the response to POST /provision has no boolean field `accepted`", code=unclear, may_have_arrived=True
     )
 
 

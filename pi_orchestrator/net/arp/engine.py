@@ -29,7 +29,7 @@ from pi_orchestrator.core.token_bucket import TokenBucket
 from pi_orchestrator.net.arp.frames import (
     BROADCAST,
     ETH_P_ARP,
-    FRAME,
+    FRAME_BYTES,
     ArpSender,
     Frames,
     is_arp,
@@ -45,11 +45,13 @@ from pi_orchestrator.net.scan_engine import OnProgress, OnSighting
 ROUNDS = 2
 """Requests per scan to an address that does not answer."""
 BATCH_SIZE, PAUSE_S = 16, 0.002
+"""Requests per batch, and the pause after a batch and while the send queue is full."""
 SEND_TIMEOUT_S = 1.0
 """How long the send queue may stay full before the sweep fails."""
 MIN_WAIT_S, MAX_WAIT_S = 0.1, 0.4
+"""Limits of the reply timeout, which follows the measured reply times."""
 LAST_ROUND_WAIT_S = 0.2
-"""Minimum after the last request: a radio in power save receives broadcasts only at about every third beacon."""
+"""Minimum wait after the last request: a radio in power save receives broadcasts only at about every third beacon."""
 LINGER_S = 0.02
 """Wait after the last missing reply, because a second device may claim an address."""
 MAX_CLAIMANTS = 8
@@ -68,7 +70,13 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class ArpCounters:
-    """Frames since the start; `missed` were dropped unread, by the budget or by the kernel."""
+    """Frames since the start.
+
+    `requests`: sent. `replies`: new answers to pending requests; repeated ones are not counted. `unsolicited`: all
+    other valid frames. `malformed`: no ARP for IPv4, or a MAC that cannot be a device's. `forged`: two different
+    source MACs, or this link's own MAC. `foreign`: the sender address is no host of the network. `own_claimed`: it is
+    an address of this machine. `missed`: not parsed, because the budget was used up, or dropped by the kernel.
+    """
 
     requests: int = 0
     replies: int = 0
@@ -84,7 +92,7 @@ class ArpCounters:
 class _Request:
     """An address with a pending request: number of waiting callers, and the MACs that have answered, with the time.
 
-    A reply from before `probed_at`, the begin of the last probe, counts for the sweep alone.
+    A reply from before `probed_at`, the start of the last probe, counts for the sweep only.
     """
 
     requested_at: float
@@ -109,7 +117,7 @@ class _Sweep:
 
 
 class ArpEngine:
-    """An `Engine` that sends ARP frames and listens while open; needs CAP_NET_RAW."""
+    """An `Engine` (`net/scan_engine.py`) that sends ARP frames and listens while open; needs CAP_NET_RAW."""
 
     name = "arp"
 
@@ -183,7 +191,7 @@ class ArpEngine:
         progress(1.0)
 
     async def probe(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
-        """The MACs that answer for an address within `timeout_s`; OSError without a link."""
+        """The MACs that answer for an address; always takes `timeout_s`: several may answer. OSError without a link."""
         began = self._clock.monotonic()
         with self._requesting() as requested:
             for _ in range(2):  # one request may be lost
@@ -276,7 +284,7 @@ class ArpEngine:
             if self._socket is None or self._read_paused is not None:
                 return
             try:
-                frame = self._socket.recv(FRAME)
+                frame = self._socket.recv(FRAME_BYTES)
             except BlockingIOError:
                 return
             except OSError as error:

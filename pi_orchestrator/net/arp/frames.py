@@ -16,7 +16,8 @@ from typing import Any
 from pi_orchestrator.core.mac import Mac, try_mac
 
 ETH_P_ARP = 0x0806
-FRAME = 42
+FRAME_BYTES = 42
+"""An ARP frame for IPv4 over Ethernet, without padding."""
 BROADCAST = b"\xff" * 6
 
 _ARP_IPV4_HEADER = bytes.fromhex("0806 0001 0800 0604")
@@ -26,7 +27,7 @@ _SENDER_MAC, _SENDER_IP, _TARGET = slice(22, 28), slice(28, 32), slice(32, 42)
 _NO_FOLDER = "/dev/null/nowhere"
 _TABLES: dict[str, object] = {"scapy.libs.manuf": "", "scapy.libs.bluetoothids": {}}
 _CIPHERS = ("cryptography.hazmat.primitives.asymmetric.x25519", "cryptography.hazmat.backends")
-"""Modules that scapy tries to import for encrypted protocols. No other module here imports these two."""
+"""Modules that scapy tries to import for encrypted protocols. Nothing else here imports them: they can be hidden."""
 _LOADING = threading.Lock()
 
 
@@ -52,7 +53,7 @@ class Frames:
 
     def request(self, address: bytes, destination: bytes) -> bytes:
         """An ARP request for an address, to `destination` (a MAC or broadcast)."""
-        return destination + self._template[6 : FRAME - 4] + address
+        return destination + self._template[6 : FRAME_BYTES - 4] + address
 
     def is_reply_to_us(self, frame: bytes) -> bool:
         """Whether it is a reply that is addressed to this link."""
@@ -60,7 +61,7 @@ class Frames:
 
     def parse(self, frame: bytes) -> ArpSender | None:
         """The sender of an ARP frame; None if its MAC cannot be a device's."""
-        arp = self._library.ARP(frame[14:FRAME])
+        arp = self._library.ARP(frame[14:FRAME_BYTES])
         mac = try_mac(arp.hwsrc)
         if mac is None:
             return None
@@ -70,7 +71,7 @@ class Frames:
 
 def is_arp(frame: bytes) -> bool:
     """Whether the bytes are an ARP request or reply for IPv4 over Ethernet; padding may follow."""
-    return len(frame) >= FRAME and frame[_TYPES] == _ARP_IPV4_HEADER and frame[_OPERATION] in (_REQUEST, _REPLY)
+    return len(frame) >= FRAME_BYTES and frame[_TYPES] == _ARP_IPV4_HEADER and frame[_OPERATION] in (_REQUEST, _REPLY)
 
 
 def is_forged(frame: bytes) -> bool:
@@ -107,7 +108,7 @@ def load_scapy() -> Any:
 
 @contextlib.contextmanager
 def _without_home() -> Iterator[None]:
-    """Point the XDG folders to a path that cannot exist, so that scapy uses none."""
+    """Point the XDG folders to a path that cannot exist during the block, so that scapy uses none."""
     names = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
     saved = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, _NO_FOLDER))

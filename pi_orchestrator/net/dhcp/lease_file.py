@@ -41,7 +41,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class ParsedLeases:
-    """Content of a lease file; `skipped` counts lines that are invalid or beyond `MAX_LEASES`."""
+    """Content of a lease file; `skipped` counts lines that are invalid, incomplete or beyond `MAX_LEASES`."""
 
     leases: tuple[Lease, ...]
     skipped: int

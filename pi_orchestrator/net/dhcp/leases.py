@@ -16,6 +16,7 @@ MAX_BYTES = 1024 * 1024
 DEFAULT_PATHS = ("var/lib/misc/dnsmasq.leases", "var/lib/NetworkManager/dnsmasq-{interface}.leases")
 """Of dnsmasq (RaspAP uses it too) and of a NetworkManager hotspot."""
 _SAME_TICK_NS = 100_000_000
+"""Longer than a tick of the file system clock: a write after this time changes the time stamp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class _ReadResult:
 
 
 class LeaseFiles:
-    """Leases of one interface's DHCP server; without a readable file none, with the cause in `reason`."""
+    """Leases of one interface's DHCP server. If no file can be read, there are no leases, and `reason` says why."""
 
     def __init__(
         self, *, interface: str, configured: Sequence[Path] = (), clock: Clock, root: Path = Path("/")
@@ -54,7 +55,7 @@ class LeaseFiles:
 
     @property
     def skipped(self) -> int:
-        """Number of invalid lines in the files."""
+        """Number of skipped lines in all files (see `ParsedLeases`)."""
         return sum(file.parsed.skipped for file in self._files.values() if file.parsed is not None)
 
     async def read(self) -> tuple[Lease, ...] | None:
@@ -74,7 +75,8 @@ class LeaseFiles:
             for lease in file.parsed.leases if file.parsed else ():
                 key = (lease.mac, int(lease.ip))
                 existing = latest.get(key)
-                # The file of a stopped server may still exist: of two equal leases the one that expires later counts.
+                # The file of a stopped server may still exist: a device's lease of an address can be in both files, and
+                # the one that expires later counts.
                 if existing is None or (lease.expires or _NEVER) > (existing.expires or _NEVER):
                     latest[key] = lease
         return tuple(lease for lease in latest.values() if lease.expires is None or lease.expires > now)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.net.arp.engine import UNSOLICITED_PER_S, ArpEngine
-from pi_orchestrator.net.arp.frames import BROADCAST, FRAME, Frames, is_arp, is_forged, load_scapy
+from pi_orchestrator.net.arp.frames import BROADCAST, FRAME_BYTES, Frames, is_arp, is_forged, load_scapy
 from tests.support.arp_player import REPLY, REQUEST, frame
 from tests.support.clock import FakeClock
 
@@ -107,7 +107,7 @@ def test_any_arp_frame_is_parsed_like_scapy(data):
 def test_any_frames_are_counted_and_bind_nothing(frames):
     engine, seen = open_engine()
     for data in frames:
-        engine._on_frame(data[:FRAME])
+        engine._on_frame(data[:FRAME_BYTES])
     counters = engine.counters
     counted = (counters.malformed, counters.forged, counters.foreign, counters.own_claimed, counters.unsolicited)
     assert sum(counted) == len(frames)
