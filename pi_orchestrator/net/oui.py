@@ -49,7 +49,7 @@ class VendorLookup:
         return (self.name(mac) or "").casefold().split(" ")[0] == "espressif"
 
     def name(self, mac: Mac) -> str | None:
-        """Vendor with the longest prefix of the MAC; None if unknown or if the MAC is locally administered."""
+        """Vendor of the longest registered prefix of the MAC; None if unknown or if the MAC is locally administered."""
         if is_local(mac):
             return None
         digits = mac.replace(":", "")[: _PREFIX_DIGITS[0]]

@@ -34,4 +34,4 @@ class Engine(Protocol):
         """Probe every address, silent `expected` ones once more; OSError if the link fails."""
 
     async def probe(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
-        """The MACs that answer for an address, more than one is a conflict; OSError without a link."""
+        """The MACs that answer for an address, more than one is a conflict; OSError if not open or the link fails."""

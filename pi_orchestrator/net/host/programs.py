@@ -72,7 +72,7 @@ class _Process(asyncio.SubprocessProtocol):
         self.is_output_too_large = False
         self.is_closed = False
         self.exited = asyncio.Event()
-        self.finished = asyncio.Event()
+        self.finished = asyncio.Event()  # no more output is expected, or there was too much
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == STDERR:
@@ -86,7 +86,7 @@ class _Process(asyncio.SubprocessProtocol):
     def process_exited(self) -> None:
         self.exited.set()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the base's
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         # The program has exited, and no process has its pipes open any more.
         self.is_closed = True
         self.finished.set()

@@ -1,4 +1,4 @@
-"""Reads CPU, memory, disk, temperature and load of the host from `/proc` and `/sys`.
+"""Reads CPU, memory, temperature and load of the host from `/proc` and `/sys`, and disk space by statvfs.
 
 CPU usage covers the interval since the last reading. If that is longer than `STALE_S`, it is measured over a new, short
 interval, because an average over hours does not describe the current state.

@@ -88,7 +88,7 @@ class Host:
 
 
 def parse_cpu(stat: str) -> dict[str, CpuTimes]:
-    """`/proc/stat` → ticks by CPU: `0`, `1`, … and `` for all together."""
+    """`/proc/stat` → ticks by CPU: `"0"`, `"1"`, …, and `""` for all CPUs together."""
     times: dict[str, CpuTimes] = {}
     for name, columns in _CPU_LINE.findall(stat):
         # user nice system idle iowait irq softirq steal; user already includes guest.
@@ -162,7 +162,7 @@ def overall_status(host: Host) -> tuple[HostStatus, list[str]]:
         if (status := limits.status_of(value)) is not HostStatus.HEALTHY:
             limit = limits.critical if status is HostStatus.CRITICAL else limits.warning
             problems.append((status, f"{name} at {value:g} {unit} ({status} from {limit:g} {unit} on)"))
-    return _worst([status for status, _ in problems]), [reason for _, reason in problems]
+    return _worst([status for status, _ in problems]), [text for _, text in problems]
 
 
 def _worst(statuses: Sequence[HostStatus]) -> HostStatus:

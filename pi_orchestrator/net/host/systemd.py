@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 
 class Notifier:
-    """Sends notifications to systemd; does nothing without NOTIFY_SOCKET."""
+    """Sends notifications to systemd; does nothing without NOTIFY_SOCKET. `watchdog_s` is 0 without a watchdog."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")

@@ -33,7 +33,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class TailscaleStatus:
-    """Status of Tailscale; `backend_state` as reported (`Running`, `Stopped`, `NeedsLogin` …)."""
+    """`backend_state` as reported (`Running`, `Stopped`, `NeedsLogin` …); own address and name, empty if missing."""
 
     backend_state: str
     address: str
@@ -95,7 +95,7 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _address(node: dict[str, Any]) -> str:
-    """The first valid address of a node; empty without."""
+    """The first valid address of a node; empty if it has none."""
     addresses = node.get("TailscaleIPs")
     for text in addresses if isinstance(addresses, list) else ():
         try:

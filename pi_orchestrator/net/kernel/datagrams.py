@@ -16,6 +16,7 @@ from pi_orchestrator.net.kernel.links import Link
 
 DISCARD = 9
 BURST = 64
+"""Errors handled in one call, so that other tasks can run."""
 BATCH_SIZE, PAUSE_S = 16, 0.002
 MAX_PAUSES = 500
 """Total pauses of a `send` while the send buffer or the neighbour table is full. A full table is reported only to
@@ -50,7 +51,7 @@ class Datagrams:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Open the socket for the block; OSError if there are no sockets left."""
+        """Open the socket for the block; OSError if that fails."""
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
@@ -83,7 +84,7 @@ class Datagrams:
         """Try to send; False while the send buffer or the neighbour table is full."""
         assert self._socket is not None, "called inside opened()"  # noqa: S101
         ancillary = [(socket.IPPROTO_IP, _IP_PKTINFO, self._pktinfo)]
-        for _ in range(BURST):
+        for _ in range(BURST):  # again after each error of an earlier datagram
             try:
                 self._socket.sendmsg([b""], ancillary, socket.MSG_DONTROUTE, (str(address), DISCARD))
             except OSError as error:
@@ -108,7 +109,7 @@ class Datagrams:
                 if (level, kind) == (socket.IPPROTO_IP, _IP_RECVERR) and _is_from(host, data):
                     self._on_answer(IPv4Address(host))
         else:
-            return
+            return  # more may be queued: the loop calls again
         # An error that did not fit into the queue, or unexpected data, would wake up the loop for ever.
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         with contextlib.suppress(OSError):

@@ -210,7 +210,7 @@ class KernelEvents:
                 self._pause()
 
     def _pause(self) -> None:
-        """Close the socket for a while in a flood; then open a new one and dump the whole table."""
+        """Close the socket for a while after a flood or an error; then open a new one and dump the whole table."""
         self._close_socket()
         self._paused = asyncio.get_running_loop().call_later(PAUSE_S, self._resume)
 
@@ -244,7 +244,7 @@ def decode_entry(body: bytes, index: int, *, is_deleted: bool = False) -> Entry 
 
 
 def decode_link(kind: int, body: bytes) -> tuple[int, bool] | None:
-    """Interface index of a link or address message, and whether the link works; None for any other message."""
+    """Interface index, and whether the link works (True for an address message); None for any other message."""
     if kind in (_NEW_LINK, _DEL_LINK) and len(body) >= _IFINFO.size:
         family, _, index, flags, _ = _IFINFO.unpack_from(body)
         if family == 0:  # other families are about bridge ports, not about the link

@@ -25,13 +25,13 @@ class Link:
         return frozenset(address.ip for address in self.addresses)
 
     def interface_address(self, subnet: IPv4Network) -> IPv4Interface | None:
-        """The address to probe a subnet from: one in the subnet, else one whose network contains it; None without."""
+        """The address to probe a subnet from: one in the subnet, else one whose network contains it, else None."""
         inside = (address for address in self.addresses if address.ip in subnet)
         containing = (address for address in self.addresses if subnet.subnet_of(address.network))
         return next(chain(inside, containing), None)
 
     def address_in(self, subnet: IPv4Network) -> IPv4Address | None:
-        """The IP of `interface_address`; None without."""
+        """The IP of `interface_address`, or None."""
         found = self.interface_address(subnet)
         return found.ip if found else None
 

@@ -53,6 +53,7 @@ UNKNOWN_WAIT_S = 3.6
 STALE_WAIT_S = 6.6
 """The kernel sends the first request for a STALE entry after 5 s, the second one a second later."""
 SAME_CONFIRMATION_S = 0.05
+"""Two calculated times of one confirmation may differ by less than this."""
 CONFIRMATION_RESOLUTION_S = 0.02
 """The kernel counts the age of a confirmation in ticks of 4 to 10 ms."""
 
@@ -62,7 +63,7 @@ _KNOWN = REACHABLE | _UNCONFIRMED | NOARP | PERMANENT
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """The MAC of an address; `fresh`: confirmed within the last seconds (REACHABLE)."""
+    """The MAC of an address; `fresh`: REACHABLE, so by default the device confirmed it at most 45 s ago."""
 
     mac: Mac
     fresh: bool
@@ -261,8 +262,10 @@ class NeighbourEngine:
             raise wait.error
 
     def _on_dump(self, begins: bool) -> None:
-        """Start or end of a dump; entries that the dump did not contain are removed."""
-        self._before_dump, self._table = (self._before_dump | self._table, {}) if begins else ({}, self._table)
+        """Start or end of a dump; the end removes the entries that it did not contain."""
+        self._before_dump = self._before_dump | self._table if begins else {}
+        if begins:
+            self._table = {}
 
     def _on_neighbour(self, entry: Entry) -> None:
         """Update or remove an entry, from a notification or a dump."""
@@ -274,13 +277,13 @@ class NeighbourEngine:
             # Not a result: the kernel deletes entries to free space, and a pending address gets a new entry.
             self._table.pop(entry.ip, None)
         else:
-            now = self._table[entry.ip] = _TrackedEntry(
+            after = self._table[entry.ip] = _TrackedEntry(
                 entry.mac, entry.state, self._clock.monotonic() - entry.confirmed_s
             )
-            if before is not None and before.mac == now.mac:
-                now.answered_at = before.answered_at
-            if before is None or _is_new(before, now):
-                self._report(entry.ip, now)
+            if before is not None and before.mac == after.mac:
+                after.answered_at = before.answered_at
+            if before is None or _is_new(before, after):
+                self._report(entry.ip, after)
             for wait in self._waits:
                 wait.update(entry.ip, entry.state)
 
@@ -350,11 +353,12 @@ class NeighbourEngine:
         return (bool(entry.state & REACHABLE) and is_recent) or entry.answered_at >= since
 
 
-def _is_new(before: _TrackedEntry, now: _TrackedEntry) -> bool:
-    if now.state & REACHABLE:
+def _is_new(before: _TrackedEntry, after: _TrackedEntry) -> bool:
+    """Whether a change must be reported: another MAC, a new confirmation, or an entry that was not usable before."""
+    if after.state & REACHABLE:
         return (
             not before.state & REACHABLE
-            or before.mac != now.mac
-            or now.confirmed_at > before.confirmed_at + SAME_CONFIRMATION_S
+            or before.mac != after.mac
+            or after.confirmed_at > before.confirmed_at + SAME_CONFIRMATION_S
         )
-    return before.mac != now.mac or not before.state & _KNOWN
+    return before.mac != after.mac or not before.state & _KNOWN

@@ -53,7 +53,7 @@ class Netlink:
             self._socket = None
 
     async def link(self, name: str) -> Link | None:
-        """The interface of this name in its current state; None if there is none."""
+        """The interface of this name in its current state; None if it does not exist or the request fails."""
         if not 0 < len(name.encode()) <= MAX_NAME_BYTES:
             return None
 
@@ -66,7 +66,7 @@ class Netlink:
         return await self._run(request, default=None)
 
     async def links(self) -> tuple[Link, ...]:
-        """All interfaces of this machine."""
+        """All interfaces of this machine; empty if the request fails."""
 
         async def request(netlink: Any) -> tuple[Link, ...]:
             messages = [message async for message in await netlink.link("dump")]
@@ -84,7 +84,7 @@ class Netlink:
         return await self._run(request, default=None)
 
     async def neighbour(self, address: IPv4Address) -> TableEntry | None:
-        """The neighbour entry of an address on the interface of its route; None without an entry."""
+        """The neighbour entry of an address on the interface of its route; None if missing or if the request fails."""
         destination = str(address)
 
         async def request(netlink: Any) -> TableEntry | None:

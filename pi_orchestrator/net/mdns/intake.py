@@ -10,8 +10,8 @@ from typing import Any
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.token_bucket import TokenBucket
 
-MAX_PACKET_BYTES = 1500
-"""Ethernet MTU; cameras send a few hundred bytes."""
+MIN_PACKET_BYTES, MAX_PACKET_BYTES = 12, 1500
+"""From a DNS header to the Ethernet MTU; cameras send a few hundred bytes."""
 PACKETS_PER_S, PACKET_BURST = 50, 400
 """Enough for a site that starts up: 60 cameras probe and announce at the same time."""
 MAX_STORED_BYTES = 128 * 1024
@@ -45,11 +45,11 @@ class PacketFilter:
         self.is_full = False
 
     def admits(self, data: bytes, source: str) -> bool:
-        """Whether a packet may be passed to zeroconf."""
+        """Decide whether a packet may be passed to zeroconf; uses up the limits, and counts rejected packets."""
         now = self._clock.monotonic()
         admitted = (
-            12 <= len(data) <= MAX_PACKET_BYTES
-            and self._is_local(source)
+            MIN_PACKET_BYTES <= len(data) <= MAX_PACKET_BYTES
+            and self._is_in_network(source)
             and self._bucket.take(now)
             and (not data[2] & _RESPONSE or self._reserve(len(data), now))
         )
@@ -63,7 +63,7 @@ class PacketFilter:
         """Record a send error; it is valid until a packet is admitted."""
         self.send_error = f"cannot send: {getattr(error, 'strerror', None) or error}"
 
-    def _is_local(self, source: str) -> bool:
+    def _is_in_network(self, source: str) -> bool:
         # The socket receives from every interface on which any program has joined the group.
         address = IPv4Address(source)
         return any(address in network for network in self._networks)

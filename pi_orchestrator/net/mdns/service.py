@@ -1,7 +1,8 @@
 """mDNS: finds the names of cameras and advertises the daemon. A hint only: nothing may depend on it.
 
 Multicast packets get lost, another responder may run on the same machine, and any host may announce anything. So all
-input is bounded (packets by the filter; names, queries and time by the session), and every failure is a `reason`.
+input is bounded (packets by the filter; names, queries and time by the session), and every failure
+sets `reason`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ipaddress import IPv4Interface
 from types import ModuleType
 
 from pi_orchestrator.core.clock import Clock
-from pi_orchestrator.net.mdns.session import Advert, OnService, Service, Session
+from pi_orchestrator.net.mdns.session import Advert, OnService, Service, ZeroconfSession
 
 __all__ = ["Advert", "Mdns", "OnService", "Service", "precondition_error"]
 
@@ -30,7 +31,7 @@ class Mdns:
         self._advert = advert
         self._on_service = on_service
         self._lock = asyncio.Lock()
-        self._session: Session | None = None
+        self._session: ZeroconfSession | None = None
         self._reason: str | None = "not opened"
 
     @property
@@ -40,7 +41,7 @@ class Mdns:
 
     @property
     def advertised(self) -> str | None:
-        """The name under which the daemon is advertised; None for the first seconds, while the name is checked."""
+        """The name under which the daemon is advertised; None for seconds while it is checked, and after a failure."""
         return self._session.advertised if self._session else None
 
     @property
@@ -57,7 +58,9 @@ class Mdns:
             except ImportError as error:
                 self._reason = f"cannot load zeroconf: {error}"
                 return
-            session = Session(library, addresses, clock=self._clock, advert=self._advert, on_service=self._on_service)
+            session = ZeroconfSession(
+                library, addresses, clock=self._clock, advert=self._advert, on_service=self._on_service
+            )
             try:
                 _check_sockets(addresses)
                 await session.start()

@@ -1,4 +1,4 @@
-"""One zeroconf session from start to close: browser, queries, and the daemon's advertisement."""
+"""One run of zeroconf, from start to close: browser, queries, and the daemon's advertisement."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ RESOLVERS = 4
 RESOLVE_TIMEOUT_S = 3.0
 MAX_NAME_ATTEMPTS = 5
 UNREGISTER_TIMEOUT_S = 0.15
+"""Enough for two of the three goodbye packets, which zeroconf sends every 125 ms."""
 
 log = get_logger(__name__)
 
@@ -52,8 +53,8 @@ class Service:
 OnService = Callable[[Service], None]
 
 
-class Session:
-    """A zeroconf session; started and closed once. `library` is the loaded module zeroconf."""
+class ZeroconfSession:
+    """One run of zeroconf, from `start` to `close`. `library` is the loaded module zeroconf."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """aiomqtt's client, made safe to cancel and without socket leaks.
 
 Works around three problems of aiomqtt. It connects in a thread that cannot be cancelled, so an aborted connect leaves
-a socket open (and a session under this client id, when the broker answers later). Its `asyncio.wait_for` loses a
+a socket open (and, if the broker answers later, an MQTT session under this client id). Its `asyncio.wait_for` loses a
 cancellation that arrives together with a result (before Python 3.12). Its disconnect waits for a broker that hangs.
 """
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 DISCONNECT_TIMEOUT_S = 0.5
 BATCH_SIZE = 32
-"""Messages returned by one `queued`, so that other tasks can run in a flood."""
+"""Limit of messages returned by one `queued`, so that other tasks can run in a flood."""
 
 
 class MqttClient(aiomqtt.Client):
@@ -37,12 +37,12 @@ class MqttClient(aiomqtt.Client):
                 self._connected.exception()
             await asyncio.wait([opening])
             if not opening.cancelled():
-                opening.exception()
+                opening.exception()  # retrieved, so that asyncio does not log it
             await self.drop()
             raise
 
     def queued(self) -> list[aiomqtt.Message]:
-        """Further received messages, in order; aiomqtt's iterator would create a task per message."""
+        """Take the next received messages, in order; aiomqtt's iterator would create a task per message."""
         return [self._queue.get_nowait() for _ in range(min(self._queue.qsize(), BATCH_SIZE))]
 
     async def close(self) -> None:
@@ -61,9 +61,9 @@ class MqttClient(aiomqtt.Client):
         if self._misc_task is not None:  # ends after the client has closed the socket
             await asyncio.wait([self._misc_task], timeout=2)
         if self._disconnected.done() and not self._disconnected.cancelled():
-            self._disconnected.exception()
+            self._disconnected.exception()  # retrieved, so that asyncio does not log it
 
-    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109  # the base's
+    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109  # aiomqtt's signature
         try:
             async with asyncio.timeout(self.timeout if timeout is None else timeout):
                 return await fut

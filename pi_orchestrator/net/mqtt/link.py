@@ -42,7 +42,7 @@ log = get_logger(__name__)
 
 
 class MqttConnection:
-    """The daemon's connection to its broker."""
+    """The daemon's connection to its broker; calls `on_lost` whenever an established connection ends."""
 
     def __init__(self, *, settings: MqttSettings, port: int, clock: Clock, health: Health) -> None:
         self._settings = settings
@@ -58,7 +58,7 @@ class MqttConnection:
         self.connections = 0
 
     def route(self, topic_filter: str, handler: Handler) -> None:
-        """Subscribe a handler to a filter at every connect; call before `run`."""
+        """Subscribe a handler to a filter (`+`, no `#`) at every connect; call before `run`. The first match counts."""
         self._routes.append((topic_filter, topic_filter.split("/"), handler))
 
     @property
@@ -106,7 +106,7 @@ class MqttConnection:
             beat()
             connections_before = self.connections
             try:
-                await self._session(
+                await self._run_connection(
                     await to_thread(self._tls_context), quiet=early_disconnects > MAX_LOGGED_EARLY_DISCONNECTS
                 )
                 reason = "the broker closed the connection"
@@ -118,7 +118,8 @@ class MqttConnection:
                 # Repeatedly disconnected right after connecting (another daemon with this client id?): back off,
                 # and log less. If the broker was unreachable in between, this is an ordinary outage.
                 is_short = self._clock.monotonic() - self._connected_at < MIN_STABLE_S
-                attempt = early_disconnects = early_disconnects + 1 if is_short and not is_unreachable else 0
+                early_disconnects = early_disconnects + 1 if is_short and not is_unreachable else 0
+                attempt = early_disconnects
                 is_reported = early_disconnects > MAX_LOGGED_EARLY_DISCONNECTS
                 is_unreachable = False
             else:
@@ -127,7 +128,7 @@ class MqttConnection:
             is_reported = True
             await self._clock.sleep(full_jitter(attempt, base_s=0.25, cap_s=MAX_RETRY_DELAY_S))
 
-    async def _session(self, tls: ssl.SSLContext | None, *, quiet: bool) -> None:
+    async def _run_connection(self, tls: ssl.SSLContext | None, *, quiet: bool) -> None:
         client = self._new_client(tls)
         await client.open()
         try:

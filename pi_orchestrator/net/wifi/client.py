@@ -16,12 +16,13 @@ KEEP_S = 5.0
 _CLIENT_KINDS = ("station", "p2p_client")
 
 ClientStatus = Literal["connected", "connecting", "disconnected", "error"]
-"""`error`: neither source is available. A machine without WiFi is disconnected."""
+"""`connecting`: not joined yet, or joined but without an address. `error`: neither source is available. A machine
+without WiFi is `disconnected`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientState:
-    """Status, and the joined network with the own address and signal strength."""
+    """Status, and the joined network with this machine's address and signal strength; None if unknown."""
 
     status: ClientStatus
     ssid: str | None = None

@@ -22,7 +22,7 @@ class NetworkManager:
         return nmcli.wifi_states(await _run("-f", fields, "device", "status", timeout_s=ANSWER_TIMEOUT_S))
 
     async def networks(self, *, rescan: bool) -> list[ListedNetwork]:
-        """The networks that NetworkManager lists; `rescan` starts a scan before."""
+        """The networks that NetworkManager lists; `rescan` starts a scan first."""
         fields, option = ",".join(nmcli.LIST_FIELDS), "yes" if rescan else "no"
         timeout_s = SCAN_TIMEOUT_S if rescan else ANSWER_TIMEOUT_S
         output = await _run("-f", fields, "device", "wifi", "list", "--rescan", option, timeout_s=timeout_s)

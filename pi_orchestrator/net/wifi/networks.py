@@ -44,7 +44,7 @@ class WifiNetwork:
 
     @property
     def quality(self) -> int:
-        """Signal quality in percent, on NetworkManager's scale: -100 dBm is 0, -40 dBm is 100."""
+        """Signal quality in percent, on NetworkManager's scale: -100 dBm is 0, -40 dBm is 100; 0 if unknown."""
         return 0 if self.signal_dbm is None else quality_of(self.signal_dbm)
 
 
@@ -55,6 +55,7 @@ def channel_of(frequency_mhz: int) -> int:
     for first, last, base in ((2412, 2472, 2407), (5955, 7115, 5950), (5160, 5885, 5000)):
         if first <= frequency_mhz <= last:
             return (frequency_mhz - base) // 5
+    # 5935 MHz is channel 2 of the 6 GHz band: the only one below channel 1.
     return 2 if frequency_mhz == 5935 else 0
 
 

@@ -119,12 +119,12 @@ def decode_bss(data: bytes) -> Bss | None:
     element_sets = (attrs.get(_BSS_ELEMENTS, b""), attrs.get(_BSS_BEACON_ELEMENTS, b""))
     signal_mbm = _number(attrs.get(_BSS_SIGNAL_MBM), "=i")
     percent = _number(attrs.get(_BSS_SIGNAL_UNSPEC), "=B")
-    measured_dbm = round(signal_mbm / 100) if signal_mbm is not None else signal_of(percent or 0)
+    strength_dbm = round(signal_mbm / 100) if signal_mbm is not None else signal_of(percent or 0)
     network = WifiNetwork(
         bssid=mac,
         ssid=next((name for raw in element_sets if (name := ssid_text(parse_ssid(raw)))), ""),
         frequency_mhz=_number(attrs.get(_BSS_FREQUENCY), "=I") or 0,
-        signal_dbm=measured_dbm if measured_dbm < 0 and (signal_mbm, percent) != (None, None) else None,
+        signal_dbm=strength_dbm if strength_dbm < 0 and (signal_mbm, percent) != (None, None) else None,
         security=parse_security(
             element_sets[0] or element_sets[1], capabilities=_number(attrs.get(_BSS_CAPABILITY), "=H") or 0
         ),

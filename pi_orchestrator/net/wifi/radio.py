@@ -1,7 +1,7 @@
 """Requests to the kernel's wireless drivers: nl80211 over generic netlink. Needs no privilege.
 
-Every session opens its own socket, because a driver may be loaded at any time, and so that an unanswered request
-has no effect on later ones.
+Every `nl80211_session` opens its own socket, because a driver may be loaded at any time, and so that an unanswered
+request has no effect on later ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SendCommand = Callable[[int, int | None], AsyncIterator[bytes]]
 
 
 class Wireless:
-    """The wireless interfaces of this machine; `reason` is the cause if there are none."""
+    """The wireless interfaces of this machine; `reason`: why there are none, or why a later request failed."""
 
     def __init__(self, *, new_socket: NewSocket | None = None) -> None:
         self._new_socket = new_socket
@@ -65,7 +65,7 @@ class Wireless:
         return signal
 
     async def scan_results(self, index: int) -> tuple[Bss, ...]:
-        """The results of the last scan of an interface; starts no scan."""
+        """The results of the last scan of an interface; starts no scan. Empty if the request fails."""
         found: list[Bss] = []
         try:
             async with nl80211_session(self._new_socket) as send:

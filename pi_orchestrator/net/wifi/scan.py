@@ -19,7 +19,7 @@ from pi_orchestrator.net.wifi.nmcli import ListedNetwork
 from pi_orchestrator.net.wifi.radio import Wireless
 
 MIN_INTERVAL_S = 10.0
-"""A radio does not receive its own network during a scan."""
+"""A scan interrupts this machine's own WiFi connection, because the radio leaves its channel."""
 MAX_RESULT_AGE_S = 30.0
 MAX_INTERFACES = 4
 _UNUSABLE_STATES = ("unmanaged", "unavailable")

@@ -15,7 +15,7 @@ _ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"e": b"\x1b", b"s": b" "}
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """An access point of a file; `interface` is None if the file does not name one."""
+    """An access point that a file configures; `interface` is None if the file does not name one."""
 
     interface: str | None
     ssid: str
@@ -26,7 +26,7 @@ def parse_hostapd(content: bytes) -> list[Profile]:
     profiles: list[Profile] = []
     interface: str | None = None
     ssid: str | None = None
-    for line in [*content.split(b"\n"), b"bss="]:
+    for line in [*content.split(b"\n"), b"bss="]:  # the added line ends the last BSS
         key, separator, value = line.rstrip(b"\r").lstrip(b" \t").partition(b"=")
         if not separator:
             continue
@@ -44,7 +44,7 @@ def parse_hostapd(content: bytes) -> list[Profile]:
 
 
 def parse_keyfile(content: bytes) -> Profile | None:
-    """A NetworkManager connection file → its access point; None if it is not one; never raises."""
+    """A NetworkManager connection file → its access point; None if it does not configure one; never raises."""
     keys: dict[tuple[bytes, bytes], bytes] = {}
     section = b""
     for raw_line in content.split(b"\n"):

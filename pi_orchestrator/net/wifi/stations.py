@@ -35,13 +35,13 @@ class Stations:
         """The radio of an interface (by index) and its stations; None if it is not wireless or cannot be read."""
         try:
             async with nl80211_session(self._new_socket) as send:
-                air = await self._read(send, index)
+                reading = await self._read(send, index)
         except (ImportError, OSError) as error:
             self.reason = describe_error(error)
             return None
-        kind = air.radio.kind
-        self.reason = None if air.radio.serves else f"the interface is not an access point, but of kind {kind}"
-        return air
+        kind = reading.radio.kind
+        self.reason = None if reading.radio.serves else f"the interface is not an access point, but of kind {kind}"
+        return reading
 
     async def _read(self, send: SendCommand, index: int) -> StationReading:
         radio: Radio | None = None
