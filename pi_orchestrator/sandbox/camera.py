@@ -53,7 +53,11 @@ is already the new one), `joined` (it is on that network).
 
 
 class SimulatedCamera:
-    """One camera; `run` runs it until cancelled, `connected` and `reported` can be awaited."""
+    """One camera; `run` runs it until cancelled.
+
+    `connected` is set while it is connected to the broker; `reported` stays set after its first status message.
+    `message_count` counts status messages since the last boot, `restarts` the reboots by command or fault.
+    """
 
     def __init__(
         self,
@@ -242,9 +246,10 @@ class SimulatedCamera:
     def _can_join(self, request: ProvisionRequest) -> bool:
         expected = self.options.wifi_password
         given = request.credentials.password.get_secret_value()
-        return self.fault is not Fault.WRONG_PASSWORD and expected in {None, given}
+        return self.fault is not Fault.WRONG_PASSWORD and (expected is None or expected == given)
 
     def _boot_limit_s(self) -> float | None:
+        """Time until this boot loses power, None if it does not; also sets the time off after it."""
         if self.fault is not Fault.FLAPPING and not self._is_boot_looping:
             return None
         self._off_s = self.options.flap_s * self._random.uniform(0.25, 0.5)
@@ -309,8 +314,8 @@ class SimulatedCamera:
         body = await request.read()
         if self.fault is Fault.PROVISION_HANG:
             await asyncio.Event().wait()
-        answer = self.provisioning.handle(body, leaving=self._accepted is not None)
-        response: web.StreamResponse = web.json_response(answer.body, status=answer.status, reason=answer.reason)
+        answer = self.provisioning.handle(body, is_leaving=self._accepted is not None)
+        response: web.StreamResponse = web.json_response(answer.body, status=answer.status, reason=answer.reason_phrase)
         if answer.accepted is None:
             return response
         self._accepted = answer.accepted

@@ -1,6 +1,7 @@
-"""MQTT commands of a simulated camera: a capture answers in four phases, other commands in one message.
+"""MQTT commands of a simulated camera.
 
-A capture runs concurrently with other commands, so that a camera that hangs in a capture can still be restarted.
+A capture answers with an ack, an info, its chunks and a complete message, any other command with one message. A capture
+runs concurrently with other commands, so that a camera that hangs in a capture can still be restarted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from pi_orchestrator.sandbox.faults import Fault, other_mac
 
 FOREVER_S: Final = 1e9
 CHUNK_BYTES: Final = 4096
-OVERSIZED: Final = 9 * 1024 * 1024
+OVERSIZED_BYTES: Final = 9 * 1024 * 1024
+"""More than the daemon accepts (`net.jpeg.MAX_IMAGE_BYTES`)."""
 RESOLUTIONS: Final = ("QVGA", "VGA", "SVGA", "XGA", "SXGA", "UXGA")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9:._-]{1,64}", re.ASCII)
 
@@ -133,7 +135,7 @@ class CommandHandler:
             )
             return
         chunks = [jpeg[at : at + CHUNK_BYTES] for at in range(0, len(jpeg), CHUNK_BYTES)]
-        size = OVERSIZED if self._fault() is Fault.CAPTURE_OVERSIZED else len(jpeg)
+        size = OVERSIZED_BYTES if self._fault() is Fault.CAPTURE_OVERSIZED else len(jpeg)
         info = {"success": True, "image_size": size, "content_type": "image/jpeg", "total_size": size}
         timings = {"capture_ms": _elapsed_ms(started), "validate_ms": 0, "encode_ms": 0}
         info |= {"total_chunks": len(chunks), "timings": timings}
@@ -176,6 +178,7 @@ class CommandHandler:
 
 
 def _parse(payload: object) -> tuple[str, str, dict[str, Any]] | None:
+    """Action, request id and all fields of a command; None if it is not one."""
     try:
         command = json.loads(payload) if isinstance(payload, bytes) else None
     except (ValueError, RecursionError):

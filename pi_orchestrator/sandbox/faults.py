@@ -87,7 +87,7 @@ class Fault(StrEnum):
     @property
     def is_raw(self) -> bool:
         """Whether `raw_server` replaces the normal HTTP server."""
-        return self in _ANSWERS
+        return self in _RAW_ANSWERS
 
 
 def parse_faults(specs: Iterable[str], *, count: int) -> list[Fault | None]:
@@ -127,7 +127,7 @@ def raw_server(
     """Serve `fault` on a bound socket; at the end every connection is closed."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _ANSWERS[fault](reader, writer, json.dumps(status()).encode())
+        await _RAW_ANSWERS[fault](reader, writer, json.dumps(status()).encode())
 
     return tcp_server(sock, answer)
 
@@ -205,8 +205,8 @@ def _bomb() -> bytes:
     return gzip.compress(b'{"pad":"' + b"0" * BOMB_BYTES + b'"}', mtime=0)
 
 
-_Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
-_ANSWERS: Final[dict[Fault, _Answer]] = {
+_RawAnswer = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
+_RAW_ANSWERS: Final[dict[Fault, _RawAnswer]] = {
     Fault.SLOW: _slow,
     Fault.BAD_JSON: _bad_json,
     Fault.HTTP_500: _http_500,

@@ -90,7 +90,7 @@ class Fleet:
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(camera.run(), name=f"{camera.device_id} run") for camera in self.cameras]
         for task in self._tasks:
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._on_task_end)
         return self
 
     async def __aexit__(
@@ -102,7 +102,7 @@ class Fleet:
         if exc_type is None:
             self._raise_failure()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and self._failure is None:
             self._failure = task.exception()
             self._has_failed.set()
@@ -122,7 +122,7 @@ def make_macs(count: int, *, seed: int) -> list[Mac]:
 
 
 def make_addresses(network: str, count: int) -> list[IPv4Address]:
-    """`count` addresses from the network's tenth on, without those that end in 0 or 255; FieldError."""
+    """`count` addresses from number 10 of the network on, without those that end in 0 or 255; FieldError."""
     try:
         net = IPv4Network(network)
     except ValueError as exc:

@@ -46,6 +46,7 @@ class CameraOptions:
     broker_port: int = 1883
     http_port: int = 8080
     interval: float = 10.0
+    """Time between two status messages."""
     mac_style: MacStyle = MacStyle.COLON
     id_style: IdStyle = IdStyle.MAC
     topic_style: TopicStyle = TopicStyle.CAMERA
@@ -56,7 +57,9 @@ class CameraOptions:
     """Whether status and last will are retained, like with most real firmware."""
     keepalive: int = 30
     reboot_s: float = 3.0
+    """Time off during a reboot."""
     flap_s: float = 4.0
+    """Maximum time on of a flapping camera; it is then off for at most half of this."""
     rejoin_s: float = 2.0
     """Time off between two networks."""
     wifi_password: str | None = field(default=None, repr=False)

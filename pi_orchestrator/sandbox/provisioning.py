@@ -1,7 +1,8 @@
 """`POST /provision` of a simulated camera: parsing, answers, and the accepted requests for tests.
 
-An accepted request is applied once; a repeat with the same id is only answered. A password is stored only until the
-camera has joined, and as text only for the faults that disclose it.
+An accepted request is applied once; a repeat with the same id is only answered. Here only the hash of its WiFi password
+is stored (the fault provision-echo also puts the password into `last_error`). The camera itself, in `camera.py`, keeps
+the accepted request until it switches networks.
 """
 
 from __future__ import annotations
@@ -46,26 +47,30 @@ class ProvisionRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An answer, and the request to apply; None if nothing changes."""
+    """An answer; `accepted` is the request to apply, None if nothing changes."""
 
     status: HTTPStatus
     body: dict[str, Any]
-    reason: str | None = None
+    reason_phrase: str | None = None
     accepted: ProvisionRequest | None = None
 
 
 class Provisioning:
-    """The requests to one camera: `requests` counts all, `provisioned` lists the accepted ones without repeats."""
+    """The requests to one camera: `provisioned` lists the accepted ones without repeats.
+
+    `requests` counts all that were received; the camera increments it. `last_error` is what the camera reports in its
+    status; the camera sets it when it has joined (None) or could not join.
+    """
 
     def __init__(self, *, fault: Fault | None) -> None:
         self.requests = 0
         self.provisioned: list[Provisioned] = []
         self.last_error: str | None = None
         self._fault = fault
-        self._failed = False
+        self._has_failed = False
 
-    def handle(self, body: bytes, *, leaving: bool) -> Answer:
-        """Answer a request and store it if accepted; a camera that is `leaving` its network accepts no new request."""
+    def handle(self, body: bytes, *, is_leaving: bool) -> Answer:
+        """Answer a request and store it if accepted; a camera that `is_leaving` its network accepts no new request."""
         try:
             request = parse_request(body)
         except FieldError as exc:
@@ -74,7 +79,7 @@ class Provisioning:
             return _accepted_answer(request, is_repeat=True)
         if answer := self._fault_answer(request):
             return answer
-        if leaving:
+        if is_leaving:
             return _error_answer(HTTPStatus.CONFLICT, "the camera is joining another network")
         password = request.credentials.password.get_secret_value()
         self.provisioned.append(
@@ -93,11 +98,11 @@ class Provisioning:
                 return _error_answer(HTTPStatus.UNPROCESSABLE_ENTITY, "provisioning is disabled")
             case Fault.PROVISION_ECHO:
                 self.last_error = f"bad password {request.credentials.password.get_secret_value()}"
-                return _error_answer(HTTPStatus.UNPROCESSABLE_ENTITY, self.last_error, reason=self.last_error)
+                return _error_answer(HTTPStatus.UNPROCESSABLE_ENTITY, self.last_error, reason_phrase=self.last_error)
             case Fault.PROVISION_500:
                 return _error_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "flash write failed")
-            case Fault.PROVISION_FLAKY if not self._failed:
-                self._failed = True
+            case Fault.PROVISION_FLAKY if not self._has_failed:
+                self._has_failed = True
                 return _error_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "flash write failed")
         return None
 
@@ -142,5 +147,5 @@ def _accepted_answer(request: ProvisionRequest, *, is_repeat: bool) -> Answer:
     return Answer(status=HTTPStatus.ACCEPTED, body=body, accepted=None if is_repeat else request)
 
 
-def _error_answer(status: HTTPStatus, error: str, *, reason: str | None = None) -> Answer:
-    return Answer(status=status, body={"accepted": False, "error": error}, reason=reason)
+def _error_answer(status: HTTPStatus, error: str, *, reason_phrase: str | None = None) -> Answer:
+    return Answer(status=status, body={"accepted": False, "error": error}, reason_phrase=reason_phrase)

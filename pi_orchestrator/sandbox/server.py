@@ -18,14 +18,14 @@ from pi_orchestrator.core.errors import StartupError
 _LIBRARY = logging.getLogger("pi_orchestrator.sandbox.http")
 _LIBRARY.disabled = True  # aborted requests are expected here, and their content is secret
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+HttpHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+TcpHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class _Server(web.Server):
-    """Keeps every transport until its connection is lost; aiohttp drops a closed one that has unsent bytes."""
+    """Keeps every transport until its connection is lost; aiohttp forgets a closed one that still has unsent bytes."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: HttpHandler) -> None:
         super().__init__(handler, access_log=None, logger=_LIBRARY, keepalive_timeout=5)
         self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
 
@@ -46,7 +46,7 @@ class _Server(web.Server):
 
 
 @contextlib.asynccontextmanager
-async def http_server(sock: socket.socket, handler: Handler) -> AsyncIterator[None]:
+async def http_server(sock: socket.socket, handler: HttpHandler) -> AsyncIterator[None]:
     """Serve on a bound socket; at the end, requests in progress get 0.5 s, then every connection is closed."""
     server = _Server(handler)
     runner = web.ServerRunner(server, shutdown_timeout=0.5)
@@ -61,7 +61,7 @@ async def http_server(sock: socket.socket, handler: Handler) -> AsyncIterator[No
 
 
 @contextlib.asynccontextmanager
-async def tcp_server(sock: socket.socket, answer: Answer) -> AsyncIterator[None]:
+async def tcp_server(sock: socket.socket, answer: TcpHandler) -> AsyncIterator[None]:
     """Run `answer(reader, writer)` per connection on a bound socket; at the end, open connections are aborted."""
     open_tasks: set[asyncio.Task[None]] = set()
 
