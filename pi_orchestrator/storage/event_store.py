@@ -17,7 +17,8 @@ class EventFilter:
     """Filter of events: `matches` for live events, `sql` for stored ones.
 
     Type: one of `types`, or starting with one of `families` (`camera.`); any type if both are empty.
-    Session: with a `session_id`, events of that session and those without one; with `sessions` False, only the latter.
+    Session: any; with a `session_id`, events of that session or without a session; with `sessions` False, only events
+    without a session.
     """
 
     types: frozenset[str] = frozenset()

@@ -179,7 +179,7 @@ def _migrate(path: Path, *, backups: Path, backups_kept: int, report: Report) ->
         connection.execute("PRAGMA synchronous=FULL")
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > newest:
-            raise _newer(path, version, newest, backups)
+            raise _newer_version_error(path, version, newest, backups)
         if version == newest:
             return
         if version:
@@ -206,7 +206,7 @@ def _back_up_before(connection: sqlite3.Connection, version: int, backups: Path,
     return target
 
 
-def _newer(path: Path, version: int, newest: int, backups: Path) -> StartupError:
+def _newer_version_error(path: Path, version: int, newest: int, backups: Path) -> StartupError:
     compatible = [file for file in sorted(backups.glob("schema-*.db")) if int(file.name.split("-")[1]) <= newest]
     restore = f", or stop the daemon and replace the database by the backup {compatible[-1]}" if compatible else ""
     return StartupError(
@@ -244,7 +244,10 @@ def _salvage(damaged: Path, path: Path) -> int:
 
 
 def _salvage_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> int:
-    """Read from both ends towards the damage. Table names come from the migrations."""
+    """Copy the readable rows of a table, from both ends towards the damage; returns their number.
+
+    Table names come from the migrations, so the SQL is safe.
+    """
     saved = 0
     key_positions = {row[1]: row[5] for row in new.execute(f"PRAGMA table_info({table})")}
     primary = next(name for name, position in key_positions.items() if position == 1)

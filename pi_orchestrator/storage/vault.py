@@ -71,7 +71,7 @@ class Vault:
 
     def open(self, sealed: Sealed, *, purpose: str) -> str:
         """Decrypt; StorageError if the key is missing, the content is damaged, or the purpose differs."""
-        from cryptography.exceptions import InvalidTag  # noqa: PLC0415  # see above
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415  # at first use
 
         key = self._loaded().by_id.get(sealed.key_id)
         if key is None:
@@ -135,7 +135,7 @@ def _decoded(content: bytes) -> _Keys:
 
 
 def _cipher(key: bytes) -> AESGCM:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415  # see above
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415  # at first use
 
     return AESGCM(key)
 
