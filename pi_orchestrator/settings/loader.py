@@ -51,7 +51,7 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and the origin of each value (`path` → `default`, `file`, `environment NAME`, …).
+    """Settings, and the origin of each value that is not a default (`section.key` → `file …`, `environment …`, …).
 
     `ignored` are stored overrides without effect, each with the reason. `warnings` are the retired settings that are
     still set, in any layer.
@@ -76,7 +76,10 @@ def load(
     environ: Mapping[str, str] = os.environ,
     flags: Tree | None = None,
 ) -> Loaded:
-    """Read every layer; SettingsError lists all problems with their paths."""
+    """Read every layer; SettingsError lists all problems with their paths.
+
+    The file is `path`, else PIORCH_CONFIG, else DEFAULT_PATH; only the last one may be missing.
+    """
     problems: list[str] = []
     below = (
         *_file_layer(path, environ, problems),
@@ -90,7 +93,7 @@ def load(
 
 
 def from_program(configured: Settings | Tree) -> Loaded:
-    """Load settings given by a program in place of a file; the overrides in their state folder apply."""
+    """Load settings given by a program; of the other layers, only the overrides in their state folder apply."""
     leaves = _leaves(configured) if isinstance(configured, dict) else _non_defaults(configured)
     layers = _without_retired((leaf, value, "program") for leaf, value in leaves)
     return apply_overrides(layers, overrides.read(_state_dir(layers) / overrides.NAME))
@@ -107,7 +110,7 @@ def apply_overrides(layers: Layers, found: Overrides) -> Loaded:
 
 
 def overridden(loaded: Loaded, path: str, text: str | None) -> Loaded:
-    """Set an override to this text, or remove it (None); SettingsError if the result is not valid."""
+    """The settings with an override set to this text, or removed (None); SettingsError if they are not valid."""
     values = {**loaded.overrides.values}
     values.pop(path, None)
     if text is not None:
@@ -366,7 +369,7 @@ def _conflicts(settings: Settings) -> Iterator[tuple[set[str], str]]:
         yield {"http"}, "http.listen: the same address is listed twice"
 
 
-def _read_secret_files(merged: Tree, origins: dict[str, str], problems: list[str], read: dict[Path, str]) -> None:
+def _read_secret_files(merged: Tree, origins: dict[str, str], problems: list[str], cache: dict[Path, str]) -> None:
     """Set each secret from its `*_file` key, unless a layer at least as high sets the secret itself."""
     for section, key in _CREDENTIALS.values():
         branch = merged.get(section)
@@ -378,9 +381,9 @@ def _read_secret_files(merged: Tree, origins: dict[str, str], problems: list[str
         file = branch.get(f"{key}_file")
         if not file or not isinstance(file, str | Path):
             continue
-        secret = read.get(Path(file)) or _secret_in(Path(file), f"{section}.{key}_file", problems)
+        secret = cache.get(Path(file)) or _secret_in(Path(file), f"{section}.{key}_file", problems)
         if secret:
-            read[Path(file)] = secret
+            cache[Path(file)] = secret
             branch[key] = secret
             origins[f"{section}.{key}"] = f"file {file}"
 

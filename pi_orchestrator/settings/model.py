@@ -138,7 +138,9 @@ class ApSettings(Section):
         IPv4Network("192.168.10.0/24"), description="the access point's network; only this network is scanned"
     )
     ssid: Annotated[str | None, Unset] = Field(
-        None, max_length=32, description="the access point's name, if neither the radio nor hostapd's file provides it"
+        None,
+        max_length=32,
+        description="the access point's name, if the radio does not report it; takes precedence over hostapd's files",
     )
 
 
@@ -196,7 +198,9 @@ class CameraSettings(Section):
 class AutoOnboardSettings(Section):
     """`[auto_onboard]`: auto-onboarding of cameras (development only)."""
 
-    enabled: bool = Field(False, description="initial value only; enable and disable by API or command persist")
+    enabled: bool = Field(
+        False, description="initial value only; a later change by API or command is stored and takes precedence"
+    )
     mode: Mode = Field(Mode.OFF, description="'dev' allows auto-onboarding; keep 'off' in production")
     target_container: Annotated[str, AfterValidator(parse_container_id)] = Field(
         "auto-onboard", description="the container that cameras are paired to; created at start if missing"
@@ -234,7 +238,8 @@ class ProvisioningSettings(Section):
         description="networks in which a provisioned camera may reappear; it is verified nowhere else",
     )
     mqtt_host: Annotated[str | None, Unset] = Field(
-        None, description="broker address sent to cameras, if not mqtt.host or this machine"
+        None,
+        description="broker address sent to cameras, if not mqtt.host; this machine's address replaces a loopback one",
     )
     mqtt_username: Annotated[str | None, Unset] = Field(None, description="user name of cameras at that broker")
     mqtt_password: Annotated[SecretStr | None, Unset] = Field(None, description="better in a file or a credential")

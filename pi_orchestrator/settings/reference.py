@@ -23,7 +23,8 @@ MAX_CHARS = 65_536
 class Key:
     """A settings key: its kind, limits and purpose.
 
-    `options` lists all possible values; `low` and `high` bound a number; text matches `pattern` or is empty.
+    `options` lists all possible values; `low` and `high` bound a number, and may themselves be excluded; text matches
+    `pattern` or is empty. A `required` key may not be empty. `is_file`: the value is a path, of a file or a folder.
     """
 
     path: str
