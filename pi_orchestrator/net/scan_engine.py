@@ -11,7 +11,7 @@ from pi_orchestrator.core.sighting import Sighting
 from pi_orchestrator.net.kernel.links import Link
 
 OnSighting = Callable[[Sighting], None]
-Ask = Callable[[IPv4Address], Awaitable[frozenset[Mac]]]
+AddressProbe = Callable[[IPv4Address], Awaitable[frozenset[Mac]]]
 """Probe an address: the MACs that answer for it; empty if it cannot be probed."""
 OnProgress = Callable[[float], None]
 """Called with the completed fraction of a sweep, 0.0 to 1.0."""

@@ -13,7 +13,7 @@ from pi_orchestrator.core.sighting import Source
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.net.camera_http import CameraAnswer, CameraHttpClient
 from pi_orchestrator.net.kernel.neighbours import NeighbourTable
-from pi_orchestrator.net.scan_engine import Ask
+from pi_orchestrator.net.scan_engine import AddressProbe
 
 FRESH_S = 5.0
 
@@ -32,7 +32,7 @@ class DeviceVerifier:
         self._neighbours = neighbours
         self._camera_http = camera_http
         self._registry = registry
-        self.probe: Ask = _no_answer
+        self.probe: AddressProbe = _no_answer
         """Probes which devices answer for an address now; set by discovery."""
 
     async def verify(self, mac: Mac, ip: str, *, timeout_s: float, force_probe: bool = False) -> CameraAnswer:

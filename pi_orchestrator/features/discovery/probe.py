@@ -25,7 +25,7 @@ from pi_orchestrator.features.devices.model import PRESENT_STATES, Device, is_li
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.net.camera_http import PROBE_TIMEOUT_S, CameraAnswer, CameraHttpClient
 from pi_orchestrator.net.kernel.neighbours import NeighbourTable
-from pi_orchestrator.net.scan_engine import Ask
+from pi_orchestrator.net.scan_engine import AddressProbe
 
 PASS_S = 2.0
 MAX_CONCURRENT = 4
@@ -62,7 +62,7 @@ class ProbeWorker:
         cache: CameraCache,
         neighbours: NeighbourTable,
         camera_http: CameraHttpClient,
-        arp_probe: Ask,
+        arp_probe: AddressProbe,
         is_espressif: Callable[[Mac], bool],
     ) -> None:
         self._ap_subnet = ap_subnet
