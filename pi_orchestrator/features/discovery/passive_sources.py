@@ -158,12 +158,12 @@ class PassiveSourcesWorker:
         link = self._scanner.link
         connected = bool(link and link.up and link.addresses)
         reading = self._reading if connected else None
-        present = len(reading.stations) if reading and reading.radio.serves else self._count_present()
+        present = len(reading.stations) if reading and reading.radio.is_access_point else self._count_present()
         return NetworkStatus(
             interface=self._interface,
             ssid=self._ssid,
             connected=connected,
-            is_active=connected and (reading is None or reading.radio.serves),
+            is_active=connected and (reading is None or reading.radio.is_access_point),
             connected_devices=present if connected else 0,
         )
 

@@ -52,8 +52,8 @@ class Radio:
     frequency_mhz: int | None = None
 
     @property
-    def serves(self) -> bool:
-        """Whether it is an access point, which has stations."""
+    def is_access_point(self) -> bool:
+        """Whether the interface is an access point, so that it has stations."""
         return self.kind in _ACCESS_POINT_KINDS
 
 

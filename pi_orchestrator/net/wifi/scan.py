@@ -50,7 +50,7 @@ class WifiScan:
         self._started_at, self._failure = self._clock.monotonic(), ""
         interfaces = await self._wireless.interfaces() or ()
         reasons = [self._wireless.reason] if self._wireless.reason else []
-        free = [interface for interface in interfaces if not interface.radio.serves][:MAX_INTERFACES]
+        free = [interface for interface in interfaces if not interface.radio.is_access_point][:MAX_INTERFACES]
         if interfaces and not free:
             self._failure = "every WiFi interface of this machine is an access point"
             raise self._scan_error(MIN_INTERVAL_S)

@@ -40,7 +40,9 @@ class Stations:
             self.reason = describe_error(error)
             return None
         kind = reading.radio.kind
-        self.reason = None if reading.radio.serves else f"the interface is not an access point, but of kind {kind}"
+        self.reason = (
+            None if reading.radio.is_access_point else f"the interface is not an access point, but of kind {kind}"
+        )
         return reading
 
     async def _read(self, send: SendCommand, index: int) -> StationReading:
@@ -50,7 +52,7 @@ class Stations:
         if radio is None:
             raise OSError(errno.ENODEV, "no such wireless interface")
         stations: dict[str, Station] = {}
-        if radio.serves:
+        if radio.is_access_point:
             async for data in send(nl80211.GET_STATION, index):
                 station = nl80211.decode_station(data)
                 if station is not None and len(stations) < MAX_STATIONS:
