@@ -76,7 +76,7 @@ class Tx:
         """Publish an event on the bus after the commit."""
         self._callbacks.append(lambda: self._bus.publish(event))
 
-    def committed(self) -> None:
+    def run_callbacks(self) -> None:
         """Run the callbacks; called after COMMIT."""
         for callback in self._callbacks:
             callback()
@@ -220,7 +220,7 @@ class Database:
         self.commits += 1
         for job, tx, result in done:
             try:
-                tx.committed()
+                tx.run_callbacks()
             except Exception:
                 # The change is on disk: a failing callback must not make the write look failed.
                 log.exception("callback after commit failed")
