@@ -105,7 +105,8 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
         _print_overview(daemon, args.count, state_dir)
         async with Fleet(count=args.count, options=options, network=NETWORK, faults=args.fault) as fleet:
             tasks = [
-                asyncio.ensure_future(awaitable) for awaitable in (stop.wait(), fleet.failed(), _print_cameras(daemon))
+                asyncio.ensure_future(awaitable)
+                for awaitable in (stop.wait(), fleet.wait_for_failure(), _print_cameras(daemon))
             ]
             done, _ = await asyncio.wait(tasks, timeout=args.duration, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:

@@ -175,7 +175,7 @@ async def _wait_for_end(fleet: Fleet, duration: float | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     stopping = asyncio.create_task(stop.wait())
-    failing = asyncio.create_task(fleet.failed())
+    failing = asyncio.create_task(fleet.wait_for_failure())
     try:
         done, _ = await asyncio.wait((stopping, failing), timeout=duration, return_when="FIRST_COMPLETED")
         if failing in done:

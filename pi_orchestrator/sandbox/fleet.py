@@ -82,7 +82,7 @@ class Fleet:
             await asyncio.gather(all_reported, failed, return_exceptions=True)
         self._raise_failure()
 
-    async def failed(self) -> None:
+    async def wait_for_failure(self) -> None:
         """Wait until a camera fails, and raise its error."""
         await self._has_failed.wait()
         self._raise_failure()
