@@ -62,7 +62,7 @@ async def running(
     health = Health(clock=clock)
     bus = EventBus()
     async with AsyncExitStack() as stack:
-        state_dir = await _claim_state_dir(stack, settings)
+        state_dir = await _lock_state_dir(stack, settings)
         log_buffer = await _attach_log_buffer(stack, state_dir, settings)
         loaded = await asyncio.to_thread(_check_overrides, loaded, health)
         database = await _open_database(stack, state_dir, clock=clock, bus=bus, health=health)
@@ -185,10 +185,10 @@ def _workers(app: Application, res: Resources, notifier: Notifier) -> Iterator[W
     yield Worker("pulse", watchdog.run)
 
 
-async def _claim_state_dir(stack: AsyncExitStack, settings: Settings) -> StateDir:
+async def _lock_state_dir(stack: AsyncExitStack, settings: Settings) -> StateDir:
     state_dir = StateDir(settings.storage.state_dir)
-    await asyncio.to_thread(state_dir.claim)
-    stack.callback(state_dir.release)
+    await asyncio.to_thread(state_dir.lock)
+    stack.callback(state_dir.unlock)
     return state_dir
 
 

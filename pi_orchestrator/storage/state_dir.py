@@ -16,7 +16,7 @@ log = get_logger(__name__)
 
 
 class StateDir:
-    """The state folder; locked from `claim` to `release`."""
+    """The state folder; locked from `lock` to `unlock`."""
 
     def __init__(self, path: Path) -> None:
         self._lock: int | None = None
@@ -24,7 +24,7 @@ class StateDir:
         self.database = path / DATABASE
         self.backups = path / BACKUPS
 
-    def claim(self) -> None:
+    def lock(self) -> None:
         """Create the folder if needed and lock it; StartupError with a remedy if that fails."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ class StateDir:
             ) from None
         self._lock = descriptor
 
-    def release(self) -> None:
+    def unlock(self) -> None:
         """Unlock the folder."""
         if self._lock is not None:
             os.close(self._lock)

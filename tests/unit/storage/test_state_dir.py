@@ -20,9 +20,9 @@ def folder(tmp_path):
 @pytest.fixture
 def state(folder):
     state = StateDir(folder)
-    state.claim()
+    state.lock()
     yield state
-    state.release()
+    state.unlock()
 
 
 def mode(path):
@@ -34,35 +34,35 @@ def test_folder_is_created_private(state, folder):
     assert mode(folder / "lock") == 0o600
 
 
-def test_second_claim_is_refused(state, folder):
+def test_second_lock_is_refused(state, folder):
     with pytest.raises(StartupError, match="another daemon uses the state folder") as caught:
-        StateDir(folder).claim()
+        StateDir(folder).lock()
     assert "--state-dir" in caught.value.remedy
 
 
 def test_lock_of_killed_process_is_released(folder):
-    claim = (
+    script = (
         "import sys, pathlib; from pi_orchestrator.storage.state_dir import StateDir;"
-        " StateDir(pathlib.Path(sys.argv[1])).claim(); print('mine', flush=True); sys.stdin.read()"
+        " StateDir(pathlib.Path(sys.argv[1])).lock(); print('mine', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", claim, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "mine\n"
         with pytest.raises(StartupError, match="another daemon"):
-            StateDir(folder).claim()
+            StateDir(folder).lock()
         other.kill()
     state = StateDir(folder)
-    state.claim()
-    state.release()
+    state.lock()
+    state.unlock()
 
 
-def test_released_folder_can_be_claimed(state, folder):
-    state.release()
-    state.release()
+def test_unlocked_folder_can_be_locked(state, folder):
+    state.unlock()
+    state.unlock()
     other = StateDir(folder)
-    other.claim()
-    other.release()
+    other.lock()
+    other.unlock()
 
 
 @pytest.mark.parametrize("blocked", ["parent", "itself"])
@@ -70,7 +70,7 @@ def test_unusable_folder_is_an_error_with_remedy(tmp_path, blocked):
     (tmp_path / "file").write_text("in the way")
     path = tmp_path / "file" / "state" if blocked == "parent" else tmp_path / "file"
     with pytest.raises(StartupError, match="cannot use the state folder") as caught:
-        StateDir(path).claim()
+        StateDir(path).lock()
     assert str(path) in caught.value.message
     assert "--state-dir" in caught.value.remedy
 
