@@ -12,9 +12,9 @@ from pi_orchestrator.settings.loader import (
     from_program,
     known_paths,
     load,
-    overridden,
     secrets_of,
     value_at,
+    with_override,
 )
 from pi_orchestrator.settings.model import (
     ApSettings,
@@ -50,7 +50,7 @@ __all__ = [
     "from_program",
     "known_paths",
     "load",
-    "overridden",
     "secrets_of",
     "value_at",
+    "with_override",
 ]

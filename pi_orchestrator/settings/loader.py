@@ -109,7 +109,7 @@ def apply_overrides(layers: Layers, found: Overrides) -> Loaded:
     return _with_overrides(layers, found, ignored)
 
 
-def overridden(loaded: Loaded, path: str, text: str | None) -> Loaded:
+def with_override(loaded: Loaded, path: str, text: str | None) -> Loaded:
     """The settings with an override set to this text, or removed (None); SettingsError if they are not valid."""
     values = {**loaded.overrides.values}
     values.pop(path, None)

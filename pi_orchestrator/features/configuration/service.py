@@ -32,8 +32,8 @@ from pi_orchestrator.settings import (
     apply_overrides,
     changed_paths,
     closest_key,
-    overridden,
     value_at,
+    with_override,
 )
 from pi_orchestrator.settings import overrides as override_file
 from pi_orchestrator.settings.reference import Key, keys
@@ -160,7 +160,7 @@ class Configuration:
                 await self._record(key, actor)
                 return
             try:
-                new = await asyncio.to_thread(overridden, old, key.path, text)
+                new = await asyncio.to_thread(with_override, old, key.path, text)
             except SettingsError as error:
                 raise ConflictError(f"{key.path} conflicts with other settings", details=error.details) from None
             if text is not None and not new.origins[key.path].startswith("override "):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pi_orchestrator.app.cli_demo import demo_settings
 from pi_orchestrator.core.errors import SettingsError
-from pi_orchestrator.settings import Settings, from_program, load, overridden, overrides
+from pi_orchestrator.settings import Settings, from_program, load, overrides, with_override
 from pi_orchestrator.settings.overrides import NAME, Overrides, read, render, set_aside
 
 CANARY = "canary-7f3a9c1e"
@@ -136,7 +136,7 @@ def test_unknown_override_is_kept_and_ignored(state):
     assert config.ignored == {
         "cameras.idle_after": "cameras.idle_after: unknown key; did you mean cameras.idle_after_s?"
     }
-    changed = overridden(config, "cameras.offline_after_s", None)
+    changed = with_override(config, "cameras.offline_after_s", None)
     assert changed.overrides.values == {"cameras.idle_after": "60"}
     assert list(changed.ignored) == ["cameras.idle_after"]
 
@@ -189,10 +189,10 @@ def test_new_override_uses_layers_as_read(state, tmp_path):
     config.write_text("[cameras]\nidle_after_s = 90\n")
     original = load(path=config, environ={}, flags={"storage": {"state_dir": str(tmp_path)}})
     config.write_text("[cameras]\nidle_after_s = 91\n[mqtt]\nport = 0\n")
-    changed = overridden(original, "cameras.idle_after_s", "60")
+    changed = with_override(original, "cameras.idle_after_s", "60")
     assert changed.settings.cameras.idle_after_s == 60
     assert changed.origins["cameras.idle_after_s"] == f"override {tmp_path / NAME}"
-    reset = overridden(changed, "cameras.idle_after_s", None)
+    reset = with_override(changed, "cameras.idle_after_s", None)
     assert (reset.settings, reset.origins) == (original.settings, original.origins), "the file is not reread"
     assert not (tmp_path / NAME).exists(), "nothing is written"
 
@@ -202,26 +202,26 @@ def test_overridden_secret_returns_after_reset(state, tmp_path):
     with_file = loaded(state, auth={"api_key_file": str(tmp_path / "key")})
     (tmp_path / "key").unlink()
     # A secret file named by a flag precedes an override of its key.
-    assert overridden(with_file, "auth.api_key", "from-an-override").settings == with_file.settings
+    assert with_override(with_file, "auth.api_key", "from-an-override").settings == with_file.settings
     with_environment = loaded(state, {"PIORCH_AUTH__API_KEY": "from-the-environment"})
-    changed = overridden(with_environment, "auth.api_key", "from-an-override")
+    changed = with_override(with_environment, "auth.api_key", "from-an-override")
     assert changed.settings.auth.api_key.get_secret_value() == "from-an-override"
-    assert overridden(changed, "auth.api_key", None).settings == with_environment.settings
+    assert with_override(changed, "auth.api_key", None).settings == with_environment.settings
 
 
 def test_conflicting_override_is_refused(state):
     config = loaded(state)
     with pytest.raises(SettingsError) as caught:
-        overridden(config, "auth.mode", "off")
+        with_override(config, "auth.mode", "off")
     assert "http.listen reaches the network" in caught.value.problems[0]
 
 
 def test_ignored_override_does_not_block_a_change(state):
     state({"auth.mode": "off", "gone.key": "1"})
-    changed = overridden(loaded(state), "cameras.idle_after_s", "60")
+    changed = with_override(loaded(state), "cameras.idle_after_s", "60")
     assert changed.settings.cameras.idle_after_s == 60
     assert set(changed.overrides.values) == {"auth.mode", "gone.key", "cameras.idle_after_s"}
-    corrected = overridden(changed, "auth.mode", "required")
+    corrected = with_override(changed, "auth.mode", "required")
     assert (corrected.settings.auth.mode, set(corrected.ignored)) == ("required", {"gone.key"})
 
 
@@ -240,7 +240,7 @@ def test_program_settings_are_a_layer(tmp_path):
     config = from_program(settings)
     assert config.settings.cameras.idle_after_s == 60
     assert (config.origins["auto_onboard.deny"], "auth.mode" in config.origins) == ("program", False)
-    reset = overridden(overridden(config, "cameras.idle_after_s", None), "auto_onboard.mode", None)
+    reset = with_override(with_override(config, "cameras.idle_after_s", None), "auto_onboard.mode", None)
     assert reset.settings == settings
     assert from_program(Settings()).origins == {}
 
@@ -249,7 +249,7 @@ def test_program_tree_is_validated_and_below_overrides(tmp_path):
     (tmp_path / NAME).write_bytes(render({"cameras.idle_after_s": "60", "mqtt.port": "1999"}))
     config = demo_settings(tmp_path, port=0, camera_port=8000)
     assert (config.settings.cameras.idle_after_s, config.settings.mqtt.port) == (60, 1999)
-    reset = overridden(overridden(config, "cameras.idle_after_s", None), "mqtt.port", None)
+    reset = with_override(with_override(config, "cameras.idle_after_s", None), "mqtt.port", None)
     assert (reset.settings.cameras.idle_after_s, reset.settings.mqtt.port) == (120, 0), "a reset uses the lower layer"
     with pytest.raises(SettingsError) as caught:
         demo_settings(tmp_path, port=99999, camera_port=8000)
@@ -260,7 +260,9 @@ def test_secret_override_is_not_in_any_text(state):
     state({"auth.api_key": CANARY})
     config = loaded(state, {"PIORCH_MQTT__PASSWORD": CANARY, "API_KEY": CANARY})
     assert config.settings.auth.api_key.get_secret_value() == CANARY
-    assert CANARY not in repr(config) + str(config.overrides) + repr(overridden(config, "auth.api_key", CANARY + "2"))
+    assert CANARY not in repr(config) + str(config.overrides) + repr(
+        with_override(config, "auth.api_key", CANARY + "2")
+    )
     state({"auth.api_key": "canary", "auth.mode": "canary"})
     assert "canary" not in json.dumps(dict(loaded(state).ignored))
 

@@ -10,7 +10,7 @@ from pi_orchestrator.settings import (
     from_program,
     known_paths,
     load,
-    overridden,
+    with_override,
 )
 from pi_orchestrator.settings.overrides import NAME, render
 from pi_orchestrator.settings.reference import keys
@@ -116,7 +116,7 @@ def test_retired_override_is_ignored_with_a_warning_and_kept_in_the_file(state, 
     assert set_by(loaded) == [(path, f"override {file}")]
     assert loaded.ignored == {}, "neither a fault nor a reason to refuse a reload"
     assert dict(loaded.active_overrides) == {"cameras.idle_after_s": "60"}
-    changed = overridden(loaded, "cameras.idle_after_s", None)
+    changed = with_override(loaded, "cameras.idle_after_s", None)
     assert changed.settings.cameras.idle_after_s == 120
     assert changed.overrides.values == {path: "7"}
     assert changed.warnings == loaded.warnings
