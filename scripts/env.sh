@@ -74,8 +74,8 @@ make_venv() {
     echo "$stamp" >"$folder/.stamp"
 }
 
-# keep_wheels FOLDER  downloads what scripts/install.sh installs: its test uses it again, and pip takes half a minute to
-# find the packages in the index. Without them, the test uses the index.
+# keep_wheels FOLDER  downloads the wheels that scripts/install.sh installs, for the test that runs that script: in the
+# index, pip takes half a minute to find the packages. If the download fails, the test uses the index.
 keep_wheels() {
     local folder=$1 locks=("$ROOT/scripts/lock/build.txt" "$ROOT/scripts/lock/runtime.txt")
     [ -e "$folder/locked.txt" ] && cat "${locks[@]}" | cmp -s - "$folder/locked.txt" && return
@@ -84,7 +84,8 @@ keep_wheels() {
     cat "${locks[@]}" >"$folder/locked.txt"
 }
 
-# ensure_venv LOCK  creates .venv; `dev` includes `demo`, so it serves both.
+# ensure_venv LOCK  creates or updates .venv for the lock `demo` or `dev`. A .venv of `dev` is kept for `demo`, because
+# `dev` includes `demo`.
 ensure_venv() {
     local lock=$1
     [ "$lock" = demo ] && [ -e "$VENV/.dev" ] && lock=dev

@@ -45,7 +45,7 @@ async def take(file: Path) -> None:
                 await page.get_by_text("online", exact=True).nth(CAMERAS - 1).wait_for()
                 for button in await page.get_by_role("button", name="Capture").all():
                     await button.click()
-                await page.locator("article img, li img").nth(3).wait_for()
+                await page.locator("article img, li img").nth(3).wait_for()  # at least four pictures
                 await page.wait_for_timeout(2000)  # messages disappear, images fade in
                 await page.evaluate("scrollTo(0, 0)")
                 await page.screenshot(path=file, type="jpeg", quality=70)

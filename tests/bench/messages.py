@@ -53,6 +53,8 @@ async def status_messages(env):
 def _burst(macs, number):
     first = number * BURST
     messages = [status_message(macs[turn % len(macs)], uptime_s=first + turn) for turn in range(BURST - 1)]
+    # The reference, tests.bench.bare, prints a line when it has read the message with `last_of_burst`; the daemon
+    # ignores this field.
     messages.append(status_message(macs[(BURST - 1) % len(macs)], uptime_s=first + BURST - 1, last_of_burst=True))
     return b"".join(publish_packet(*message) for message in messages)
 

@@ -20,7 +20,7 @@ SET_ASIDE = "damaged database set aside"
 
 
 async def refused(rig, tmp_path, *args, code=1, prefix=(), env=None, tree=None):
-    """Run, expect this exit code and no trace; the lines on stderr that are not log entries."""
+    """Run the daemon and expect this exit code, no trace and no stdout; return the stderr lines except log entries."""
     config = write_toml(tmp_path / "config.toml", tree if tree is not None else rig.tree())
     done = await command("run", "--config", config, *args, prefix=prefix, env=env)
     assert done.code == code, done
@@ -29,7 +29,7 @@ async def refused(rig, tmp_path, *args, code=1, prefix=(), env=None, tree=None):
     return [line for line in done.err.splitlines() if not line.startswith("{")]
 
 
-# Refused.
+# Refused starts.
 
 
 async def test_state_folder_not_writable_is_refused(rig, tmp_path):
@@ -134,7 +134,7 @@ async def test_unreadable_configuration_is_refused(tmp_path):
     assert done.err.splitlines() == ["The configuration is not valid:", remedy]
 
 
-# Started all the same.
+# Started in spite of a fault.
 
 
 async def test_no_broker_starts_degraded(rig, tmp_path):
@@ -150,7 +150,7 @@ async def test_no_broker_starts_degraded(rig, tmp_path):
         assert (await process.api.get("/api/v1/cameras")).data == {"cameras": [], "count": 0}
 
 
-async def test_broker_refusing_login_is_joined_later(rig, tmp_path):
+async def test_broker_refusing_login_is_retried(rig, tmp_path):
     await rig.broker.stop()
     conf = rig.broker.conf.read_text()
     rig.broker.conf.write_text(conf.replace("allow_anonymous true", "allow_anonymous false"))
@@ -164,7 +164,7 @@ async def test_broker_refusing_login_is_joined_later(rig, tmp_path):
         await process.logged("mqtt connected")
 
 
-async def test_silent_broker_is_joined_later(rig, tmp_path):
+async def test_silent_broker_is_retried(rig, tmp_path):
     rig.broker.freeze()
     async with daemon(rig, tmp_path, connected=False) as process:
         assert (await process.api.get("/readyz")).status == 200
@@ -233,7 +233,7 @@ def replaced_by_a_folder(path):
 
 @pytest.fixture(scope="module")
 def histories():
-    """State folders by how the daemon ended, made once."""
+    """State folders, made once; the key is `cleanly`: whether their daemon was stopped (True) or killed (False)."""
     return {}
 
 
@@ -253,7 +253,7 @@ async def used_once(rig, tmp_path, tmp_path_factory, histories):
         shutil.copytree(histories[cleanly], rig.state_dir)
         path = rig.state_dir / "orchestrator.db"
         if not cleanly:
-            # As after a power cut, but with an empty log: the database file itself is to be damaged.
+            # As after a power cut, but with an empty write-ahead log, so that the damage is in the database file.
             with contextlib.closing(sqlite3.connect(path)) as connection:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return path
@@ -306,14 +306,14 @@ async def test_empty_database_starts_anew(rig, tmp_path, used_once):
 
 
 def overwrite_table(rig, name):
-    """Overwrite the first page of a table; after a clean stop no check would find this."""
+    """Overwrite the first page of a table; a start after a clean stop skips the check that would find this."""
     page = rig.rows("SELECT rootpage FROM sqlite_schema WHERE name = ?", name)[0][0]
     with (rig.state_dir / "orchestrator.db").open("r+b") as file:
         file.seek((page - 1) * 4096)
         file.write(b"\xa5" * 4096)
 
 
-async def test_damage_found_during_start_is_repaired_next(rig, tmp_path, used_once):
+async def test_damage_found_during_start_is_repaired_at_next_start(rig, tmp_path, used_once):
     await used_once(cleanly=True)
     overwrite_table(rig, "api_keys")
     assert await refused(rig, tmp_path) == [
@@ -326,7 +326,7 @@ async def test_damage_found_during_start_is_repaired_next(rig, tmp_path, used_on
         assert (await process.admin.get("/api/v1/keys")).status == 200, "the key in admin.key is valid"
 
 
-async def test_damage_found_while_running_is_repaired_next(rig, tmp_path, used_once):
+async def test_damage_found_while_running_is_repaired_at_next_start(rig, tmp_path, used_once):
     await used_once(cleanly=True)
     overwrite_table(rig, "onboarding_audit")
     async with daemon(rig, tmp_path, env={"WATCHDOG_USEC": "300000"}) as process:

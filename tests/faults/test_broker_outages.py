@@ -13,6 +13,7 @@ from tests.support.sampling import repeats
 from tests.support.waiting import HANG_S, eventually
 
 GROWTH_KIB = 2048
+"""Allowed growth of the resident memory during the second half of the outages."""
 
 
 @contextlib.asynccontextmanager
@@ -56,7 +57,7 @@ async def nothing_leaked(process, descriptors, tasks):
 
 
 async def new_camera_is_onboarded(process, rig, number):
-    """A single message of an unknown camera is enough."""
+    """Publish one status of an unknown camera, which is enough, and wait until the camera is paired."""
     async with rig.camera(number) as camera:
         await camera.publish_status()
         await eventually(lambda: is_listed(process, camera.mac), what=f"camera {number} is paired")
@@ -96,7 +97,7 @@ async def test_broker_restarts_leave_nothing_behind(rig, tmp_path):
 
 async def test_broker_hangs_long_and_short_are_survived(rig, tmp_path):
     dice = random.Random(6)
-    long = {1, 8}
+    long = {1, 8}  # the hangs that last until the daemon detects the lost connection
     async with probed(rig, tmp_path) as process:
         await new_camera_is_onboarded(process, rig, 1)  # from here on nothing is opened for the first time
         descriptors, tasks = await process.descriptors_at_rest(), await process.tasks()
@@ -118,7 +119,7 @@ async def test_broker_hangs_long_and_short_are_survived(rig, tmp_path):
 
 
 async def receives_again(process, rig, number):
-    """Return once the daemon has received a device that keeps publishing."""
+    """Publish the status of a device until the daemon has received one."""
     async with rig.broker.client() as client:
         for _ in itertools.count():
             await rig.announce(number, client=client)

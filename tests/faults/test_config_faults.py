@@ -1,4 +1,4 @@
-"""Settings changed during a power cut or on a full disk: the old value or the new one, never a mixture."""
+"""Settings changed during kill -9, on a full disk or in a read-only folder: the old value or the new one is kept."""
 
 import contextlib
 import json
@@ -15,9 +15,10 @@ from tests.support.process import UNPRIVILEGED, daemon
 
 IDLE = "cameras.idle_after_s"
 CONFIG = "/api/v1/config"
-QUIET = {"connected": False}
+NO_BROKER_WAIT = {"connected": False}
 
-# The program, which kills itself at a given place of a change.
+# The program, which kills itself during a change of a setting. KILL_AT is `partial`: the override file is written but
+# not yet renamed; `written`: it is renamed, but the change is not applied; `applied`: the change is applied.
 SELF_KILLING_DAEMON = (
     sys.executable,
     "-c",
@@ -63,7 +64,9 @@ async def test_kill_during_change_leaves_old_or_new(rig, tmp_path):
 
     @contextlib.asynccontextmanager
     async def killed(place):
-        async with daemon(rig, tmp_path, command=SELF_KILLING_DAEMON, env={"KILL_AT": place}, **QUIET) as process:
+        async with daemon(
+            rig, tmp_path, command=SELF_KILLING_DAEMON, env={"KILL_AT": place}, **NO_BROKER_WAIT
+        ) as process:
             with contextlib.suppress(aiohttp.ClientError):
                 yield process
             assert await process.ended() == -signal.SIGKILL
@@ -77,7 +80,7 @@ async def test_kill_during_change_leaves_old_or_new(rig, tmp_path):
     async with killed("applied") as process:
         assert await item(process) == ("60", "override")
         await process.admin.post(f"{CONFIG}/{IDLE}/reset")
-    async with daemon(rig, tmp_path, **QUIET) as process:
+    async with daemon(rig, tmp_path, **NO_BROKER_WAIT) as process:
         assert await item(process) == ("120", "default")
         assert (await put(process, "60")).status == 200
         assert {file.name for file in rig.state_dir.glob("overrides*")} == {"overrides.json"}
@@ -91,7 +94,7 @@ async def test_full_disk_refuses_change(rig, tmp_path):
     prefix = (shutil.which("unshare") or "unshare", *as_root, "--mount", "sh", "-c", inside, "sh")
     env = {"STATE_DIR": str(rig.state_dir)}
     auth = {"api_key": "configured-key-0123"}
-    async with daemon(rig, tmp_path, prefix=prefix, env=env, auth=auth, **QUIET) as process:
+    async with daemon(rig, tmp_path, prefix=prefix, env=env, auth=auth, **NO_BROKER_WAIT) as process:
         process.admin.key = auth["api_key"]
         folder = Path(f"/proc/{process.pid}/root{rig.state_dir}")
         assert (await put(process, "60")).status == 200
@@ -111,7 +114,7 @@ async def test_full_disk_refuses_change(rig, tmp_path):
 
 
 async def test_read_only_folder_refuses_change(rig, tmp_path):
-    async with daemon(rig, tmp_path, prefix=UNPRIVILEGED, **QUIET) as process:
+    async with daemon(rig, tmp_path, prefix=UNPRIVILEGED, **NO_BROKER_WAIT) as process:
         assert (await put(process, "60")).status == 200
         rig.state_dir.chmod(0o500)
         try:

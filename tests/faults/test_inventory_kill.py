@@ -15,16 +15,19 @@ from tests.support.waiting import eventually
 
 CLIENTS = 6
 MACS = [f"24:6F:28:00:0{number:X}:10" for number in range(12)]
-GONE = (404, 409)
-"""Expected where six clients move twelve cameras concurrently."""
+EXPECTED_REFUSALS = (404, 409)
+"""Six clients move the same twelve cameras: a camera may be gone, or its position occupied."""
 
 
 class Operator:
-    """Sends one command after the other as fast as it is answered; `acked` are the acknowledged ones, newest last."""
+    """Sends commands one after another, without a pause.
+
+    `acked` has the ids of those that were acknowledged, `unexpected` the answers that no other client explains.
+    """
 
     def __init__(self, name, dice, session, url, key):
         self.name, self.dice, self.session, self.url, self.key = name, dice, session, url, key
-        self.acked, self.surprises = [], []
+        self.acked, self.unexpected = [], []
 
     async def run(self, up):
         for number in range(1_000_000):
@@ -48,10 +51,10 @@ class Operator:
             async with self.session.request(method, f"{self.url}/api/v1{path}", json=body, headers=headers) as answer:
                 if answer.status < 300:
                     self.acked.append(f"{self.name}.{number}")
-                elif answer.status not in GONE:
-                    self.surprises.append((path, answer.status, await answer.text()))
+                elif answer.status not in EXPECTED_REFUSALS:
+                    self.unexpected.append((path, answer.status, await answer.text()))
         except (aiohttp.ClientError, OSError):
-            await asyncio.sleep(0.02)  # it was killed, or is not up yet
+            await asyncio.sleep(0.02)  # the daemon was killed, or does not listen yet
 
 
 def check_disk(state_dir, operators):
@@ -98,17 +101,17 @@ async def acknowledged(operators, more):
 async def test_kills_leave_no_camera_between_places(rig, tmp_path):
     seed = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(2**32))
     dice = random.Random(seed)
-    how = {"http": {"listen": [f"127.0.0.1:{free_port()}"]}, "auto_onboard": {"enabled": False}}
+    sections = {"http": {"listen": [f"127.0.0.1:{free_port()}"]}, "auto_onboard": {"enabled": False}}
     up = asyncio.Event()
     try:
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-            async with daemon(rig, tmp_path, connected=False, **how) as first:
+            async with daemon(rig, tmp_path, connected=False, **sections) as first:
                 url, key = first.api.url, first.admin.key
             operators = [Operator(f"o{number}", dice, session, url, key) for number in range(CLIENTS)]
             tasks = [asyncio.create_task(operator.run(up)) for operator in operators]
             places = await asyncio.to_thread(check_disk, rig.state_dir, operators)
             for _ in range(repeats(4, slow=20)):
-                async with daemon(rig, tmp_path, connected=False, **how) as process:
+                async with daemon(rig, tmp_path, connected=False, **sections) as process:
                     await check_answers(process, places)
                     up.set()
                     await acknowledged(operators, dice.randint(6, 20))
@@ -119,7 +122,7 @@ async def test_kills_leave_no_camera_between_places(rig, tmp_path):
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(result) for result in results} == {asyncio.CancelledError}
-        assert [operator.surprises for operator in operators] == [[]] * CLIENTS
+        assert [operator.unexpected for operator in operators] == [[]] * CLIENTS
     except BaseException as error:
         error.add_note(f"repeat with KILL_SEED={seed}")
         raise

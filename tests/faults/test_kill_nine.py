@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 CAMERAS_PER_KILL = 3
 AUTO = "/api/v1/onboarding/auto"
 LOAD = ("onboarding.disable", "api_key.create", "api_key.revoke", "onboarding.metrics_reset")
-MOMENTS = ("any", "onboarding", "starting", "any")
+MOMENTS = ("any", "onboarding", "starting", "any")  # half of the kills are at any moment
 TOGGLES = {"onboarding.enable": True, "onboarding.disable": False}
 
 
@@ -35,12 +35,18 @@ class Ledger:
     """Requested and acknowledged writes by correlation id, in the order of the requests."""
 
     requested: dict = field(default_factory=dict)
+    """Correlation id → (action, target)."""
     acked: set = field(default_factory=set)
+    """Correlation ids of acknowledged writes."""
     secrets: dict = field(default_factory=dict)
+    """Name of an acknowledged API key → its secret."""
     idempotent: dict = field(default_factory=dict)
-    surprises: list = field(default_factory=list)
+    """Correlation id of an acknowledged write with an Idempotency-Key → its headers."""
+    unexpected: list = field(default_factory=list)
+    """Error answers."""
 
     def of(self, action, *, acked=False):
+        """(correlation id, target) of the requested or, if `acked`, only of the acknowledged writes of an action."""
         return [
             (correlation, target)
             for correlation, (kind, target) in self.requested.items()
@@ -58,9 +64,10 @@ class Load:
     url: str
     key: str
     open: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while clients may send the next write."""
 
     async def write(self, action, method, path, target=None, *, headers=None, **more):
-        """Returns the answer's body, or None where there was none."""
+        """The JSON body of a 2xx answer ({} for 204); None for an error answer or a lost connection."""
         await self.open.wait()
         correlation = f"{action}.{len(self.ledger.requested)}"
         self.ledger.requested[correlation] = (action, target)
@@ -68,14 +75,14 @@ class Load:
         try:
             async with self.session.request(method, self.url + path, headers=given, **more) as response:
                 if response.status >= 300:
-                    self.ledger.surprises.append((correlation, response.status, await response.text()))
+                    self.ledger.unexpected.append((correlation, response.status, await response.text()))
                     return None
                 self.ledger.acked.add(correlation)
                 if headers:
                     self.ledger.idempotent[correlation] = headers
                 return await response.json() if response.status != 204 else {}
         except (aiohttp.ClientError, OSError):
-            await asyncio.sleep(0.02)  # it was killed, or is not up yet
+            await asyncio.sleep(0.02)  # the daemon was killed, or does not listen yet
             return None
 
     async def toggle(self):
@@ -107,18 +114,18 @@ class Load:
 async def test_kills_lose_no_acknowledged_write(rig, tmp_path):
     seed = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(2**32))
     try:
-        await _storm(rig, tmp_path, random.Random(seed), kills=repeats(5, slow=50))
+        await _run_and_kill(rig, tmp_path, random.Random(seed), kills=repeats(5, slow=50))
     except BaseException as error:
         error.add_note(f"repeat with KILL_SEED={seed}")
         raise
 
 
-async def _storm(rig, tmp_path, dice, *, kills):
-    how = {"http": {"listen": [f"127.0.0.1:{free_port()}"]}}
+async def _run_and_kill(rig, tmp_path, dice, *, kills):
+    sections = {"http": {"listen": [f"127.0.0.1:{free_port()}"]}}
     ledger = Ledger()
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
-        async with daemon(rig, tmp_path, **how) as first:
+        async with daemon(rig, tmp_path, **sections) as first:
             load = Load(ledger, dice, session, first.api.url, first.admin.key)
         cameras = iter(rig.fleet(kills * CAMERAS_PER_KILL).cameras)
         alive = await stack.enter_async_context(_ended_together())
@@ -135,7 +142,7 @@ async def _storm(rig, tmp_path, dice, *, kills):
                 alive.append(asyncio.create_task(camera.run()))
                 appeared.append(camera.mac)
             starting = moment == "starting"
-            async with daemon(rig, tmp_path, ready=not starting, connected=False, **how) as process:
+            async with daemon(rig, tmp_path, ready=not starting, connected=False, **sections) as process:
                 if not starting:
                     await _compare_answers(load, process, disk)
                 load.open.set()
@@ -144,7 +151,7 @@ async def _storm(rig, tmp_path, dice, *, kills):
                 if moment == "onboarding":
                     await dice.choice(new).reported.wait()
                 await asyncio.sleep(dice.uniform(0, {"starting": 0.4, "any": 0.3, "onboarding": 0.03}[moment]))
-            # Leaving the block has killed it. The clients read what had been sent before.
+            # Leaving the block has killed the daemon. Let the clients read the answers that it sent before.
             load.open.clear()
             await asyncio.sleep(0.02)
             disk = _disk(rig.state_dir, tmp_path / "copy")
@@ -153,7 +160,7 @@ async def _storm(rig, tmp_path, dice, *, kills):
         for client in clients:
             client.cancel()
         load.open.set()
-        async with daemon(rig, tmp_path, **how) as process:
+        async with daemon(rig, tmp_path, **sections) as process:
             await load.write("onboarding.enable", "POST", f"{AUTO}/enable")
             await _all_paired(process, appeared)
             assert await process.stop() == 0
@@ -162,7 +169,7 @@ async def _storm(rig, tmp_path, dice, *, kills):
         assert {row["mac"] for row in disk["cameras"]} == set(appeared)
 
     assert not list(rig.state_dir.glob("*damaged*")), "a kill must not look like damage"
-    assert ledger.surprises == []
+    assert ledger.unexpected == []
     for action in LOAD:
         assert len(ledger.of(action, acked=True)) >= kills * 0.6, f"too little load: {action}"
 

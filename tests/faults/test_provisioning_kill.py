@@ -30,6 +30,7 @@ COUNT = 20
 """Cameras of a batch that is killed at one of its steps."""
 FEWER = repeats(10, slow=COUNT)
 """Cameras of other batches: more than are provisioned at the same time, so some wait in each of them."""
+# Step of a camera → where the daemon kills itself, for KILL_AT of SELF_KILLING_DAEMON.
 STEPS = {
     "queued": "0",
     "identifying": "10",
@@ -40,6 +41,7 @@ STEPS = {
     "reading back": "85",
     "verified": "100",
 }
+# Before or after the step of the first, a middle or the last camera that reaches it.
 KILLS = sampled(itertools.product(STEPS, ("before", "after"), (1, COUNT // 2, COUNT)), 5)
 
 
@@ -53,21 +55,21 @@ async def batch_of(count, rig, tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def killed_at(rig, tmp_path, fleet, place, *, session=""):
-    """A daemon that kills itself at a place, which the block leads to."""
+async def killed_at(rig, tmp_path, fleet, place, *, session_id=""):
+    """A daemon that kills itself at `place` (a KILL_AT); the block must let it get there."""
     async with daemon(
         rig, tmp_path, command=SELF_KILLING_DAEMON, env={"KILL_AT": place}, **NO_AUTO_ONBOARDING
     ) as process:
         with contextlib.suppress(aiohttp.ClientError):
-            yield Batch(rig, process, fleet, session)
+            yield Batch(rig, process, fleet, session_id)
         assert await process.ended(within=30) == -signal.SIGKILL
 
 
 @contextlib.asynccontextmanager
-async def started(rig, tmp_path, fleet, session=""):
-    """A daemon without such a place."""
+async def started(rig, tmp_path, fleet, session_id=""):
+    """A daemon that does not kill itself; it is killed at the end of the block."""
     async with daemon(rig, tmp_path, **NO_AUTO_ONBOARDING) as process:
-        yield Batch(rig, process, fleet, session)
+        yield Batch(rig, process, fleet, session_id)
 
 
 async def begin(batch):
@@ -121,7 +123,7 @@ async def test_repeated_kills(rig, tmp_path):
         async with killed_at(rig, tmp_path, fleet, "POST after 2") as batch:
             await begin(batch)
         for place in places:
-            async with killed_at(rig, tmp_path, fleet, place, session=batch.id) as batch:
+            async with killed_at(rig, tmp_path, fleet, place, session_id=batch.id) as batch:
                 await resume(batch)
         async with started(rig, tmp_path, fleet, batch.id) as batch:
             await resume(batch)

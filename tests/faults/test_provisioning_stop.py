@@ -20,6 +20,7 @@ from tests.support.sampling import sampled
 from tests.support.waiting import eventually
 
 COUNT = 12
+# When SIGTERM is sent (see `reached` below), and how many times.
 MOMENTS = sampled(itertools.product(("sending", "awaiting", "first", "many"), (1, 2)), 3)
 
 
@@ -30,12 +31,12 @@ async def begin(batch):
     assert (await batch.post("provision-all", json={})).status == 202
 
 
-async def complete(rig, tmp_path, fleet, session, requests):
+async def complete(rig, tmp_path, fleet, session_id, requests):
     async with daemon(rig, tmp_path, **NO_AUTO_ONBOARDING) as process:
-        batch = Batch(rig, process, fleet, session)
+        batch = Batch(rig, process, fleet, session_id)
         found = (await batch.admin.get(f"{BASE}/sessions/recoverable")).data["sessions"]
-        assert [session["id"] for session in found] == [session]
-        assert (await batch.admin.post(f"{BASE}/sessions/{session}/resume")).status == 200
+        assert [session["id"] for session in found] == [session_id]
+        assert (await batch.admin.post(f"{BASE}/sessions/{session_id}/resume")).status == 200
         assert (await batch.wait_until_done())["verified_count"] == len(fleet.cameras)
     assert_provisioned_once(rig, fleet.cameras, requests)
     assert_secret_absent(tmp_path)
@@ -70,8 +71,8 @@ async def test_sigterm_during_batch_resumes(rig, tmp_path, moment, signals):
 async def test_sigterm_with_hanging_camera_stops(rig, tmp_path):
     """Neither a request that hangs nor a client that waits for the end of the session delays the stop."""
     async with rig.fleet(2, faults=["provision-hang:2"], interval=0.5) as fleet:
-        patient = {"provisioning": {"request_timeout_s": 60}}
-        async with daemon(rig, tmp_path, **(NO_AUTO_ONBOARDING | patient)) as process:
+        long_timeout = {"provisioning": {"request_timeout_s": 60}}
+        async with daemon(rig, tmp_path, **(NO_AUTO_ONBOARDING | long_timeout)) as process:
             batch = Batch(rig, process, fleet)
             await begin(batch)
             await eventually(lambda: all(camera.provision_requests for camera in fleet.cameras))
@@ -84,5 +85,5 @@ async def test_sigterm_with_hanging_camera_stops(rig, tmp_path):
             batch.running = process
             assert (await batch.session())["state"] == "closed"
             assert rig.rows("SELECT count(*) FROM session_secrets") == [(0,)]
-            assert {one["error_code"] for one in (await batch.devices()).values()} == {"SESSION_CLOSED"}
+            assert {device["error_code"] for device in (await batch.devices()).values()} == {"SESSION_CLOSED"}
     assert_secret_absent(tmp_path)

@@ -23,12 +23,15 @@ from tests.support.waiting import eventually
 
 READERS = 6
 AUTO = "/api/v1/onboarding/auto"
-SOME = "onboarding.enabled"
+ONE_TYPE = "onboarding.enabled"
 
 
 @dataclass
 class Reader:
-    """A client that reconnects whenever it was disconnected, and disconnects at random."""
+    """A client that reconnects whenever it was disconnected, and disconnects at random.
+
+    `types` is its filter, `after` the id of the last event that it has received, `cuts` the number of disconnections.
+    """
 
     api: Api
     dice: random.Random
@@ -56,7 +59,7 @@ class Reader:
             for _ in range(frames):
                 frame = await stream.frame(within=30)
                 if frame.name is None:
-                    assert frame.id in (None, self.after), "a copy of something else"
+                    assert frame.id in (None, self.after), "an unnamed copy has the id of its event"
                 elif frame.id is not None:
                     self.seen.append((int(frame.id), frame.type, frame.data["timestamp"], frame.payload))
                     self.after = frame.id
@@ -83,27 +86,27 @@ class Toggler:
 async def test_readers_get_every_event_once_across_kills(rig, tmp_path):
     seed = int(os.environ.get("REPLAY_SEED") or random.SystemRandom().randrange(2**32))
     try:
-        await _storm(rig, tmp_path, random.Random(seed), kills=repeats(4, slow=20))
+        await _run_and_kill(rig, tmp_path, random.Random(seed), kills=repeats(4, slow=20))
     except BaseException as error:
         error.add_note(f"repeat with REPLAY_SEED={seed}")
         raise
 
 
-async def _storm(rig, tmp_path, dice, *, kills):
-    how = {"http": {"listen": [f"127.0.0.1:{free_port()}"]}}
+async def _run_and_kill(rig, tmp_path, dice, *, kills):
+    sections = {"http": {"listen": [f"127.0.0.1:{free_port()}"]}}
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-        async with daemon(rig, tmp_path, **how) as first:
+        async with daemon(rig, tmp_path, **sections) as first:
             api = Api(session, first.api.url, first.admin.key)
-        readers = [Reader(api, random.Random(dice.random()), (None, None, SOME)[n % 3]) for n in range(READERS)]
+        readers = [Reader(api, random.Random(dice.random()), (None, None, ONE_TYPE)[n % 3]) for n in range(READERS)]
         togglers = [Toggler(api, random.Random(dice.random())) for _ in range(3)]
         reading = [asyncio.create_task(reader.run()) for reader in readers]
         making = [asyncio.create_task(toggler.run()) for toggler in togglers]
         try:
             for _ in range(kills):
-                async with daemon(rig, tmp_path, connected=False, **how):
+                async with daemon(rig, tmp_path, connected=False, **sections):
                     await _progress(readers, togglers, events=dice.randint(30, 90), cuts=2 * READERS)
-                # Leaving the block has killed it.
-            async with daemon(rig, tmp_path, connected=False, **how) as process:
+                # Leaving the block has killed the daemon.
+            async with daemon(rig, tmp_path, connected=False, **sections) as process:
                 await _progress(readers, togglers, events=30, cuts=1)
                 for toggler in togglers:
                     toggler.enough = True
@@ -141,7 +144,7 @@ def _stored(rig, types=None):
 
 
 async def _all_received(rig, readers, reading):
-    newest = {types: _stored(rig, types)[-1][0] for types in (None, SOME)}
+    newest = {types: _stored(rig, types)[-1][0] for types in (None, ONE_TYPE)}
 
     def all_there():
         assert not any(task.done() for task in reading)
