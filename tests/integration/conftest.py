@@ -14,6 +14,7 @@ from tests.support.api import (
 
 @pytest.fixture
 def documented_answers(monkeypatch, tmp_path):
+    """Check every answer against the OpenAPI document; scans, nmcli and tailscale work without a network."""
     check_all_answers(monkeypatch)
     with_scans(monkeypatch)
     with_network(monkeypatch, tmp_path / "programs")
@@ -21,7 +22,7 @@ def documented_answers(monkeypatch, tmp_path):
 
 @pytest.fixture
 def sample_data_per_route(request, monkeypatch):
-    """Data for the route of a test of one write; else for all routes, since a read lists what other routes need."""
+    """Data that routes need: for all routes or, in a test with a parameter `route` that writes, for that route only."""
     route = getattr(request.node, "callspec", None) and request.node.callspec.params.get("route")
     routes = [route] if route and route.writes else ROUTES
     with_sessions(monkeypatch, routes)

@@ -1,4 +1,4 @@
-"""SIGHUP: reloadable keys change, other changed keys are named, and an invalid configuration changes nothing."""
+"""SIGHUP: reloadable settings change, other changed ones are named, an invalid configuration changes nothing."""
 
 import contextlib
 import signal
@@ -30,7 +30,7 @@ async def reloadable(rig, folder, **options):
         yield process, reload
 
 
-async def test_reload_applies_and_names_changed_keys(rig, tmp_path):
+async def test_reload_applies_and_names_changed_settings(rig, tmp_path):
     async with reloadable(rig, tmp_path) as (process, reload):
         log_entry = await reload(
             auto_onboard={"max_per_minute": 7, "burst_size": 3, "subnet_allowlist": ["127.9.0.0/16"]}
@@ -54,7 +54,7 @@ async def test_log_level_is_lowered_and_raised(rig, tmp_path):
         await rig.publish("camera/status/%%%", {})
         await process.logged("status message dropped")
 
-        # The reload is logged at level info, which is now suppressed: another key shows that it was applied.
+        # The reload is logged at level info, which is now suppressed: another setting shows that it was applied.
         write_toml(tmp_path / "config.toml", rig.tree(logging={"level": "error"}, auto_onboard={"burst_size": 9}))
         process.send(signal.SIGHUP)
 
@@ -132,7 +132,7 @@ async def test_reload_of_invalid_configuration_is_refused(rig, tmp_path, text, p
         assert (await process.api.get(STATUS)).data["config"]["burst_size"] == 11
 
 
-async def test_reload_names_keys_that_need_restart(rig, tmp_path):
+async def test_reload_names_settings_that_need_restart(rig, tmp_path):
     async with reloadable(rig, tmp_path) as (process, reload):
         log_entry = await reload(
             mqtt={"port": 1, "client_id": "another"}, auto_onboard={"target_container": "elsewhere"}

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import signal
 import urllib.parse
 from pathlib import Path
 
@@ -18,7 +19,7 @@ KEY_FILES = {"admin.key", "session.secret"}
 
 
 def spellings(secret):
-    """The secret as bytes in six encodings; base64 in each of its three alignments, hex and percent in both cases."""
+    """(encoding, bytes) of a secret: base64 in its three alignments, hex and percent in upper and lower case."""
     raw = secret.encode()
     yield "plain", raw
     for name in ("utf-16-le", "utf-16-be"):
@@ -112,10 +113,10 @@ async def test_secrets_are_only_in_key_files(rig, tmp_path):
 
         # An invalid configuration that contains the secrets, and the loss of the broker, are logged.
         write_toml(config, rig.tree(**sections | {"auth": {"api_key": API_KEY, "mood": API_KEY}}))
-        process.send(1)
+        process.send(signal.SIGHUP)
         await process.logged("configuration not valid, reload skipped")
         write_toml(config, rig.tree(**sections | {"cameras": {"http_port": 1, "max_devices": 100}}))
-        process.send(1)
+        process.send(signal.SIGHUP)
         await process.logged("configuration reloaded")
         await rig.broker.stop()
         await process.logged("mqtt not connected")

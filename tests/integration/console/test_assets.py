@@ -14,7 +14,7 @@ from tests.support.api import case, exchange
 
 pytestmark = pytest.mark.usefixtures("documented_answers")
 
-HTML = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")
+ACCEPT_HTML = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")
 PAGE = (
     b"<!doctype html><title>dashboard</title><script>let a = 1</script><script src=/assets/index-DiwrgTda.js></script>"
 )
@@ -77,14 +77,14 @@ async def test_console_page_served_in_every_auth_mode(rig):
         assert packed.headers["ETag"] != page.headers["ETag"]
         assert "Accept-Encoding" in packed.headers["Vary"]
         assert "Accept-Encoding" in page.headers["Vary"]
-        view = await exchange(running, "GET", "/cameras", [HTML])
+        view = await exchange(running, "GET", "/cameras", [ACCEPT_HTML])
         assert (view.status, view.body, view.headers["Vary"]) == (200, page.body, "Accept, Accept-Encoding")
         assert (await exchange(running, "GET", "/api/v1/cameras")).status == 401
 
 
 async def test_page_foreign_host_is_forbidden(served):
     for path in ("/", "/assets/plain.css", "/view"):
-        answer = await exchange(served, "GET", path, [("Host", "evil.example"), HTML])
+        answer = await exchange(served, "GET", path, [("Host", "evil.example"), ACCEPT_HTML])
         assert (answer.status, answer.json["code"]) == (403, "FORBIDDEN")
 
 
@@ -99,16 +99,16 @@ async def test_missing_file_on_navigation_is_page(served):
         "/assets",
         "/docs",
     ):
-        page = await exchange(served, "GET", path, [HTML])
+        page = await exchange(served, "GET", path, [ACCEPT_HTML])
         assert (page.status, page.body) == (200, PAGE), path
         assert page.headers["Cache-Control"] == "no-cache"
-    assert (await exchange(served, "GET", "/docs/", [HTML])).body == FILES["docs/index.html"]
+    assert (await exchange(served, "GET", "/docs/", [ACCEPT_HTML])).body == FILES["docs/index.html"]
     for path, headers in (
         ("/cameras", []),
         ("/cameras", [("Accept", "*/*")]),
         ("/cameras", [("Accept", "application/json")]),
-        ("/assets/gone-DiwrgTda.js", [HTML]),
-        ("/favicon.ico", [HTML]),
+        ("/assets/gone-DiwrgTda.js", [ACCEPT_HTML]),
+        ("/favicon.ico", [ACCEPT_HTML]),
         ("/assets", []),
         ("/docs", []),
     ):
@@ -122,13 +122,13 @@ async def test_api_paths_are_never_files(served, folder):
         build(folder, {f"{name}/secret.html": b"<b>not this</b>"} if name != "version" else {"version": b"not this"})
     for path in ("/api", "/api/", "/api/secret.html", "/API/x", "/%61pi/x", "/metrics/secret.html", "/health/x"):
         for method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS"):
-            answer = await exchange(served, method, path, [HTML])
+            answer = await exchange(served, method, path, [ACCEPT_HTML])
             assert answer.status == 404, (method, path)
             assert answer.headers["Content-Type"] == "application/json"
-    assert (await exchange(served, "GET", "/version", [HTML])).json["version"]
+    assert (await exchange(served, "GET", "/version", [ACCEPT_HTML])).json["version"]
     for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
         for path in ("/", "/assets/plain.css", "/nothing"):
-            answer = await exchange(served, method, path, [HTML])
+            answer = await exchange(served, method, path, [ACCEPT_HTML])
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
@@ -154,17 +154,17 @@ async def test_file_headers_follow_its_name(served):
 
 async def test_current_etag_is_not_modified(served, folder):
     for path in ("/", "/assets/index-DiwrgTda.js", "/view"):
-        tag = (await exchange(served, "GET", path, [HTML])).headers["ETag"]
+        tag = (await exchange(served, "GET", path, [ACCEPT_HTML])).headers["ETag"]
         assert tag.startswith('"')
         for matching in (tag, f"W/{tag}", "*", f'"other", {tag}'):
             for method in ("GET", "HEAD"):
-                answer = await exchange(served, method, path, [HTML, ("If-None-Match", matching)])
+                answer = await exchange(served, method, path, [ACCEPT_HTML, ("If-None-Match", matching)])
                 assert (answer.status, answer.body) == (304, b"")
                 assert answer.headers["ETag"] == tag
                 assert "Vary" in answer.headers
                 assert "Content-Type" not in answer.headers
         for other in ('"other"', tag.strip('"'), "", '"' * 50, "\udcff"):
-            assert (await exchange(served, "GET", path, [HTML, ("If-None-Match", other)])).status == 200
+            assert (await exchange(served, "GET", path, [ACCEPT_HTML, ("If-None-Match", other)])).status == 200
     tag = (await exchange(served, "GET", "/assets/plain.css")).headers["ETag"]
     build(folder, {"assets/plain.css": FILES["assets/plain.css"]}, age_s=7200)
     assert (await exchange(served, "GET", "/assets/plain.css")).headers["ETag"] == tag, "the same bytes, copied again"
@@ -225,7 +225,7 @@ async def test_dashboard_changes_are_followed(rig, tmp_path, log):
                 if broken == "index is a link":
                     (folder / "index.html").symlink_to("/etc/passwd")
                 assert await page(running) == console
-                assert (await exchange(running, "GET", "/view", [HTML])).body == console
+                assert (await exchange(running, "GET", "/view", [ACCEPT_HTML])).body == console
                 assert health_of(running)[0] is State.DEGRADED
                 assert (await running.api.get("/readyz")).status in (200, 503)
                 shutil.rmtree(folder) if folder.is_dir() else folder.unlink()

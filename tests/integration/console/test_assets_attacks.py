@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pi_orchestrator.http import pacing
-from tests.integration.console.test_assets import FILES, HTML, PAGE, build
+from tests.integration.console.test_assets import ACCEPT_HTML, FILES, PAGE, build
 from tests.support.api import case, connection, exchange
 from tests.support.sampling import repeats
 from tests.support.waiting import HANG_S, eventually
@@ -21,8 +21,9 @@ pytestmark = pytest.mark.usefixtures("documented_answers")
 
 CANARY = b"canary-5d1f0c77"
 LARGE = os.urandom(1024) * 8192  # more than the socket buffers hold
-CROWD = 1000
+CLIENTS = 1000
 
+# Spellings of `..`, and what a careless decoder could take for it.
 UP = [
     "..",
     "%2e%2e",
@@ -48,6 +49,7 @@ UP = [
     "..%5c",
     "%ff..",
 ]
+# The same of `/`.
 SLASH = ["/", "%2f", "%2F", "%252f", "\\", "%5c", "%255c", "//", "%c0%af", "%ef%bc%8f", "/./", "\u2215"]
 TRAVERSALS = [
     f"/{prefix}{(up + slash) * depth}{target.replace('/', slash)}"
@@ -171,7 +173,7 @@ async def test_traversal_path_stays_in_folder(served):
     paths = [path for path in [*TRAVERSALS, *ODD] if " " not in path]
     async with contextlib.AsyncExitStack() as stack:
         sock = None
-        for path, accept in itertools.product(paths, (HTML[1], "*/*")):
+        for path, accept in itertools.product(paths, (ACCEPT_HTML[1], "*/*")):
             with case(path[:200], accept[:9]):
                 sock = sock or await stack.enter_async_context(connection(served))
                 head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n"
@@ -228,7 +230,7 @@ async def test_links_and_devices_are_refused(served, root):
             "assets/",
         ),
     ):
-        for headers in ([], [HTML], [("Accept-Encoding", "gzip, br")]):
+        for headers in ([], [ACCEPT_HTML], [("Accept-Encoding", "gzip, br")]):
             with case(path, headers):
                 async with asyncio.timeout(HANG_S):
                     assert_harmless(await exchange(served, "GET", f"/{path}", headers))
@@ -279,20 +281,22 @@ async def test_swapped_link_stays_in_folder(served, root, tmp_path):
 
 async def test_many_clients_use_bounded_memory(served):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * CROWD)), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * CLIENTS)), hard))
     paths = ["/", "/assets/index-DiwrgTda.js", "/nothing", "/view"]
 
     async def fetch(number):
         path = paths[number % len(paths)]
-        answer = await exchange(served, "GET", path, [HTML] if path == "/view" else [], source=f"127.0.{number % 4}.9")
+        answer = await exchange(
+            served, "GET", path, [ACCEPT_HTML] if path == "/view" else [], source=f"127.0.{number % 4}.9"
+        )
         assert answer.status == (404 if path == "/nothing" else 200)
         return len(answer.body)
 
     try:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         async with asyncio.timeout(HANG_S):
-            sizes = await asyncio.gather(*(fetch(number) for number in range(CROWD)))
-        assert sizes.count(len(FILES["assets/index-DiwrgTda.js"])) == CROWD // 4
+            sizes = await asyncio.gather(*(fetch(number) for number in range(CLIENTS)))
+        assert sizes.count(len(FILES["assets/index-DiwrgTda.js"])) == CLIENTS // 4
         assert (await exchange(served, "GET", "/health")).status == 200
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 * 1024, "KiB"
     finally:
@@ -346,7 +350,7 @@ async def test_many_large_files_use_bounded_memory(served, root):
 
 @pytest.mark.parametrize("size", [len(LARGE) // 2, len(LARGE), 2 * len(LARGE)])
 async def test_file_modified_while_sent_is_aborted(served, root, size):
-    """A short body would be completed by the next answer; a mixed body would be cached."""
+    """Otherwise the client would take the next answer for the rest of a short body, or cache a mixed one."""
     async with connection(served) as sock:
         sock.writer.transport.pause_reading()
         await sock.send(b"GET /large.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")

@@ -34,7 +34,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 HOURS = 3600
 REQUIRED = {"auth": {"mode": "required"}}
 
-# Routes of scope operate that delete data of an operator, or reset a camera.
+# Routes of scope operate that need a key in mode provisioning: they delete data of an operator, or reset a camera.
 DESTRUCTIVE = {
     ("POST", "/api/v1/espcam/replace"),
     ("DELETE", "/api/v1/espcam/paired/{mac}"),
@@ -45,7 +45,7 @@ PROTECTED = [route for route in ROUTES if route.path not in OPEN]
 
 
 async def make_key(running, name, scope):
-    """A client with its own key."""
+    """Create a key; return a client that uses it."""
     answer = await running.admin.post(KEYS, json={"name": name, "scope": scope})
     assert answer.status == 201, answer.body
     return Api(running.api.session, running.api.url, answer.data["secret"])
@@ -140,7 +140,7 @@ async def test_provisioning_mode_keyed_routes(rig):
     for path in "/api/v1/config", "/api/dashboard/config":
         keyed |= {("PUT", f"{path}/{{key}}"), ("POST", f"{path}/{{key}}/reset")}
     keyed |= {(route.method, route.path) for route in ROUTES if route.path.startswith("/api/v1/provisioning/")}
-    keyed |= DESTRUCTIVE | {("POST", "/api/v1/cameras/{id}/commands")}
+    keyed |= DESTRUCTIVE
     async with rig.daemon() as running, rig.fleet(1):
         await camera_is_registered(running)
         for route in ROUTES:
@@ -173,6 +173,14 @@ async def test_reload_changes_mode(rig):
         running.daemon.apply(rig.settings(**REQUIRED))
         assert (await running.api.get(STATUS)).status == 401
         assert (await running.admin.get(STATUS)).status == 200
+
+
+async def test_reload_to_mode_off_needs_loopback(rig):
+    reachable = {"auto_onboard": {"allow_loopback": False}, "http": {"listen": ["0.0.0.0:0"]}}
+    async with rig.daemon(connected=False, **reachable) as running:
+        with pytest.raises(SettingsError, match="not valid"):
+            running.daemon.apply(rig.settings(auth={"mode": "off"}))
+        assert (await running.api.get(KEYS)).status == 401
 
 
 # Keys.
@@ -209,11 +217,11 @@ def wrong_keys(key):
 async def test_wrong_keys_are_refused(rig):
     async with rig.daemon(connected=False, **REQUIRED) as running:
         assert (await running.admin.get(STATUS)).status == 200
-        for number, (what, values) in enumerate(wrong_keys(running.admin.key).items()):
+        for number, (name, values) in enumerate(wrong_keys(running.admin.key).items()):
             # Each from its own address, so that the limit for wrong keys does not apply.
             source = f"127.0.1.{number + 1}"
             answer = await exchange(running, "GET", STATUS, [("X-API-Key", v) for v in values], source=source)
-            assert (answer.status, answer.json["code"]) == (401, "UNAUTHORIZED"), what
+            assert (answer.status, answer.json["code"]) == (401, "UNAUTHORIZED"), name
             check_answer("GET", STATUS, answer)
 
 
@@ -316,9 +324,9 @@ async def test_new_key_is_stored_as_digest(rig):
 def assert_absent(secret, *places):
     random = secret.split("_", 2)[2]
     raw = base64.urlsafe_b64decode(random + "=")
-    for what in (secret.encode(), random.encode(), raw, raw.hex().encode(), base64.b64encode(secret.encode())):
+    for encoded in (secret.encode(), random.encode(), raw, raw.hex().encode(), base64.b64encode(secret.encode())):
         for place in places:
-            assert what not in place
+            assert encoded not in place
 
 
 async def test_keys_survive_restart(rig):
@@ -357,6 +365,13 @@ async def test_key_can_revoke_itself(daemon):
     made = await make_key(daemon, "short-lived", "admin")
     assert (await made.delete(f"{KEYS}/short-lived")).status == 204
     assert (await made.get(KEYS)).status == 401
+
+
+async def test_last_admin_key_cannot_be_revoked(daemon, rig):
+    answer = await daemon.admin.delete(f"{KEYS}/admin")
+    assert (answer.status, answer.json["code"]) == (409, "CONFLICT")
+    await daemon.admin.post(KEYS, json={"name": "another", "scope": "admin"})
+    assert (await daemon.admin.delete(f"{KEYS}/admin")).status == 204
 
 
 # Scopes.
@@ -614,18 +629,3 @@ async def test_cookie_ends_when_configured_key_changes(rig):
         assert (await running.api.get(KEYS, headers={"Cookie": cookie})).status == 200
         running.daemon.apply(rig.settings(auth={"mode": "required", "api_key": "the-second-key-2"}))
         assert (await running.api.get(KEYS, headers={"Cookie": cookie})).status == 401
-
-
-async def test_last_admin_key_cannot_be_revoked(daemon, rig):
-    answer = await daemon.admin.delete(f"{KEYS}/admin")
-    assert (answer.status, answer.json["code"]) == (409, "CONFLICT")
-    await daemon.admin.post(KEYS, json={"name": "another", "scope": "admin"})
-    assert (await daemon.admin.delete(f"{KEYS}/admin")).status == 204
-
-
-async def test_reload_to_mode_off_needs_loopback(rig):
-    reachable = {"auto_onboard": {"allow_loopback": False}, "http": {"listen": ["0.0.0.0:0"]}}
-    async with rig.daemon(connected=False, **reachable) as running:
-        with pytest.raises(SettingsError, match="not valid"):
-            running.daemon.apply(rig.settings(auth={"mode": "off"}))
-        assert (await running.api.get(KEYS)).status == 401

@@ -1,4 +1,4 @@
-"""The format of every answer: envelope, correlation id, headers, error codes, named faults."""
+"""The format of every answer: envelope, correlation id, headers, error codes, names of invalid fields."""
 
 import json
 import re

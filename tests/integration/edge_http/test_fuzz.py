@@ -16,6 +16,7 @@ from tests.support.waiting import eventually
 
 KEY = "fuzzing-key-0123456789"
 SECONDS = 300
+"""Time limit of a fuzzer."""
 # Related operations are fuzzed together: one creates what another one takes.
 GROUPS = {
     "provisioning": {"provisioning", "allowlist"},
@@ -24,7 +25,7 @@ GROUPS = {
 }
 TAGS = {route.tag for route in ROUTES}
 GROUPS["everything else"] = TAGS.difference(*GROUPS.values())
-# A sample needs less time than the start of a fuzzer for each group.
+# The sample of a quick run is so small that one fuzzer for all groups takes less time than one for each.
 RUNS = GROUPS if Scale.slow else {"all": TAGS}
 # A fuzzer waits for the end of an answer; the parameters of streams are tested in test_streams.py.
 STREAMS = {route.operation_id for route in ROUTES if route.shape is STREAM}
@@ -34,9 +35,9 @@ MAY_FAIL = {
     for route in ROUTES
     if route.tag != "provisioning" and any(ErrorCode[code].status >= 500 for code in route.errors)
 }
-# No schema can say what a CSV file is, how many bytes a text has, that a password is needed with another network, what
-# values a key of the configuration takes, that a resolution belongs to one command, or that a camera cannot replace
-# itself.
+# These refuse input that fits their schema, as their description says. No schema can say what a CSV file is, how many
+# bytes a text has, that a password is needed with another network, what values a setting takes, that a resolution
+# belongs to one command, or that a camera cannot replace itself.
 DOCUMENTED_IN_TEXT = {
     *("allowlist_import_csv", "sessions_start", "sessions_start_discovery"),
     *("config_change", "config_change_bare", "commands_command", "pairing_replace"),

@@ -45,7 +45,7 @@ WRITES = [route for route in ROUTES if route.writes]
 REPLAYED = [route for route in WRITES if not route.secret and route.shape is not BINARY]
 LOGS = {"operator_actions", "events", "idempotency", "sqlite_sequence"}  # they change with each request
 
-# The answer to a repeat differs from the first answer, which counts the changes: see the module of these routes.
+# The first answer counts changes, so the answer to a repeat differs; the tests of the allowlist check both.
 COUNTED = {ALLOWLIST, *(f"{ALLOWLIST}/{verb}" for verb in ("bulk", "import", "bulk-remove", "all"))}
 
 # Without an Idempotency-Key a second start is refused; the error names the open session.
@@ -276,6 +276,7 @@ async def test_reads_ignore_idempotency_key(daemon, rig):
 # The audit log of operator actions.
 
 
+# Route → (action, target).
 ACTIONS = {
     ("POST", f"{AUTO}/enable"): ("onboarding.enable", None),
     ("POST", f"{AUTO}/disable"): ("onboarding.disable", None),
@@ -308,8 +309,8 @@ for route in [route for route in WRITES if route.tag in ("captures", "dashboard"
 for route in [r for r in WRITES if r.tag == "provisioning" and "{id}" in r.path and "{mac}" not in r.path]:
     ACTIONS[route.method, route.path] = route.action, session_for(route)
 for route in [route for route in WRITES if has_own_camera(route) and route.path != CONTAINERS]:
-    names = own_mac(route.method, route.path), own_container(route.method, route.path)
-    ACTIONS[route.method, route.path] = route.action, names[route.action in ("container.change", "container.delete")]
+    own = own_container if route.action in ("container.change", "container.delete") else own_mac
+    ACTIONS[route.method, route.path] = route.action, own(route.method, route.path)
 ACTIONS["POST", REPLACE] = "camera.replace", f"{BODIES[REPLACE]['old_mac']} by {BODIES[REPLACE]['new_mac']}"
 OUTCOMES = {
     "camera.command": "ping",
@@ -347,9 +348,9 @@ async def test_write_is_audited_with_actor_and_peer(daemon, rig, route):
         source="127.0.0.9",
     )
     assert answer.status == route.status
-    action, what = ACTIONS[route.method, route.path]
+    action, action_target = ACTIONS[route.method, route.path]
     outcome = OUTCOMES.get(action, "ok")
-    assert actions(rig) == [("admin", "127.0.0.9", "my-correlation-id", action, what, outcome)]
+    assert actions(rig) == [("admin", "127.0.0.9", "my-correlation-id", action, action_target, outcome)]
     ((at, boot_id, monotonic),) = rig.rows("SELECT at, boot_id, monotonic FROM operator_actions WHERE actor = 'admin'")
     assert at.endswith("Z")
     assert boot_id

@@ -6,25 +6,15 @@ import pytest
 
 from tests.support import lan
 from tests.support.browser import forwarded_port
-from tests.support.page_actions import show
+from tests.support.page_actions import button, dialog, link, show
 from tests.support.provisioning import PASSWORD, SSID
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-OFF = {"auto_onboard": {"enabled": False, "mode": "dev", "subnet_allowlist": ["10.77.0.0/24"], "burst_size": 100}}
-
-
-def link(page, name):
-    return page.locator("#nav").get_by_role("link", name=name)
-
-
-def button(page, name):
-    return page.get_by_role("button", name=name)
-
-
-def dialog(page):
-    return page.get_by_role("dialog")
+ONBOARDING_OFF = {
+    "auto_onboard": {"enabled": False, "mode": "dev", "subnet_allowlist": ["10.77.0.0/24"], "burst_size": 100}
+}
 
 
 async def scan(page):
@@ -35,7 +25,7 @@ async def scan(page):
     await page.locator("table", has_text="ms").get_by_text("done").first.wait_for()
 
 
-async def enter_key(page, key):
+async def enter_wrong_then_right_key(page, key):
     """Enter a wrong key, then the right one; the session form is shown."""
     page.expect(r"401")
     await link(page, "Sessions").click()
@@ -131,6 +121,7 @@ async def pair_again(page, camera):
 
 
 async def follow_logs(page, api):
+    """Open the log and wait until it shows a line about onboarding that is written now."""
     await link(page, "Logs").click()
     rows = page.locator(".lines > li")
     await rows.first.wait_for()
@@ -144,13 +135,13 @@ async def test_page_operator_workflow(chromium, tmp_path):
     async with (
         lan.opened(tmp_path, cameras=5) as site,
         site.fleet(interval=1),
-        site.daemon(**OFF) as daemon,
+        site.daemon(**ONBOARDING_OFF) as daemon,
         forwarded_port(site.pi, lan.API_PORT) as url,
         chromium.page(url) as page,
     ):
         await page.wait_for_text("Live")
         await scan(page)
-        await enter_key(page, daemon.admin.key)
+        await enter_wrong_then_right_key(page, daemon.admin.key)
         await run_session(page, site.cameras)
         await switch_onboarding(page, daemon.api)
         await assign_position(page, site.cameras[0])

@@ -11,7 +11,8 @@ from tests.unit.console.test_page_files import CONSOLE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-SOURCE = """
+# Replaces EventSource: a test sends events with `newest().send(...)` and breaks the connection with `.break()`.
+FAKE_EVENT_SOURCE = """
     window.opened = [];
     window.EventSource = class extends EventTarget {
         constructor(url) { super(); this.url = url; opened.push(this); }
@@ -58,7 +59,7 @@ async def bare_page(chromium, answers):
     try:
         page = await context.new_page()
         page.requests = requests
-        await page.add_init_script(SOURCE)
+        await page.add_init_script(FAKE_EVENT_SOURCE)
         await page.route("**/*", answer)
         await page.goto("http://console.test/")
         yield page

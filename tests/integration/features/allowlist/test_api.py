@@ -20,11 +20,12 @@ INVALID_MAC = "mac: 'zz' is not a MAC address such as AA:BB:CC:DD:EE:FF"
 
 @pytest.fixture(autouse=True)
 def check_answers(monkeypatch):
-    """Check every answer against the API document; the list is empty at first."""
+    """Check every answer against the OpenAPI document. Unlike `documented_answers`, it puts no MAC on the allowlist."""
     check_all_answers(monkeypatch)
 
 
-def number(n):
+def mac_of(n):
+    """The MAC of camera number n."""
     return f"24:6F:{n >> 24 & 255:02X}:{n >> 16 & 255:02X}:{n >> 8 & 255:02X}:{n & 255:02X}"
 
 
@@ -42,7 +43,7 @@ def actions(rig):
     return rig.rows("SELECT action, target, outcome FROM operator_actions WHERE actor = 'admin' ORDER BY id")
 
 
-async def put(running, *macs, **details):
+async def add(running, *macs, **details):
     for mac in macs:
         assert (await running.admin.post(LIST, json={"mac": mac} | details)).status in (200, 201)
 
@@ -98,7 +99,7 @@ async def test_add_with_invalid_mac_is_refused(daemon, rig):
 
 
 async def test_remove_answers_204_without_body(daemon):
-    await put(daemon, MAC, OTHER)
+    await add(daemon, MAC, OTHER)
     answer = await daemon.admin.delete(f"{LIST}/{MAC}")
     assert (answer.status, answer.body) == (204, b"")
     assert [entry["mac"] for entry in await listed(daemon)] == [OTHER]
@@ -106,7 +107,7 @@ async def test_remove_answers_204_without_body(daemon):
 
 async def test_endpoints_require_a_key_with_scope(daemon, rig):
     secret = (await daemon.admin.post("/api/v1/keys", json={"name": "reader", "scope": "read"})).data["secret"]
-    await put(daemon, MAC)
+    await add(daemon, MAC)
     before = state(rig)
     reads = [("GET", LIST), ("GET", f"{LIST}/stats"), ("GET", f"{LIST}/{MAC}")]
     writes = [("POST", LIST), ("PATCH", f"{LIST}/{MAC}"), ("DELETE", f"{LIST}/{MAC}"), ("DELETE", f"{LIST}/all")]
@@ -142,14 +143,14 @@ async def test_add_again_changes_only_given_fields(daemon, rig):
     used_at = second.data["entry"]["used_at"]
     assert second.data["entry"] == first.data["entry"] | {"description": "Camera 2", "used": True, "used_at": used_at}
     for empty in (None, "", " \n"):
-        await put(daemon, MAC, description="x")
+        await add(daemon, MAC, description="x")
         answer = await daemon.admin.post(LIST, json={"mac": MAC, "description": empty})
         assert "description" not in answer.data["entry"]
     assert answer.data["entry"]["container_id"] == "box"
 
 
 async def test_unlisted_entry_is_404(daemon):
-    await put(daemon, OTHER, description="Camera 1")
+    await add(daemon, OTHER, description="Camera 1")
     assert (await daemon.admin.get(f"{LIST}/{OTHER}")).data["entry"]["description"] == "Camera 1"
     for method, options in (("GET", {}), ("PATCH", {"json": {"description": "x"}})):
         answer = await daemon.admin.call(method, f"{LIST}/{MAC}", **options)
@@ -159,7 +160,7 @@ async def test_unlisted_entry_is_404(daemon):
 
 
 async def test_patch_changes_only_given_fields(daemon):
-    await put(daemon, MAC, description="Camera 1", container_id="box")
+    await add(daemon, MAC, description="Camera 1", container_id="box")
 
     async def change(**fields):
         answer = await daemon.admin.call("PATCH", f"{LIST}/{MAC}", json=fields)
@@ -175,7 +176,7 @@ async def test_patch_changes_only_given_fields(daemon):
 
 
 async def test_used_entries_are_counted_and_not_available(daemon):
-    await put(daemon, MAC, OTHER, THIRD)
+    await add(daemon, MAC, OTHER, THIRD)
     assert (await daemon.admin.get(f"{LIST}/stats")).data == {"total": 3, "used": 0, "available": 3}
     await mark_used(daemon, OTHER)
     assert (await daemon.admin.get(f"{LIST}/stats")).data == {"total": 3, "used": 1, "available": 2}
@@ -205,7 +206,7 @@ async def test_path_verbs_are_not_taken_as_macs(daemon):
 
 async def test_list_survives_a_restart(rig):
     async with rig.daemon(connected=False) as running:
-        await put(running, MAC, description="Camera 1")
+        await add(running, MAC, description="Camera 1")
         await mark_used(running, MAC)
         before = await listed(running)
     async with rig.daemon(connected=False) as running:
@@ -216,7 +217,7 @@ async def test_list_survives_a_restart(rig):
 
 
 async def test_bulk_applies_good_rows_and_reports_bad_ones(daemon):
-    await put(daemon, THIRD, description="Camera 3")
+    await add(daemon, THIRD, description="Camera 3")
     entries = [
         {"mac": MAC, "description": "Camera 1"},
         {"mac": "zz", "description": 7},
@@ -250,7 +251,7 @@ async def test_bulk_applies_good_rows_and_reports_bad_ones(daemon):
 
 
 async def test_bulk_limit_is_a_thousand_entries(daemon, rig):
-    entries = [{"mac": number(n)} for n in range(1001)]
+    entries = [{"mac": mac_of(n)} for n in range(1001)]
     before = state(rig)
     answer = await daemon.admin.post(f"{LIST}/bulk", json={"entries": entries})
     assert (answer.status, answer.json["code"]) == (400, "VALIDATION_FAILED")
@@ -263,7 +264,7 @@ async def test_bulk_limit_is_a_thousand_entries(daemon, rig):
 
 
 async def test_bulk_remove_reports_missing_macs(daemon):
-    await put(daemon, MAC, OTHER)
+    await add(daemon, MAC, OTHER)
     body = {"macs": [MAC.lower(), OTHER, THIRD, THIRD, MAC]}
     answer = await daemon.admin.post(f"{LIST}/bulk-remove", json=body)
     assert answer.data == {
@@ -276,7 +277,7 @@ async def test_bulk_remove_reports_missing_macs(daemon):
 
 
 async def test_clear_removes_all_entries(daemon):
-    await put(daemon, MAC, OTHER)
+    await add(daemon, MAC, OTHER)
     await mark_used(daemon, OTHER)
     assert (await daemon.admin.delete(f"{LIST}/all")).data == {"cleared": 2, "message": "2 entries removed"}
     assert (await daemon.admin.get(LIST)).data == {"entries": [], "count": 0}
@@ -284,7 +285,7 @@ async def test_clear_removes_all_entries(daemon):
 
 async def test_full_list_refuses_new_entries(daemon, rig):
     """Each way to add an entry refuses entry 10,001; other requests still work."""
-    lines = [f"{number(n)},Camera {n}" for n in range(MAX_ENTRIES)]
+    lines = [f"{mac_of(n)},Camera {n}" for n in range(MAX_ENTRIES)]
     answer = await upload(daemon, "\n".join(["mac,description", *lines]))
     assert (answer.data["added"], len(answer.data["rows"])) == (MAX_ENTRIES, MAX_ENTRIES)
     before = state(rig)
@@ -292,14 +293,14 @@ async def test_full_list_refuses_new_entries(daemon, rig):
     answer = await daemon.admin.post(LIST, json={"mac": MAC})
     assert (answer.status, answer.json["code"], answer.json["error"]["message"]) == (409, "CONFLICT", full)
     assert answer.json["error"]["details"]
-    bulk = (await daemon.admin.post(f"{LIST}/bulk", json={"entries": [{"mac": MAC}, {"mac": number(0)}]})).data
+    bulk = (await daemon.admin.post(f"{LIST}/bulk", json={"entries": [{"mac": MAC}, {"mac": mac_of(0)}]})).data
     assert (bulk["added"], bulk["skipped"]) == (0, 1)
     assert bulk["errors"] == [{"index": 0, "mac": MAC, "reason": full}]
-    imported = (await upload(daemon, f"mac\n{number(0)}\n{MAC}\n")).data
+    imported = (await upload(daemon, f"mac\n{mac_of(0)}\n{MAC}\n")).data
     assert imported["errors"] == [{"index": 1, "line": 3, "mac": MAC, "reason": full}]
     assert state(rig) == before
     assert actions(rig)[-3] == ("allowlist.add", MAC, "CONFLICT")
-    assert (await daemon.admin.post(LIST, json={"mac": number(0), "description": "x"})).status == 200
+    assert (await daemon.admin.post(LIST, json={"mac": mac_of(0), "description": "x"})).status == 200
     assert (await daemon.admin.get(LIST)).data["count"] == MAX_ENTRIES
     assert (await daemon.admin.delete(f"{LIST}/all")).data["cleared"] == MAX_ENTRIES
 
@@ -344,7 +345,7 @@ async def call(running, name, **headers):
 
 @each_write
 async def test_write_repeated_has_one_effect(daemon, rig, name):
-    await put(daemon, OTHER, description="old")
+    await add(daemon, OTHER, description="old")
     count = len(events(rig))
     first = await call(daemon, name)
     after = state(rig)
@@ -363,7 +364,7 @@ async def test_write_repeated_has_one_effect(daemon, rig, name):
 
 @each_write
 async def test_write_with_idempotency_key_repeats_the_answer(daemon, rig, name):
-    await put(daemon, OTHER, description="old")
+    await add(daemon, OTHER, description="old")
     first = await call(daemon, name, **{"Idempotency-Key": "k-1"})
     after, recorded = state(rig), actions(rig)
     for _ in range(2):
@@ -375,7 +376,7 @@ async def test_write_with_idempotency_key_repeats_the_answer(daemon, rig, name):
 
 @each_write
 async def test_write_sent_concurrently_has_one_effect(daemon, rig, name):
-    await put(daemon, OTHER, description="old")
+    await add(daemon, OTHER, description="old")
     count = len(events(rig))
     answers = await asyncio.gather(*(call(daemon, name) for _ in range(3)))
     assert len(events(rig)) == count + 1
@@ -388,11 +389,11 @@ async def test_write_sent_concurrently_has_one_effect(daemon, rig, name):
 
 
 async def test_concurrent_bulk_requests_are_serialised(daemon, rig):
-    ours = [{"mac": number(n), "description": "ours"} for n in range(60)]
-    theirs = [{"mac": number(n), "description": "theirs"} for n in range(30, 90)]
+    ours = [{"mac": mac_of(n), "description": "ours"} for n in range(60)]
+    theirs = [{"mac": mac_of(n), "description": "theirs"} for n in range(30, 90)]
     answers = await asyncio.gather(
         *(daemon.admin.post(f"{LIST}/bulk", json={"entries": entries}) for entries in (ours, theirs)),
-        *(daemon.admin.delete(f"{LIST}/{number(n)}") for n in range(200, 210)),
+        *(daemon.admin.delete(f"{LIST}/{mac_of(n)}") for n in range(200, 210)),
     )
     first, second = (answer.data for answer in answers[:2])
     assert first["added"] + second["added"] == 90
@@ -400,13 +401,13 @@ async def test_concurrent_bulk_requests_are_serialised(daemon, rig):
     descriptions = {entry["mac"]: entry["description"] for entry in await listed(daemon)}
     assert len(descriptions) == 90
     last = "ours" if first["updated"] else "theirs"
-    assert {descriptions[number(n)] for n in range(30, 60)} == {last}, "rows of two requests are not mixed"
+    assert {descriptions[mac_of(n)] for n in range(30, 60)} == {last}, "rows of two requests are not mixed"
     assert [counts for _, counts in events(rig)] == [(60, 0, 0), (30, 0, 30)]
 
 
 async def test_last_free_entry_is_given_once(daemon):
-    await upload(daemon, "\n".join(["mac", *(number(n) for n in range(MAX_ENTRIES - 1))]))
-    answers = await asyncio.gather(*(daemon.admin.post(LIST, json={"mac": number(50_000 + n)}) for n in range(8)))
+    await upload(daemon, "\n".join(["mac", *(mac_of(n) for n in range(MAX_ENTRIES - 1))]))
+    answers = await asyncio.gather(*(daemon.admin.post(LIST, json={"mac": mac_of(50_000 + n)}) for n in range(8)))
     assert sorted(answer.status for answer in answers) == [201, *[409] * 7]
     assert (await daemon.admin.get(f"{LIST}/stats")).data["total"] == MAX_ENTRIES
 
@@ -415,7 +416,7 @@ async def test_last_free_entry_is_given_once(daemon):
 
 
 async def test_writes_are_in_the_audit_log(daemon, rig):
-    await put(daemon, OTHER)
+    await add(daemon, OTHER)
     for name in WRITES:
         await call(daemon, name)
     await call(daemon, "remove")
@@ -437,8 +438,8 @@ async def test_writes_are_in_the_audit_log(daemon, rig):
 
 async def test_change_publishes_a_stored_event(daemon, rig):
     with daemon.daemon.app.resources.bus.subscribe(StoredEvent) as subscription:
-        await put(daemon, MAC)
-        await put(daemon, MAC)
+        await add(daemon, MAC)
+        await add(daemon, MAC)
         await call(daemon, "bulk")
         subscription.close()
         published = [event async for event in subscription]
@@ -452,7 +453,7 @@ async def test_change_publishes_a_stored_event(daemon, rig):
 @each_write
 @pytest.mark.parametrize("table", ["events", "operator_actions"])
 async def test_write_without_event_or_audit_row_is_undone(daemon, rig, name, table):
-    await put(daemon, OTHER, description="old")
+    await add(daemon, OTHER, description="old")
     await rig.execute_in_thread(
         f"CREATE TRIGGER full BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'no room'); END"
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.features.allowlist.test_api import CSV, LIST, MAC, OTHER, check_answers, put
+from tests.integration.features.allowlist.test_api import CSV, LIST, MAC, OTHER, add, check_answers
 
 __all__ = ["check_answers"]  # imported so that this autouse fixture also runs in this module
 
@@ -55,7 +55,7 @@ LONG = "x" * 201
     ],
 )
 async def test_invalid_fields_are_named_in_error(daemon, rig, method, path, body, fragments):
-    await put(daemon, OTHER, description="old")
+    await add(daemon, OTHER, description="old")
     before = rig.tables()
     answer = await daemon.admin.call(method, path, json=body, headers=CSV if body is None else {})
     assert (answer.status, answer.json["code"]) == (400, "VALIDATION_FAILED")
@@ -65,7 +65,7 @@ async def test_invalid_fields_are_named_in_error(daemon, rig, method, path, body
 
 @pytest.mark.parametrize("raw", [b"{", b"[]", b"null", b"\xff", b'{"mac": NaN}', b"[" * 5000, b'{"mac": "' + b"x" * 99])
 async def test_body_without_json_object_is_refused(daemon, rig, raw):
-    await put(daemon, OTHER)
+    await add(daemon, OTHER)
     before = rig.tables()
     for method, path in (("POST", LIST), ("PATCH", f"{LIST}/{OTHER}"), ("POST", f"{LIST}/bulk")):
         answer = await daemon.admin.call(method, path, data=raw, headers={"Content-Type": "application/json"})

@@ -16,9 +16,9 @@ from tests.integration.features.allowlist.test_api import (
     MAC,
     OTHER,
     THIRD,
+    add,
     check_answers,
     listed,
-    put,
     state,
     upload,
 )
@@ -27,8 +27,8 @@ __all__ = ["check_answers"]  # imported so that this autouse fixture also runs i
 
 
 async def test_import_reports_every_row(daemon):
-    await put(daemon, OTHER, description="old")
-    await put(daemon, THIRD)
+    await add(daemon, OTHER, description="old")
+    await add(daemon, THIRD)
     file = f'container_id,mac,description\r\nbox,{MAC},"Camera 1"\r\n,{OTHER},new\r\n,{THIRD},\r\nbox,zz,x\r\n'
     answer = await upload(daemon, b"\xef\xbb\xbf" + file.encode())
     assert answer.status == 200
@@ -54,7 +54,7 @@ async def test_import_reports_every_row(daemon):
 
 
 async def test_dry_run_reports_without_changes(daemon, rig):
-    await put(daemon, OTHER, description="old")
+    await add(daemon, OTHER, description="old")
     file = f"mac,description\n{MAC},x\n{OTHER},new\nzz,x\n"
     before = rig.tables()
     planned = await upload(daemon, file, dry_run="true")
@@ -68,7 +68,7 @@ async def test_dry_run_reports_without_changes(daemon, rig):
 
 async def test_export_imported_is_the_same_list(daemon):
     for mac, description in ((MAC, "=1+1"), (OTHER, "'=quoted', \"too\""), (THIRD, None)):
-        await put(daemon, mac, description=description, container_id="box")
+        await add(daemon, mac, description=description, container_id="box")
     before = [(entry["mac"], entry.get("description"), entry.get("container_id")) for entry in await listed(daemon)]
     assert (MAC, "=1+1", "box") in before
     file = write_csv(before)
@@ -101,7 +101,7 @@ async def test_export_imported_is_the_same_list(daemon):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_invalid_file_is_refused_as_a_whole(daemon, rig, raw, reason):
-    await put(daemon, MAC)
+    await add(daemon, MAC)
     before = state(rig)
     for query in ({}, {"dry_run": "true"}):
         answer = await upload(daemon, raw, **query)
@@ -149,7 +149,7 @@ async def test_requests_are_served_during_an_import(daemon, monkeypatch):
         assert await asyncio.to_thread(is_reading.wait, 10)
         assert (await daemon.api.get("/health")).status == 200
         assert await listed(daemon) == []
-        await put(daemon, OTHER)
+        await add(daemon, OTHER)
     finally:
         may_continue.set()
     assert (await importing).data["added"] == 1

@@ -201,13 +201,15 @@ async def test_import_of_unusable_file_prints_remedy(cli):
         ),
         ("headless.csv", "the file is not a valid CSV list", f"the first line must be the header {HEADER}"),
     ):
-        done = await command("allowlist", "import", name, "--url", cli.process.api.url, cwd=cli.folder, env=key(cli))
+        done = await command(
+            "allowlist", "import", name, "--url", cli.process.api.url, cwd=cli.folder, env=key_environment(cli)
+        )
         assert (done.code, done.out) == (1, ""), done
         assert all(text in done.err for text in fragments), done.err
     assert (await cli("list", "--json")).json == []
 
 
-def key(cli):
+def key_environment(cli):
     return {"PIORCH_API_KEY": cli.rig.admin_key()}
 
 

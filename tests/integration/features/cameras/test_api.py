@@ -21,7 +21,7 @@ CAMERAS = "/api/v1/cameras"
 PAIRED = "/api/v1/espcam/paired"
 STATUSES = {"online", "idle", "offline", "error", "rebooting", "discovered", "pairing", "connecting"}
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
-QUIET = {"auto_onboard": {"enabled": False}}
+ONBOARDING_OFF = {"auto_onboard": {"enabled": False}}
 
 FIELDS = {"id", "device_id", "name", "status", "lastSeen", "last_seen", "ip_address", "mac_address", "health"}
 OPTIONAL = {"container_id", "position", "firmware_version"}
@@ -80,7 +80,7 @@ async def test_list_is_in_envelope_and_at_top_level(online_camera):
 
 
 async def test_camera_shows_reported_values(rig):
-    async with rig.daemon(**QUIET) as running:
+    async with rig.daemon(**ONBOARDING_OFF) as running:
         await rig.announce(
             1,
             device_id="front-door",
@@ -110,7 +110,7 @@ async def test_camera_shows_reported_values(rig):
 
 
 async def test_camera_with_few_values_is_complete(rig):
-    async with rig.daemon(**QUIET) as running:
+    async with rig.daemon(**ONBOARDING_OFF) as running:
         await rig.announce(1, ip=None)
         await running.wait_until_processed(rig)
         shown = (await running.api.get(f"{CAMERAS}/{rig.mac(1)}")).data
@@ -122,7 +122,7 @@ async def test_camera_with_few_values_is_complete(rig):
 
 
 async def test_listed_id_resolves_to_its_camera(rig):
-    async with rig.daemon(**QUIET) as running:
+    async with rig.daemon(**ONBOARDING_OFF) as running:
         await running.api.post("/api/v1/espcam/pair", json={"mac": rig.mac(1), "container_id": "auto-onboard"})
         taken = running.app.cameras.cache.get(Mac(rig.mac(1))).device_id
         await rig.announce(1)
@@ -166,7 +166,7 @@ async def test_registered_cameras_come_first_in_order(rig):
 
 
 async def test_change_is_in_next_response(rig):
-    async with rig.daemon(**QUIET) as running:
+    async with rig.daemon(**ONBOARDING_OFF) as running:
         for rssi in (-40, -80):
             await rig.announce(1, rssi_dbm=rssi)
 
@@ -206,7 +206,7 @@ async def test_camera_is_found_by_mac_and_device_id(online_camera):
 
 
 async def test_unregistered_camera_is_found_by_every_name(rig):
-    async with rig.daemon(**QUIET) as running:
+    async with rig.daemon(**ONBOARDING_OFF) as running:
         await rig.announce(1, device_id="garden_cam-1")
         await rig.publish("camera/status/espcam-garden", {"mac": rig.mac(1), "ip": rig.address(1)})
         await running.wait_until_processed(rig)
@@ -258,7 +258,7 @@ async def test_diagnostics_is_bare_array(online_camera):
 async def test_connection_quality_depends_on_signal(rig):
     qualities = {-30: "excellent", -50: "excellent", -51: "good", -60: "good", -61: "fair", -70: "fair", -71: "poor"}
     qualities |= {-120: "poor", None: "poor"}
-    async with rig.daemon(**QUIET) as running:
+    async with rig.daemon(**ONBOARDING_OFF) as running:
         for number, rssi in enumerate(qualities):
             await rig.announce(number, rssi_dbm=rssi)
         await running.wait_until_processed(rig)
@@ -269,7 +269,7 @@ async def test_connection_quality_depends_on_signal(rig):
 
 
 async def test_errors_are_counted_and_shown(rig):
-    async with rig.daemon(**QUIET) as running:
+    async with rig.daemon(**ONBOARDING_OFF) as running:
         for error in ("no frame", "no frame", "brownout", None):
             await rig.announce(1, last_error=error)
         await running.wait_until_processed(rig)
@@ -320,7 +320,7 @@ async def test_paired_camera_has_every_field(rig):
             assert re.fullmatch(TIME, camera["last_seen"])
 
 
-async def test_paired_camera_shows_lens_error(rig):
+async def test_paired_camera_shows_sensor_error(rig):
     async with rig.daemon() as running, rig.camera(1) as camera:
         await camera.publish_status()
         await eventually(lambda: camera.mac in running.app.cameras.cache)
@@ -436,7 +436,7 @@ async def test_metrics_are_prefixed_and_described(online_camera):
     assert found["piorch_build_info"].samples[0].labels == {"version": __version__}
 
 
-async def test_metric_labels_have_no_private_values(rig):
+async def test_metric_labels_have_only_fixed_values(rig):
     """Labels with values chosen by devices would fill a Prometheus server."""
     async with rig.daemon() as running, rig.fleet(3, faults=["http-500:1"]):
         await eventually(lambda: len(running.app.cameras.cache) == 2)

@@ -27,7 +27,7 @@ def nested(levels):
 BROKEN = {
     "nothing": b"",
     "no JSON": b"ONLINE",
-    "JSON that breaks off": b'{"mac": "24:6F',
+    "cut JSON": b'{"mac": "24:6F',
     "a list": b"[]",
     "a string": b'"online"',
     "null": b"null",
@@ -38,10 +38,10 @@ BROKEN = {
     "nine levels": nested(9),
     "a thousand levels": nested(1000),
     "ten thousand brackets": b"[" * 10_000,
-    "a list as deep as that": b'{"a":' + b"[" * 8 + b"]" * 8 + b"}",
+    "nine levels with lists": b'{"a":' + b"[" * 8 + b"]" * 8 + b"}",
     "NaN": b'{"rssi": NaN}',
     "infinity": b'{"rssi": -Infinity}',
-    "a number beyond all": b'{"rssi": 1e999}',
+    "a number over the largest float": b'{"rssi": 1e999}',
     "an integer of 5,000 digits": b'{"rssi": ' + b"9" * 5000 + b"}",
     "two objects": b"{}{}",
     "another camera's MAC": b'{"mac": "24:6F:28:00:00:10"}',
@@ -63,7 +63,7 @@ BAD_TOPICS = [
 ]
 
 
-def counted(messages):
+def one_is_rejected(messages):
     return messages["invalid"] + messages["contradiction"] == 1
 
 
@@ -71,7 +71,7 @@ def counted(messages):
 async def test_invalid_payload_is_counted_and_dropped(rig, name):
     async with rig.camera(1, mac=MAC) as camera, rig.daemon() as running:
         await rig.broker.publish(f"camera/status/{MAC}", BROKEN[name])
-        await eventually(lambda: counted(running.app.cameras.presence.messages))
+        await eventually(lambda: one_is_rejected(running.app.cameras.presence.messages))
         assert await running.metric(INVALID) + await running.metric(CONTRADICTION) == 1
         assert running.app.devices.registry.get(MAC) is None
         assert await running.camera(MAC) is None

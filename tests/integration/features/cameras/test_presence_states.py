@@ -16,7 +16,6 @@ from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
 AUTO = "/api/v1/onboarding/auto"
-MINUTE = 60
 
 
 async def onboarded(running, *cameras):
@@ -168,7 +167,7 @@ async def test_power_loss_is_offline_until_birth(rig):
 
 
 @contextlib.asynccontextmanager
-async def session(rig, camera, name):
+async def mqtt_session(rig, camera, name):
     """An MQTT session of a camera, with a last will; `drop` ends it like a power cut."""
     will = aiomqtt.Will(f"camera/status/{camera.mac}", json.dumps({"mac": camera.mac, "state": "OFFLINE"}), qos=1)
     client = aiomqtt.Client(rig.broker.host, rig.broker.port, identifier=name, will=will)
@@ -185,12 +184,12 @@ def drop(client):
 
 
 async def test_stale_last_will_is_ignored(rig):
-    """The camera is back in a new session before the broker detects that the old one is dead."""
+    """The camera is back in a new MQTT session before the broker detects that the old one is dead."""
     async with (
         rig.camera(1) as camera,
         rig.daemon() as running,
-        session(rig, camera, "old") as old,
-        session(rig, camera, "new") as new,
+        mqtt_session(rig, camera, "old") as old,
+        mqtt_session(rig, camera, "new") as new,
     ):
         await camera.publish_status(client=old, uptime_ms=3_600_000)
         await eventually(lambda: camera.mac in running.app.cameras.cache)
@@ -204,9 +203,9 @@ async def test_stale_last_will_is_ignored(rig):
 
 
 @pytest.mark.parametrize(
-    ("births", "wills_ignored"),
+    ("uptimes", "wills_ignored"),
     [
-        ([3600], 0),  # one session, one will
+        ([3600], 0),  # one MQTT session, one will
         ([3600, 3605], 0),  # the next status continues the session
         ([3600, None], 0),  # a status without an uptime does too
         ([3600, 1], 1),
@@ -214,19 +213,19 @@ async def test_stale_last_will_is_ignored(rig):
         ([3600, 1, 60, 2], 1),  # two reboots: at least one will is stale
     ],
 )
-async def test_stale_wills_are_ignored_once_per_session(rig, births, wills_ignored):
+async def test_stale_will_is_ignored_once_per_mqtt_session(rig, uptimes, wills_ignored):
     async with rig.camera(1) as camera, rig.daemon(clock=FakeClock()) as running:
-        for uptime in births:
+        for uptime in uptimes:
             await camera.publish_status(uptime=uptime)
         for _ in range(wills_ignored):
             await camera.publish_status("OFFLINE")
-        await messages_received(running, len(births) + wills_ignored)
+        await messages_received(running, len(uptimes) + wills_ignored)
         assert running.app.devices.registry.get(camera.mac).state == "online"
         await camera.publish_status("OFFLINE")
         await eventually(lambda: running.app.devices.registry.get(camera.mac).state == "offline")
 
 
-async def test_late_will_belongs_to_new_session(rig):
+async def test_late_will_belongs_to_new_mqtt_session(rig):
     clock = FakeClock()
     async with rig.camera(1) as camera, rig.daemon(clock=clock) as running:
         await onboarded(running, camera)
@@ -240,17 +239,17 @@ async def test_late_will_belongs_to_new_session(rig):
 
 async def test_rebooting_camera_is_not_probed_and_returns(rig):
     clock = FakeClock()
-    async with rig.camera(1) as camera, rig.camera(2) as stranger, rig.daemon(clock=clock) as running:
+    async with rig.camera(1) as camera, rig.camera(2) as unregistered, rig.daemon(clock=clock) as running:
         await onboarded(running, camera)
         await camera.publish_status("REBOOTING")
         await wait_for_status(running, camera, "rebooting")
         await camera.publish_status()
         await wait_for_status(running, camera, "online")
-        await stranger.publish_status("rebooting")
+        await unregistered.publish_status("rebooting")
         await running.wait_until_processed(rig)
-        assert (await status(running, stranger), stranger.requests) == ("rebooting", 0)
-        await stranger.publish_status()
-        await eventually(lambda: stranger.mac in running.app.cameras.cache)
+        assert (await status(running, unregistered), unregistered.requests) == ("rebooting", 0)
+        await unregistered.publish_status()
+        await eventually(lambda: unregistered.mac in running.app.cameras.cache)
         await camera.publish_status("REBOOTING")
         await wait_for_status(running, camera, "rebooting")
         await advance(clock, running, 601)
@@ -348,7 +347,7 @@ async def test_silence_during_downtime_is_reported(rig):
     async with rig.camera(1) as camera:
         async with rig.daemon(clock=FakeClock(monotonic=1000.0)) as running:
             await onboarded(running, camera)
-        for _ in range(2):  # and published once
+        for _ in range(2):  # the second start must not publish the change again
             async with rig.daemon(clock=FakeClock(monotonic=1700.0), connected=False):
                 await eventually(lambda: changes(rig, camera)[-1:] == [("online", "offline")])
         assert changes(rig, camera).count(("online", "offline")) == 1

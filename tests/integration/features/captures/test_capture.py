@@ -13,7 +13,7 @@ import pytest
 
 from pi_orchestrator.features.captures import model as capture
 from pi_orchestrator.features.captures import service as captures
-from pi_orchestrator.http import pacing as paced
+from pi_orchestrator.http import pacing
 from pi_orchestrator.net.jpeg import MAX_IMAGE_BYTES
 from pi_orchestrator.sandbox.faults import Fault
 from pi_orchestrator.sandbox.options import IdStyle, MacStyle, TopicStyle
@@ -34,7 +34,7 @@ def short_timeouts(monkeypatch):
 
 
 class MqttCamera:
-    """A camera that the test controls, on MQTT only: `commands` has what it received, `say` sends a message."""
+    """A camera that the test controls, on MQTT only: `commands` has what it received; `send` sends a picture."""
 
     def __init__(self, rig, number, client):
         self.rig, self.client = rig, client
@@ -137,7 +137,7 @@ async def test_chunks_in_any_order_give_the_picture(rig, order):
 
 async def test_stalled_picture_downloads_are_disconnected(rig, monkeypatch):
     """A client that does not read holds a connection for a limited time, and no copy of the picture."""
-    monkeypatch.setattr(paced, "STALL_S", 0.5)
+    monkeypatch.setattr(pacing, "STALL_S", 0.5)
     jpeg = b"\xff\xd8" + bytes(MAX_IMAGE_BYTES - 4) + b"\xff\xd9"
 
     def descriptors():
@@ -316,8 +316,8 @@ async def test_simulated_faults_have_expected_answers(rig, short_timeouts):
     faults = [fault.value for fault in FAULTS]
     async with rig.daemon(**NO_CACHE) as running, rig.fleet(len(faults), faults=faults) as fleet:
         await eventually(lambda: len(running.app.cameras.cache) == len(faults))
-        task = [running.api.post(f"/api/v1/cameras/{camera.mac}/capture") for camera in fleet.cameras]
-        answers = await asyncio.gather(*task)
+        requests = [running.api.post(f"/api/v1/cameras/{camera.mac}/capture") for camera in fleet.cameras]
+        answers = await asyncio.gather(*requests)
         results = {
             camera.fault: (answer.status, answer.headers.get("X-Capture-Source") or answer.json["code"])
             for camera, answer in zip(fleet.cameras, answers, strict=True)
@@ -386,8 +386,8 @@ async def test_concurrent_callers_share_one_capture(rig):
             asyncio.create_task(running.api.post(f"/api/v1/cameras/{name}/capture"))
             for name in [camera.mac, camera.device_id, camera.mac.lower().replace(":", "-")] * 3
         ]
-        flights = running.app.captures.service.running
-        await eventually(lambda: flights.callers(camera.mac) == 10)
+        captures_in_progress = running.app.captures.service.running
+        await eventually(lambda: captures_in_progress.callers(camera.mac) == 10)
         running.app.captures.service.cache_s = 60
         await camera.send(rid)
         answers = await asyncio.gather(task, *others)

@@ -153,6 +153,7 @@ def forever(head, piece, pause=0.0):
     return write
 
 
+# Both announce a body without a length; OPEN ends with the connection.
 OPEN = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n\r\n\xff\xd8"
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
 FAILED, TIMEOUT = "CAPTURE_FAILED", "CAPTURE_TIMEOUT"
