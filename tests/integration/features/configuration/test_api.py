@@ -19,14 +19,14 @@ from tests.support.sse import opened
 
 pytestmark = pytest.mark.usefixtures("documented_answers")
 
-V1, OLD = "/api/v1/config", "/api/dashboard/config"
+V1, LEGACY = "/api/v1/config", "/api/dashboard/config"
 IDLE = "cameras.idle_after_s"
 CANARY = "canary-7f3a9c1e"
 FIELDS = {"key", "value", "default_value", "type", "description", "required", "editable", "validation"}
 
 
 async def items(api, path=V1):
-    """All items by key."""
+    """All items of the configuration: {name of the setting: item}."""
     answer = (await api.get(path)).json
     return {item["key"]: item for section in answer.get("data", answer)["sections"] for item in section["items"]}
 
@@ -36,13 +36,14 @@ async def put(api, key, value, path=V1):
 
 
 def actions(rig):
+    """(action, target) of each operator action that succeeded, (action, target, outcome) of each other one."""
     return [
         tuple(row[:2]) if row[2] == "ok" else tuple(row)
         for row in rig.rows("SELECT action, target, outcome FROM operator_actions WHERE actor <> 'first start'")
     ]
 
 
-async def test_config_lists_all_keys_without_api_key(daemon):
+async def test_config_lists_all_settings_without_api_key(daemon):
     shown = await items(daemon.api)
     assert list(shown) == known_paths()
     for key, item in shown.items():
@@ -59,18 +60,18 @@ async def test_config_lists_all_keys_without_api_key(daemon):
 
 
 async def test_legacy_paths_return_bare_body_and_successor(daemon):
-    old = await daemon.api.get(OLD)
+    old = await daemon.api.get(LEGACY)
     assert old.json == {"sections": (await daemon.api.get(V1)).data["sections"], "success": True}
     assert old.headers["Deprecation"] == "true"
-    result = await put(daemon.admin, IDLE, "60", OLD)
+    result = await put(daemon.admin, IDLE, "60", LEGACY)
     assert (result.json["item"]["value"], result.json["success"]) == ("60", True)
     assert result.headers["Link"] == f'<{V1}/{IDLE}>; rel="successor-version"'
-    after_reset = await daemon.admin.post(f"{OLD}/{IDLE}/reset")
+    after_reset = await daemon.admin.post(f"{LEGACY}/{IDLE}/reset")
     assert (after_reset.json["item"]["value"], after_reset.json["success"]) == ("120", True)
     assert after_reset.headers["Link"] == f'<{V1}/{IDLE}/reset>; rel="successor-version"'
 
 
-async def test_editable_keys_take_effect_immediately(daemon):
+async def test_editable_settings_take_effect_immediately(daemon):
     configure(level="info", style="json")  # as the process does at its start
     shown = await items(daemon.api)
     assert {key for key, item in shown.items() if item["editable"]} == set(IN_EFFECT)
@@ -134,7 +135,7 @@ REFUSED = [
 async def test_invalid_change_is_refused_with_reason(daemon, rig, log):
     before = await items(daemon.api)
     for path, body, status, code, expected in REFUSED:
-        for prefix in V1, OLD:
+        for prefix in V1, LEGACY:
             url = path.replace(V1, prefix)
             with case(url, body[:40]):
                 headers = {"Content-Type": "application/json"}
@@ -154,7 +155,7 @@ async def test_invalid_change_is_refused_with_reason(daemon, rig, log):
 
 async def test_write_requires_admin_scope(daemon, rig):
     operator = await make_key(daemon, "operator", "operate")
-    for path in V1, OLD:
+    for path in V1, LEGACY:
         for api, status in ((daemon.api, 401), (operator, 403)):
             assert (await put(api, IDLE, "60", path)).status == status
             assert (await api.post(f"{path}/{IDLE}/reset")).status == status
@@ -183,7 +184,7 @@ async def test_secrets_are_masked_and_only_in_their_files(rig, tmp_path, log):
         "provisioning": {"target_password": f"{CANARY}-wifi"},
     }
     async with rig.daemon(connected=False, **secrets) as running:
-        answers = [await running.api.get(V1), await running.api.get(OLD)]
+        answers = [await running.api.get(V1), await running.api.get(LEGACY)]
         shown = await items(running.api)
         for key in "auth.api_key", "mqtt.password", "mqtt.password_file", "provisioning.target_password":
             assert (shown[key]["value"], shown[key]["type"], shown[key]["default_value"]) == ("***", "secret", ""), key

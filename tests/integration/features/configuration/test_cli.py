@@ -52,7 +52,7 @@ async def test_show_config_output_is_valid(tmp_path):
     assert tomllib.loads((await show("--config", copy)).out) == tree
 
 
-async def test_show_config_shows_all_keys_with_origin(tmp_path):
+async def test_show_config_shows_all_settings_with_origin(tmp_path):
     shown = (await show("--json", "--config", write_toml(tmp_path / "config.toml", {}))).json
     assert list(shown) == known_paths()
     assert {entry["origin"] for entry in shown.values()} == {"default"}
@@ -186,9 +186,9 @@ async def test_config_get_set_and_reset_on_running_daemon(rig, tmp_path):
         assert [idle, "file", "config", "set", "90"] in [row.split() for row in rows]
         assert await cli("get", idle) == "90\n"
         assert await cli("set", idle, "60") == f"{idle} = 60 (from: override)\n"
-        (section, *_) = [item for item in json.loads(await cli("get", "cameras", "--json")) if item["key"] == idle]
-        assert (section["value"], section["origin"]) == ("60", "override")
-        assert json.loads(await cli("get", idle, "--json")) == section
+        (item,) = [item for item in json.loads(await cli("get", "cameras", "--json")) if item["key"] == idle]
+        assert (item["value"], item["origin"]) == ("60", "override")
+        assert json.loads(await cli("get", idle, "--json")) == item
 
         shown = (await show("--json", "--config", config)).json[idle]
         assert shown == {"value": 60, "origin": f"override {rig.state_dir}/overrides.json"}

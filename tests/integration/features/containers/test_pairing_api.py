@@ -8,7 +8,15 @@ import pytest
 
 from pi_orchestrator.core.actor import Actor
 from pi_orchestrator.features.cameras.presence import FLUSH_S
-from tests.integration.features.containers.test_api import CAMERAS, CONTAINERS, PAIR, QUIET, create, pair, refused
+from tests.integration.features.containers.test_api import (
+    CAMERAS,
+    CONTAINERS,
+    ONBOARDING_OFF,
+    PAIR,
+    create,
+    pair,
+    refused,
+)
 from tests.support.api import case, exchange
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
@@ -23,9 +31,9 @@ CLIENTS = 20
 
 
 @pytest.fixture
-async def quiet(rig):
+async def running(rig):
     """A daemon with auto-onboarding disabled."""
-    async with rig.daemon(connected=False, **QUIET) as running:
+    async with rig.daemon(connected=False, **ONBOARDING_OFF) as running:
         yield running
 
 
@@ -102,27 +110,27 @@ async def test_unpaired_camera_is_excluded_until_lifted(rig):
     assert events(rig, "camera.onb", "camera.re", "camera.dis") == [(f"camera.{kind}", camera.mac) for kind in kinds]
 
 
-async def test_pairing_ends_an_exclusion(quiet, rig):
+async def test_pairing_ends_an_exclusion(running, rig):
     mac = rig.mac(1)
-    await pair(quiet, mac, "auto-onboard", 4)
-    await unpair(quiet, mac)
-    second = await pair(quiet, mac.lower(), "auto-onboard")
+    await pair(running, mac, "auto-onboard", 4)
+    await unpair(running, mac)
+    second = await pair(running, mac.lower(), "auto-onboard")
     assert (second["mac_address"], second["position"]) == (mac, 1)
-    assert (await quiet.api.get(DISMISSED)).data["total"] == 0
+    assert (await running.api.get(DISMISSED)).data["total"] == 0
     assert rig.rows("SELECT * FROM dismissed") == []
 
 
-async def test_unregistered_camera_is_404_for_each_command(quiet, rig):
+async def test_unregistered_camera_is_404_for_each_command(running, rig):
     for spelling in (rig.mac(1), rig.mac(1).lower().replace(":", "-"), rig.mac(1).replace(":", "")):
         with case(spelling):
-            await refused(unpair(quiet, spelling), 404, "CAMERA_NOT_FOUND")
-            await refused(rename(quiet, spelling, "x"), 404, "CAMERA_NOT_FOUND")
-            await refused(replace(quiet, spelling, rig.mac(2)), 404, "CAMERA_NOT_FOUND")
+            await refused(unpair(running, spelling), 404, "CAMERA_NOT_FOUND")
+            await refused(rename(running, spelling, "x"), 404, "CAMERA_NOT_FOUND")
+            await refused(replace(running, spelling, rig.mac(2)), 404, "CAMERA_NOT_FOUND")
     for spelling in ("nonsense", "FF:FF:FF:FF:FF:FF", "00:00:00:00:00:00", "01:00:5E:00:00:01"):
-        answer = await exchange(quiet, "DELETE", f"{PAIRED}/{spelling}", [("X-API-Key", quiet.admin.key)])
+        answer = await exchange(running, "DELETE", f"{PAIRED}/{spelling}", [("X-API-Key", running.admin.key)])
         assert (answer.status, answer.json["code"]) == (400, "VALIDATION_FAILED")
         await refused(
-            quiet.api.post(PAIR, json={"mac": spelling, "container_id": "auto-onboard"}), 400, "VALIDATION_FAILED"
+            running.api.post(PAIR, json={"mac": spelling, "container_id": "auto-onboard"}), 400, "VALIDATION_FAILED"
         )
     assert rig.rows("SELECT * FROM dismissed") == rig.rows("SELECT * FROM cameras") == []
     refusals = rig.rows("SELECT DISTINCT action, target FROM operator_actions WHERE outcome = 'CAMERA_NOT_FOUND'")
@@ -130,7 +138,7 @@ async def test_unregistered_camera_is_404_for_each_command(quiet, rig):
 
 
 async def test_unregistered_camera_cannot_be_renamed(rig):
-    async with rig.daemon(**QUIET) as running:
+    async with rig.daemon(**ONBOARDING_OFF) as running:
         await rig.announce(1)
         await running.wait_until_processed(rig)
         error = await refused(rename(running, rig.mac(1), "Mine"), 409, "CONFLICT")
@@ -138,13 +146,13 @@ async def test_unregistered_camera_cannot_be_renamed(rig):
 
 
 async def test_name_survives_a_restart_and_can_be_cleared(rig):
-    async with rig.daemon(connected=False, **QUIET) as running:
+    async with rig.daemon(connected=False, **ONBOARDING_OFF) as running:
         mac = rig.mac(1)
         await pair(running, mac, "auto-onboard")
         for _ in range(3):
             assert (await rename(running, mac, "Entrance")).data["name"] == "Entrance"
         assert rig.rows("SELECT count(*) FROM events WHERE type = 'camera.renamed'") == [(1,)]
-    async with rig.daemon(connected=False, **QUIET) as running:
+    async with rig.daemon(connected=False, **ONBOARDING_OFF) as running:
         (camera,) = (await running.api.get(PAIRED)).data["cameras"]
         (box,) = (await running.api.get(CONTAINERS)).data["containers"]
         assert camera["name"] == box["cameras"][0]["name"] == "Entrance"
@@ -269,50 +277,52 @@ async def test_replace_by_an_onboarded_camera_moves_it(rig):
         assert (await running.api.get(f"{CAMERAS}/unassigned")).data["count"] == 0
 
 
-async def test_replace_by_an_assigned_camera_is_refused(quiet, rig):
-    north, south = await create(quiet, label="North"), await create(quiet, label="South")
-    await pair(quiet, rig.mac(1), north)
-    await pair(quiet, rig.mac(2), south, 4)
+async def test_replace_by_an_assigned_camera_is_refused(running, rig):
+    north, south = await create(running, label="North"), await create(running, label="South")
+    await pair(running, rig.mac(1), north)
+    await pair(running, rig.mac(2), south, 4)
     before = rig.tables()
-    error = await refused(replace(quiet, rig.mac(1), rig.mac(2)), 409, "CAMERA_ALREADY_ASSIGNED")
+    error = await refused(replace(running, rig.mac(1), rig.mac(2)), 409, "CAMERA_ALREADY_ASSIGNED")
     assert south in error["message"]
     after = rig.tables()
     assert {name for name in after if after[name] != before[name]} == {"operator_actions", "sqlite_sequence"}
-    assert (await quiet.api.delete(f"{CONTAINERS}/{south}/cameras/{rig.mac(2)}")).status == 200
-    assert (await replace(quiet, rig.mac(1), rig.mac(2))).status == 200
-    assert await places(quiet) == {rig.mac(2): (north, 1)}
+    assert (await running.api.delete(f"{CONTAINERS}/{south}/cameras/{rig.mac(2)}")).status == 200
+    assert (await replace(running, rig.mac(1), rig.mac(2))).status == 200
+    assert await places(running) == {rig.mac(2): (north, 1)}
 
 
-async def test_replace_by_itself_is_refused(quiet, rig):
+async def test_replace_by_itself_is_refused(running, rig):
     one, two = rig.mac(1), rig.mac(2)
-    await pair(quiet, one, "auto-onboard")
-    error = await refused(replace(quiet, one, one.lower()), 409, "CONFLICT")
+    await pair(running, one, "auto-onboard")
+    error = await refused(replace(running, one, one.lower()), 409, "CONFLICT")
     assert error["message"] == f"{one} cannot replace itself"
-    await quiet.api.delete(f"{CONTAINERS}/auto-onboard/cameras/{one}")
-    successor = (await replace(quiet, one, two)).data
+    await running.api.delete(f"{CONTAINERS}/auto-onboard/cameras/{one}")
+    successor = (await replace(running, one, two)).data
     assert not {"container_id", "position", "paired_at"} & set(successor)
-    assert [camera["mac_address"] for camera in (await quiet.api.get(f"{CAMERAS}/unassigned")).data["cameras"]] == [two]
+    assert [camera["mac_address"] for camera in (await running.api.get(f"{CAMERAS}/unassigned")).data["cameras"]] == [
+        two
+    ]
 
 
-async def test_history_of_circular_replacements_ends(quiet, rig):
+async def test_history_of_circular_replacements_ends(running, rig):
     one, two, three = (rig.mac(number) for number in (1, 2, 3))
     row = "INSERT INTO onboarding_audit (mac_address, stage, at, boot_id, monotonic, clock_trusted) VALUES "
     await rig.execute_in_thread(f"{row} ('{one}', 'paired', '2026', 'b', 1, 1)")
-    await pair(quiet, one, "auto-onboard")
+    await pair(running, one, "auto-onboard")
     for old, new in ((one, two), (two, one), (one, three)):
-        assert (await replace(quiet, old, new)).status == 200
+        assert (await replace(running, old, new)).status == 200
     await rig.execute_in_thread(f"{row} ('{one}', 'failed', '2026', 'b', 1, 1)")
     for mac, stages in ((three, ["paired"]), (two, ["paired"]), (one, ["failed", "paired"])):
-        page = (await quiet.api.get(f"{AUTO}/events/{mac}")).data
+        page = (await running.api.get(f"{AUTO}/events/{mac}")).data
         assert ([event["stage"] for event in page["events"]], page["pagination"]["total"]) == (stages, len(stages))
-    dismissed = (await quiet.api.get(DISMISSED)).data["cameras"]
+    dismissed = (await running.api.get(DISMISSED)).data["cameras"]
     (last,) = [camera for camera in dismissed if camera["replaced_by"] == three]
     assert last["mac_address"] == one
-    await refused(replace(quiet, one, two), 404, "CAMERA_NOT_FOUND")
+    await refused(replace(running, one, two), 404, "CAMERA_NOT_FOUND")
 
 
 async def test_replace_transfers_a_shared_device_id(rig):
-    async with rig.daemon(**QUIET) as running:
+    async with rig.daemon(**ONBOARDING_OFF) as running:
         await rig.announce(1, device_id="kitchen")
         await running.wait_until_processed(rig)
         await pair(running, rig.mac(1), "auto-onboard")
@@ -331,35 +341,35 @@ async def call_concurrently(calls):
     return Counter((answer.status, answer.json.get("code")) for answer in answers), answers
 
 
-async def test_concurrent_pairing_to_one_position_has_one_winner(quiet, rig):
+async def test_concurrent_pairing_to_one_position_has_one_winner(running, rig):
     macs = [rig.mac(number) for number in range(1, CLIENTS + 1)]
-    box = await create(quiet, label="Box")
+    box = await create(running, label="Box")
     bodies = [{"mac": mac, "container_id": box, "position": 3} for mac in macs]
-    counted, _ = await call_concurrently(quiet.api.post(PAIR, json=body) for body in bodies)
+    counted, _ = await call_concurrently(running.api.post(PAIR, json=body) for body in bodies)
     assert counted == {(200, None): 1, (409, "POSITION_OCCUPIED"): CLIENTS - 1}
     assert rig.rows("SELECT count(*) FROM cameras") == [(1,)], "the refused cameras are not registered"
-    assert stored(rig) == await places(quiet)
+    assert stored(rig) == await places(running)
     assert len(events(rig)) == 1
 
 
-async def test_concurrent_pairing_of_one_camera_has_one_winner(quiet, rig):
-    boxes = [await create(quiet, label=f"Box {number}") for number in range(CLIENTS)]
+async def test_concurrent_pairing_of_one_camera_has_one_winner(running, rig):
+    boxes = [await create(running, label=f"Box {number}") for number in range(CLIENTS)]
     mac = rig.mac(1)
-    calls = [quiet.api.post(PAIR, json={"mac": mac, "container_id": box, "position": 2}) for box in boxes]
+    calls = [running.api.post(PAIR, json={"mac": mac, "container_id": box, "position": 2}) for box in boxes]
     counted, _ = await call_concurrently(calls)
     assert counted == {(200, None): 1, (409, "CAMERA_ALREADY_ASSIGNED"): CLIENTS - 1}
-    assert stored(rig) == await places(quiet)
+    assert stored(rig) == await places(running)
     assert list(stored(rig)) == [mac]
 
 
-async def test_concurrent_equal_requests_get_equal_answers(quiet, rig):
+async def test_concurrent_equal_requests_get_equal_answers(running, rig):
     one, two = rig.mac(1), rig.mac(2)
     for call in (
-        lambda: quiet.api.post(PAIR, json={"mac": one, "container_id": "auto-onboard"}),
-        lambda: rename(quiet, one, "Entrance"),
-        lambda: replace(quiet, one, two),
-        lambda: unpair(quiet, two),
-        lambda: quiet.api.post(CONTAINERS, json={"label": "Twenty"}),
+        lambda: running.api.post(PAIR, json={"mac": one, "container_id": "auto-onboard"}),
+        lambda: rename(running, one, "Entrance"),
+        lambda: replace(running, one, two),
+        lambda: unpair(running, two),
+        lambda: running.api.post(CONTAINERS, json={"label": "Twenty"}),
     ):
         counted, answers = await call_concurrently(call() for _ in range(CLIENTS))
         assert len(counted) == 1
@@ -370,13 +380,13 @@ async def test_concurrent_equal_requests_get_equal_answers(quiet, rig):
     assert rig.rows("SELECT count(*) FROM operator_actions WHERE outcome = 'ok' AND actor <> 'first start'") == [(5,)]
 
 
-async def test_concurrent_replacements_have_one_winner(quiet, rig):
-    await pair(quiet, rig.mac(1), "auto-onboard", 2)
-    calls = [replace(quiet, rig.mac(1), rig.mac(number)) for number in range(2, CLIENTS + 2)]
+async def test_concurrent_replacements_have_one_winner(running, rig):
+    await pair(running, rig.mac(1), "auto-onboard", 2)
+    calls = [replace(running, rig.mac(1), rig.mac(number)) for number in range(2, CLIENTS + 2)]
     counted, answers = await call_concurrently(calls)
     assert counted == {(200, None): 1, (404, "CAMERA_NOT_FOUND"): CLIENTS - 1}
     (winner,) = [answer.data["mac_address"] for answer in answers if answer.status == 200]
-    assert stored(rig) == await places(quiet) == {winner: ("auto-onboard", 2)}
+    assert stored(rig) == await places(running) == {winner: ("auto-onboard", 2)}
     assert (
         f"replaced by {winner}" in next(answer for answer in answers if answer.status == 404).json["error"]["details"]
     )

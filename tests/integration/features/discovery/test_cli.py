@@ -8,26 +8,28 @@ from tests.support import lan
 from tests.support.process import command
 from tests.support.waiting import eventually
 
-STRANGER, LEFT, TWIN = "24:6F:28:EE:00:01", "24:6F:28:EE:00:02", "24:6F:28:EE:00:03"
+CLAIMANT, OFFLINE_CAMERA, OTHER_CLAIMANT = "24:6F:28:EE:00:01", "24:6F:28:EE:00:02", "24:6F:28:EE:00:03"
 
 
 @pytest.fixture
 async def devices(tmp_path):
-    """Returns `devices("--json", code=0)`; the daemon knows two cameras, one offline, and two other devices."""
-    quiet = {"discovery": {"probe": False}, "auto_onboard": {"mode": "off", "enabled": False}}
-    async with lan.opened(tmp_path, cameras=1) as site, site.player() as player, site.daemon(**quiet) as daemon:
+    """Returns `devices("--json", code=0)`; the daemon knows a camera, an offline camera, two claimants of one address."""
+    sections = {"discovery": {"probe": False}, "auto_onboard": {"mode": "off", "enabled": False}}
+    async with lan.opened(tmp_path, cameras=1) as site, site.player() as player, site.daemon(**sections) as daemon:
         camera = site.cameras[0]
-        await player.play({"10.77.0.200": [STRANGER, TWIN]})
+        await player.play({"10.77.0.200": [CLAIMANT, OTHER_CLAIMANT]})
         hostile = {"firmware_version": "1\x1b[2J\x9b2J", "device_id": "espcam-\x1b]0;x\x07"}
         await site.announce(camera.mac, camera.address, rssi=-54, **hostile)
-        await site.announce(LEFT, "10.77.0.99")
-        await site.announce(LEFT, "10.77.0.99", state="OFFLINE")
+        await site.announce(OFFLINE_CAMERA, "10.77.0.99")
+        await site.announce(OFFLINE_CAMERA, "10.77.0.99", state="OFFLINE")
 
         async def all_found():
             found = {entry["mac_address"]: entry for entry in (await daemon.api.get("/api/v1/devices")).data["devices"]}
-            settled = {camera.mac, STRANGER, TWIN, LEFT} <= found.keys() and found[LEFT]["status"] == "offline"
+            if not {camera.mac, CLAIMANT, OTHER_CLAIMANT, OFFLINE_CAMERA} <= found.keys():
+                return False
+            settled = found[OFFLINE_CAMERA]["status"] == "offline"
             seen = settled and {entry["source"] for entry in found[camera.mac]["evidence"]} >= {"arp", "mqtt"}
-            return seen and found[STRANGER]["conflict"]
+            return seen and found[CLAIMANT]["conflict"]
 
         await eventually(all_found)
 
@@ -47,19 +49,19 @@ async def test_devices_are_listed_with_evidence_and_conflicts(devices):
     listed = await devices()
     rows = {line.split()[0]: line.split() for line in listed.out.splitlines()[1:] if "Esp" in line}
     assert listed.out.splitlines()[0].split() == ["MAC", "ADDRESS", "VENDOR", "SIGNAL", "SOURCES", "STATE"]
-    assert rows.keys() == {devices.camera.mac, STRANGER, TWIN}
+    assert rows.keys() == {devices.camera.mac, CLAIMANT, OTHER_CLAIMANT}
     mac, address, *_, signal, sources, state, kind = rows[devices.camera.mac]
     assert (address, signal, state, kind) == (devices.camera.address, "-54", "online", "camera")
     assert set(sources.split(",")) == {"arp", "mqtt"}
-    assert rows[STRANGER][-1] == "online"
-    conflict = f"Conflict: 10.77.0.200 is claimed by {STRANGER} and {TWIN}; it is assigned to no device."
+    assert rows[CLAIMANT][-1] == "online"
+    conflict = f"Conflict: 10.77.0.200 is claimed by {CLAIMANT} and {OTHER_CLAIMANT}; it is assigned to no device."
     assert conflict in " ".join(listed.out.split())
 
     with_all = await devices("--all")
-    left = next(line.split() for line in with_all.out.splitlines() if line.startswith(LEFT))
-    assert left[-2:] == ["offline", "camera"]
+    offline = next(line.split() for line in with_all.out.splitlines() if line.startswith(OFFLINE_CAMERA))
+    assert offline[-2:] == ["offline", "camera"]
     assert {entry["mac_address"] for entry in (await devices("--json")).json} == rows.keys()
-    assert {entry["mac_address"] for entry in (await devices("--all", "--json")).json} == rows.keys() | {LEFT}
+    assert {entry["mac_address"] for entry in (await devices("--all", "--json")).json} == rows.keys() | {OFFLINE_CAMERA}
 
 
 async def test_device_is_shown_with_evidence(devices):
@@ -76,9 +78,9 @@ async def test_device_is_shown_with_evidence(devices):
     why = (await devices(mac, "--json")).json["why"]
     assert "published on MQTT" in why
     assert "published on MQTT" in " ".join(card.out.split("Why: ")[1].split())
-    contested = await devices(STRANGER)
-    assert f"Conflict: 10.77.0.200 is claimed by {STRANGER} and {TWIN}" in " ".join(contested.out.split())
-    offline = await devices(LEFT)
+    contested = await devices(CLAIMANT)
+    assert f"Conflict: 10.77.0.200 is claimed by {CLAIMANT} and {OTHER_CLAIMANT}" in " ".join(contested.out.split())
+    offline = await devices(OFFLINE_CAMERA)
     assert "Why: its MQTT session ended" in offline.out
 
 

@@ -62,31 +62,31 @@ async def test_lost_requests_are_retried(tmp_path):
 
 async def test_mqtt_or_arp_alone_is_online(tmp_path):
     async with lan.opened(tmp_path, cameras=3) as site:
-        deaf, mute, dead = site.cameras
-        await site.block_broadcasts(deaf)
-        site.switch_off(dead)
+        mqtt_only, arp_only, off = site.cameras
+        await site.block_broadcasts(mqtt_only)
+        site.switch_off(off)
         windows = {"idle_after_s": 3, "offline_after_s": 6}
         async with (
             site.camera_player() as cameras,
             site.daemon(cameras=windows, auto_onboard={"enabled": False}, discovery={"interval_s": 5}) as daemon,
         ):
-            await cameras.start(deaf, interval=1)
-            await site.announce(dead.mac, dead.address, retain=True)
-            await site.announce(dead.mac, dead.address, state="OFFLINE")
+            await cameras.start(mqtt_only, interval=1)
+            await site.announce(off.mac, off.address, retain=True)
+            await site.announce(off.mac, off.address, state="OFFLINE")
             for _ in range(3):
                 await run_scan(daemon)
 
             async def has_expected_statuses():
                 statuses = {mac: entry["status"] for mac, entry in (await devices(daemon)).items()}
-                return statuses == {deaf.mac: "online", mute.mac: "online", dead.mac: "offline"}
+                return statuses == {mqtt_only.mac: "online", arp_only.mac: "online", off.mac: "offline"}
 
             await eventually(has_expected_statuses, what="two cameras are online and one is offline")
-            assert "MQTT" in (await device(daemon, deaf))["why"]
-            assert "arp" not in {entry["source"] for entry in (await device(daemon, deaf))["evidence"]}
-            assert [entry["source"] for entry in (await device(daemon, mute))["evidence"] if entry["proves_life"]] == [
-                "arp"
-            ]
-            assert (await devices(daemon, status="here")).keys() == {deaf.mac, mute.mac}
+            assert "MQTT" in (await device(daemon, mqtt_only))["why"]
+            assert "arp" not in {entry["source"] for entry in (await device(daemon, mqtt_only))["evidence"]}
+            assert [
+                entry["source"] for entry in (await device(daemon, arp_only))["evidence"] if entry["proves_life"]
+            ] == ["arp"]
+            assert (await devices(daemon, status="here")).keys() == {mqtt_only.mac, arp_only.mac}
 
 
 async def test_retained_ghost_stays_offline(tmp_path):
@@ -343,11 +343,11 @@ async def test_last_will_is_checked_by_probe(tmp_path):
 
 async def test_shorter_interval_applies_without_restart(tmp_path):
     async with lan.opened(tmp_path, cameras=1, broker=False) as site:
-        quiet = {"probe": False, "mdns": False}
-        async with site.daemon(connected=False, discovery=quiet | {"interval_s": 3600}) as daemon:
+        scans_only = {"probe": False, "mdns": False}
+        async with site.daemon(connected=False, discovery=scans_only | {"interval_s": 3600}) as daemon:
             await run_scan(daemon)
             last = (await daemon.api.get(SCAN)).data["pagination"]["total"]
-            process.write_toml(tmp_path / "config.toml", site.tree(discovery=quiet | {"interval_s": 5}))
+            process.write_toml(tmp_path / "config.toml", site.tree(discovery=scans_only | {"interval_s": 5}))
             daemon.send(signal.SIGHUP)
 
             async def two_more():
@@ -358,8 +358,8 @@ async def test_shorter_interval_applies_without_restart(tmp_path):
 
 async def test_scan_id_survives_kill(tmp_path):
     async with lan.opened(tmp_path, cameras=1, broker=False) as site:
-        quiet = {"probe": False, "mdns": False}
-        async with site.daemon(connected=False, discovery=quiet) as daemon:
+        scans_only = {"probe": False, "mdns": False}
+        async with site.daemon(connected=False, discovery=scans_only) as daemon:
             scan_ids = []
             for _ in range(3):  # the first probably joins the periodic scan
                 answer = await daemon.api.post(SCAN)
@@ -368,7 +368,7 @@ async def test_scan_id_survives_kill(tmp_path):
             await eventually(lambda: _started(daemon, scan_ids))
             daemon.process.kill()
             await daemon.ended()
-        async with site.daemon(connected=False, discovery=quiet) as daemon:
+        async with site.daemon(connected=False, discovery=scans_only) as daemon:
             for scan_id in scan_ids:
                 assert (await daemon.api.get(f"{SCAN}/{scan_id}")).data["scan"]["state"] in ("interrupted", "done")
 

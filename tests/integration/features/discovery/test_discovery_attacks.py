@@ -10,7 +10,7 @@ from tests.support.waiting import HANG_S, eventually
 AUTO = "/api/v1/onboarding/auto"
 WITHOUT_BROKER = {"broker_port": 9, "reported": False}
 """A camera with HTTP but without a broker."""
-QUIET = {"probe": False, "mdns": False}
+SCANS_ONLY = {"probe": False, "mdns": False}
 
 
 async def registered(daemon, count):
@@ -34,7 +34,7 @@ async def last_onboarding_event(daemon, mac):
 async def test_flood_of_macs_is_bounded_and_keeps_cameras(tmp_path):
     async with (
         lan.opened(tmp_path, cameras=8) as site,
-        site.daemon(cameras={"max_devices": 500}, discovery=QUIET | {"interval_s": 5}) as daemon,
+        site.daemon(cameras={"max_devices": 500}, discovery=SCANS_ONLY | {"interval_s": 5}) as daemon,
         site.player() as player,
         site.fleet(interval=2),
     ):
@@ -64,7 +64,7 @@ async def test_flood_of_macs_is_bounded_and_keeps_cameras(tmp_path):
 async def test_gratuitous_flood_does_not_disturb_scan(tmp_path):
     async with (
         lan.opened(tmp_path, cameras=20, broker=False) as site,
-        site.daemon(connected=False, discovery=QUIET | {"interval_s": 3600}) as daemon,
+        site.daemon(connected=False, discovery=SCANS_ONLY | {"interval_s": 3600}) as daemon,
         site.player() as player,
     ):
         flood = asyncio.create_task(player.announce_macs(30_000, site.network, rate=10_000))
@@ -83,16 +83,18 @@ async def test_unsolicited_frames_are_not_trusted(tmp_path):
     """An unsolicited frame adds no device and moves none."""
     async with (
         lan.opened(tmp_path, cameras=2, broker=False) as site,
-        site.daemon(connected=False, discovery=QUIET | {"interval_s": 3600}) as daemon,
+        site.daemon(connected=False, discovery=SCANS_ONLY | {"interval_s": 3600}) as daemon,
         site.player() as player,
     ):
         victim, other = site.cameras
         await run_scan(daemon)
-        stranger = "24:6F:28:EE:00:10"
-        await player.send(victim.address, stranger, kind="reply", count=50, rate=500)
-        await player.send("10.77.0.200", stranger, kind="request", target=site.address, count=5)
+        forged_mac = "24:6F:28:EE:00:10"
+        await player.send(victim.address, forged_mac, kind="reply", count=50, rate=500)
+        await player.send("10.77.0.200", forged_mac, kind="request", target=site.address, count=5)
         await player.send("10.77.0.201", victim.mac, kind="reply", count=20)  # the victim's MAC at another address
-        await player.send("10.77.0.202", "24:6F:28:EE:00:20", source=stranger, count=20)  # forged
+        await player.send(
+            "10.77.0.202", "24:6F:28:EE:00:20", source=forged_mac, count=20
+        )  # the frame comes from another MAC than it says
         await run_scan(daemon)
         found = await devices(daemon)
         assert found.keys() == {victim.mac, other.mac}
@@ -105,7 +107,7 @@ async def test_forged_address_prevents_onboarding(tmp_path):
         (camera,) = site.cameras
         forger = "24:6F:28:EE:00:10"
         await player.play({camera.address: forger})
-        async with site.camera_player() as cameras, site.daemon(discovery=QUIET) as daemon:
+        async with site.camera_player() as cameras, site.daemon(discovery=SCANS_ONLY) as daemon:
             await run_scan(daemon)
             await site.announce(forger, camera.address)
             stage, code, why = await last_onboarding_event(daemon, forger)
@@ -121,7 +123,7 @@ async def test_announced_address_of_other_camera_is_mismatch(tmp_path):
     async with (
         lan.opened(tmp_path, cameras=2) as site,
         site.camera_player() as cameras,
-        site.daemon(discovery=QUIET) as daemon,
+        site.daemon(discovery=SCANS_ONLY) as daemon,
     ):
         honest, other = site.cameras
         await cameras.start(honest, interval=1)
@@ -134,7 +136,7 @@ async def test_announced_address_of_other_camera_is_mismatch(tmp_path):
 
 
 async def test_invalid_camera_addresses_are_not_probed(tmp_path):
-    async with lan.opened(tmp_path, cameras=1) as site, site.daemon(discovery=QUIET) as daemon:
+    async with lan.opened(tmp_path, cameras=1) as site, site.daemon(discovery=SCANS_ONLY) as daemon:
         addresses = ("127.0.0.1", site.address, "10.77.0.0", "10.77.0.255", "169.254.169.254", "224.0.0.1", "192.0.2.1")
         for number, address in enumerate((*addresses, "::ffff:10.77.0.1", "localhost", "0x0a.77.0.10", "10.77.10")):
             mac = f"24:6F:28:0{number:X}:00:00"
@@ -150,7 +152,7 @@ async def test_camera_without_address_is_onboarded_by_discovery(tmp_path):
     async with lan.opened(tmp_path, cameras=2) as site:
         with_address, without_address = site.cameras
         site.switch_off(without_address)
-        async with site.camera_player() as cameras, site.daemon(discovery=QUIET) as daemon:
+        async with site.camera_player() as cameras, site.daemon(discovery=SCANS_ONLY) as daemon:
             await cameras.start(with_address, interval=30)
             await registered(daemon, 1)  # this camera published its address; the next one does not
             await site.announce(without_address.mac)

@@ -10,7 +10,7 @@ from tests.support.discovery import SCAN, devices, run_scan, sources
 from tests.support.waiting import eventually
 
 BACK_WITHIN_S = 10
-QUIET = {"probe": False, "mdns": False}
+SCANS_ONLY = {"probe": False, "mdns": False}
 
 
 def descriptors(daemon):
@@ -35,6 +35,8 @@ async def waits_for(daemon, text):
 
 
 async def works(daemon):
+    """Wait until the scanner works, then scan: both cameras are found."""
+
     async def is_ok():
         return (await sources(daemon))["scanner"][0] == "ok"
 
@@ -47,7 +49,7 @@ async def works(daemon):
 async def test_scanner_waits_for_interface_and_continues(tmp_path, unprivileged):
     async with (
         lan.opened(tmp_path, cameras=2, broker=False) as site,
-        site.daemon(connected=False, unprivileged=unprivileged, discovery=QUIET) as daemon,
+        site.daemon(connected=False, unprivileged=unprivileged, discovery=SCANS_ONLY) as daemon,
     ):
         await works(daemon)
         before = descriptors(daemon)
@@ -74,7 +76,7 @@ async def test_scanner_waits_for_interface_and_continues(tmp_path, unprivileged)
 async def test_missing_interface_at_start_is_awaited(tmp_path):
     async with lan.opened(tmp_path, cameras=2, broker=False) as site:
         site.unplug()
-        async with site.daemon(connected=False, discovery=QUIET) as daemon:
+        async with site.daemon(connected=False, discovery=SCANS_ONLY) as daemon:
             await waits_for(daemon, "interface ap0 not found")
             assert (await daemon.api.get("/health")).status == 200
             site.plug()
@@ -84,7 +86,7 @@ async def test_missing_interface_at_start_is_awaited(tmp_path):
 async def test_flapping_interface_leaks_nothing_and_fails_scan(tmp_path):
     async with (
         lan.opened(tmp_path, cameras=2, broker=False) as site,
-        site.daemon(connected=False, discovery=QUIET) as daemon,
+        site.daemon(connected=False, discovery=SCANS_ONLY) as daemon,
     ):
         await works(daemon)
         before = descriptors(daemon)
@@ -108,11 +110,11 @@ async def test_flapping_interface_leaks_nothing_and_fails_scan(tmp_path):
 
 async def test_large_network_is_refused_unless_allowed(tmp_path):
     async with lan.opened(tmp_path, cameras=2, network="10.77.0.0/21", broker=False) as site:
-        async with site.daemon(connected=False, discovery=QUIET) as daemon:
+        async with site.daemon(connected=False, discovery=SCANS_ONLY) as daemon:
             await waits_for(daemon, "10.77.0.0/21 is larger than a /22")
             await waits_for(daemon, "discovery.allow_large_subnet")
             await daemon.stop()
-        async with site.daemon(connected=False, discovery=QUIET | {"allow_large_subnet": True}) as daemon:
+        async with site.daemon(connected=False, discovery=SCANS_ONLY | {"allow_large_subnet": True}) as daemon:
             await works(daemon)
 
 
@@ -125,7 +127,7 @@ async def test_only_configured_interface_is_scanned(tmp_path):
         site.pi.ip("link", "set", "far9", "up")
         for unprivileged in (False, True):
             before = _sent(site, "eth9")
-            async with site.daemon(connected=False, unprivileged=unprivileged, discovery=QUIET) as daemon:
+            async with site.daemon(connected=False, unprivileged=unprivileged, discovery=SCANS_ONLY) as daemon:
                 await works(daemon)
                 assert {entry["ip_address"] for entry in (await devices(daemon)).values()} == {
                     camera.address for camera in site.cameras

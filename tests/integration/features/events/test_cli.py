@@ -1,6 +1,7 @@
 """`events` with a daemon process: past events, new events, and reconnection after a restart."""
 
 import json
+import signal
 
 import pytest
 
@@ -132,7 +133,7 @@ async def test_follow_resumes_after_daemon_restart(cli, rig, tmp_path):
             seen = [json.loads(line) for line in process.out().splitlines()]
             assert [event["type"] for event in seen] == ["onboarding.disabled", "onboarding.enabled"]
             assert max(map(len, process.err().splitlines())) <= 80
-            process.send_signal(2)
+            process.send_signal(signal.SIGINT)
             assert await process.wait() == 130
 
 

@@ -34,6 +34,8 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("documented_answers")
 
+# The id of no event: the stream answers it with a snapshot.
+NOT_STORED = 10**6
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 HEADERS = {
     "Content-Type": "text/event-stream",
@@ -354,7 +356,7 @@ async def test_events_during_replay_are_sent_once_in_order(daemon):
 # Snapshots.
 
 
-async def trimmed(running, keep):
+async def trim(running, keep):
     await running.app.resources.database.write(lambda tx: event_log.keep_newest(tx, keep=keep))
 
 
@@ -363,7 +365,7 @@ async def test_long_gap_sends_snapshot(daemon, set_session_snapshot, monkeypatch
     monkeypatch.setattr(feeds, "MAX_REPLAY", 50)
     newest = await store_events(daemon, *["network.status_changed"] * 60)
     if after == "trimmed":
-        await trimmed(daemon, 10)
+        await trim(daemon, 10)
     last = {"trimmed": newest - 11, "of another database": newest + 1, "too far back": newest - 51}[after]
     state = [status(SESSION), discovered(SESSION, 1), discovered(SESSION, 2), status(OTHER)]
     requested = set_session_snapshot(daemon, *state)
@@ -390,7 +392,7 @@ async def test_long_gap_sends_snapshot(daemon, set_session_snapshot, monkeypatch
 async def test_short_gap_is_replayed(daemon, set_session_snapshot, monkeypatch, missed):
     monkeypatch.setattr(feeds, "MAX_REPLAY", 50)
     newest = await store_events(daemon, *["network.status_changed"] * 60)
-    await trimmed(daemon, 50)
+    await trim(daemon, 50)
     requested = set_session_snapshot(daemon, status(SESSION))
     async with opened(daemon.admin, BATCH, last_event_id=newest - missed) as stream:
         assert "snapshot" not in stream.established.payload
@@ -403,7 +405,7 @@ async def test_short_gap_is_replayed(daemon, set_session_snapshot, monkeypatch, 
 async def test_session_snapshot_has_only_that_session(daemon, set_session_snapshot):
     await store_session(daemon)
     requested = set_session_snapshot(daemon, status(OTHER), status(SESSION), discovered(SESSION, 1))
-    async with opened(daemon.admin, BATCH, session_id=SESSION, last_event_id=10**6) as stream:
+    async with opened(daemon.admin, BATCH, session_id=SESSION, last_event_id=NOT_STORED) as stream:
         assert stream.established.payload["snapshot"] is True
         assert [event.type for event in await stream.events(2)] == ["session.status", "device.discovered"]
     assert requested == [SESSION]
@@ -413,7 +415,7 @@ async def test_snapshot_has_open_sessions_with_devices(daemon):
     await store_session(daemon, devices=("24:6F:28:00:00:10", "24:6F:28:00:00:20"))
     await store_session(daemon, OTHER)
     for session_id, expected in ((None, [SESSION] * 3 + [OTHER]), (SESSION, [SESSION] * 3), (OTHER, [OTHER])):
-        async with opened(daemon.admin, BATCH, session_id=session_id, last_event_id=10**6) as stream:
+        async with opened(daemon.admin, BATCH, session_id=session_id, last_event_id=NOT_STORED) as stream:
             seen = await stream.events(len(expected))
             await assert_no_event(stream, daemon)
         assert [event.data["session_id"] for event in seen] == expected
@@ -430,7 +432,7 @@ async def test_snapshot_has_open_sessions_with_devices(daemon):
 async def test_empty_snapshot_sends_id(daemon, set_session_snapshot):
     newest = await store_events(daemon, "scan.started", "scan.ended")
     set_session_snapshot(daemon)
-    async with opened(daemon.admin, BATCH, last_event_id=10**6) as stream:
+    async with opened(daemon.admin, BATCH, last_event_id=NOT_STORED) as stream:
         await store_events(daemon, "network.status_changed")
         assert (await stream.event()).id == str(newest + 1)
         assert f"\n\nid:{newest}\n\n".encode() in stream.raw
@@ -445,20 +447,20 @@ async def test_events_during_snapshot_are_sent_after_it(daemon, monkeypatch):
         return [status(SESSION)]
 
     replace_snapshot(monkeypatch, daemon, snapshot)
-    async with opened(daemon.admin, BATCH, last_event_id=10**6) as stream:
+    async with opened(daemon.admin, BATCH, last_event_id=NOT_STORED) as stream:
         state, event = await stream.events(2)
     assert (state.type, state.id) == ("session.status", str(newest))
     assert (event.payload, event.id) == ({"during": True}, str(newest + 1))
 
 
-async def test_events_during_opening_follow_greeting(daemon, monkeypatch):
+async def test_events_during_opening_follow_established_frame(daemon, monkeypatch):
     async def snapshot(session_id):
         daemon.app.events.streams.send_heartbeats()
         get_logger("pi_orchestrator.test").warning("logged while a stream opens")
         return [status(SESSION)]
 
     replace_snapshot(monkeypatch, daemon, snapshot)
-    async with opened(daemon.admin, types="log,session.*", last_event_id=10**6) as stream:
+    async with opened(daemon.admin, types="log,session.*", last_event_id=NOT_STORED) as stream:
         assert stream.established.type == "connection.established"
         assert (await stream.event()).type == "session.status"
         while (await stream.event()).payload["message"] != "logged while a stream opens":
@@ -470,16 +472,16 @@ async def test_full_snapshot_includes_cameras(rig, set_session_snapshot):
         await eventually(lambda: len(running.app.cameras.cache) == 3)
         listed = (await running.api.get("/api/v1/cameras")).data
         set_session_snapshot(running, status(SESSION), discovered(SESSION, 1))
-        async with opened(running.admin, last_event_id=10**6) as stream:
+        async with opened(running.admin, last_event_id=NOT_STORED) as stream:
             *seen, cameras = await stream.events(3)
         assert [event.type for event in seen] == ["session.status", "device.discovered"]
         assert [event.id for event in seen] == [None, None]
         assert (cameras.type, int(cameras.id)) == ("camera.list", stream.established.payload["last_event_id"])
         assert cameras.payload.keys() == {"cameras", "count"}
         assert [camera["id"] for camera in cameras.payload["cameras"]] == [camera["id"] for camera in listed["cameras"]]
-        async with opened(running.api, last_event_id=10**6) as stream:
+        async with opened(running.api, last_event_id=NOT_STORED) as stream:
             assert (await stream.event()).type == "camera.list", "a client without a key receives no sessions"
-        async with opened(running.admin, types="session.*", last_event_id=10**6) as stream:
+        async with opened(running.admin, types="session.*", last_event_id=NOT_STORED) as stream:
             only = await stream.event()
             assert (only.type, int(only.id)) == ("session.status", stream.established.payload["last_event_id"])
 
@@ -487,7 +489,7 @@ async def test_full_snapshot_includes_cameras(rig, set_session_snapshot):
 async def test_large_snapshot_is_complete(daemon, set_session_snapshot):
     devices = [discovered(SESSION, f"{number} " + "x" * 5000) for number in range(300)]
     set_session_snapshot(daemon, *devices)
-    async with opened(daemon.admin, BATCH, last_event_id=10**6) as stream:
+    async with opened(daemon.admin, BATCH, last_event_id=NOT_STORED) as stream:
         events = await stream.events(300)
     assert [event.payload for event in events] == [device.payload for device in devices]
 
@@ -497,7 +499,7 @@ async def test_failed_snapshot_returns_error(daemon, monkeypatch):
         raise StorageError("the database refused this")
 
     replace_snapshot(monkeypatch, daemon, snapshot)
-    answer = await daemon.admin.get(BATCH, params={"last_event_id": 10**6})
+    answer = await daemon.admin.get(BATCH, params={"last_event_id": NOT_STORED})
     assert (answer.status, answer.json["code"]) == (500, "DATABASE_ERROR")
     assert await daemon.metric("piorch_stream_clients") == 0
 

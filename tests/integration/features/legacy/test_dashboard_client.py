@@ -140,7 +140,7 @@ async def until(messages, predicate, within=10):
 
 @pytest.fixture
 async def dashboard(rig):
-    """A page of a daemon with three live, registered cameras; `page.running` is the daemon."""
+    """The dashboard of a daemon with three live, registered cameras; `dashboard.running` is the daemon."""
     async with rig.daemon() as running, rig.fleet(3) as fleet:
         await eventually(lambda: len(running.app.cameras.views.live()) == 3 and len(running.app.cameras.cache) == 3)
         async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:

@@ -15,6 +15,7 @@ NO_RADIO = "no wireless driver: this kernel has no nl80211"
 
 @pytest.fixture
 def scans_are_limited(monkeypatch):
+    """Undo `documented_answers`, with which every request may scan for WiFi networks again at once."""
     monkeypatch.undo()
     assert wifi_scan.MIN_INTERVAL_S == 10
 

@@ -98,9 +98,9 @@ async def test_failing_camera_is_retried_less_often(rig):
     async with rig.daemon(clock=clock) as running:
         worker = running.app.onboarding.worker
         async with rig.broker.client() as client:
-            for beat in range(1, 361):
+            for count in range(1, 361):
                 await rig.announce(1, client=client)
-                await eventually(lambda beat=beat: running.app.cameras.presence.messages["live"] == beat)
+                await eventually(lambda count=count: running.app.cameras.presence.messages["live"] == count)
                 await eventually(lambda: not worker.is_onboarding(rig.mac(1)))
                 await clock.advance(5)
         assert 8 <= worker.metrics.attempts <= 40
@@ -112,7 +112,7 @@ async def test_unexpected_error_affects_one_attempt(rig):
     clock = FakeClock()
     async with rig.daemon(clock=clock) as running:
         await rig.execute_in_thread(
-            f"CREATE TRIGGER blow BEFORE INSERT ON cameras WHEN NEW.mac = '{rig.mac(3)}'"
+            f"CREATE TRIGGER refuse BEFORE INSERT ON cameras WHEN NEW.mac = '{rig.mac(3)}'"
             " BEGIN SELECT RAISE(ABORT, 'injected by the test'); END"
         )
         async with rig.camera(1) as one, rig.camera(2) as two, rig.camera(3) as three, rig.camera(4) as four:
@@ -127,7 +127,7 @@ async def test_unexpected_error_affects_one_attempt(rig):
             assert three.requests == 1, "it must wait like any failed camera"
             assert await running.metric('piorch_component_restarts_total{component="onboarding"}') == 0
             assert await running.metric('piorch_component_up{component="onboarding"}') == 1
-            await rig.execute_in_thread("DROP TRIGGER blow")
+            await rig.execute_in_thread("DROP TRIGGER refuse")
             await clock.advance(60)
             await three.publish_status()
             await eventually(lambda: three.mac in running.app.cameras.cache)

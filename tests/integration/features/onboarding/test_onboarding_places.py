@@ -137,10 +137,10 @@ async def test_registration_is_one_transaction(rig, write):
     """The database refuses one write: the others are rolled back, and the camera is onboarded later."""
     clock = FakeClock()
     async with rig.daemon(clock=clock) as running, rig.camera(1) as camera, rig.camera(2) as other:
-        condition, when = (write.split(" WHEN ") + ["1"])[:2]
+        operation, condition = (write.split(" WHEN ") + ["1"])[:2]
         await rig.execute_in_thread(
-            f"CREATE TRIGGER fault BEFORE {condition} WHEN {when} AND (SELECT count(*) FROM onboarding_audit WHERE"
-            f" mac_address = '{camera.mac}') > 0 BEGIN SELECT RAISE(ABORT, 'struck by the test'); END"
+            f"CREATE TRIGGER fault BEFORE {operation} WHEN {condition} AND (SELECT count(*) FROM onboarding_audit WHERE"
+            f" mac_address = '{camera.mac}') > 0 BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
         )
         await camera.publish_status()
         await eventually(lambda: camera.answered == 1)

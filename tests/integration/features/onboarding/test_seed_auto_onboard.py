@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("documented_answers")
 
-BASE = "/api/v1/onboarding/auto"
+AUTO = "/api/v1/onboarding/auto"
 
 # Types of the document: a field with ? is optional, and no value is null.
 NUMBER, STRING, BOOLEAN = (int, float), (str,), (bool,)
@@ -89,7 +89,7 @@ EXAMPLE_ERROR = {
     "message": "auto-onboard mode must be 'dev' to enable",
     "retryable": False,
 }
-PI_SIDE = {
+PI_ENVIRONMENT = {
     "AUTO_ONBOARD_ENABLED": "true",
     "AUTO_ONBOARD_MODE": "dev",
     "AUTO_ONBOARD_TARGET_CONTAINER": "550e8400-e29b-41d4-a716-446655440000",
@@ -144,13 +144,13 @@ class AutoOnboardApi:
         return answer["data"]
 
     async def get_status(self):
-        return await self._json(await self.api.get(f"{BASE}/status"), "Failed to get status")
+        return await self._json(await self.api.get(f"{AUTO}/status"), "Failed to get status")
 
     async def enable(self):
-        await self._json(await self.api.post(f"{BASE}/enable"), "Failed to enable")
+        await self._json(await self.api.post(f"{AUTO}/enable"), "Failed to enable")
 
     async def disable(self):
-        await self._json(await self.api.post(f"{BASE}/disable"), "Failed to disable")
+        await self._json(await self.api.post(f"{AUTO}/disable"), "Failed to disable")
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_openapi_matches_document():
 
 async def test_status_returns_config_and_metrics(onboarded):
     running, _ = onboarded
-    data = (await running.api.get(f"{BASE}/status")).data
+    data = (await running.api.get(f"{AUTO}/status")).data
     assert matches(data, STATUS)
     assert set(data["config"]) == set(STATUS["config"])
     assert data["metrics"]["attempts"] == data["metrics"]["success"] == 3
@@ -192,7 +192,7 @@ async def test_status_returns_config_and_metrics(onboarded):
 async def test_enable_with_mode_dev_succeeds(rig):
     async with rig.daemon(auto_onboard={"enabled": False}) as running:
         assert (await running.status())["enabled"] is False
-        answer = await running.api.post(f"{BASE}/enable")
+        answer = await running.api.post(f"{AUTO}/enable")
         assert (answer.status, answer.data) == (200, EXAMPLE_ENABLED)
         status = await running.status()
         assert (status["enabled"], status["running"], status["mode"]) == (True, True, "dev")
@@ -200,7 +200,7 @@ async def test_enable_with_mode_dev_succeeds(rig):
 
 async def test_enable_with_mode_off_fails(rig):
     async with rig.daemon(auto_onboard={"mode": "off", "enabled": False}) as running:
-        answer = await running.api.post(f"{BASE}/enable")
+        answer = await running.api.post(f"{AUTO}/enable")
         assert answer.status == 400
         assert answer.json["success"] is False
         assert answer.json["error"] == EXAMPLE_ERROR
@@ -213,7 +213,7 @@ async def test_disable_is_immediate(rig):
         camera.answer_now.clear()
         await camera.publish_status()
         await camera.request_received.wait()
-        answer = await running.api.post(f"{BASE}/disable")
+        answer = await running.api.post(f"{AUTO}/disable")
         assert (answer.status, answer.data) == (200, EXAMPLE_DISABLED)
         before = rig.tables()
         camera.answer_now.set()
@@ -264,7 +264,7 @@ async def test_status_matches_example(rig):
     async with rig.daemon(
         auto_onboard={"max_per_minute": 10, "burst_size": 5, "verification_timeout_sec": 5},
     ) as running:
-        answer = await running.api.get(f"{BASE}/status")
+        answer = await running.api.get(f"{AUTO}/status")
     example = json.loads(EXAMPLE_STATUS)
     assert set(example) <= set(answer.json)
     assert list(answer.data)[: len(example["data"])] == list(example["data"])
@@ -283,7 +283,7 @@ async def test_toggle_answers_match_examples(rig):
     async with rig.daemon(connected=False) as running:
         for action, example in (("disable", EXAMPLE_DISABLED), ("enable", EXAMPLE_ENABLED)):
             for _ in "once", "again":  # the dashboard may repeat a request
-                answer = await running.api.post(f"{BASE}/{action}")
+                answer = await running.api.post(f"{AUTO}/{action}")
                 assert answer.data == example
                 assert {"success", "data", "timestamp"} <= set(answer.json)
                 assert_time(answer.json["timestamp"])
@@ -298,7 +298,7 @@ def assert_time(text):
 
 async def test_events_match_document(onboarded):
     running, fleet = onboarded
-    data = (await running.api.get(f"{BASE}/events")).data
+    data = (await running.api.get(f"{AUTO}/events")).data
     assert matches(data, EVENTS)
     assert set(data) == set(EVENTS)
     assert {field for row in data["events"] for field in row} <= {name.removesuffix("?") for name in ENTRY}
@@ -313,7 +313,7 @@ async def test_events_match_document(onboarded):
 async def test_missing_events_are_an_empty_list(rig):
     async with rig.daemon(connected=False) as running:
         for path in ("/events", "/events/AA:BB:CC:DD:EE:F0"):
-            answer = await running.api.get(BASE + path)
+            answer = await running.api.get(AUTO + path)
             assert answer.data == {
                 "events": [],
                 "pagination": {"total": 0, "limit": 50, "offset": 0, "has_more": False},
@@ -324,7 +324,7 @@ async def test_failure_has_code_and_message(rig):
     async with rig.daemon() as running, rig.fleet(1, faults=["http-500:1"]):
 
         async def failed():
-            return (await running.api.get(f"{BASE}/events", params={"stage": "failed"})).data["events"]
+            return (await running.api.get(f"{AUTO}/events", params={"stage": "failed"})).data["events"]
 
         (row, *_) = await eventually(failed)
         assert matches(row, ENTRY)
@@ -337,10 +337,10 @@ async def test_failure_has_code_and_message(rig):
 
 async def test_event_pages_join_without_gap(onboarded):
     running, _ = onboarded
-    whole = (await running.api.get(f"{BASE}/events")).data["events"]
+    whole = (await running.api.get(f"{AUTO}/events")).data["events"]
     pages, offset = [], 0
     while True:
-        data = (await running.api.get(f"{BASE}/events", params={"limit": 5, "offset": offset})).data
+        data = (await running.api.get(f"{AUTO}/events", params={"limit": 5, "offset": offset})).data
         pages += data["events"]
         offset += 5
         assert data["pagination"]["total"] == 12
@@ -355,7 +355,7 @@ async def test_event_pages_join_without_gap(onboarded):
 )
 async def test_limit_and_offset_apply(onboarded, limit, offset, count, has_more):
     running, _ = onboarded
-    data = (await running.api.get(f"{BASE}/events", params={"limit": limit, "offset": offset})).data
+    data = (await running.api.get(f"{AUTO}/events", params={"limit": limit, "offset": offset})).data
     assert len(data["events"]) == count
     assert data["pagination"] == {"total": 12, "limit": limit, "offset": offset, "has_more": has_more}
 
@@ -364,39 +364,39 @@ async def test_events_filter_together(onboarded):
     running, fleet = onboarded
     mac = fleet.cameras[0].mac
 
-    async def ask(**query):
-        return (await running.api.get(f"{BASE}/events", params=query)).data
+    async def read_events(**query):
+        return (await running.api.get(f"{AUTO}/events", params=query)).data
 
-    everything = (await ask())["events"]
+    everything = (await read_events())["events"]
     for spelling in (mac, mac.lower(), mac.replace(":", "-"), mac.replace(":", "")):
-        rows = await ask(mac=spelling)
+        rows = await read_events(mac=spelling)
         assert [row["stage"] for row in rows["events"]] == ["paired", "registered", "verified", "discovered"]
         assert {row["mac_address"] for row in rows["events"]} == {mac}
         assert rows["pagination"]["total"] == 4
-    assert {row["stage"] for row in (await ask(stage="paired"))["events"]} == {"paired"}
-    assert (await ask(stage="paired", mac=mac))["pagination"]["total"] == 1
+    assert {row["stage"] for row in (await read_events(stage="paired"))["events"]} == {"paired"}
+    assert (await read_events(stage="paired", mac=mac))["pagination"]["total"] == 1
 
     middle = everything[5]["timestamp"]
-    since = await ask(since=middle)
+    since = await read_events(since=middle)
     assert since["events"] == [row for row in everything if row["timestamp"] >= middle]
-    assert (await ask(since="2999-01-01T00:00:00Z"))["events"] == []
-    assert (await ask(since="2000-01-01T00:00:00Z"))["events"] == everything
+    assert (await read_events(since="2999-01-01T00:00:00Z"))["events"] == []
+    assert (await read_events(since="2000-01-01T00:00:00Z"))["events"] == everything
 
 
 async def test_events_of_camera_by_path(onboarded):
     running, fleet = onboarded
     mac = fleet.cameras[1].mac
-    data = (await running.api.get(f"{BASE}/events/{mac}")).data
+    data = (await running.api.get(f"{AUTO}/events/{mac}")).data
     assert matches(data, EVENTS)
     assert [row["stage"] for row in data["events"]] == ["paired", "registered", "verified", "discovered"]
-    page = (await running.api.get(f"{BASE}/events/{mac}", params={"limit": 1, "offset": 1})).data
+    page = (await running.api.get(f"{AUTO}/events/{mac}", params={"limit": 1, "offset": 1})).data
     assert page["events"] == data["events"][1:2]
     assert page["pagination"] == {"total": 4, "limit": 1, "offset": 1, "has_more": True}
 
 
 async def test_metrics_reset_clears_every_counter(onboarded):
     running, _ = onboarded
-    answer = await running.api.post(f"{BASE}/metrics/reset")
+    answer = await running.api.post(f"{AUTO}/metrics/reset")
     assert (answer.status, list(answer.data)) == (200, ["message"])
     assert set((await running.status())["metrics"].values()) == {0}
 
@@ -406,10 +406,10 @@ async def test_cleanup_removes_older_rows(onboarded, rig):
     await rig.execute_in_thread(
         "UPDATE onboarding_audit SET at = '2020-01-01T00:00:00.000000Z' WHERE stage = 'discovered'"
     )
-    answer = await running.admin.post(f"{BASE}/events/cleanup")
+    answer = await running.admin.post(f"{AUTO}/events/cleanup")
     assert (answer.status, set(answer.data), answer.data["deleted_count"]) == (200, {"deleted_count", "message"}, 3)
-    assert (await running.admin.post(f"{BASE}/events/cleanup", params={"days": 365})).data["deleted_count"] == 0
-    left = (await running.api.get(f"{BASE}/events")).data
+    assert (await running.admin.post(f"{AUTO}/events/cleanup", params={"days": 365})).data["deleted_count"] == 0
+    left = (await running.api.get(f"{AUTO}/events")).data
     assert left["pagination"]["total"] == 9
     assert "discovered" not in {row["stage"] for row in left["events"]}
 
@@ -417,7 +417,7 @@ async def test_cleanup_removes_older_rows(onboarded, rig):
 @pytest.mark.parametrize("days, status", [(1, 200), (365, 200), (0, 400), (366, 400), ("x", 400), (-1, 400)])
 async def test_cleanup_days_are_1_to_365(rig, days, status):
     async with rig.daemon(connected=False) as running:
-        answer = await running.admin.post(f"{BASE}/events/cleanup", params={"days": days})
+        answer = await running.admin.post(f"{AUTO}/events/cleanup", params={"days": days})
         assert answer.status == status
         if status == 400:
             assert answer.json["error"]["details"].startswith("days: ")
@@ -427,7 +427,7 @@ async def test_cleanup_days_are_1_to_365(rig, days, status):
 async def test_limit_is_1_to_100(rig, limit):
     async with rig.daemon(connected=False) as running:
         for path in ("/events", "/events/AA:BB:CC:DD:EE:F0"):
-            answer = await running.api.get(BASE + path, params={"limit": limit})
+            answer = await running.api.get(AUTO + path, params={"limit": limit})
             assert (answer.status, answer.json["code"]) == (400, "VALIDATION_FAILED")
             assert answer.json["error"]["details"].startswith("limit: ")
 
@@ -469,10 +469,10 @@ async def test_document_client_gets_auth_error(rig):
 async def test_document_environment_is_accepted(rig):
     tree = rig.tree()
     del tree["auto_onboard"], tree["ap"]
-    settings = load(environ=PI_SIDE, flags=tree).settings
+    settings = load(environ=PI_ENVIRONMENT, flags=tree).settings
     async with running(settings, notifier=Notifier({})) as daemon, aiohttp.ClientSession() as http:
-        data = (await Api(http, daemon.url).get(f"{BASE}/status")).data
+        data = (await Api(http, daemon.url).get(f"{AUTO}/status")).data
     example = json.loads(EXAMPLE_STATUS)["data"]
     assert (data["enabled"], data["mode"], data["running"]) == (True, "dev", True)
     assert json.dumps(data["config"]) == json.dumps(example["config"])
-    assert rig.rows("SELECT id FROM containers") == [(PI_SIDE["AUTO_ONBOARD_TARGET_CONTAINER"],)]
+    assert rig.rows("SELECT id FROM containers") == [(PI_ENVIRONMENT["AUTO_ONBOARD_TARGET_CONTAINER"],)]
