@@ -76,6 +76,8 @@ class Tab:
         return [(name, last_id, json.loads(data)) for name, last_id, data in received]
 
     async def has_seen(self, count):
+        """Wait until the page has received this many events; return them."""
+
         async def enough():
             received = await self.seen()
             return received if len(received) >= count else None
@@ -100,16 +102,16 @@ async def test_cookie_page_receives_named_and_unnamed(rig, browser):
         async with tab(browser, origin) as page:
             await page.log_in(running.admin.key)
             await page.open(f"{BATCH}?session_id={SESSION}")
-            greeting = await page.has_seen(2)
+            established = await page.has_seen(2)
             payload = {"mac": "x", "note": "é\n\u2028"}
             types = ["session.status", "device.discovered", "error"]
             newest = await store_events(running, *types, session_id=SESSION, payload=payload)
             received = (await page.has_seen(8))[2:]
-    both = [*greeting, *received]
+    both = [*established, *received]
     for (name, _, data), other in zip(both[::2], both[1::2], strict=True):
         assert name == data["type"]
         assert (other[0], other[2]) == ("message", data)
-    assert greeting[0][2]["payload"]["message"] == "Connected to batch provisioning events"
+    assert established[0][2]["payload"]["message"] == "Connected to batch provisioning events"
     assert [data["type"] for _, _, data in received[::2]] == types
     assert [last_id for _, last_id, _ in received[::2]] == [str(newest - 2), str(newest - 1), str(newest)]
     assert [last_id for _, last_id, _ in received[1::2]] == [last_id for _, last_id, _ in received[::2]]
@@ -117,7 +119,7 @@ async def test_cookie_page_receives_named_and_unnamed(rig, browser):
 
 
 async def test_browser_reconnects_without_loss(rig, browser):
-    """Even without any event: the beginning of the stream gives it a position."""
+    """Even if it has received no event: the stream sends an id before its first event."""
     async with rig.daemon(connected=False, **REQUIRED) as running, site(running) as origin:
         await store_events(running, "scan.started")
         async with tab(browser, origin) as page:

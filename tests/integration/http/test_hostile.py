@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from pi_orchestrator.edge_http.key_store import Scope
 from pi_orchestrator.edge_http.route import Route
-from pi_orchestrator.http import server as api_app
+from pi_orchestrator.http import server
 from pi_orchestrator.http.model import Message
 from pi_orchestrator.http.protocols import Limits
 from tests.support.api import connection, exchange, with_routes
@@ -26,7 +26,7 @@ KEYS = "/api/v1/keys"
 STATUS = "/api/v1/onboarding/auto/status"
 DISABLE = "/api/v1/onboarding/auto/disable"
 MIB = 1024 * 1024
-CROWD = 1000
+CLIENTS = 1000
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def is_served(running, within=1.0):
 
 
 def test_body_and_idle_limit_are_ten_seconds():
-    assert Limits().body_s == api_app.KEEPALIVE_S == 10
+    assert Limits().body_s == server.KEEPALIVE_S == 10
 
 
 @pytest.mark.parametrize("drip", [b"", b" "])
@@ -102,7 +102,7 @@ async def test_slow_body_times_out(daemon, log, drip):
 
 @pytest.mark.parametrize("start", [b"", b"GET /heal", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: b"])
 async def test_endless_headers_time_out(rig, monkeypatch, start):
-    monkeypatch.setattr(api_app, "KEEPALIVE_S", 0.4)
+    monkeypatch.setattr(server, "KEEPALIVE_S", 0.4)
     async with rig.daemon(connected=False) as running, connection(running) as sock:
         started = time.monotonic()
 
@@ -121,7 +121,7 @@ async def test_endless_headers_time_out(rig, monkeypatch, start):
 
 
 async def test_keepalive_connection_closes_when_idle(rig, monkeypatch):
-    monkeypatch.setattr(api_app, "KEEPALIVE_S", 0.4)
+    monkeypatch.setattr(server, "KEEPALIVE_S", 0.4)
     async with rig.daemon(connected=False) as running, connection(running) as sock:
         for _ in range(50):
             await sock.send(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -154,31 +154,32 @@ async def test_stalled_reader_delays_no_client(daemon):
 @pytest.fixture
 def many_descriptors():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * CROWD)), hard))
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 2 * CROWD + 200, "raise `ulimit -n` to run this test"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * CLIENTS)), hard))
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 2 * CLIENTS + 200, "raise `ulimit -n` to run this test"
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.usefixtures("many_descriptors")
 async def test_thousand_idle_sockets_are_closed(rig, monkeypatch):
-    monkeypatch.setattr(api_app, "KEEPALIVE_S", 2.0)
+    monkeypatch.setattr(server, "KEEPALIVE_S", 2.0)
     async with rig.daemon(connected=False) as running, contextlib.AsyncExitStack() as stack:
         starts = [b"", b"GET /hea", head(running, "Content-Length: 100") + b"{"]
-        crowd = []
-        for number in range(CROWD):
+        clients = []
+        for number in range(CLIENTS):
             sock = await stack.enter_async_context(connection(running, source=f"127.0.{number // 250}.2"))
             await sock.send(starts[number % 3] if number % 10 else starts[0])
-            crowd.append(sock)
+            clients.append(sock)
         for _ in range(10):
             await is_served(running)
-        idle = [sock for number, sock in enumerate(crowd) if number % 10 == 0]
+        idle = [sock for number, sock in enumerate(clients) if number % 10 == 0]
         async with asyncio.timeout(HANG_S):
             assert {await sock.rest() for sock in idle} == {b""}
         await is_served(running)
 
 
-async def test_stop_does_not_wait_for_clients(rig, monkeypatch):
+async def test_stop_does_not_wait_for_clients(rig):
+    """The connections outlive the daemon, which stops when the inner block is left."""
     async with contextlib.AsyncExitStack() as stack, rig.daemon(connected=False) as running:
         for start in (b"", b"GET /hea", head(running, "Content-Length: 100") + b"{"):
             for _ in range(20):
@@ -387,7 +388,7 @@ async def test_client_cannot_forge_log_line(daemon, log, forgery):
 
 
 async def test_forged_line_is_detected(log):
-    """The check above can fail."""
+    """`entries`, which the tests above rely on, raises for a line that is no JSON object."""
     log.write('{"event":"good","level":"info"}\nnot json\n')
     with pytest.raises(ValueError, match="Expecting value"):
         entries(log)

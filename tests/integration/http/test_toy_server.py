@@ -1,4 +1,4 @@
-"""Another server on the HTTP layer: its own errors, bearer tokens, limits and streams; nothing of the edge."""
+"""Another server on the HTTP layer: its own errors, bearer tokens, limits and streams; nothing of edge_http."""
 
 import asyncio
 import json

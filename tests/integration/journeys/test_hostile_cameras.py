@@ -261,7 +261,7 @@ async def test_failed_camera_is_retried_and_succeeds(rig):
             await rig.announce(1)
             await eventually(lambda attempt=attempt: running.app.onboarding.worker.metrics.attempts == attempt)
             await eventually(lambda: not running.app.onboarding.worker.is_onboarding(mac))
-            await clock.advance(41)
+            await clock.advance(41)  # longer than the back-off after four failures
         assert [code for stage, code in await running.onboarding_stages(mac) if stage == "failed"] == [
             STATUS,
             BODY,

@@ -78,10 +78,10 @@ async def test_camera_waits_for_late_address(tmp_path, monkeypatch):
             await cameras.start(camera, fault="provision-moved", rejoin_s=0.01)
             async with session.post(f"http://{camera.address}/provision", json=body_of(site.broker)) as answer:
                 assert answer.status == 202
-            left = await eventually(lambda: [event for event in events if event["event"] == "provisioned"])
+            provisioned = await eventually(lambda: [event for event in events if event["event"] == "provisioned"])
             await asyncio.sleep(0.3)  # it has rejoined long ago, but has no address yet
             assert [message for message in messages if message.get("ssid") == TARGET] == []
-            assign_address(left[0])
+            assign_address(provisioned[0])
             await eventually(lambda: [message for message in messages if message.get("ssid") == TARGET])
             assert camera.address == "10.77.0.12"
             async with session.get(f"http://{camera.address}/status") as answer:

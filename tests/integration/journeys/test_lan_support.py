@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from pathlib import Path
@@ -122,16 +123,16 @@ async def test_interface_can_be_removed_and_restored(site):
 async def test_player_answers_as_configured(site):
     camera = site.cameras[0]
     async with site.player() as player:
-        late, skipping, deaf, double, left = (f"10.77.0.{number}" for number in range(200, 205))
-        hosts = {address: PLAYED.format(number) for number, address in enumerate((late, skipping, deaf, left))}
+        late, skipping, ignoring, double, left = (f"10.77.0.{number}" for number in range(200, 205))
+        hosts = {address: PLAYED.format(number) for number, address in enumerate((late, skipping, ignoring, left))}
         await player.play(hosts | {double: [PLAYED.format(10), PLAYED.format(11)]})
         await player.leave(left)
         await player.set_behaviour(late, late=0.4)
         await player.set_behaviour(skipping, skip=1)
-        await player.set_behaviour(deaf, ignore=1.0)
-        addresses = (camera.address, late, skipping, deaf, double, left)
+        await player.set_behaviour(ignoring, ignore=1.0)
+        addresses = (camera.address, late, skipping, ignoring, double, left)
         both = {PLAYED.format(10), PLAYED.format(11)}
-        silent = dict.fromkeys((late, skipping, deaf, left), set())
+        silent = dict.fromkeys((late, skipping, ignoring, left), set())
         assert await site.arp_request(*addresses) == silent | {camera.address: {camera.mac}, double: both}
 
         async def late_reply_sent():
@@ -204,7 +205,7 @@ def _can_reach(address, site):
     with socket.socket() as sock:
         sock.settimeout(5)
         sock.bind((address, 0))
-        return sock.connect_ex((site.address, 9)) == 111
+        return sock.connect_ex((site.address, 9)) == errno.ECONNREFUSED
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,6 @@ from tests.support.rig import Api
 from tests.support.waiting import eventually
 
 CANARY = 'Kan"arien/Vogel+4711 \\&?'
-KEY = "secrets.key"
 
 
 def encodings(secret):
@@ -49,16 +48,17 @@ def encodings(secret):
         yield digest.digest()
         yield digest.hexdigest().encode()
         yield base64.b64encode(digest.digest()).rstrip(b"=")
-    for salt in (SSID.encode(),):
-        yield hashlib.pbkdf2_hmac("sha1", raw, salt, 4096, 32)
-        yield hashlib.pbkdf2_hmac("sha1", raw, salt, 4096, 32).hex().encode()
+    # The key that WPA2 derives from a password and the SSID.
+    derived = hashlib.pbkdf2_hmac("sha1", raw, SSID.encode(), 4096, 32)
+    yield derived
+    yield derived.hex().encode()
 
 
 ENCODINGS = tuple(encodings(CANARY))
 
 
 def assert_clean(content, where):
-    """AssertionError, without the secret, if the content has it."""
+    """Raise an AssertionError, which does not repeat the secret, if the content has it in any encoding."""
     content = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     found = [number for number, encoding in enumerate(ENCODINGS) if encoding in content]
     assert not found, f"the password is in {where}, in encoding {found}"
@@ -91,11 +91,11 @@ def output(monkeypatch):
 
 
 @contextlib.asynccontextmanager
-async def event_stream(session):
-    """Content of `/api/v1/events`, read up to the end of the session when the block is left."""
+async def event_stream(provisioning: Batch):
+    """Content of `/api/v1/events`; when the block is left, it is read up to the end of the session and checked."""
     content = bytearray()
-    url = f"{session.admin.url}/api/v1/events"
-    async with session.admin.session.get(url, headers={"X-API-Key": session.admin.key}) as response:
+    url = f"{provisioning.admin.url}/api/v1/events"
+    async with provisioning.admin.session.get(url, headers={"X-API-Key": provisioning.admin.key}) as response:
         assert response.status == 200
         yield content
         while b"session.status" not in content or b'"closed"' not in content:
@@ -156,7 +156,7 @@ async def test_session_password_leaks_nowhere(rig, output, monkeypatch):
         assert (await provisioning.session())["failed_count"] >= 2
         await get_all_routes(provisioning)
         names = assert_files_clean(rig)
-        assert {"orchestrator.db", "orchestrator.db-wal", KEY} <= names
+        assert {"orchestrator.db", "orchestrator.db-wal", KEY_FILE} <= names
         service = provisioning.running.app.provisioning.service
         for part in (provisioning.running.app, provisioning.running.daemon, service, *vars(service).values()):
             assert_clean(repr(part) + repr(vars(part) if hasattr(part, "__dict__") else ""), "a repr")
@@ -273,7 +273,7 @@ async def test_sealed_password_is_erased_after_session(rig, way):
             await running.admin.delete(f"{BASE}/sessions/{session}")
         for file in (file for file in rig.state_dir.rglob("*") if file.is_file()):
             assert sealed not in file.read_bytes(), file.name
-            assert sealed[12:44] not in file.read_bytes(), file.name
+            assert sealed[12:44] not in file.read_bytes(), file.name  # a part, without the nonce
 
 
 async def test_key_rotation_erases_old_key(rig, output):

@@ -13,7 +13,7 @@ CLAIMANT, OFFLINE_CAMERA, OTHER_CLAIMANT = "24:6F:28:EE:00:01", "24:6F:28:EE:00:
 
 @pytest.fixture
 async def devices(tmp_path):
-    """Returns `devices("--json", code=0)`; the daemon knows a camera, an offline camera, two claimants of one address."""
+    """Returns `devices("--json", code=0)`; known are a camera, an offline camera, two claimants of one address."""
     sections = {"discovery": {"probe": False}, "auto_onboard": {"mode": "off", "enabled": False}}
     async with lan.opened(tmp_path, cameras=1) as site, site.player() as player, site.daemon(**sections) as daemon:
         camera = site.cameras[0]

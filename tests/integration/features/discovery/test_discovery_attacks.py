@@ -92,9 +92,8 @@ async def test_unsolicited_frames_are_not_trusted(tmp_path):
         await player.send(victim.address, forged_mac, kind="reply", count=50, rate=500)
         await player.send("10.77.0.200", forged_mac, kind="request", target=site.address, count=5)
         await player.send("10.77.0.201", victim.mac, kind="reply", count=20)  # the victim's MAC at another address
-        await player.send(
-            "10.77.0.202", "24:6F:28:EE:00:20", source=forged_mac, count=20
-        )  # the frame comes from another MAC than it says
+        # The frame comes from another MAC than it says.
+        await player.send("10.77.0.202", "24:6F:28:EE:00:20", source=forged_mac, count=20)
         await run_scan(daemon)
         found = await devices(daemon)
         assert found.keys() == {victim.mac, other.mac}

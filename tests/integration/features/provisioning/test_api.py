@@ -12,7 +12,11 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.usefixtures("documented_answers")
 
 BATCH = f"{BASE}/batch"
-STOCK = {"discovery_timeout_seconds": 60, "provisioning_timeout_seconds": 120, "verification_timeout_seconds": 90}
+DEFAULT_CONFIG = {
+    "discovery_timeout_seconds": 60,
+    "provisioning_timeout_seconds": 120,
+    "verification_timeout_seconds": 90,
+}
 SESSION = {
     "id",
     "state",
@@ -43,6 +47,7 @@ DEVICE = {
 
 @pytest.fixture
 async def two(rig):
+    """Two cameras on the camera network and on the allowlist, no session yet."""
     async with batch(rig, 2) as setup:
         yield setup
 
@@ -56,7 +61,8 @@ async def hanging(rig):
         yield setup
 
 
-def is_envelope(answer, status):
+def envelope_data(answer, status):
+    """Check status and envelope; return the data."""
     assert answer.status == status, answer.body
     body = answer.json
     assert list(body) == ["success", "data", "correlation_id", "timestamp"]
@@ -68,7 +74,7 @@ def is_envelope(answer, status):
 
 
 async def test_seed_start_returns_empty_active_session(daemon):
-    data = is_envelope(await daemon.admin.post(BATCH, json={"network_interface": "wlan0"}), 201)
+    data = envelope_data(await daemon.admin.post(BATCH, json={"network_interface": "wlan0"}), 201)
     session = data["session"]
     assert str(uuid.UUID(session["id"])) == session["id"]
     zero = {"device_count": 0, "provisioned_count": 0, "failed_count": 0, "verified_count": 0}
@@ -77,22 +83,22 @@ async def test_seed_start_returns_empty_active_session(daemon):
     assert session["created_at"] == session["updated_at"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", session["created_at"])
     assert set(session) == SESSION
-    assert session["config"] == STOCK
+    assert session["config"] == DEFAULT_CONFIG
     assert "no camera will join it" in data["message"], "cameras are discovered on another interface"
 
 
 async def test_seed_empty_lists(daemon):
-    recoverable = is_envelope(await daemon.admin.get(f"{BASE}/sessions/recoverable"), 200)
+    recoverable = envelope_data(await daemon.admin.get(f"{BASE}/sessions/recoverable"), 200)
     assert recoverable == {"sessions": []}
     made = await daemon.admin.post(BATCH, json={})
-    devices = is_envelope(await daemon.admin.get(f"{BATCH}/{made.data['session']['id']}/devices"), 200)
+    devices = envelope_data(await daemon.admin.get(f"{BATCH}/{made.data['session']['id']}/devices"), 200)
     assert devices == {"devices": [], "count": 0}
-    assert is_envelope(await daemon.admin.get(f"{BASE}/sessions/history"), 200)["sessions"] == []
+    assert envelope_data(await daemon.admin.get(f"{BASE}/sessions/history"), 200)["sessions"] == []
 
 
 async def test_seed_network(daemon):
     for path in ("batch/network", "network/status"):
-        data = is_envelope(await daemon.admin.get(f"{BASE}/{path}"), 200)
+        data = envelope_data(await daemon.admin.get(f"{BASE}/{path}"), 200)
         assert set(data) == {"interface", "ssid", "connected", "is_active", "connected_devices"}
         assert data["interface"] == "lo"
 
@@ -101,13 +107,13 @@ async def test_seed_start_to_close(two: Batch):
     await two.start(network_interface="lo")
     found = await two.wait_for_cameras(2)
     mac = next(iter(found))
-    queued = is_envelope(await two.post(f"devices/{mac}/provision"), 202)
+    queued = envelope_data(await two.post(f"devices/{mac}/provision"), 202)
     assert (queued["mac"], queued["state"]) == (mac, "provisioning")
     await two.wait_for_state(mac, "verified")
-    batch_result = is_envelope(await two.post("provision-all", json={}), 202)
+    batch_result = envelope_data(await two.post("provision-all", json={}), 202)
     assert (batch_result["initiated_count"], batch_result["skipped_count"]) == (1, 0)
     await two.wait_until_done()
-    closed = is_envelope(await two.post("close"), 200)
+    closed = envelope_data(await two.post("close"), 200)
     session = closed["session"]
     assert (session["state"], session["ending"]) == ("closed", "closed")
     assert set(session) == SESSION - {"expires_at"} | {"closed_at", "ending"}
@@ -120,7 +126,7 @@ async def test_seed_start_to_close(two: Batch):
 
 async def test_dashboard_start_discovers_first(two: Batch):
     answer = await two.start(suffix="/start")
-    session = is_envelope(answer, 201)["session"]
+    session = envelope_data(answer, 201)["session"]
     assert (session["state"], session["network_interface"], session["target_ssid"]) == ("discovering", "lo", SSID)
     assert session["config"] == FAST
     found = await two.wait_for_cameras(2)
@@ -142,13 +148,13 @@ async def test_missing_fields_use_configuration(rig):
         assert sent.ssid == "Configured"
 
 
-async def test_each_time_out_can_be_set_alone(daemon):
-    for number, name in enumerate(STOCK):
+async def test_each_timeout_can_be_set_alone(daemon):
+    for number, name in enumerate(DEFAULT_CONFIG):
         body = {"network_interface": f"wlan{number}", "config": {name: 7}}
         session = (await daemon.admin.post(BATCH, json=body)).data["session"]
-        assert session["config"] == STOCK | {name: 7}
+        assert session["config"] == DEFAULT_CONFIG | {name: 7}
         alive = datetime.fromisoformat(session["expires_at"]) - datetime.fromisoformat(session["updated_at"])
-        assert alive == timedelta(seconds=sum((STOCK | {name: 7}).values()))
+        assert alive == timedelta(seconds=sum((DEFAULT_CONFIG | {name: 7}).values()))
 
 
 async def test_second_start_names_open_session(two: Batch):
@@ -170,7 +176,7 @@ async def test_second_start_names_open_session(two: Batch):
 async def test_session_view_fields(two: Batch):
     await two.start()
     await two.wait_for_cameras(2)
-    data = is_envelope(await two.admin.get(two.url), 200)
+    data = envelope_data(await two.admin.get(two.url), 200)
     assert set(data) == {"session", "timeout_remaining", "network_status"}
     assert set(data["network_status"]) == {"ssid", "is_active", "connected_devices"}
     seconds = re.fullmatch(r"(\d+)s", data["timeout_remaining"])
@@ -229,7 +235,7 @@ async def test_unlisted_camera_is_refused(rig):
         refused = await setup.post(f"devices/{first}/provision")
         assert (refused.status, refused.json["code"]) == (403, "DEVICE_NOT_IN_ALLOWLIST")
         for body in ({}, {"only_allowlisted": True}, {"only_allowlisted": False}):
-            data = is_envelope(await setup.post("provision-all", json=body), 202)
+            data = envelope_data(await setup.post("provision-all", json=body), 202)
             assert (data["initiated_count"], data["skipped_count"]) == (0, 2), "false needs a setting"
         assert {device["state"] for device in (await setup.devices()).values()} == {"discovered"}
 
@@ -246,12 +252,12 @@ async def test_unlisted_needs_setting_and_request(rig):
 async def test_skip_can_be_undone_by_retry(two: Batch):
     await two.start()
     mac, _ = await two.wait_for_cameras(2)
-    skipped = is_envelope(await two.post(f"devices/{mac}/skip"), 200)
+    skipped = envelope_data(await two.post(f"devices/{mac}/skip"), 200)
     assert skipped == {"mac": mac, "state": "failed", "message": "skipped by the operator"}
     assert (await two.devices())[mac]["error_code"] == "SKIPPED"
     refused = await two.post(f"devices/{mac}/provision")
     assert (refused.status, refused.json["code"]) == (409, "DEVICE_INVALID_STATE")
-    again = is_envelope(await two.post(f"devices/{mac}/retry"), 202)
+    again = envelope_data(await two.post(f"devices/{mac}/retry"), 202)
     assert again["state"] == "provisioning"
     await two.wait_for_state(mac, "verified")
     assert (await two.session())["failed_count"] == 0
@@ -300,7 +306,7 @@ async def test_retry_under_way_is_refused(hanging: Batch):
 async def test_paused_session_starts_nothing(two: Batch):
     await two.start()
     mac, _ = await two.wait_for_cameras(2)
-    paused = is_envelope(await two.post("pause"), 200)
+    paused = envelope_data(await two.post("pause"), 200)
     assert set(paused) == {"session"}
     assert paused["session"]["state"] == "paused"
     for path in ("provision-all", f"devices/{mac}/provision"):
@@ -308,7 +314,7 @@ async def test_paused_session_starts_nothing(two: Batch):
         assert (refused.status, refused.json["code"]) == (409, "CONFLICT")
         assert "resume it first" in refused.json["error"]["details"]
     assert (await two.post(f"devices/{mac}/skip")).status == 200
-    assert is_envelope(await two.post("resume"), 200)["session"]["state"] == "active"
+    assert envelope_data(await two.post("resume"), 200)["session"]["state"] == "active"
     assert (await two.post("provision-all", json={})).data["initiated_count"] == 1
     assert (await two.wait_until_done())["verified_count"] == 1
 
@@ -317,7 +323,7 @@ async def test_paused_session_starts_nothing(two: Batch):
 async def test_closed_session_is_in_history(two: Batch, verb):
     await two.start()
     await two.wait_for_cameras(2)
-    assert is_envelope(await two.post(verb), 200)["session"]["state"] == "closed"
+    assert envelope_data(await two.post(verb), 200)["session"]["state"] == "closed"
     kept = (await two.admin.get(f"{BASE}/sessions/history")).data
     assert [session["id"] for session in kept["sessions"]] == [two.id]
     assert kept["pagination"]["total"] == 1
@@ -349,7 +355,7 @@ async def test_session_is_recoverable_after_restart(rig):
         (interrupted,) = (await running.admin.get(f"{BASE}/sessions/recoverable")).data["sessions"]
         assert (interrupted["id"], interrupted["state"], interrupted["interrupted"]) == (session_id, "paused", True)
         assert (await running.admin.post(BATCH, json={})).json["code"] == "SESSION_ALREADY_ACTIVE"
-        data = is_envelope(await running.admin.post(f"{BASE}/sessions/{session_id}/resume"), 200)
+        data = envelope_data(await running.admin.post(f"{BASE}/sessions/{session_id}/resume"), 200)
         assert data["devices"] == []
         assert data["session"]["state"] == "active"
         assert "interrupted" not in data["session"]

@@ -1,4 +1,4 @@
-"""Invalid requests about sessions: error code, names of all faults, and no change."""
+"""Invalid requests about sessions: error code, names of all invalid fields, and no change."""
 
 import uuid
 
@@ -25,6 +25,7 @@ DEVICE_VERBS = "provision", "retry", "skip"
 
 @pytest.fixture
 async def setup(rig):
+    """A paused session with one camera."""
     async with batch(rig, 1) as setup:
         await setup.start()
         await setup.wait_for_cameras(1)
@@ -49,14 +50,14 @@ def refused(answer, status, code):
     return error.get("details", "")
 
 
-def calls(session, mac):
+def calls(session_id, mac):
     """Every request about a session, or about a camera of it."""
     for method, verb in SESSION_CALLS:
-        yield method, f"{BATCH}/{session}/{verb}".rstrip("/")
+        yield method, f"{BATCH}/{session_id}/{verb}".rstrip("/")
     for verb in DEVICE_VERBS:
-        yield "POST", f"{BATCH}/{session}/devices/{mac}/{verb}"
-    yield "POST", f"{BASE}/sessions/{session}/resume"
-    yield "DELETE", f"{BASE}/sessions/{session}"
+        yield "POST", f"{BATCH}/{session_id}/devices/{mac}/{verb}"
+    yield "POST", f"{BASE}/sessions/{session_id}/resume"
+    yield "DELETE", f"{BASE}/sessions/{session_id}"
 
 
 async def call(api, method, path, body=None):
@@ -66,6 +67,7 @@ async def call(api, method, path, body=None):
 # Start.
 
 
+# Fields of a start request → names in the error.
 FAULTS = [
     ({"target_ssid": ""}, {"target_ssid"}),
     ({"target_ssid": "x" * 33}, {"target_ssid"}),

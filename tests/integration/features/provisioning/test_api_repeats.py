@@ -30,7 +30,7 @@ WRITES = {
 
 @pytest.fixture(autouse=True)
 def many_failures(monkeypatch):
-    """No circuit opens."""
+    """No circuit breaker opens."""
     set_breaker(monkeypatch, failures=100)
 
 
@@ -66,8 +66,8 @@ def test_every_write_is_covered():
 async def test_repeated_write_has_one_effect(setup: Batch, rig, verb, keyed):
     mac = setup.cameras[0].mac
     before, status = WRITES[verb]
-    for first in before:
-        await setup.post(first.format(mac=mac), json={})
+    for earlier in before:
+        await setup.post(earlier.format(mac=mac), json={})
     headers = {"Idempotency-Key": "mine"} if keyed else {}
     first = await setup.post(verb.format(mac=mac), json={}, headers=headers)
     assert first.status == status, first.body
@@ -89,8 +89,8 @@ async def test_repeated_write_has_one_effect(setup: Batch, rig, verb, keyed):
 async def test_concurrent_writes_have_one_effect(setup: Batch, rig, verb):
     mac = setup.cameras[0].mac
     before, status = WRITES[verb]
-    for first in before:
-        await setup.post(first.format(mac=mac), json={})
+    for earlier in before:
+        await setup.post(earlier.format(mac=mac), json={})
     count = len(recorded(rig)[0])
     answers = await asyncio.gather(*(setup.post(verb.format(mac=mac), json={}) for _ in range(6)))
     assert {answer.status for answer in answers} == {status}
@@ -119,11 +119,11 @@ async def test_repeated_start_needs_idempotency_key(daemon, rig, form):
 @pytest.mark.parametrize("keyed", [False, True], ids=["plain", "with a key"])
 async def test_repeated_recovery_has_one_effect(rig, keyed):
     async with rig.daemon(connected=False) as running:
-        mine = (await running.admin.post(BATCH, json=GOOD)).data["session"]["id"]
+        session_id = (await running.admin.post(BATCH, json=GOOD)).data["session"]["id"]
     async with rig.daemon(connected=False) as running:
         for method, path, status in (
-            ("POST", f"{BASE}/sessions/{mine}/resume", 200),
-            ("DELETE", f"{BASE}/sessions/{mine}", 204),
+            ("POST", f"{BASE}/sessions/{session_id}/resume", 200),
+            ("DELETE", f"{BASE}/sessions/{session_id}", 204),
         ):
             headers = {"Idempotency-Key": method} if keyed else {}
             assert (await running.admin.call(method, path, headers=headers)).status == status
@@ -241,11 +241,11 @@ async def test_concurrent_skip_is_ordered(setup: Batch):
 
 async def test_concurrent_discard_ends_once(rig):
     async with rig.daemon(connected=False) as running:
-        mine = (await running.admin.post(BATCH, json=GOOD)).data["session"]["id"]
+        session_id = (await running.admin.post(BATCH, json=GOOD)).data["session"]["id"]
     async with rig.daemon(connected=False) as running:
-        api, url = running.admin, f"{BASE}/sessions/{mine}"
+        api, url = running.admin, f"{BASE}/sessions/{session_id}"
         closed, discarded, resumed = await asyncio.gather(
-            api.post(f"{BATCH}/{mine}/close"), api.delete(url), api.post(f"{url}/resume")
+            api.post(f"{BATCH}/{session_id}/close"), api.delete(url), api.post(f"{url}/resume")
         )
         assert (closed.status, discarded.status) == (200, 204)
         assert resumed.status == 200 or resumed.json["code"] == "SESSION_NOT_RECOVERABLE"

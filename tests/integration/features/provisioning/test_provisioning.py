@@ -31,6 +31,7 @@ from tests.support.provisioning import (
 from tests.support.waiting import eventually
 
 PAUSE_S = 0.3
+"""Pause between two attempts of a failed write, in the test that measures it."""
 UNDER_WAY = "SELECT count(*) FROM session_devices WHERE progress BETWEEN 10 AND 85 AND state <> 'failed'"
 
 
@@ -95,17 +96,16 @@ async def test_concurrency_limit_is_used_and_kept(rig):
         seen = []
         for _ in range(10):
 
-            def busy():
+            def waiting_for_answers():
                 seen.append(rig.rows(UNDER_WAY)[0][0])
-                sent_requests = [camera for camera in setup.cameras if camera.requests > camera.answered]
-                seen.append(len(sent_requests))
-                return (
-                    len(sent_requests) == min(4, sum(camera.answered < 3 for camera in setup.cameras)) and sent_requests
-                )
+                waiting = [camera for camera in setup.cameras if camera.requests > camera.answered]
+                seen.append(len(waiting))
+                # Four at a time (provisioning.concurrency); each camera gets three requests.
+                return len(waiting) == min(4, sum(camera.answered < 3 for camera in setup.cameras)) and waiting
 
-            camera = (await eventually(busy, what="every slot has a request"))[0]
+            camera = (await eventually(waiting_for_answers, what="every slot has a request"))[0]
             await setup.running.wait_until_processed(rig)
-            assert busy()
+            assert waiting_for_answers()
             # This camera is verified; the next one takes its slot.
             camera.answer_now.set()
             await setup.wait_for_state(camera.mac, "verifying")
@@ -215,10 +215,10 @@ async def test_resume_starts_remaining_cameras(twenty: Batch):
     await eventually(still)
     await asyncio.sleep(0.5)
     before = await eventually(still)
-    sent_requests = [camera.provision_requests for camera in twenty.cameras]
-    assert 0 < sum(sent_requests) < 20
+    request_counts = [camera.provision_requests for camera in twenty.cameras]
+    assert 0 < sum(request_counts) < 20
     await asyncio.sleep(0.5)
-    assert (still(), [camera.provision_requests for camera in twenty.cameras]) == (before, sent_requests)
+    assert (still(), [camera.provision_requests for camera in twenty.cameras]) == (before, request_counts)
     await twenty.post("resume")
     assert (await twenty.wait_until_done())["verified_count"] == 20
     assert all(len(camera.provisioned) == 1 for camera in twenty.cameras)
@@ -302,9 +302,9 @@ async def test_network_circuit_allows_one_trial(rig, monkeypatch):
         assert (answer.status, answer.json["error"]["code"]) == (503, "CIRCUIT_OPEN")
 
         def trial_camera():
-            sent_requests = [camera for camera in waiting if camera.requests]
-            assert len(sent_requests) <= 1, "although the concurrency is three"
-            return sent_requests and sent_requests[0].requests == 2 and sent_requests[0]
+            requested = [camera for camera in waiting if camera.requests]
+            assert len(requested) <= 1, "although the concurrency is three"
+            return requested and requested[0].requests == 2 and requested[0]
 
         trial = await eventually(trial_camera)
         trial.body["ssid"] = SSID
@@ -332,7 +332,7 @@ async def test_start_waits_for_the_broker(rig):
         assert camera.requests == 2
 
 
-async def test_broker_outage_suspends_time_out(rig):
+async def test_broker_outage_suspends_timeout(rig):
     # The first status after the outage may come before the daemon has subscribed again.
     async with batch(rig, 1, rejoin_s=0.5, interval=1) as setup:
         camera = setup.cameras[0]

@@ -24,7 +24,7 @@ SHORT_TIMEOUT = {"provisioning": {"request_timeout_s": 0.5}}
 
 
 async def request_first(setup, *, config=None):
-    """Start a session and request its first camera."""
+    """Start a session and request that its first camera is provisioned; return the camera."""
     mac = setup.cameras[0].mac
     await setup.start(config=config or BRIEF)
     await setup.wait_for_cameras(1)
@@ -33,7 +33,7 @@ async def request_first(setup, *, config=None):
 
 
 @pytest.mark.parametrize(
-    "fault, code, changes",
+    "fault, code, accepted",
     [
         ("provision-reject", "DEVICE_REJECTED", 0),
         ("provision-echo", "DEVICE_REJECTED", 0),
@@ -48,14 +48,14 @@ async def request_first(setup, *, config=None):
         ("http-500", "VERIFY_BAD_STATUS", 0),
     ],
 )
-async def test_permanent_fault_has_its_code(rig, tmp_path, capfd, monkeypatch, fault, code, changes):
+async def test_permanent_fault_has_its_code(rig, tmp_path, capfd, monkeypatch, fault, code, accepted):
     set_breaker(monkeypatch, failures=2)
     async with batch(rig, 1, faults=[fault], interval=0.2, settings=SHORT_TIMEOUT) as setup:
         sent_requests = record_requests(setup.cameras)
         camera = await request_first(setup, config=BRIEF | {"verification_timeout_seconds": 6})
         end = await setup.wait_for_state(camera.mac, "failed", "verified")
         assert (end["state"], end["error_code"]) == ("failed", code), end
-        assert len(camera.provisioned) == changes
+        assert len(camera.provisioned) == accepted
         assert len(set(sent_requests[camera.mac])) <= 1
         session = await setup.session()
         assert (session["failed_count"], session["provisioned_count"]) == (1, 0)
@@ -81,7 +81,7 @@ async def test_tolerable_fault_ends_verified(rig, monkeypatch, fault, requests):
         assert not {"error_code", "error_message"} & end.keys()
 
 
-async def test_rebooting_camera_ends(rig):
+async def test_rebooting_camera_is_verified_or_times_out(rig):
     async with batch(rig, 1, faults=["boot-loop"], flap_s=0.4) as setup:
         camera = await request_first(setup)
         end = await setup.wait_for_state(camera.mac, "verified", "failed")

@@ -11,6 +11,7 @@ import pytest
 from pi_orchestrator.core.clock import parse_rfc3339
 from pi_orchestrator.features.provisioning import store as sessions
 from pi_orchestrator.features.provisioning.delivery import PROOF_S
+from pi_orchestrator.features.provisioning.intake import REPORT_INTERVAL_S
 from pi_orchestrator.features.provisioning.service import MAX_OPEN
 from pi_orchestrator.features.provisioning.session_device import SessionDevice, SessionDeviceState, Step
 from pi_orchestrator.features.provisioning.worker import ProvisioningWorker
@@ -33,7 +34,7 @@ from tests.support.waiting import eventually
 
 BRIEF = FAST | {"verification_timeout_seconds": 2}
 LONG_TIMEOUT = FAST | {"verification_timeout_seconds": 600}
-LIFE_S = sum(FAST.values())
+LIFETIME_S = sum(FAST.values())
 DAY_S = 24 * 3600
 ELSEWHERE = "eth9"
 """An interface that is not scanned."""
@@ -54,12 +55,12 @@ def sent_requests(monkeypatch):
 
 @pytest.fixture
 def worker(monkeypatch):
-    """The daemon's worker once it is loaded: `.parts` is the worker, `.passes` the number of its passes."""
-    found = SimpleNamespace(parts=None, passes=0)
+    """`.instance` is the daemon's worker, once it is loaded; `.passes` is the number of its passes."""
+    found = SimpleNamespace(instance=None, passes=0)
     load, run_pass = ProvisioningWorker.load, ProvisioningWorker.run_pass
 
     async def loading(self):
-        found.parts = self
+        found.instance = self
         await load(self)
 
     async def passing(self):
@@ -111,7 +112,7 @@ async def start_elsewhere(setup, ssid):
 
 
 async def swap_interfaces(setup, other_session):
-    """Let another session have the scanned interface, and the running one `ELSEWHERE`."""
+    """Give the scanned interface to the session of this id, and `ELSEWHERE` to the running one."""
     interface = (await setup.session())["network_interface"]
 
     async def swap(tx):
@@ -193,7 +194,7 @@ async def test_camera_in_two_queues_has_one_task(rig, sent_requests, worker):
         await store_device(setup, other_session, camera.mac, ip=camera.address, **QUEUED)
         await swap_interfaces(setup, other_session)  # test this guard without the other one
         await worker_passes(worker, times=2)
-        assert (camera.requests, worker.parts.under_way) == (1, 1)
+        assert (camera.requests, worker.instance.under_way) == (1, 1)
         reboot = await setup.running.api.post(f"/api/v1/cameras/{camera.mac}/reboot")
         assert (reboot.status, reboot.json["code"]) == (409, "DEVICE_ALREADY_PROVISIONING")
         assert (await setup.devices())[camera.mac]["progress"] == Step.IDENTIFYING
@@ -231,6 +232,7 @@ async def test_old_identity_proof_is_repeated(rig, sent_requests):
         progress_events = rig.rows(
             "SELECT json_extract(payload, '$.progress') FROM events WHERE type = 'device.state_changed' ORDER BY id"
         )
+        # Queued, identifying, sending; not sent, as the proof was too old; then identifying and sending again.
         assert [progress for (progress,) in progress_events][:6] == [0, 10, 30, 10, 10, 30]
         await return_camera(setup, camera)
 
@@ -336,7 +338,7 @@ async def test_unlisted_updates_allow_expiry(rig, worker, clock):
             await worker_passes(worker, clock)
             session = await setup.session()
             ended = session.get("ending")
-            assert clock.monotonic() - started_at < 2 * LIFE_S, "an unlisted device keeps it open"
+            assert clock.monotonic() - started_at < 2 * LIFETIME_S, "an unlisted device keeps it open"
         assert ended == "expired"
         updates = rig.rows(
             "SELECT at, json_extract(payload, '$.firmware_version') FROM events"
@@ -347,7 +349,7 @@ async def test_unlisted_updates_allow_expiry(rig, worker, clock):
         gaps = [(after - before).total_seconds() for before, after in zip(times, times[1:], strict=False)]
         assert len(gaps) >= 3, "changes are published"
         assert len({firmware for _, firmware in updates}) == len(updates)
-        assert min(gaps) >= 10
+        assert min(gaps) >= REPORT_INTERVAL_S
 
 
 async def queued_without_broker(setup, worker, clock):
@@ -371,7 +373,7 @@ async def queued_without_broker(setup, worker, clock):
 async def test_waiting_session_stays_open(rig, sent_requests, worker, clock):
     async with scripted_cameras(rig, clock=clock) as setup:
         camera = await queued_without_broker(setup, worker, clock)
-        await advance(worker, clock, 3 * LIFE_S)
+        await advance(worker, clock, 3 * LIFETIME_S)
         assert (await setup.session())["state"] == "active"
         found = (await setup.devices())[camera.mac]
         assert (found["state"], found["progress"], sent_requests) == ("provisioning", 0, [])

@@ -21,7 +21,7 @@ async def test_batch_of_20_on_a_lan_is_verified(tmp_path):
         site.daemon(**SECTIONS) as daemon,
     ):
         *healthy, moving = site.cameras
-        first = moving.address
+        address_before = moving.address
         await cameras.start(*healthy, interval=2)
         await cameras.start(moving, interval=2, fault="provision-moved")
         batch = Batch(site, daemon, site)
@@ -38,7 +38,7 @@ async def test_batch_of_20_on_a_lan_is_verified(tmp_path):
         assert (session["verified_count"], session["failed_count"]) == (20, 0)
         found = await batch.devices()
         assert {mac: device["ip"] for mac, device in found.items()} == {c.mac: c.address for c in site.cameras}
-        assert found[moving.mac]["ip"] != first
+        assert found[moving.mac]["ip"] != address_before
         records = await cameras.records()
         assert {record["requests"] for record in records.values()} == {1}
         assert {
@@ -56,7 +56,7 @@ async def test_only_devices_of_the_interface_join(tmp_path):
         site.camera_player() as cameras,
         site.player() as player,
     ):
-        here, quiet, _ = site.cameras
+        here, arp_only, _ = site.cameras
         batch = Batch(site, daemon, site)
         await allow(daemon.admin, site.cameras)
         # The broker is reachable from other networks too: this device reports an address of one.
@@ -67,12 +67,12 @@ async def test_only_devices_of_the_interface_join(tmp_path):
         await site.announce(elsewhere, "192.168.9.9", ssid="Elsewhere")
         await run_scan(daemon)
         await batch.start(network_interface="ap0")
-        found = await eventually_joined(batch, {here.mac, quiet.mac, site.cameras[2].mac})
+        found = await eventually_joined(batch, {here.mac, arp_only.mac, site.cameras[2].mac})
         assert elsewhere not in found
         assert "3C:22:FB:00:00:01" not in found
         assert found[here.mac]["firmware_version"] == "2.4.1"
         # Found by ARP only, so signal and firmware are unknown.
-        assert (found[quiet.mac]["rssi"], found[quiet.mac]["firmware_version"]) == (0, "")
+        assert (found[arp_only.mac]["rssi"], found[arp_only.mac]["firmware_version"]) == (0, "")
         await batch.post("close")
         await batch.start(network_interface="wlan9")
         await run_scan(daemon)

@@ -172,8 +172,8 @@ async def test_mdns_port_in_use_is_a_warning(on_site, site):
 )
 def test_radio_nearly_full_or_inactive_is_a_warning(kind, reason, count, result):
     macs = [f"24:6F:28:00:00:{number:02X}" for number in range(count)]
-    air = StationReading(0.0, Radio(kind), tuple(Station(mac) for mac in macs))
-    finding = station_finding(air, reason=reason, interface="wlan0")
+    reading = StationReading(0.0, Radio(kind), tuple(Station(mac) for mac in macs))
+    finding = station_finding(reading, reason=reason, interface="wlan0")
     assert (finding.check, finding.result, bool(finding.remedy)) == ("stations", result, result == "warn")
     assert finding.what.startswith(reason or f"{count} associated")
     assert ("no more than 8" in finding.what) == (count == 7)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import stat
+import sys
 import tarfile
 
 import pytest
@@ -74,7 +75,7 @@ async def test_bundle_from_daemon_is_private_file(rig, tmp_path):
         (written,) = tmp_path.glob("pi-orchestrator-*.tar.gz")
         assert written.name in default_name.out
         piped = await asyncio.create_subprocess_shell(
-            f"{os.sys.executable} -m pi_orchestrator bundle --config {config} -o - | gzip -t",
+            f"{sys.executable} -m pi_orchestrator bundle --config {config} -o - | gzip -t",
             env={**os.environ},
         )
         assert await piped.wait() == 0

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pi_orchestrator.core import log_buffer as log_ring
+from pi_orchestrator.core import log_buffer
 from pi_orchestrator.core.logging import get_logger
 from pi_orchestrator.http import sse
 from tests.support.api import DOCUMENT, case, validate
@@ -172,7 +172,7 @@ async def test_log_stream_sends_last_lines(daemon):
 
 
 async def test_unnamed_frames_are_only_lines(rig, clock):
-    """`onmessage` receives unnamed frames only: neither the greeting nor the keepalive is one."""
+    """`onmessage` receives unnamed frames only: neither `connection.established` nor `keepalive` is one."""
     async with rig.daemon(clock=clock) as running:
         await eventually(lambda: "mqtt connected" in messages(running))
         async with listening(running, tail=0) as stream:
@@ -215,12 +215,12 @@ async def test_log_stream_resumes_after_id(daemon):
 @pytest.mark.parametrize("after", [0, 2**53, 2**63 - 1])
 async def test_log_stream_with_unknown_id_sends_all_lines(daemon, after):
     logger.info("the last")
-    ring = daemon.app.resources.log_buffer
+    buffer = daemon.app.resources.log_buffer
     async with listening(daemon, last_event_id=after) as stream:
         established = await stream.frame()
         assert established.data["payload"]["snapshot"] is True
         seen = await Lines(stream).until("the last")
-    assert [line["id"] for line in seen] == list(range(ring.oldest, ring.newest + 1))
+    assert [line["id"] for line in seen] == list(range(buffer.oldest, buffer.newest + 1))
 
 
 async def test_log_stream_sends_id_before_first_line(daemon):
@@ -289,20 +289,20 @@ async def test_event_stream_with_lines_resumes_events(daemon):
 
 async def test_log_stream_logs_no_lines(daemon):
     """Sending a line must not log a line, or the log would never end."""
-    async with listening(daemon, tail=0) as stream, opened(daemon.api, types="log") as among:
-        ring = daemon.app.resources.log_buffer
+    async with listening(daemon, tail=0) as stream, opened(daemon.api, types="log") as events_stream:
+        buffer = daemon.app.resources.log_buffer
         await stream.frame()
-        newest = ring.newest
+        newest = buffer.newest
         logger.info("one")
         await Lines(stream).line()
-        await among.event()
+        await events_stream.event()
         daemon.app.events.streams.send_heartbeats()
         assert (await stream.frame()).name == "keepalive"
-        assert ring.newest == newest + 1
+        assert buffer.newest == newest + 1
 
 
 async def test_slow_log_client_misses_lines_without_cost(daemon, monkeypatch):
-    monkeypatch.setattr(log_ring, "MAX_LINES", 500)
+    monkeypatch.setattr(log_buffer, "MAX_LINES", 500)
     async with stalled_client(daemon, f"{STREAM}?tail=0"), listening(daemon, tail=0) as good:
         await good.frame()
         slow = next(client for client in daemon.app.events.streams.registered if client is not _client_of(daemon, good))
@@ -338,19 +338,19 @@ async def test_stalled_log_client_is_disconnected(rig, clock):
 async def test_log_flood_from_thread_does_not_block_loop(daemon, monkeypatch):
     """100,000 lines as fast as possible, while streams read and the API answers."""
     monkeypatch.setattr(sse, "STALLED_AFTER_S", 10 * HANG_S)  # the streams are read one after the other
-    ring, done = daemon.app.resources.log_buffer, threading.Event()
-    line = {"event": "storm", "level": "info", "component": "test", "timestamp": "2026-01-22T15:00:00Z", "n": 1}
+    buffer, done = daemon.app.resources.log_buffer, threading.Event()
+    line = {"event": "flood", "level": "info", "component": "test", "timestamp": "2026-01-22T15:00:00Z", "n": 1}
 
-    def storm():
+    def flood():
         for _ in range(100):
             for _ in range(1000):
-                ring.append(line)
+                buffer.append(line)
             time.sleep(0.001)  # let other threads run
         done.set()
 
-    async with listening(daemon, tail=0) as stream, opened(daemon.api, types="log") as among:
+    async with listening(daemon, tail=0) as stream, opened(daemon.api, types="log") as events_stream:
         await stream.frame()
-        thread, answered = threading.Thread(target=storm), 0
+        thread, answered = threading.Thread(target=flood), 0
         thread.start()
         while not done.is_set():
             answered += (await daemon.api.get("/health")).status == 200
@@ -361,9 +361,9 @@ async def test_log_flood_from_thread_does_not_block_loop(daemon, monkeypatch):
         ids = [line["id"] for line in seen]
         assert ids == sorted(set(ids))
         async with asyncio.timeout(HANG_S):
-            while (await among.event()).payload["message"] != "last line":
+            while (await events_stream.event()).payload["message"] != "last line":
                 pass
-    assert ring.newest - ring.oldest < log_ring.MAX_LINES
+    assert buffer.newest - buffer.oldest < log_buffer.MAX_LINES
     assert daemon.app.events.streams.dropped == 0
 
 

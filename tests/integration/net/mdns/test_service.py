@@ -1,6 +1,6 @@
 """mDNS between two network namespaces, with real multicast and zeroconf at both ends.
 
-The test thread is in the Pi's namespace; sockets of cameras and strangers are opened in the other namespace (`at`).
+The test thread is in the Pi's namespace; sockets of cameras and other senders are opened in the other namespace (`at`).
 """
 
 import asyncio
@@ -116,7 +116,7 @@ class Site:
             task.cancel()
         await asyncio.gather(*self.announcing, return_exceptions=True)
 
-    def stranger(self, namespace=None, address=CAMERA):
+    def sender(self, namespace=None, address=CAMERA):
         """A socket that can send any multicast packet."""
         with at(namespace or self.camera):
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -319,7 +319,7 @@ async def test_exclusively_used_port_sets_reason(site, mdns):
 
 async def test_shared_port_works(site, mdns, reported):
     """As with avahi: both receive multicast packets."""
-    responder = site.stranger(site.pi, str(PI.ip))
+    responder = site.sender(site.pi, str(PI.ip))
     assert responder.getsockname() == (str(PI.ip), 5353)
     await mdns.open(addresses=[PI])
     await site.announce(await site.peer(), "camera")
@@ -378,7 +378,7 @@ async def test_failed_task_sets_reason(site):
 
     mdns = Mdns(clock=Clock(), advert=ADVERT, on_service=fail_on_service)
     await mdns.open(addresses=[PI])
-    site.stranger().sendto(announcement(b"camera"), GROUP)
+    site.sender().sendto(announcement(b"camera"), GROUP)
     await eventually(lambda: mdns.reason == "internal error: LookupError('unknown')")
     await mdns.close()
 
@@ -421,11 +421,11 @@ async def test_cancelled_close_leaks_nothing(site, mdns):
 async def test_other_addresses_and_types_are_ignored(site, mdns, reported):
     """Addresses outside the camera network, the Pi's own address, and other service types."""
     await mdns.open(addresses=[PI])
-    stranger = site.stranger()
-    stranger.sendto(announcement(b"elsewhere", "10.99.0.7"), GROUP)
-    stranger.sendto(announcement(b"myself", str(PI.ip)), GROUP)
-    stranger.sendto(announcement(b"printer", kind="_ipp._tcp.local"), GROUP)
-    stranger.sendto(announcement(b"camera"), GROUP)
+    sender = site.sender()
+    sender.sendto(announcement(b"elsewhere", "10.99.0.7"), GROUP)
+    sender.sendto(announcement(b"myself", str(PI.ip)), GROUP)
+    sender.sendto(announcement(b"printer", kind="_ipp._tcp.local"), GROUP)
+    sender.sendto(announcement(b"camera"), GROUP)
     await eventually(lambda: reported)
     assert [service.name for service in reported] == ["camera"]
 
@@ -433,9 +433,9 @@ async def test_other_addresses_and_types_are_ignored(site, mdns, reported):
 async def test_names_are_clean(site, mdns, reported):
     """A name with control characters is rejected; other unprintable characters are removed."""
     await mdns.open(addresses=[PI])
-    stranger = site.stranger()
-    stranger.sendto(announcement(b"cam\x1b[2J\r\n"), GROUP)
-    stranger.sendto(announcement("Kamera \N{RIGHT-TO-LEFT OVERRIDE}☕ 1".encode()), GROUP)
+    sender = site.sender()
+    sender.sendto(announcement(b"cam\x1b[2J\r\n"), GROUP)
+    sender.sendto(announcement("Kamera \N{RIGHT-TO-LEFT OVERRIDE}☕ 1".encode()), GROUP)
     await eventually(lambda: reported)
     assert [service.name for service in reported] == ["Kamera ☕ 1"]
     assert mdns.reason is None
@@ -448,31 +448,31 @@ async def test_other_network_is_ignored(site, mdns, reported):
     site.camera.ip("addr", "add", "10.99.0.7/24", "dev", "lan0")
     site.pi.ip("link", "set", "eth0", "up")
     site.camera.ip("link", "set", "lan0", "up")
-    other = site.stranger(site.pi, "10.99.0.1")
+    other = site.sender(site.pi, "10.99.0.1")
     other.setsockopt(
         socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(GROUP[0]) + socket.inet_aton("10.99.0.1")
     )
     await mdns.open(addresses=[PI])
     packet_filter = mdns._session._packet_filter
     before = packet_filter.rejected
-    site.stranger(address="10.99.0.7").sendto(announcement(b"from-the-lan"), GROUP)
+    site.sender(address="10.99.0.7").sendto(announcement(b"from-the-lan"), GROUP)
     await eventually(
         lambda: packet_filter.rejected > before, what="the packet reached the daemon's socket and was rejected"
     )
-    site.stranger().sendto(announcement(b"camera"), GROUP)
+    site.sender().sendto(announcement(b"camera"), GROUP)
     await eventually(lambda: reported)
     assert [service.name for service in reported] == ["camera"]
 
 
 async def test_invalid_packets_are_ignored(site, mdns, reported):
     await mdns.open(addresses=[PI])
-    stranger = site.stranger()
+    sender = site.sender()
     good = announcement(b"camera")
     for cut in range(0, len(good), 3):
-        stranger.sendto(good[:cut], GROUP)
-        stranger.sendto(good[:cut] + b"\xc0\x0c" * 20, GROUP)
-    stranger.sendto(b"\xff" * 8000, GROUP)
-    stranger.sendto(good, GROUP)
+        sender.sendto(good[:cut], GROUP)
+        sender.sendto(good[:cut] + b"\xc0\x0c" * 20, GROUP)
+    sender.sendto(b"\xff" * 8000, GROUP)
+    sender.sendto(good, GROUP)
     await eventually(lambda: reported)
     assert {service.name for service in reported} == {"camera"}
     assert mdns.reason is None
@@ -485,13 +485,13 @@ async def test_announcement_flood_is_bounded(site, mdns, reported, monkeypatch):
     peer = await site.peer()
     await site.announce(peer, "steady")
     await eventually(lambda: reported)
-    stranger = site.stranger()
+    sender = site.sender()
     tasks = len(asyncio.all_tasks()) + len(mdns_session.ADVERTISED)
     tracemalloc.start()
     try:
         for number in range(1500):
             clock._monotonic += 0.02  # at the admitted rate
-            stranger.sendto(announcement(b"ghost-%d" % number, ttl=1_000_000_000), GROUP)
+            sender.sendto(announcement(b"ghost-%d" % number, ttl=1_000_000_000), GROUP)
             await asyncio.sleep(0)
         await eventually(
             lambda: mdns._session._packet_filter.rejected >= 1500 - MAX_STORED_BYTES // len(announcement(b"ghost-0"))
@@ -505,9 +505,9 @@ async def test_announcement_flood_is_bounded(site, mdns, reported, monkeypatch):
     assert len(mdns.services) <= 256
     assert len(asyncio.all_tasks()) <= tasks
     reported.clear()
-    await _all_received(mdns, stranger, monkeypatch)
+    await _all_received(mdns, sender, monkeypatch)
     clock._monotonic += 61
-    stranger.sendto(announcement(b"last"), GROUP)
+    sender.sendto(announcement(b"last"), GROUP)
     await eventually(
         lambda: any(service.name == "steady" for service in reported), what="the present services are requested again"
     )
@@ -520,7 +520,7 @@ async def test_announcement_flood_is_bounded(site, mdns, reported, monkeypatch):
     assert mdns.reason is None
 
 
-async def _all_received(mdns, stranger, monkeypatch):
+async def _all_received(mdns, sender, monkeypatch):
     """Wait until nothing sent before is left in a socket: sockets deliver in order, so markers come last."""
     packet_filter, markers = mdns._session._packet_filter, []
     admits = packet_filter.admits
@@ -530,7 +530,7 @@ async def _all_received(mdns, stranger, monkeypatch):
         return admits(data, source)
 
     def send_marker():
-        stranger.sendto(announcement(b"marker"), GROUP)
+        sender.sendto(announcement(b"marker"), GROUP)
         return len(markers) >= 4
 
     monkeypatch.setattr(packet_filter, "admits", count_markers)
@@ -541,28 +541,26 @@ async def test_unanswered_queries_block_nothing(site, mdns, reported, monkeypatc
     """With more names without an address than queue places, a complete announcement is still reported."""
     monkeypatch.setattr(mdns_session, "RESOLVE_TIMEOUT_S", 0.1)
     await mdns.open(addresses=[PI])
-    stranger = site.stranger()
+    sender = site.sender()
     tasks = len(asyncio.all_tasks()) + len(mdns_session.ADVERTISED)
     for number in range(200):
-        stranger.sendto(
-            response(("_http._tcp.local", 12, 4500, b"\4g%03d" % number + packed("_http._tcp.local"))), GROUP
-        )
+        sender.sendto(response(("_http._tcp.local", 12, 4500, b"\4g%03d" % number + packed("_http._tcp.local"))), GROUP)
     await eventually(lambda: mdns._session._queries.qsize() > mdns_session.MAX_QUERIES // 2)
     assert len(asyncio.all_tasks()) <= tasks
     await eventually(mdns._session._queries.empty)
-    stranger.sendto(announcement(b"camera"), GROUP)
+    sender.sendto(announcement(b"camera"), GROUP)
     await eventually(lambda: reported)
     assert [service.name for service in reported] == ["camera"]
 
 
 async def test_changing_service_is_queried_once(site, mdns, reported):
     await mdns.open(addresses=[PI])
-    stranger = site.stranger()
+    sender = site.sender()
     name = b"\5ghost" + packed("_http._tcp.local")
-    stranger.sendto(response(("_http._tcp.local", 12, 4500, name)), GROUP)
+    sender.sendto(response(("_http._tcp.local", 12, 4500, name)), GROUP)
     for number in range(40):
-        stranger.sendto(response(("ghost._http._tcp.local", 16, 4500, b"\3n%02d" % number)), GROUP)
-    stranger.sendto(announcement(b"camera"), GROUP)
+        sender.sendto(response(("ghost._http._tcp.local", 16, 4500, b"\3n%02d" % number)), GROUP)
+    sender.sendto(announcement(b"camera"), GROUP)
     await eventually(lambda: reported)
     assert mdns._session._queries.empty()
     assert [service.name for service in reported] == ["camera"]
@@ -571,11 +569,11 @@ async def test_changing_service_is_queried_once(site, mdns, reported):
 async def test_clear_deletes_pending_queries(site, mdns, reported, monkeypatch):
     monkeypatch.setattr(mdns_session, "RESOLVE_TIMEOUT_S", 3600.0)  # no query times out
     await mdns.open(addresses=[PI])
-    stranger = site.stranger()
+    sender = site.sender()
     for number in range(60):
         name = b"\4g%03d" % number + packed("_http._tcp.local")
-        stranger.sendto(response(("_http._tcp.local", 12, 4500, name)), GROUP)
+        sender.sendto(response(("_http._tcp.local", 12, 4500, name)), GROUP)
     await eventually(lambda: mdns._session._queries.qsize() > 30)
-    await _all_received(mdns, stranger, monkeypatch)
+    await _all_received(mdns, sender, monkeypatch)
     mdns._session._filter_full.set()
     await eventually(mdns._session._queries.empty)
