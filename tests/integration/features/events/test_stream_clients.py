@@ -43,7 +43,8 @@ def with_key(api, key):
     return Api(api.session, api.url, key)
 
 
-async def make_key(running, name, scope="read"):
+async def secret_of_new_key(running, name, scope="read"):
+    """Create an API key; return its secret."""
     answer = await running.admin.post(KEYS, json={"name": name, "scope": scope})
     return answer.data["secret"]
 
@@ -67,7 +68,7 @@ async def assert_receives(stream, running, *, sessions):
 async def test_provisioning_stream_requires_read_scope(daemon):
     assert (await daemon.api.get(BATCH)).status == 401
     for scope in ("read", "operate", "admin"):
-        key = await make_key(daemon, f"a {scope} key", scope)
+        key = await secret_of_new_key(daemon, f"a {scope} key", scope)
         async with opened(with_key(daemon.api, key), BATCH) as stream:
             await assert_receives(stream, daemon, sessions=True)
 
@@ -75,7 +76,7 @@ async def test_provisioning_stream_requires_read_scope(daemon):
 @pytest.mark.parametrize("way", ["header", "cookie", "query"])
 async def test_required_mode_accepts_header_cookie_and_query(rig, way):
     async with rig.daemon(connected=False, **REQUIRED) as running:
-        key = await make_key(running, "dashboard")
+        key = await secret_of_new_key(running, "dashboard")
         api = with_key(running.api, key) if way == "header" else running.api
         headers = await cookie(running, key) if way == "cookie" else {}
         for path in (BATCH, EVENTS):
@@ -165,7 +166,7 @@ async def test_query_key_guessing_is_rate_limited(rig, clock):
 async def test_query_key_is_not_logged_or_returned(rig):
     with production_log() as log:
         async with rig.daemon(connected=False) as running:
-            key = await make_key(running, "dashboard")
+            key = await secret_of_new_key(running, "dashboard")
             secrets = (key, key.split("_", 2)[2])
             bad = [f"{BATCH}?api_key={key}x", f"{BATCH}?api_key={key}&session_id=x", f"{BATCH}?session_id={key}"]
             bad += [f"{EVENTS}?api_key={key}&types=%0a{key}", f"{EVENTS}?last_event_id={key}", f"/api/x?api_key={key}"]
@@ -189,7 +190,7 @@ async def test_query_key_is_not_logged_or_returned(rig):
 @pytest.mark.parametrize("way", ["header", "cookie", "query"])
 async def test_revoked_key_ends_its_streams(rig, clock, way):
     async with rig.daemon(connected=False, clock=clock) as running:
-        key = await make_key(running, "lost")
+        key = await secret_of_new_key(running, "lost")
         api = with_key(running.api, key) if way == "header" else running.api
         headers = await cookie(running, key) if way == "cookie" else {}
         query = {"api_key": key if way == "query" else None}
