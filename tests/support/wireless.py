@@ -11,12 +11,26 @@ import struct
 from pyroute2.netlink import ctrlmsg
 from pyroute2.netlink.nl80211 import nl80211cmd
 
-from pi_orchestrator.net.wifi.nl80211 import attributes
+from pi_orchestrator.net.wifi.nl80211 import (
+    GET_INTERFACE,
+    GET_SCAN,
+    GET_STATION,
+    NEW_INTERFACE,
+    NEW_SCAN_RESULTS,
+    NEW_STATION,
+    attributes,
+)
 
 FAMILY, INDEX = 0x1C, 3
+"""The id of the nl80211 family, and the index of the interface."""
 MAC, OTHER = "24:6F:28:B0:F7:F1", "24:6F:28:CA:00:10"
 ERROR, DONE, CTRL = 2, 3, 0x10
-MULTI = 0x2
+MULTI, DUMP, NESTED = 0x2, 0x300, 0x8000
+# Numbers of nl80211: attributes of a message, of a BSS, and of a station.
+ATTR_IFINDEX, ATTR_STA_INFO, ATTR_BSS = 3, 21, 47
+BSS_BSSID, BSS_FREQUENCY, BSS_CAPABILITY, BSS_ELEMENTS, BSS_SIGNAL_MBM, BSS_SIGNAL_UNSPEC = 1, 2, 5, 6, 7, 8
+BSS_STATUS, BSS_SEEN_MS, BSS_BEACON_ELEMENTS = 9, 10, 11
+STA_INFO_FLAGS = 17
 IFTYPE = {"station": 2, "ap": 3, "monitor": 6, "p2p_go": 9}
 
 
@@ -53,48 +67,52 @@ def interface(kind="ap", *, ssid=b"DeliCasa", frequency=2437, index=INDEX, name=
         attrs += [("SSID", ssid)]
     if frequency:
         attrs += [("WIPHY_FREQ", frequency)]
-    return encoded(7, attrs)
+    return encoded(NEW_INTERFACE, attrs)
 
 
 def station(mac=MAC, *, flags=None, **info):
     """A station message; `info`: INACTIVE_TIME (ms), SIGNAL, SIGNAL_AVG, CONNECTED_TIME …; `flags`: (mask, values)."""
     values = [(f"NL80211_STA_INFO_{name}", value) for name, value in info.items()]
-    body = encoded(19, [("IFINDEX", INDEX), ("MAC", mac), ("GENERATION", 7), ("STA_INFO", {"attrs": values})])
+    attrs = [("IFINDEX", INDEX), ("MAC", mac), ("GENERATION", 7), ("STA_INFO", {"attrs": values})]
+    body = encoded(NEW_STATION, attrs)
     if flags is None:
         return body
     head, parsed = body[:4], attributes(body[4:])
-    parsed[21] += tlv(17, struct.pack("=II", *flags))
+    parsed[ATTR_STA_INFO] += tlv(STA_INFO_FLAGS, struct.pack("=II", *flags))
     return head + b"".join(tlv(kind, payload) for kind, payload in parsed.items())
 
 
 def bss(mac=OTHER, *, name=b"Office", frequency=2437, elements=b"", seen_ms=500, joined=False, **more):
     """A scan result; `MBM` is the signal in 1/100 dBm (None: not included), `UNSPEC` the signal in percent."""
     signal, capability = more.get("MBM", -5800), more.get("capability", 0x11)
-    beacon = (b"" if name is None else bytes([0, len(name)]) + name) + elements
+    ssid_and_elements = (b"" if name is None else bytes([0, len(name)]) + name) + elements
     parts = [
-        tlv(1, bytes.fromhex(mac.replace(":", ""))),
-        tlv(2, struct.pack("=I", frequency)),
-        tlv(5, struct.pack("=H", capability)),
-        tlv(6, beacon),
-        tlv(10, struct.pack("=I", seen_ms)),
+        tlv(BSS_BSSID, bytes.fromhex(mac.replace(":", ""))),
+        tlv(BSS_FREQUENCY, struct.pack("=I", frequency)),
+        tlv(BSS_CAPABILITY, struct.pack("=H", capability)),
+        tlv(BSS_ELEMENTS, ssid_and_elements),
+        tlv(BSS_SEEN_MS, struct.pack("=I", seen_ms)),
     ]
-    parts += [tlv(7, struct.pack("=i", signal))] if signal is not None else []
-    parts += [tlv(8, bytes([more["UNSPEC"]]))] if "UNSPEC" in more else []
-    parts += [tlv(9, struct.pack("=I", 1))] if joined else []
-    parts += [tlv(11, more["beacon"])] if "beacon" in more else []
-    head = struct.pack("=BBH", 34, 1, 0)
-    return head + tlv(3, struct.pack("=I", INDEX)) + tlv(47 | 0x8000, b"".join(parts))
+    parts += [tlv(BSS_SIGNAL_MBM, struct.pack("=i", signal))] if signal is not None else []
+    parts += [tlv(BSS_SIGNAL_UNSPEC, bytes([more["UNSPEC"]]))] if "UNSPEC" in more else []
+    parts += [tlv(BSS_STATUS, struct.pack("=I", 1))] if joined else []
+    parts += [tlv(BSS_BEACON_ELEMENTS, more["beacon"])] if "beacon" in more else []
+    head = struct.pack("=BBH", NEW_SCAN_RESULTS, 1, 0)
+    return head + tlv(ATTR_IFINDEX, struct.pack("=I", INDEX)) + tlv(ATTR_BSS | NESTED, b"".join(parts))
 
 
 class Kernel:
-    """Answers requests; `answers` by command: a list of bodies, raw bytes, an errno, or None for no answer."""
+    """Answers requests with `interface`, `stations` and `scan_results`.
+
+    Each is a list of bodies, raw bytes (`SEQU` stands for the sequence number), an errno, or None for no answer.
+    """
 
     def __init__(self, *, family=True, **answers):
         self.family = family
         self.answers = {
-            5: answers.get("interface", []),
-            17: answers.get("stations", []),
-            32: answers.get("scan_results", []),
+            GET_INTERFACE: answers.get("interface", []),
+            GET_STATION: answers.get("stations", []),
+            GET_SCAN: answers.get("scan_results", []),
         }
         self.per_datagram = answers.get("per_datagram", 100)
         self.requests = []
@@ -129,7 +147,9 @@ class Kernel:
             return [self._family(sequence)]
         assert kind == FAMILY
         command, request = data[16], attributes(data[20:])
-        self.requests.append((command, struct.unpack("=I", request[3])[0] if 3 in request else None, flags))
+        self.requests.append(
+            (command, struct.unpack("=I", request[ATTR_IFINDEX])[0] if ATTR_IFINDEX in request else None, flags)
+        )
         answer = self.answers[command]
         if answer is None:
             return []
@@ -137,7 +157,7 @@ class Kernel:
             return [answer.replace(b"SEQU", struct.pack("=I", sequence))]
         if isinstance(answer, int):
             return [message(ERROR, 0, sequence, struct.pack("=i", -answer) + data)]
-        if not flags & 0x300:
+        if not flags & DUMP:
             return [message(FAMILY, 0, sequence, body) for body in answer]
         parts = [message(FAMILY, MULTI, sequence, body) for body in answer]
         parts.append(message(DONE, MULTI, sequence, struct.pack("=i", 0)))

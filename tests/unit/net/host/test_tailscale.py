@@ -64,11 +64,8 @@ def test_any_object_is_parsed_or_rejected(document):
     try:
         parse_status(json.dumps(document).encode())
     except FieldError:
-        assert (
-            not isinstance(document.get("BackendState"), str)
-            or not document["BackendState"].isprintable()
-            or not document["BackendState"].strip()
-        )
+        state = document.get("BackendState")
+        assert not (isinstance(state, str) and state.isprintable() and state.strip()), "a valid state is not rejected"
 
 
 @given(st.binary(max_size=200))

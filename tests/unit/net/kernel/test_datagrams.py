@@ -89,6 +89,7 @@ async def test_link_down_raises(code):
 
 
 def error(origin=2, kind=3, code=3, offender="10.77.0.10"):
+    """An entry of the socket's error queue, by default: ICMP (2), destination unreachable (3), port unreachable (3)."""
     return struct.pack("=IBBBxII", errno.ECONNREFUSED, origin, kind, code, 0, 0) + struct.pack(
         "=HH4s8x", 2, 0, IPv4Address(offender).packed
     )

@@ -11,6 +11,8 @@ from pi_orchestrator.net.kernel.events import KernelEvents, decode_entry, decode
 from tests.support.clock import FakeClock
 
 HOST, MAC = "10.77.0.50", "24:6F:28:AA:00:01"
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+AF_INET, NUD_STALE = 2, 0x04
 
 
 @given(st.binary(max_size=120), st.integers(0, 40))
@@ -20,7 +22,8 @@ def test_any_message_is_decoded_without_error(body, kind):
     events._socket = None
     decode_entry(body, 2)
     decode_link(kind, body)
-    events._process(kind if kind not in (2, 3) else 4, body, is_answer=False)
+    is_end_of_dump = kind in (NLMSG_ERROR, NLMSG_DONE)
+    events._process(4 if is_end_of_dump else kind, body, is_answer=False)
 
 
 class LossySocket:
@@ -45,11 +48,10 @@ def test_loss_during_dump_starts_another():
     events._start_dump()
     events._read()
     assert sock.dump_requests == 1, "one dump at a time"
-    done = 3
-    events._process(done, b"", is_answer=True)
+    events._process(NLMSG_DONE, b"", is_answer=True)
     assert sock.dump_requests == 2
     assert not events._dump_done.is_set()
-    events._process(done, b"", is_answer=True)
+    events._process(NLMSG_DONE, b"", is_answer=True)
     assert sock.dump_requests == 2
     assert events._dump_done.is_set()
 
@@ -58,14 +60,14 @@ def test_neighbour_message_is_decoded():
     def attribute(kind, data):
         return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
 
-    head = struct.pack("=BxxxiHBB", 2, 7, 0x04, 0, 1)
+    head = struct.pack("=BxxxiHBB", AF_INET, 7, NUD_STALE, 0, 1)  # of interface 7
     body = head + attribute(1, IPv4Address(HOST).packed) + attribute(2, bytes.fromhex("246f28aa0001"))
     body += attribute(3, struct.pack("=IIII", 1250, 0, 0, 0)) + attribute(99, b"unknown")
     entry = decode_entry(body, 7)
     assert (str(entry.ip), entry.mac, entry.state, entry.confirmed_s, entry.is_deleted) == (
         HOST,
         MAC,
-        0x04,
+        NUD_STALE,
         12.5,
         False,
     )

@@ -1,3 +1,5 @@
+"""nl80211 requests of these tests wait long."""
+
 import pytest
 
 from pi_orchestrator.net.wifi import radio
@@ -5,6 +7,6 @@ from tests.support.waiting import HANG_S
 
 
 @pytest.fixture(autouse=True)
-def patient_radio(monkeypatch):
-    """A slow machine is not a kernel that does not answer."""
+def long_answer_timeout(monkeypatch):
+    """On a slow machine, a late answer must not count as no answer."""
     monkeypatch.setattr(radio, "ANSWER_TIMEOUT_S", HANG_S)

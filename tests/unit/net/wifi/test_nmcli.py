@@ -9,8 +9,9 @@ from tests.support.programs import LISTED, STATES
 
 
 def line(*, device="wlan1", in_use=" ", name="Office", bssid="3C:84:6A:11:22:30", **more):
+    """One network as nmcli prints it; a `name` that begins with 0x is the SSID in hexadecimal."""
     fields = {"frequency": "2437 MHz", "signal": "70", "security": "WPA2"} | more
-    ssid_hex = name if isinstance(name, str) and name.startswith("0x") else name.encode().hex().upper()
+    ssid_hex = name if name.startswith("0x") else name.encode().hex().upper()
     return ":".join([device, in_use, ssid_hex.removeprefix("0x"), bssid.replace(":", r"\:"), *fields.values()])
 
 

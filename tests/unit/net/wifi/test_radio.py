@@ -12,7 +12,20 @@ from pi_orchestrator.net.wifi import nl80211
 from pi_orchestrator.net.wifi import radio as wireless
 from pi_orchestrator.net.wifi.nl80211 import Interface, Radio, decode_bss, decode_interface
 from pi_orchestrator.net.wifi.radio import Wireless
-from tests.support.wireless import INDEX, MAC, OTHER, Kernel, bss, encoded, interface, station, tlv
+from tests.support.wireless import (
+    ATTR_BSS,
+    ATTR_IFINDEX,
+    DUMP,
+    INDEX,
+    MAC,
+    OTHER,
+    Kernel,
+    bss,
+    encoded,
+    interface,
+    station,
+    tlv,
+)
 
 WPA2 = bytes.fromhex("30140100000fac040100000fac040100000fac020000")
 
@@ -22,11 +35,11 @@ async def wireless_of():
     """`wireless_of(kernel)` → a Wireless that sends its requests to this kernel."""
     kernels = set()
 
-    def ask(kernel):
+    def make(kernel):
         kernels.add(kernel)
         return Wireless(new_socket=kernel.new_socket)
 
-    yield ask
+    yield make
     for kernel in kernels:
         kernel.close()
 
@@ -39,7 +52,7 @@ async def test_interfaces_have_kind_and_name(wireless_of):
         Interface(4, "wlan1", Radio("station", "Office", 2437)),
     )
     ((command, index, flags),) = kernel.requests
-    assert (command, index, flags & 0x300) == (nl80211.GET_INTERFACE, None, 0x300)
+    assert (command, index, flags & DUMP) == (nl80211.GET_INTERFACE, None, DUMP)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +60,7 @@ async def test_interfaces_have_kind_and_name(wireless_of):
     [
         (Kernel(family=False), (), "no wireless driver: this kernel has no nl80211"),
         (Kernel(interface=[]), (), "no wireless interface found"),
-        (Kernel(interface=[encoded(7, [("IFINDEX", INDEX)])]), (), "no wireless interface found"),
+        (Kernel(interface=[encoded(nl80211.NEW_INTERFACE, [("IFINDEX", INDEX)])]), (), "no wireless interface found"),
         (Kernel(interface=errno.EPERM), None, "nl80211 not available: Operation not permitted"),
         (Kernel(interface=None), None, "nl80211 did not answer within 0.2 s"),
     ],
@@ -84,7 +97,7 @@ async def test_scan_results_are_read(wireless_of):
     assert (hidden.network.ssid, hidden.network.channel, hidden.network.security) == ("", 36, "WEP")
     assert (hidden.joined, hidden.seen_s) == (False, 41.0)
     ((command, index, flags),) = kernel.requests
-    assert (command, index, flags & 0x300) == (nl80211.GET_SCAN, 4, 0x300)
+    assert (command, index, flags & DUMP) == (nl80211.GET_SCAN, 4, DUMP)
 
 
 async def test_results_are_limited(wireless_of, monkeypatch):
@@ -145,15 +158,18 @@ def test_invalid_bssid_is_rejected(mac):
 
 def test_incomplete_message_is_rejected():
     assert decode_bss(b"") is None
-    assert decode_bss(tlv(47, b"")) is None
+    assert decode_bss(tlv(ATTR_BSS, b"")) is None
     assert decode_interface(b"") is None
-    assert decode_interface(tlv(3, struct.pack("=I", 4)) + tlv(5, struct.pack("=I", 2))) is None
+    assert (
+        decode_interface(tlv(ATTR_IFINDEX, struct.pack("=I", 4)) + tlv(nl80211._ATTR_IFTYPE, struct.pack("=I", 2)))
+        is None
+    )
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_never_raise(data):
     decode_bss(data)
-    decode_bss(tlv(47, data))
+    decode_bss(tlv(ATTR_BSS, data))
     decode_interface(data)
 
 

@@ -45,7 +45,6 @@ async def make_wifi(clock, monkeypatch, tmp_path):
         kernels.append(kernel)
         if nmcli is not None:
             programs.install(monkeypatch, tmp_path / "bin", nmcli=nmcli)
-        make.log = tmp_path / "log"
         parts = {"clock": clock, "wireless": Wireless(new_socket=kernel.new_socket), "manager": NetworkManager()}
         return WifiScan(**parts), WifiClient(netlink=FakeNetlink(*addresses), **parts)
 

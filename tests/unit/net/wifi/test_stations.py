@@ -17,12 +17,15 @@ from pi_orchestrator.net.wifi import radio as wireless
 from pi_orchestrator.net.wifi.nl80211 import Radio, Station, attributes, decode_radio, decode_station
 from pi_orchestrator.net.wifi.stations import Stations
 from tests.support.wireless import (
+    ATTR_STA_INFO,
     DONE,
+    DUMP,
     ERROR,
     FAMILY,
     INDEX,
     MAC,
     MULTI,
+    NESTED,
     OTHER,
     Kernel,
     encoded,
@@ -39,7 +42,7 @@ def descriptors():
 
 @pytest.fixture
 async def read_stations(clock):
-    """`await read(kernel)` → (radio and stations, reason)."""
+    """`await read_stations(kernel)` → (StationReading or None, reason)."""
     kernels = set()
 
     async def read_stations(kernel, *, reader=None):
@@ -60,19 +63,22 @@ async def test_access_point_and_stations_are_read(read_stations, clock):
             station(OTHER, INACTIVE_TIME=0, CONNECTED_TIME=1),
         ],
     )
-    air, reason = await read_stations(kernel)
+    reading, reason = await read_stations(kernel)
     assert reason is None
-    assert air.at == clock.monotonic()
-    assert air.radio == Radio("ap", "DeliCasa", 2437)
-    assert air.stations == (Station(MAC, -52, 1.5, 3600), Station(OTHER, None, 0.0, 1))
-    assert [(command, index) for command, index, _ in kernel.requests] == [(5, INDEX), (17, INDEX)]
-    assert kernel.requests[1][2] & 0x300 == 0x300, "stations are requested as a dump"
+    assert reading.at == clock.monotonic()
+    assert reading.radio == Radio("ap", "DeliCasa", 2437)
+    assert reading.stations == (Station(MAC, -52, 1.5, 3600), Station(OTHER, None, 0.0, 1))
+    assert [(command, index) for command, index, _ in kernel.requests] == [
+        (nl80211.GET_INTERFACE, INDEX),
+        (nl80211.GET_STATION, INDEX),
+    ]
+    assert kernel.requests[1][2] & DUMP == DUMP, "stations are requested as a dump"
 
 
 async def test_sighting_time_is_last_frame(read_stations, clock):
     kernel = Kernel(interface=[interface()], stations=[station(MAC, INACTIVE_TIME=20_000, SIGNAL=-70)])
-    air, _ = await read_stations(kernel)
-    seen = air.stations[0].sighting(clock.monotonic())
+    reading, _ = await read_stations(kernel)
+    seen = reading.stations[0].sighting(clock.monotonic())
     assert (seen.mac, seen.source, seen.at, seen.rssi_dbm) == (MAC, Source.STATION, clock.monotonic() - 20, -70)
     assert (seen.alive, seen.binds, seen.ip) == (True, False, None)
 
@@ -80,30 +86,30 @@ async def test_sighting_time_is_last_frame(read_stations, clock):
 async def test_stations_of_several_datagrams_are_read(read_stations):
     macs = [f"24:6F:28:00:{n >> 8:02X}:{n & 255:02X}" for n in range(300)]
     kernel = Kernel(interface=[interface()], stations=[station(mac, SIGNAL=-60) for mac in macs], per_datagram=7)
-    air, _ = await read_stations(kernel)
-    assert [found.mac for found in air.stations] == macs
+    reading, _ = await read_stations(kernel)
+    assert [found.mac for found in reading.stations] == macs
 
 
 async def test_stations_are_limited(read_stations, monkeypatch):
     monkeypatch.setattr(stations, "MAX_STATIONS", 5)
     kernel = Kernel(interface=[interface()], stations=[station(f"24:6F:28:00:00:{n:02X}") for n in range(20)])
-    air, _ = await read_stations(kernel)
-    assert len(air.stations) == 5
+    reading, _ = await read_stations(kernel)
+    assert len(reading.stations) == 5
 
 
 @pytest.mark.parametrize("kind", ["station", "monitor"])
 async def test_other_interface_kind_has_no_stations(read_stations, kind):
     kernel = Kernel(interface=[interface(kind, ssid=None)], stations=[station()])
-    air, reason = await read_stations(kernel)
+    reading, reason = await read_stations(kernel)
     assert reason == f"the interface is not an access point, but of kind {kind}"
-    assert (air.radio, air.stations) == (Radio(kind, None, 2437), ())
-    assert [command for command, _, _ in kernel.requests] == [5]
+    assert (reading.radio, reading.stations) == (Radio(kind, None, 2437), ())
+    assert [command for command, _, _ in kernel.requests] == [nl80211.GET_INTERFACE]
 
 
 async def test_wifi_direct_group_owner_has_stations(read_stations):
-    air, reason = await read_stations(Kernel(interface=[interface("p2p_go")], stations=[station()]))
+    reading, reason = await read_stations(Kernel(interface=[interface("p2p_go")], stations=[station()]))
     assert reason is None
-    assert [found.mac for found in air.stations] == [MAC]
+    assert [found.mac for found in reading.stations] == [MAC]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ async def test_wifi_direct_group_owner_has_stations(read_stations):
             Kernel(interface=[interface()], stations=errno.EOPNOTSUPP),
             "nl80211 not available: Operation not supported",
         ),
-        (Kernel(interface=[encoded(7, [("IFINDEX", INDEX)])]), "the interface is not wireless"),
+        (Kernel(interface=[encoded(nl80211.NEW_INTERFACE, [("IFINDEX", INDEX)])]), "the interface is not wireless"),
     ],
     ids=[
         "no nl80211",
@@ -142,9 +148,9 @@ async def test_driver_loaded_later_is_found(read_stations, clock):
     reader = Stations(clock=clock, new_socket=kernel.new_socket)
     assert await read_stations(kernel, reader=reader) == (None, "no wireless driver: this kernel has no nl80211")
     kernel.family = True
-    air, reason = await read_stations(kernel, reader=reader)
+    reading, reason = await read_stations(kernel, reader=reader)
     assert reason is None
-    assert len(air.stations) == 1
+    assert len(reading.stations) == 1
 
 
 async def test_missing_pyroute2_sets_reason(monkeypatch, clock):
@@ -185,8 +191,8 @@ async def test_invalid_answer_sets_reason(read_stations, clock, monkeypatch):
         length = rng.choice([0, 7, 16, 16 + len(body), 60000])
         raw = struct.pack("=IHH", length, rng.choice([FAMILY, ERROR, DONE, 1, 999]), rng.choice([0, MULTI])) + b"SEQU"
         kernel = Kernel(interface=raw + bytes(4) + bytes(body), stations=[])
-        air, reason = await read_stations(kernel)
-        assert air is not None or reason, number
+        reading, reason = await read_stations(kernel)
+        assert reading is not None or reason, number
 
 
 # Decoding.
@@ -222,7 +228,7 @@ def test_signal_falls_back_to_average():
 
 
 @pytest.mark.parametrize(
-    "flags, authorized",
+    "flags, authorized",  # (mask, values); bit 1 is NL80211_STA_FLAG_AUTHORIZED
     [((0b10, 0b10), True), ((0b10, 0), False), ((0, 0), True), ((0b11111110, 0b10001000), False)],
 )
 def test_unauthorized_station_is_ignored(flags, authorized):
@@ -231,8 +237,9 @@ def test_unauthorized_station_is_ignored(flags, authorized):
 
 
 def test_nested_flag_of_attribute_is_ignored():
-    info = tlv(21 | 0x8000, tlv(7, b"\xce"))
-    assert decode_station(tlv(6, bytes.fromhex("246f28b0f7f1")) + info) == Station(MAC, -50)
+    signal = 7  # NL80211_STA_INFO_SIGNAL; 0xCE is -50
+    info = tlv(ATTR_STA_INFO | NESTED, tlv(signal, b"\xce"))
+    assert decode_station(tlv(nl80211._ATTR_MAC, bytes.fromhex("246f28b0f7f1")) + info) == Station(MAC, -50)
 
 
 @pytest.mark.parametrize("mac", ["00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:fb"])
