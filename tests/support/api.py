@@ -58,7 +58,7 @@ DOCUMENT = ApiDocument(ROUTES, TAGS).document()
 COMPONENTS = DOCUMENT["components"]
 CAMERA = "24:6F:28:44:CB:60"  # the first camera of a fleet
 SCAN = "6f1f4f6e-8f0a-4c70-9b57-0b4d1d0a5a11"  # a finished scan; see `with_scans`
-LAST_ID = {"keys": "nobody-of-this-name", "discovery": SCAN}
+ID_OF_TAG = {"keys": "nobody-of-this-name", "discovery": SCAN}  # `{id}` in paths; CAMERA for other tags
 JSON = "application/json"
 ROUTE_IDS = [f"{route.method} {route.path}" for route in ROUTES]
 
@@ -210,7 +210,7 @@ def with_pictures(monkeypatch):
     monkeypatch.setattr(CaptureService, "last", lambda self, mac: picture)
 
     async def accept(self, mac, before):
-        """Accept the restart."""
+        """Do nothing: the camera accepts the restart."""
 
     async def answer(self, mac, action, **fields):
         return CommandAnswer("0b6f3f6e", {"success": True})
@@ -255,7 +255,7 @@ def target(route):
         return re.sub(r"\{(\w+)\}", lambda match: quote(values[match[1]], safe=""), route.path)
     values = {
         "mac": LISTED if is_provisioning or route.tag == "allowlist" else CAMERA,
-        "id": session_for(route) if is_provisioning else LAST_ID.get(route.tag, CAMERA),
+        "id": session_for(route) if is_provisioning else ID_OF_TAG.get(route.tag, CAMERA),
         "key": "cameras.idle_after_s",
     }
     return re.sub(r"\{(\w+)\}", lambda match: quote(values[match[1]], safe=""), route.path)

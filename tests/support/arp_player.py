@@ -25,7 +25,7 @@ LAYOUT = struct.Struct("!6s6sH HHBBH 6s4s6s4s")
 OPERATIONS = {"request": REQUEST, "reply": REPLY}
 
 
-def frame(op, *, sender, target=("00:00:00:00:00:00", "0.0.0.0"), source=None, to=BROADCAST):
+def frame(op, *, sender, target=(ZERO_MAC, "0.0.0.0"), source=None, to=BROADCAST):
     """Build an ARP frame; `sender` and `target` are (MAC, address), `source` and `to` are Ethernet MACs."""
     parts = [part for mac, address in (sender, target) for part in (_bytes(mac), IPv4Address(address).packed)]
     return LAYOUT.pack(_bytes(to), _bytes(source or sender[0]), ETH_P_ARP, 1, 0x0800, 6, 4, op, *parts)
@@ -271,6 +271,7 @@ class Orders:
 
 
 def _only_arp(sock):
+    """Attach a BPF program: load the EtherType at offset 12; accept ARP, drop any other frame."""
     code = struct.pack("HBBI" * 4, *(0x28, 0, 0, 12), *(0x15, 0, 1, ETH_P_ARP), *(6, 0, 0, 0xFFFF), *(6, 0, 0, 0))
     buffer = ctypes.create_string_buffer(code)
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 4, ctypes.addressof(buffer)))

@@ -37,13 +37,14 @@ AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 FAILING_IMPACTS = ("serious", "critical")
 
 
+# JavaScript: [tag, accessible name, whether the focus is visible] of the focused element.
 FOCUS = """() => {
     const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect();
     const name = at.getAttribute("aria-label") ?? (at.labels?.[0]?.textContent || at.textContent);
     const outlined = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1;
-    const across = box.width > 0 && box.right > 0 && box.left < innerWidth;
-    const there = across && box.bottom > 0 && box.top < innerHeight;
-    return [at.tagName, name.trim().slice(0, 60), there && (outlined || style.boxShadow !== "none")];
+    const horizontally = box.width > 0 && box.right > 0 && box.left < innerWidth;
+    const inViewport = horizontally && box.bottom > 0 && box.top < innerHeight;
+    return [at.tagName, name.trim().slice(0, 60), inViewport && (outlined || style.boxShadow !== "none")];
 }"""
 
 
@@ -189,7 +190,7 @@ class Watched:
         for _ in range(limit // 10):
             for _ in range(10):
                 await self.page.keyboard.press("Tab")
-            if await self.page.evaluate("window.walked.slice(1).some((one) => one[1] === window.walked[0][1])"):
+            if await self.page.evaluate("window.walked.slice(1).some((element) => element[1] === window.walked[0][1])"):
                 break
         walked = [tuple(element) for element in await self.page.evaluate("window.walked")]
         repeats = [number for number, element in enumerate(walked) if number and element == walked[0]]

@@ -24,7 +24,7 @@ async def device(daemon, camera):
 
 async def run_scan(daemon, *, within=HANG_S):
     """Run a scan that starts after this call; returns it when it has finished."""
-    before = await wait_for_scan(daemon)
+    before = await newest_scan_id(daemon)
 
     async def request_scan():
         answer = await daemon.api.post(SCAN)
@@ -38,11 +38,14 @@ async def run_scan(daemon, *, within=HANG_S):
     return await wait_for_scan(daemon, scan["id"], within=within)
 
 
-async def wait_for_scan(daemon, scan_id=None, *, within=HANG_S):
-    """Wait for the end of a scan and return it; without an id, return the id of the newest scan."""
-    if scan_id is None:
-        answer = await daemon.api.get(SCAN, params={"limit": 1})
-        return next((scan["id"] for scan in answer.data["scans"]), None)
+async def newest_scan_id(daemon):
+    """The id of the newest scan in the history; None without one."""
+    answer = await daemon.api.get(SCAN, params={"limit": 1})
+    return next((scan["id"] for scan in answer.data["scans"]), None)
+
+
+async def wait_for_scan(daemon, scan_id, *, within=HANG_S):
+    """Wait for the end of a scan; returns the scan."""
 
     async def finished_scan():
         scan = (await daemon.api.get(f"{SCAN}/{scan_id}")).data["scan"]

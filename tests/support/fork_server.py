@@ -1,7 +1,8 @@
 """Daemons and commands as real processes, without importing the program each time.
 
-A server process that has everything imported forks for each of them: 5 ms instead of 0.5 to 1.5 s of CPU. It has also
-loaded the vendor table, which depends on the program alone; not scapy, which reads the network when it is imported.
+A server process that has imported everything forks a child for each of them: 5 ms instead of 0.5 to 1.5 s of CPU. The
+server has also loaded the vendor table, which is the same for every child. It has not imported scapy, which reads the
+network interfaces when it is imported.
 The child has its own environment, folder, files and signals, and exits like an interpreter. `Forked` replaces
 `asyncio.subprocess.Process`. Tests of the startup run a new interpreter (`fresh=True` in `tests.support.process`).
 """

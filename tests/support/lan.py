@@ -33,10 +33,11 @@ CABLE = "lan0"
 FIRST_TABLE = 1000  # number of the first routing table; one per address
 # Priorities of the routing rules: received on the right interface, on a wrong one, sent locally, sent to the cable.
 RECEIVED, REFUSED, LOCAL, SENT = 1000, 10_000, 10_001, 20_000
+# Multicast MACs with different hashes; see `block_broadcasts`.
 GROUPS = tuple(f"33:33:00:00:{number:02x}:{0x77 + number:02x}" for number in range(8))
-LARGE = 100
+LARGE = 100  # cameras; a network with more runs alone
 API_PORT = 8081
-CLOSED_AFTER_S = 5
+KILLED_AFTER_S = 5
 NETWORK = "10.77.0.0/24"
 """Capacity: 245 sandbox cameras; 10.77.0.0/23 has 490."""
 
@@ -75,7 +76,7 @@ async def _namespaces():
 
 @contextlib.asynccontextmanager
 async def _exclusive_if_large(cameras):
-    """Run one large network at a time: the kernel's neighbour table (1,000 entries) is shared by all namespaces."""
+    """Run one large network at a time: the kernel's neighbour table (1,024 entries) is shared by all namespaces."""
     if cameras <= LARGE:
         yield
         return
@@ -309,8 +310,9 @@ class Lan:
 
     @contextlib.asynccontextmanager
     async def daemon(self, *, unprivileged=False, ready=True, connected=True, launch_options=None, **sections):
-        """Run the daemon as a process on the Pi; yields a DaemonProcess. `unprivileged`: without capabilities.
+        """Run the daemon as a process on the Pi; yields a DaemonProcess.
 
+        `unprivileged`: without capabilities. `ready`, `connected`: wait until it serves, and for its broker.
         `launch_options`: keyword arguments of process.launch (`args`, `env`, `command`). `sections` override `tree`.
         """
         config = process.write_toml(self.folder / "config.toml", self.tree(**sections))
@@ -338,7 +340,9 @@ class Lan:
 
     @contextlib.asynccontextmanager
     async def fleet(self, count=None, *, flags=(), reported=True, **options):
-        """Run `sandbox cameras` behind the access point as a process; `options` such as `interval=1`.
+        """Run `sandbox cameras` behind the access point as a process.
+
+        `options`: values such as `interval=1`; `flags`: further arguments as on the command line.
 
         Waits until every camera has published, unless `reported` is False. The events of the cameras are in `events`,
         such as {"event": "provisioned", "mac": …, "detail": "the SSID and the request_id"}.
@@ -442,11 +446,11 @@ class LanBroker:
 
 
 async def _end(child, number):
-    """Send a signal to a process; kill it if it has not exited after CLOSED_AFTER_S."""
+    """Send a signal to a process; kill it if it has not exited after KILLED_AFTER_S."""
     try:
         with contextlib.suppress(ProcessLookupError, TimeoutError):
             child.send_signal(number)
-            async with asyncio.timeout(CLOSED_AFTER_S):
+            async with asyncio.timeout(KILLED_AFTER_S):
                 await child.wait()
     finally:
         with contextlib.suppress(ProcessLookupError):

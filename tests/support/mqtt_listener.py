@@ -18,6 +18,10 @@ class MqttListener:
         self.client = client
 
     async def until(self, matches):
+        """The next message for which `matches(message, body)` is true: (message, decoded body or None).
+
+        Other messages are skipped.
+        """
         async with asyncio.timeout(HANG_S):
             async for message in self.client.messages:
                 body = json.loads(message.payload) if message.payload else None
@@ -34,11 +38,11 @@ async def listening(broker, *topics):
         yield MqttListener(client)
 
 
-def has_state(state, camera=None):
-    """A predicate for `MqttListener.until`: a status message with this state, of this camera if given."""
+def has_state(state):
+    """A predicate for `MqttListener.until`: a status message with this state."""
 
     def matches(_, body):
-        return bool(body) and body.get("state") == state and camera in {None, body["device_id"]}
+        return bool(body) and body.get("state") == state
 
     return matches
 

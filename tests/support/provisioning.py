@@ -5,7 +5,7 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from urllib.parse import quote
 
@@ -34,7 +34,6 @@ class Batch:
     running: object
     fleet: object
     id: str = ""
-    last: dict = field(default_factory=dict)
 
     @property
     def admin(self):

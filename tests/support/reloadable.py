@@ -1,4 +1,4 @@
-"""All settings keys that can change at runtime: a different valid value, and how to read the effective one."""
+"""All settings that can change at run time: for each key another valid value, and how to read the one in effect."""
 
 import logging
 

@@ -278,7 +278,7 @@ class Running:
         """Wait until all messages published before this call are processed and their rejections stored."""
         from tests.support.waiting import eventually
 
-        mac = rig.mac(0xF0000 + next(_SENTINELS) % 0xFFFF)
+        mac = rig.mac(0xF0000 + next(_SENTINELS) % 0xFFFF)  # a MAC that no test uses; without an address it is rejected
         await rig.publish(f"camera/status/{mac}", {"mac": mac})
 
         async def rejection():
