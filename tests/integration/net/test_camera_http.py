@@ -311,10 +311,10 @@ async def test_failing_answer_has_code_and_leaks_nothing(name, caplog, capsys):
     assert (error.code, error.may_have_arrived) == (code, may_have_arrived)
     assert len(client.requests) == 1
     if code == TIMEOUT:
-        assert took > 1.4
+        assert took > 1.4, "not before the timeout of 1.5 s"
     assert isinstance(error, OrchestratorError)
     assert error.retryable
-    assert (error.__context__, error.__cause__) == (None, None)
+    assert (error.__context__, error.__cause__) == (None, None), "another error could contain the request"
     frames = traceback.TracebackException.from_exception(error, capture_locals=True).format()
     # Local variables of the client must not show a secret; those of this test do.
     client_frames = [line for line in frames if "net/camera_http.py" in line and "test_camera_http" not in line]
@@ -405,6 +405,7 @@ async def test_proxy_in_environment_is_ignored(monkeypatch):
 # Sandbox cameras.
 
 OUTCOMES = {
+    # fault, None for a healthy camera: (error code, may_have_arrived), None for success
     None: None,
     "no-mac": None,
     "provision-vanish": None,
@@ -440,16 +441,16 @@ async def test_sandbox_fault_has_expected_outcome(broker):
     async with fleet, new_session() as session:
         await fleet.wait_until_reported()
         client = ClientUnderTest(session, options.http_port)
-        found = {}
+        outcomes = {}
         for simulated in fleet.cameras:
             fault = simulated.fault
             hangs = OUTCOMES[fault] is not None and OUTCOMES[fault][0] == TIMEOUT
             error = await client.provision(fields, address=str(simulated.address), timeout_s=1 if hangs else HANG_S)
-            found[fault] = error and (error.code, error.may_have_arrived)
+            outcomes[fault] = error and (error.code, error.may_have_arrived)
             if error and not error.may_have_arrived:
                 assert not simulated.provisioned
             assert bool(simulated.provisioned) is (error is None or fault == "answer-lost")
-        assert found == OUTCOMES
+        assert outcomes == OUTCOMES
 
 
 # SSID in /status.

@@ -1,4 +1,4 @@
-"""What both scan engines promise, on real interfaces: one suite for `ArpEngine` and `NeighbourEngine`."""
+"""The contract of both scan engines, on real interfaces: each test runs with `ArpEngine` and `NeighbourEngine`."""
 
 import asyncio
 import gc
@@ -13,9 +13,9 @@ from tests.support.engines import OtherInterface, descriptors, inside, scanning,
 from tests.support.waiting import eventually
 
 A, B, C = "24:6F:28:AA:00:01", "24:6F:28:BB:00:02", "24:6F:28:CC:00:03"
-HOST, NOBODY = "10.77.0.50", "10.77.0.60"
+HOST, OTHER_HOST, UNUSED = "10.77.0.50", "10.77.0.51", "10.77.0.60"
 SMALL = "10.77.0.0/26"
-"""The kernel's table holds 1,024 neighbours of all namespaces, and other tests need some of them."""
+"""Small, because the kernel's table holds 1,024 neighbours of all namespaces, and other tests need some of them."""
 REQUESTS = {ArpEngine: 2, NeighbourEngine: 3}
 """Requests to a silent address before an expected one is requested once more."""
 IS_DOWN = "is down|unreachable"
@@ -64,13 +64,13 @@ async def test_sixty_cameras_are_found(tmp_path, engine):
 
 
 async def test_probe_returns_the_claimant(player, scan):
-    await player.play({HOST: A, "10.77.0.51": C})
+    await player.play({HOST: A, OTHER_HOST: C})
     assert await scan.probe(HOST) == {A}
-    assert await scan.probe("10.77.0.51") == {C}
-    assert await scan.probe(NOBODY, within=0.2) == set()
+    assert await scan.probe(OTHER_HOST) == {C}
+    assert await scan.probe(UNUSED, within=0.2) == set()
 
 
-async def test_probe_counts_no_answer_from_before(player, scan):
+async def test_probe_ignores_answer_to_earlier_sweep(player, scan):
     """A camera may leave an address while a sweep runs that it has already answered."""
     await player.play({HOST: A})
     sweep = asyncio.ensure_future(scan.sweep())
@@ -90,9 +90,9 @@ async def test_missed_request_is_repeated(player, scan):
 
 
 async def test_expected_address_is_requested_once_more(player, scan, engine):
-    await player.play({HOST: A, NOBODY: B})
+    await player.play({HOST: A, OTHER_HOST: B})
     await player.set_behaviour(skip=REQUESTS[engine])
-    await scan.sweep(HOST, NOBODY, "10.77.0.61", expected=[HOST])
+    await scan.sweep(HOST, OTHER_HOST, UNUSED, expected=[HOST])
     assert scan.bound == {(A, HOST)}
 
 
@@ -167,7 +167,7 @@ async def test_cancelled_sweep_leaks_nothing(player, scan):
     before = descriptors()
     for milliseconds in (0, 1, 3, 10, 30, 100, 200):
         sweep = asyncio.ensure_future(scan.sweep())
-        probing = asyncio.ensure_future(scan.probe(NOBODY))
+        probing = asyncio.ensure_future(scan.probe(UNUSED))
         await asyncio.sleep(milliseconds / 1000)
         sweep.cancel()
         probing.cancel()

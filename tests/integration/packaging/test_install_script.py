@@ -167,7 +167,7 @@ def wheels_are_kept() -> bool:
 
 
 def unprivileged_user() -> int | None:
-    """The id of an unprivileged user if the tests run as root, else None for the current user."""
+    """The id of an unprivileged user if the tests run as root; otherwise None: the current user is one."""
     return 65534 if os.geteuid() == 0 else None
 
 
@@ -195,13 +195,13 @@ def test_help_names_every_option(checkout: Path) -> None:
         assert f"  {option} " in output
 
 
-def test_missing_root_has_remedy(checkout: Path) -> None:
+def test_install_without_root_user_has_remedy(checkout: Path) -> None:
     output = install(checkout, user=unprivileged_user(), code=1).stderr
     assert "root is needed" in output
     assert "sudo" in output
 
 
-def test_dry_run_needs_no_root_and_names_each_step(checkout: Path) -> None:
+def test_dry_run_needs_no_root_user_and_names_each_step(checkout: Path) -> None:
     before = snapshot(checkout)
     output = install(checkout, "--dry-run", user=unprivileged_user()).stdout.splitlines()
     assert snapshot(checkout) == before

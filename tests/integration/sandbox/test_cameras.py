@@ -44,13 +44,13 @@ def fleet_of(broker, *specs, count=1, **changes):
 async def test_fleet_of_250_cameras_answers(broker, http):
     fleet = fleet_of(broker, count=250)
     macs = set()
-    async with listening(broker, "camera/status/+") as ear, fleet:
+    async with listening(broker, "camera/status/+") as listener, fleet:
         while len(macs) < 250:
-            message, body = await ear.until(has_state("ONLINE"))
+            message, body = await listener.until(has_state("ONLINE"))
             assert message.topic.value == f"camera/status/{body['mac']}"
             macs.add(parse_mac(body["mac"]))
         assert macs == {camera.mac for camera in fleet.cameras}
-        assert not body.keys() ^ {
+        assert body.keys() == {
             *("device_id", "mac", "state", "timestamp", "ip", "rssi_dbm", "free_heap_bytes", "uptime_ms"),
             *("firmware_version", "camera_initialized", "capture_ready", "ssid", "message_count"),
         }
@@ -88,36 +88,36 @@ async def test_unknown_path_is_refused(broker, http):
 
 
 async def test_power_loss_sends_last_will(broker, http):
-    async with listening(broker) as ear, fleet_of(broker) as fleet:
+    async with listening(broker) as listener, fleet_of(broker) as fleet:
         camera = fleet.cameras[0]
-        await ear.until(has_state("ONLINE"))
+        await listener.until(has_state("ONLINE"))
         await camera.power_off()
-        _, will = await ear.until(has_state("OFFLINE"))
+        _, will = await listener.until(has_state("OFFLINE"))
         assert will["reason"] == "last_will"
         assert (will["mac"], will["device_id"]) == (camera.mac, camera.device_id)
         with pytest.raises(aiohttp.ClientConnectionError):
             await http.get(f"{camera.url}/status")
         camera.power_on()
-        _, birth = await ear.until(has_state("ONLINE"))
+        _, birth = await listener.until(has_state("ONLINE"))
         assert birth["message_count"] == 1
 
 
-async def test_power_loss_during_birth(broker):
-    async with listening(broker) as ear, fleet_of(broker) as fleet:
+async def test_power_loss_while_birth_is_sent_sends_last_will(broker):
+    async with listening(broker) as listener, fleet_of(broker) as fleet:
         for _ in range(30):
-            await ear.until(has_state("ONLINE"))
+            await listener.until(has_state("ONLINE"))
             await fleet.cameras[0].power_off()  # would hang here if the cancellation were lost
-            await ear.until(has_state("OFFLINE"))
+            await listener.until(has_state("OFFLINE"))
             fleet.cameras[0].power_on()
 
 
 async def test_clean_stop_sends_no_last_will(broker):
-    async with listening(broker) as ear:
+    async with listening(broker) as listener:
         async with fleet_of(broker) as fleet:
             await fleet.wait_until_reported()
-        await ear.client.publish("end", "{}", qos=1)
-        await ear.until(has_state("ONLINE"))
-        message, _ = await ear.until(lambda message, _: True)
+        await listener.client.publish("end", "{}", qos=1)
+        await listener.until(has_state("ONLINE"))
+        message, _ = await listener.until(lambda message, _: True)
         assert message.topic.value == "end"
 
 
@@ -126,55 +126,55 @@ async def test_birth_and_will_retained_if_set(broker, retain):
     async with fleet_of(broker, retain=retain) as fleet:
         await fleet.wait_until_reported()
         await fleet.cameras[0].power_off()
-        async with listening(broker, "camera/status/+", "marker") as ear:
-            await ear.client.publish("marker", "{}", qos=1)
-            message, _ = await ear.until(lambda message, _: True)
+        async with listening(broker, "camera/status/+", "marker") as listener:
+            await listener.client.publish("marker", "{}", qos=1)
+            message, _ = await listener.until(lambda message, _: True)
             if message.topic.value != "marker":  # retained messages are delivered first
                 assert message.retain
             assert (message.topic.value != "marker") is retain
 
 
-async def send_command(ear, camera, payload, **topic):
-    await ear.client.publish(camera.topic("command", **topic), json.dumps(payload), qos=1)
+async def send_command(listener, camera, payload, **topic):
+    await listener.client.publish(camera.topic("command", **topic), json.dumps(payload), qos=1)
 
 
 async def test_ping_is_answered(broker):
-    async with listening(broker) as ear, fleet_of(broker) as fleet:
+    async with listening(broker) as listener, fleet_of(broker) as fleet:
         await fleet.wait_until_reported()
-        await send_command(ear, fleet.cameras[0], {"action": "ping", "request_id": "r-1"})
-        _, answer = await ear.until(lambda message, _: message.topic.value == "camera/response/r-1")
+        await send_command(listener, fleet.cameras[0], {"action": "ping", "request_id": "r-1"})
+        _, answer = await listener.until(lambda message, _: message.topic.value == "camera/response/r-1")
         assert answer["success"] is True
         assert (answer["request_id"], answer["status"]) == ("r-1", "complete")
 
 
 async def test_unknown_command_answers_error(broker):
-    async with listening(broker) as ear, fleet_of(broker) as fleet:
+    async with listening(broker) as listener, fleet_of(broker) as fleet:
         await fleet.wait_until_reported()
         camera = fleet.cameras[0]
-        await send_command(ear, camera, {"action": "dance", "request_id": "r-2"})
-        _, answer = await ear.until(lambda message, _: message.topic.value == "camera/response/r-2/error")
+        await send_command(listener, camera, {"action": "dance", "request_id": "r-2"})
+        _, answer = await listener.until(lambda message, _: message.topic.value == "camera/response/r-2/error")
         assert answer["success"] is False
         for bad in ("nonsense", [], {"action": "ping"}, {"action": "ping", "request_id": "a/b"}):
-            await send_command(ear, camera, bad)
-            await ear.until(lambda message, _: message.topic.value == "camera/response/_invalid/error")
+            await send_command(listener, camera, bad)
+            await listener.until(lambda message, _: message.topic.value == "camera/response/_invalid/error")
 
 
 @pytest.mark.parametrize("trigger", ["mqtt", "http", "call"])
 async def test_restart_resets_uptime(broker, http, trigger):
-    async with listening(broker) as ear, fleet_of(broker, interval=0.05) as fleet:
+    async with listening(broker) as listener, fleet_of(broker, interval=0.05) as fleet:
         camera = fleet.cameras[0]
-        await ear.until(lambda _, body: body and body.get("message_count", 0) >= 5)
+        await listener.until(lambda _, body: body and body.get("message_count", 0) >= 5)
         before = camera.uptime_s
         if trigger == "mqtt":
-            await send_command(ear, camera, {"action": "restart", "request_id": "r-3"})
+            await send_command(listener, camera, {"action": "restart", "request_id": "r-3"})
         elif trigger == "http":
             async with http.post(f"{camera.url}/reboot") as answer:
                 assert answer.status == 200
         else:
             camera.restart()
-        _, body = await ear.until(has_state("REBOOTING"))
+        _, body = await listener.until(has_state("REBOOTING"))
         assert body["uptime_ms"] >= before * 1000 - 1
-        _, body = await ear.until(lambda _, body: body.get("state") in {"ONLINE", "OFFLINE"})
+        _, body = await listener.until(lambda _, body: body.get("state") in {"ONLINE", "OFFLINE"})
         assert body["state"] == "ONLINE"  # a reboot disconnects cleanly: no last will
         assert body["message_count"] == 1
         assert body["uptime_ms"] < before * 1000
@@ -224,7 +224,7 @@ async def test_fleet_stop_leaks_no_socket(broker):
     def descriptors():
         return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
-    async with fleet_of(broker, count=5) as fleet:  # opens everything that stays open
+    async with fleet_of(broker, count=5) as fleet:  # the first fleet opens descriptors that stay open
         await fleet.wait_until_reported()
     before = await asyncio.to_thread(descriptors)
     for turns in range(0, 60, 2):
@@ -253,30 +253,30 @@ async def test_foreign_address_has_remedy(broker):
 
 async def test_mixed_style_receives_all_spellings(broker):
     async with (
-        listening(broker) as ear,
+        listening(broker) as listener,
         fleet_of(broker, interval=0.02, mac_style=MacStyle.MIXED) as fleet,
     ):
         camera, seen = fleet.cameras[0], set()
         while len(seen) < 4:
-            message, body = await ear.until(has_state("ONLINE"))
+            message, body = await listener.until(has_state("ONLINE"))
             assert message.topic.value == f"camera/status/{body['mac']}"
             assert parse_mac(body["mac"]) == camera.mac
             seen.add(body["mac"])
         for turn in range(4):
-            await send_command(ear, camera, {"action": "ping", "request_id": f"t{turn}"}, turn=turn)
-            await ear.until(lambda message, _, turn=turn: message.topic.value == f"camera/response/t{turn}")
+            await send_command(listener, camera, {"action": "ping", "request_id": f"t{turn}"}, turn=turn)
+            await listener.until(lambda message, _, turn=turn: message.topic.value == f"camera/response/t{turn}")
 
 
 @pytest.mark.parametrize("style", [{"id_style": IdStyle.DEVICE_ID}, {"topic_style": TopicStyle.DELICASA}])
 async def test_topic_styles_carry_same_messages(broker, style):
-    async with listening(broker) as ear, fleet_of(broker, **style) as fleet:
+    async with listening(broker) as listener, fleet_of(broker, **style) as fleet:
         camera = fleet.cameras[0]
-        message, body = await ear.until(has_state("ONLINE"))
+        message, body = await listener.until(has_state("ONLINE"))
         assert message.topic.value == camera.topic("status")
         assert body["mac"] == camera.mac
         await fleet.wait_until_reported()
-        await send_command(ear, camera, {"action": "ping", "request_id": "r"})
-        await ear.until(lambda message, _: message.topic.value == camera.topic("response/r"))
+        await send_command(listener, camera, {"action": "ping", "request_id": "r"})
+        await listener.until(lambda message, _: message.topic.value == camera.topic("response/r"))
 
 
 # Each fault on the wire, read without an HTTP library.
@@ -360,7 +360,7 @@ async def test_fault_tls_bytes(broker):
     async with status_request(broker, "tls-bytes") as (_, reader):
         answer = await reader.read(-1)
         assert answer[:3] == b"\x16\x03\x03"
-        assert len(answer) == 5 + int.from_bytes(answer[3:5], "big") + 7
+        assert len(answer) == 5 + int.from_bytes(answer[3:5], "big") + 7, "a complete record, then an alert of 7 bytes"
 
 
 async def test_fault_endless_never_ends_body(broker):
@@ -395,24 +395,24 @@ async def test_fault_no_http_refuses_connections(broker, fault):
 
 
 async def test_fault_ghost_is_one_retained_message(broker):
-    async with listening(broker) as ear:
+    async with listening(broker) as listener:
         async with fleet_of(broker, "ghost", interval=0.01) as fleet:
             await fleet.wait_until_reported()
-            async with listening(broker) as late:
-                message, body = await late.until(has_state("ONLINE"))
+            async with listening(broker) as late_listener:
+                message, body = await late_listener.until(has_state("ONLINE"))
                 assert message.retain
                 assert body["device_id"] == fleet.cameras[0].device_id
-        await ear.until(has_state("ONLINE"))
-        message, body = await ear.until(lambda message, _: True)
-        assert message.payload == b""
+        await listener.until(has_state("ONLINE"))
+        message, body = await listener.until(lambda message, _: True)
+        assert message.payload == b"", "the stop of the fleet deletes the retained message"
 
 
 async def test_fault_flapping_repeats_birth(broker):
-    async with listening(broker) as ear, fleet_of(broker, "flapping"):
+    async with listening(broker) as listener, fleet_of(broker, "flapping"):
         for _ in range(2):
-            _, birth = await ear.until(lambda _, body: body["state"] in {"ONLINE", "OFFLINE"})
+            _, birth = await listener.until(lambda _, body: body["state"] in {"ONLINE", "OFFLINE"})
             assert (birth["state"], birth["message_count"]) == ("ONLINE", 1)
-            _, will = await ear.until(lambda _, body: body["state"] in {"ONLINE", "OFFLINE"})
+            _, will = await listener.until(lambda _, body: body["state"] in {"ONLINE", "OFFLINE"})
             assert will["state"] == "OFFLINE"
 
 

@@ -35,9 +35,9 @@ async def http():
 @contextlib.asynccontextmanager
 async def camera_with(broker, fault, **more):
     """A listener, and a camera with this fault that has reported."""
-    async with listening(broker) as ear, fleet_of(broker, fault, **more) as fleet:
-        await ear.until(has_state("ONLINE"))
-        yield ear, fleet.cameras[0]
+    async with listening(broker) as listener, fleet_of(broker, fault, **more) as fleet:
+        await listener.until(has_state("ONLINE"))
+        yield listener, fleet.cameras[0]
 
 
 @pytest.mark.parametrize("fault, code", [("provision-reject", 422), ("provision-500", 500)])
@@ -50,12 +50,12 @@ async def test_rejecting_camera_changes_nothing(broker, http, fault, code):
         assert (camera.provisioned, camera.provision_requests) == ([], 3)
 
 
-async def test_flaky_camera_accepts_second(broker, http):
-    async with camera_with(broker, "provision-flaky") as (ear, camera):
+async def test_flaky_camera_accepts_second_request(broker, http):
+    async with camera_with(broker, "provision-flaky") as (listener, camera):
         assert (await post(http, camera, body_of(broker)))[0] == 500
         assert camera.provisioned == []
         assert (await post(http, camera, body_of(broker)))[0] == 202
-        await ear.until(is_online_on(TARGET))
+        await listener.until(is_online_on(TARGET))
         assert provisioned_networks(camera) == [("r-1", TARGET)]
 
 
@@ -68,38 +68,41 @@ async def test_hanging_camera_answers_status(broker, http):
 
 
 async def test_echo_camera_discloses_password(broker, http):
-    async with camera_with(broker, "provision-echo", interval=0.05) as (ear, camera):
+    async with camera_with(broker, "provision-echo", interval=0.05) as (listener, camera):
         async with http.post(f"{camera.url}/provision", json=body_of(broker)) as answer:
             assert answer.status == 422
             assert PASSWORD in answer.reason
             assert PASSWORD in await answer.text()
-        await ear.until(lambda _, body: PASSWORD in body.get("last_error", ""))
+        await listener.until(lambda _, body: PASSWORD in body.get("last_error", ""))
         assert PASSWORD in (await status(http, camera))["last_error"]
         assert camera.provisioned == []
 
 
 async def test_vanishing_camera_never_returns(broker, http):
-    async with camera_with(broker, "provision-vanish", rejoin_s=0.05, interval=0.05) as (ear, camera):
+    async with camera_with(broker, "provision-vanish", rejoin_s=0.05, interval=0.05) as (listener, camera):
         assert (await post(http, camera, body_of(broker)))[0] == 202
         assert provisioned_networks(camera) == [("r-1", TARGET)]
-        await ear.until(has_state("REBOOTING"))
+        await listener.until(has_state("REBOOTING"))
         await asyncio.sleep(0.3)  # many times the duration of a return
-        await ear.client.publish("end", "{}", qos=1)
-        message, _ = await ear.until(lambda *_: True)
+        await listener.client.publish("end", "{}", qos=1)
+        message, _ = await listener.until(lambda *_: True)
         assert message.topic.value == "end"
         with pytest.raises(aiohttp.ClientConnectorError):
             await status(http, camera)
 
 
 async def test_moving_camera_changes_address(broker, http):
-    async with listening(broker) as ear, fleet_of(broker, "provision-moved:2", count=4) as fleet:
+    async with listening(broker) as listener, fleet_of(broker, "provision-moved:2", count=4) as fleet:
         await fleet.wait_until_reported()
         camera = fleet.cameras[3]
         first = camera.address
         assert {other.second_address for other in fleet.cameras[:2]} == {None}
         assert (await post(http, camera, body_of(broker)))[0] == 202
-        _, birth = await ear.until(is_online_on(TARGET))
-        assert birth["ip"] == str(camera.address) == str(first + 2)
+        _, birth = await listener.until(is_online_on(TARGET))
+        assert birth["ip"] == str(camera.address)
+        assert camera.address == first + 2, (
+            "behind the addresses of all cameras; the other moving camera has the one before"
+        )
         assert (await status(http, camera))["mac"] == camera.mac
         async with http.get(f"{fleet.cameras[0].url}/status") as answer:  # the other cameras keep their addresses
             assert answer.status == 200
@@ -111,12 +114,12 @@ async def test_moving_camera_changes_address(broker, http):
 async def test_wrong_password_returns_to_old_network(broker, http, cause):
     faults = ["wrong-password"] if cause == "fault" else []
     more = {} if cause == "fault" else {"wifi_password": PASSWORD}
-    async with listening(broker) as ear, fleet_of(broker, *faults, **more) as fleet:
+    async with listening(broker) as listener, fleet_of(broker, *faults, **more) as fleet:
         await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         await post(http, camera, body_of(broker, password="not the password"))
-        await ear.until(has_state("REBOOTING"))
-        _, birth = await ear.until(has_state("ONLINE"))
+        await listener.until(has_state("REBOOTING"))
+        _, birth = await listener.until(has_state("ONLINE"))
         assert (birth["ssid"], birth["message_count"]) == (HOME, 1)
         assert birth["last_error"] == f"cannot join {TARGET}: authentication failed"
         assert "container_id" not in birth
@@ -125,28 +128,28 @@ async def test_wrong_password_returns_to_old_network(broker, http, cause):
         assert camera.provisioned[0].password_sha256 != DIGEST
         if cause == "option":
             await post(http, camera, body_of(broker, request_id="r-2"))
-            _, birth = await ear.until(is_online_on(TARGET))
+            _, birth = await listener.until(is_online_on(TARGET))
             assert "last_error" not in birth
 
 
 async def test_lost_answer_is_applied_once(broker, http):
-    async with camera_with(broker, "answer-lost") as (ear, camera):
+    async with camera_with(broker, "answer-lost") as (listener, camera):
         with pytest.raises(aiohttp.ClientConnectionError):
             await post(http, camera, body_of(broker))
-        await ear.until(is_online_on(TARGET))
+        await listener.until(is_online_on(TARGET))
         assert (await post(http, camera, body_of(broker)))[0] == 202
         assert provisioned_networks(camera) == [("r-1", TARGET)]
         assert camera.provision_requests == 2
 
 
 async def test_boot_loop_camera_restarts(broker, http):
-    async with camera_with(broker, "boot-loop", interval=0.05) as (ear, camera):
-        await ear.until(lambda _, body: body["message_count"] > 3)  # healthy until it is provisioned
+    async with camera_with(broker, "boot-loop", interval=0.05) as (listener, camera):
+        await listener.until(lambda _, body: body["message_count"] > 3)  # healthy until it is provisioned
         assert (await post(http, camera, body_of(broker)))[0] == 202
-        await ear.until(is_online_on(TARGET))
+        await listener.until(is_online_on(TARGET))
         seen = []
         while len(seen) < 4:
-            _, body = await ear.until(lambda _, body: body["state"] in {"ONLINE", "OFFLINE"})
+            _, body = await listener.until(lambda _, body: body["state"] in {"ONLINE", "OFFLINE"})
             seen.append((body["state"], body.get("ssid"), body.get("message_count")))
         assert seen == [("OFFLINE", None, None), ("ONLINE", TARGET, 1)] * 2
 
@@ -162,14 +165,14 @@ async def test_boot_loop_camera_restarts(broker, http):
 
 @pytest.mark.parametrize("fault", ["flapping", "no-mac", "wrong-mac"])
 async def test_other_faults_can_be_provisioned(broker, http, fault):
-    async with camera_with(broker, fault) as (ear, camera):
+    async with camera_with(broker, fault) as (listener, camera):
 
         async def accepted():
             with contextlib.suppress(*CONNECTION_ERRORS):  # the flapping camera may be off
                 return (await post(http, camera, body_of(broker)))[0] == 202
 
         await eventually(accepted)
-        await ear.until(is_online_on(TARGET))
+        await listener.until(is_online_on(TARGET))
 
 
 async def test_password_disclosed_by_echo_only(broker, http, caplog, capsys):

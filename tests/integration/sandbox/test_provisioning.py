@@ -41,17 +41,17 @@ async def http():
 async def test_provisioned_camera_joins_target(broker, http):
     events = []
     fleet = fleet_of(broker, on_event=lambda _, event, detail: events.append((event, detail)))
-    async with listening(broker) as ear, fleet:
+    async with listening(broker) as listener, fleet:
         camera = fleet.cameras[0]
         address = camera.address
-        _, birth = await ear.until(has_state("ONLINE"))
-        assert birth["ssid"] == (await status(http, camera))["ssid"] == HOME
+        _, birth = await listener.until(has_state("ONLINE"))
+        assert (birth["ssid"], (await status(http, camera))["ssid"]) == (HOME, HOME)
         assert birth.keys().isdisjoint({"container_id", "last_error"})
         started = time.monotonic()
         assert await post(http, camera, body_of(broker)) == (202, {"accepted": True, "request_id": "r-1"})
-        _, leaving = await ear.until(lambda *_: True)
+        _, leaving = await listener.until(lambda *_: True)
         assert (leaving["state"], leaving["ssid"]) == ("REBOOTING", HOME)
-        _, birth = await ear.until(lambda *_: True)  # no last will in between
+        _, birth = await listener.until(lambda *_: True)  # no last will in between
         assert time.monotonic() - started > 0.2
         assert (birth["state"], birth["ssid"], birth["container_id"]) == ("ONLINE", TARGET, "kitchen")
         assert birth["message_count"] == 1
@@ -87,18 +87,18 @@ async def test_camera_unreachable_while_moving(broker, http):
 
 
 async def test_repeated_request_not_applied(broker, http):
-    async with listening(broker) as ear, fleet_of(broker) as fleet:
+    async with listening(broker) as listener, fleet_of(broker) as fleet:
         await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         await post(http, camera, body_of(broker))
-        await ear.until(is_online_on(TARGET))
+        await listener.until(is_online_on(TARGET))
         for _ in range(3):
             repeat = body_of(broker, ssid="Elsewhere", password="other-password")
             assert await post(http, camera, repeat) == (202, {"accepted": True, "request_id": "r-1"})
         # A power loss does not change this.
         await camera.power_off()
         camera.power_on()
-        await ear.until(is_online_on(TARGET))
+        await listener.until(is_online_on(TARGET))
         assert (await post(http, camera, body_of(broker)))[0] == 202
         assert (await status(http, camera))["ssid"] == TARGET
         assert provisioned_networks(camera) == [("r-1", TARGET)]
@@ -106,13 +106,13 @@ async def test_repeated_request_not_applied(broker, http):
 
 
 async def test_request_with_new_id_is_applied(broker, http):
-    async with listening(broker) as ear, fleet_of(broker) as fleet:
+    async with listening(broker) as listener, fleet_of(broker) as fleet:
         await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         await post(http, camera, body_of(broker))
-        await ear.until(is_online_on(TARGET))
+        await listener.until(is_online_on(TARGET))
         await post(http, camera, body_of(broker, request_id="r-2", ssid="Other", container_id=None))
-        _, birth = await ear.until(is_online_on("Other"))
+        _, birth = await listener.until(is_online_on("Other"))
         assert birth["container_id"] == "kitchen"
         assert provisioned_networks(camera) == [("r-1", TARGET), ("r-2", "Other")]
 
@@ -124,7 +124,7 @@ async def test_concurrent_requests_apply_one(broker, http, same):
         with contextlib.suppress(*CONNECTION_ERRORS):  # it leaves while other requests are open
             return await post(http, camera, body_of(broker, request_id=request_id, ssid=f"Target {number}"))
 
-    async with listening(broker) as ear, fleet_of(broker) as fleet:
+    async with listening(broker) as listener, fleet_of(broker) as fleet:
         await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         answers = [answer for answer in await asyncio.gather(*map(send, range(20))) if answer]
@@ -133,11 +133,11 @@ async def test_concurrent_requests_apply_one(broker, http, same):
         assert accepted if same else len(accepted) == 1
         assert {code for code, _ in answers} <= ({202} if same else {202, 409})
         assert camera.provision_requests >= len(answers)
-        await ear.until(is_online_on(camera.provisioned[0].ssid))
+        await listener.until(is_online_on(camera.provisioned[0].ssid))
 
 
 async def test_fleet_is_provisioned_concurrently(broker, http):
-    async with listening(broker) as ear, fleet_of(broker, count=20) as fleet:
+    async with listening(broker) as listener, fleet_of(broker, count=20) as fleet:
         await fleet.wait_until_reported()
         answers = [
             await post(http, camera, body_of(broker, request_id=f"r-{number}"))
@@ -146,17 +146,17 @@ async def test_fleet_is_provisioned_concurrently(broker, http):
         assert [code for code, _ in answers] == [202] * 20
         joined = set()
         while len(joined) < 20:
-            joined.add((await ear.until(is_online_on(TARGET)))[1]["mac"])
+            joined.add((await listener.until(is_online_on(TARGET)))[1]["mac"])
         assert joined == {camera.mac for camera in fleet.cameras}
         assert all(len(camera.provisioned) == 1 for camera in fleet.cameras)
 
 
 async def test_topics_follow_container(broker, http):
-    async with listening(broker) as ear, fleet_of(broker, topic_style=TopicStyle.DELICASA) as fleet:
-        message, _ = await ear.until(has_state("ONLINE"))
+    async with listening(broker) as listener, fleet_of(broker, topic_style=TopicStyle.DELICASA) as fleet:
+        message, _ = await listener.until(has_state("ONLINE"))
         assert message.topic.value.startswith("delicasa/sandbox/camera/")
         await post(http, fleet.cameras[0], body_of(broker))
-        message, _ = await ear.until(is_online_on(TARGET))
+        message, _ = await listener.until(is_online_on(TARGET))
         assert message.topic.value.startswith("delicasa/kitchen/camera/")
 
 
@@ -165,10 +165,10 @@ async def test_camera_uses_new_broker(broker, http, tmp_path):
     other = Broker(tmp_path / "other")
     await other.start()
     try:
-        async with listening(other) as ear, fleet_of(broker) as fleet:
+        async with listening(other) as listener, fleet_of(broker) as fleet:
             await fleet.wait_until_reported()
             await post(http, fleet.cameras[0], body_of(broker, mqtt={"host": other.host, "port": other.port}))
-            await ear.until(is_online_on(TARGET))
+            await listener.until(is_online_on(TARGET))
     finally:
         await other.stop()
 
@@ -200,7 +200,7 @@ async def test_camera_uses_broker_credentials(broker, http):
 async def test_power_loss_keeps_accepted_request(broker, http, moment):
     left = asyncio.Event()
     fleet = fleet_of(broker, on_event=lambda _, event, __: event == "provisioned" and left.set())
-    async with listening(broker) as ear, fleet:
+    async with listening(broker) as listener, fleet:
         await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         await post(http, camera, body_of(broker))
@@ -208,7 +208,7 @@ async def test_power_loss_keeps_accepted_request(broker, http, moment):
             await asyncio.wait_for(left.wait(), HANG_S)
         await camera.power_off()
         camera.power_on()
-        await ear.until(is_online_on(TARGET))
+        await listener.until(is_online_on(TARGET))
         assert provisioned_networks(camera) == [("r-1", TARGET)]
 
 
@@ -244,7 +244,7 @@ INVALID = {
 
 
 async def test_invalid_body_is_refused(broker, http):
-    async with listening(broker) as ear, fleet_of(broker) as fleet:
+    async with listening(broker) as listener, fleet_of(broker) as fleet:
         await fleet.wait_until_reported()
         camera = fleet.cameras[0]
         for name, content in INVALID.items():
@@ -257,7 +257,7 @@ async def test_invalid_body_is_refused(broker, http):
         async with http.get(f"{camera.url}/provision") as answer:
             assert answer.status == 405
         assert (await post(http, camera, body_of(broker)))[0] == 202
-        await ear.until(is_online_on(TARGET))
+        await listener.until(is_online_on(TARGET))
 
 
 async def test_aborted_requests_change_nothing(broker, http, caplog):
@@ -276,10 +276,10 @@ async def test_aborted_requests_change_nothing(broker, http, caplog):
 
 
 async def test_open_network_has_empty_password(broker, http):
-    async with listening(broker) as ear, fleet_of(broker, wifi_password="") as fleet:
+    async with listening(broker) as listener, fleet_of(broker, wifi_password="") as fleet:
         await fleet.wait_until_reported()
         assert (await post(http, fleet.cameras[0], body_of(broker, password="")))[0] == 202
-        await ear.until(is_online_on(TARGET))
+        await listener.until(is_online_on(TARGET))
 
 
 async def test_command_prints_events(broker, http):
