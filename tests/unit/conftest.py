@@ -1,4 +1,4 @@
-"""What unit tests share: hypothesis without a clock or a file, and a real database."""
+"""What unit tests share: hypothesis without a deadline and a file of examples, and a real database."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Stored data by table group: cameras and positions, onboarding, keys, actions, events, answers."""
+"""What each store writes, reads and deletes; the retention worker; and rows with damaged bytes."""
 
 import asyncio
 import json
@@ -169,7 +169,7 @@ async def test_unregistered_camera_is_not_found(database, write):
     cache.drop(MAC)
     cache.drop(MAC)
     assert [entry.mac for entry in cache] == [OTHER]
-    assert cache.find("kitchen") is cache.find(MAC) is None
+    assert (cache.find("kitchen"), cache.find(MAC)) == (None, None)
     assert cache.find(OTHER) == OTHER
 
 
@@ -239,7 +239,7 @@ async def test_delete_older_than_deletes_older_events(database, write, clock):
     assert (await onboarding.page(database, limit=10, offset=0)).total == 1
 
 
-async def test_configuration_sets_initial_toggle_only(database, write):
+async def test_configuration_sets_only_the_initial_state(database, write):
     await write(lambda tx: onboarding.init_state(tx, enabled=True))
     await write(lambda tx: onboarding.set_enabled(tx, enabled=False))
     await write(lambda tx: onboarding.init_state(tx, enabled=True))
@@ -295,7 +295,7 @@ async def test_duplicate_key_name_is_a_conflict(database, write):
     ],
 )
 def test_scope_covers_lower_scopes(scope, covers):
-    assert {wanted for wanted in Scope if scope.covers(wanted)} == covers
+    assert {other for other in Scope if scope.covers(other)} == covers
 
 
 async def test_action_is_recorded_with_actor_and_time(database, write, clock):
@@ -374,7 +374,8 @@ def rules(**storage):
     return [*retention_rules(settings), *onboarding_rules(settings)]
 
 
-async def filled(write):
+async def store_one_of_each(write):
+    """Store one row in each table that retention limits; the onboarding event is also published as an event."""
     answer = StoredAnswer(request_hash=b"h", status=200, body=b"")
 
     async def job(tx):
@@ -386,35 +387,35 @@ async def filled(write):
     await write(job)
 
 
-async def left(database):
+async def row_counts(database):
     tables = ("onboarding_audit", "operator_actions", "idempotency", "events")
     return [(await database.read(f"SELECT count(*) AS n FROM {table}"))[0]["n"] for table in tables]
 
 
 async def test_age_limit_needs_a_trusted_clock(database, write, clock):
     worker = RetentionWorker(rules=rules(retention_days=30), clock=clock, database=database)
-    await filled(write)
+    await store_one_of_each(write)
     clock.jump_wall(timedelta(days=40))
     clock.is_trusted = False
     await worker.run_once()
-    assert await left(database) == [1, 1, 1, 2], "one of the events was published for the onboarding event"
+    assert await row_counts(database) == [1, 1, 1, 2], "one of the events was published for the onboarding event"
     clock.is_trusted = True
     await worker.run_once()
-    assert await left(database) == [0, 0, 0, 2]
+    assert await row_counts(database) == [0, 0, 0, 2]
 
 
 async def test_retention_limits_the_event_log(database, write, clock):
     worker = RetentionWorker(rules=rules(), clock=clock, database=database)
     columns = "id, type, payload, at, boot_id, monotonic, clock_trusted"
-    for number in (1, EVENTS_KEPT):
+    for number in (1, EVENTS_KEPT):  # the limit counts ids: with these two it is just reached
         row = f"INSERT INTO events ({columns}) VALUES ({number}, 'x', '{{}}', '2026', 'b', 1.0, 1)"
         await write(lambda tx, row=row: tx.run(row))
     await worker.run_once()
     assert len(await database.read("SELECT id FROM events")) == 2
-    await filled(write)
+    await store_one_of_each(write)
     await worker.run_once()
-    left_over = [row["id"] for row in await database.read("SELECT id FROM events")]
-    assert left_over == [EVENTS_KEPT, EVENTS_KEPT + 1, EVENTS_KEPT + 2]
+    remaining = [row["id"] for row in await database.read("SELECT id FROM events")]
+    assert remaining == [EVENTS_KEPT, EVENTS_KEPT + 1, EVENTS_KEPT + 2]
 
 
 async def test_retention_runs_after_a_minute_then_hourly(database, clock):
@@ -454,6 +455,7 @@ async def test_damaged_byte_does_not_hide_other_rows(tmp_path, clock, bus, befor
     path.write_bytes(data.replace(before, after))
     await asyncio.to_thread(schema.prepare, path, backups=tmp_path, backups_kept=1, closed_cleanly=False)
     async with Database(path=path, clock=clock, bus=bus).opened() as database:
+        # The numbers of rows in OLD.
         assert len(await loaded(database)) == 5
         assert len(await cameras.load_presence(database)) == 5
         assert len(await keys.load(database)) == 1

@@ -144,6 +144,7 @@ async def test_three_checks_fit_into_watchdog_period(make_worker, clock, systemd
     received = []
 
     async def notified(count):
+        """Wait for this many notifications, and until the worker sleeps."""
         await eventually(lambda: received.extend(systemd.received()) or received.count("WATCHDOG=1") == count)
         await eventually(lambda: clock._sleepers)
 

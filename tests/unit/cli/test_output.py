@@ -39,6 +39,7 @@ def device(number, **fields):
 
 
 def everything(**fields):
+    """A device with the longest value of every field."""
     sources = ("arp", "neighbour", "station", "lease", "mdns", "mqtt", "probe", "record")
     evidence = [
         {"source": source, "proves_life": True, "age_seconds": 1.0, "ip_address": "192.168.100.200"}

@@ -27,9 +27,9 @@ def folder(tmp_path, clock):
     return DashboardFolder(tmp_path, clock=clock)
 
 
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(5)  # to open a pipe for reading would block
 @pytest.mark.parametrize("trap", [link, pipe, sparse])
-def test_open_non_regular_file_is_refused(tmp_path, folder, trap):
+def test_open_irregular_or_too_large_file_is_refused(tmp_path, folder, trap):
     trap(tmp_path / "trap.txt")
     assert folder.open(("trap.txt",), ()) is None
 
@@ -108,7 +108,7 @@ def test_read_modified_file_fails(tmp_path, content):
     assert stable.closed
 
 
-def test_open_file_being_written_is_limited(tmp_path, folder, monkeypatch):
+def test_open_file_being_written_is_rate_limited(tmp_path, folder, monkeypatch):
     file = tmp_path / "file.bin"
     file.write_bytes(b"first")
     os.utime(file, (1, 1))

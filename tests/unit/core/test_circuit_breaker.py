@@ -91,7 +91,8 @@ def test_any_steps_leave_breaker_usable(steps):
     assert breaker.take(now + breaker.wait_s(now))
 
 
-async def test_circuits_of_camera_and_network():
+async def test_circuit_refuses_its_camera_or_the_whole_network():
+    """The circuit of a camera refuses only that camera; the circuit of the network refuses every camera."""
     clock = FakeClock()
     circuits = Circuits(failures=2, reset_s=30, clock=clock)
     mac, other = Mac("24:6F:28:00:00:10"), Mac("24:6F:28:00:00:20")

@@ -77,11 +77,12 @@ class FakeLibc:
         self.answer = answer
 
     def adjtimex(self, buffer):
-        assert ctypes.sizeof(buffer) >= 208
+        assert ctypes.sizeof(buffer) >= 208, "struct timex"
         assert not any(buffer.raw[:4]), "modes 0: nothing is set"
         return self.answer
 
 
+# `marked`: systemd-timesyncd has set the clock. `kernel`: result of adjtimex: 0 synchronised, 5 not, -1 forbidden.
 @pytest.mark.parametrize(
     "marked, kernel, wall, trusted",
     [

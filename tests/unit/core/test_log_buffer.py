@@ -310,7 +310,7 @@ def test_lines_of_threads_are_stored_once(listening_ring):
 
 
 def test_logging_during_gc_is_safe(ring):
-    """This thread already holds the lock then."""
+    """A collection can start while this thread holds the buffer's lock; a `__del__` that logs must not deadlock."""
 
     class LogsWhenDeleted:
         def __init__(self):

@@ -36,7 +36,8 @@ def test_encoded_secret_is_masked(encoding):
     assert cleaned.startswith("before ")
     assert " after " in cleaned
     assert cleaned.count(MASK) == 2
-    assert len(cleaned.replace(MASK, "")) <= len("before  after ") + 2 * len('"\\" {"x": }yz=')
+    around = '"\\" {"x": }yz='  # what an encoding may leave around the mask
+    assert len(cleaned.replace(MASK, "")) <= len("before  after ") + 2 * len(around)
 
 
 def test_longer_overlapping_secret_is_masked():

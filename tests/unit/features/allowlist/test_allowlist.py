@@ -162,7 +162,7 @@ def test_plan_of_duplicate_mac_uses_the_first_row():
     assert effects(steps) == [("add", None), *[("skip", "same as index 0")] * 2, contradiction, contradiction]
 
 
-def test_plan_ignores_bad_rows_as_duplicates():
+def test_plan_adds_valid_row_after_invalid_row_of_same_mac():
     steps = plan(parsed_rows({"mac": MAC, "description": 1}, {"mac": MAC}), {}, capacity=10)
     assert [step.effect for step in steps] == [Effect.ERROR, Effect.ADD]
 
@@ -208,7 +208,8 @@ def test_plan_repeated_changes_nothing(entries, listed, capacity):
         if step.effect in (Effect.ADD, Effect.UPDATE):
             after[step.row.mac] = step.details
     added = len(after) - len(listed)
-    assert added == sum(step.effect is Effect.ADD for step in first) <= capacity
+    assert added == sum(step.effect is Effect.ADD for step in first)
+    assert added <= capacity
     second = plan(rows, after, capacity=capacity - added)
     assert {step.effect for step in second} <= {Effect.SKIP, Effect.ERROR}
     assert [step.effect is Effect.ERROR for step in second] == [step.effect is Effect.ERROR for step in first]

@@ -237,6 +237,7 @@ def test_unconfirmed_claim_is_not_returned(site):
 
 
 def find(site, count, first=0):
+    """Publish a message of each of `count` unregistered devices, so that each is found."""
     for number in range(first, first + count):
         site.publish(fake_mac(number))
 
@@ -315,7 +316,7 @@ def test_changes_of_failed_write_come_first(site):
     assert [payload["mac"] for _, payload in site.drain()] == [A, B]
 
 
-def test_failed_write_retains_last_stored_state(site):
+def test_failed_write_keeps_last_stored_state(site):
     site.publish(CAMERA)
     site.drain()
     site.publish_will(CAMERA)
@@ -348,7 +349,7 @@ def test_failed_writes_are_bounded_and_drop_cameras_last(site):
     for round_ in range(20):
         site.collect()
         with site.failing_write():
-            site.clock._monotonic += 50 / UNREGISTERED_PER_S
+            site.clock.skip(50 / UNREGISTERED_PER_S)  # the budget for the next 50
             find(site, 50, first=1000 * (round_ + 1))
             site.collect()
     events = site.drain()

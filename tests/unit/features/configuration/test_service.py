@@ -32,7 +32,10 @@ ACTOR = Actor(key_name="admin", peer="127.0.0.1", correlation_id="c", action="co
 
 
 class Parts:
-    """The running parts and their settings; `error` is raised by the next `apply`."""
+    """The running parts and their settings.
+
+    `error` is raised by the next `apply`; `precondition` is the text of a precondition that does not hold.
+    """
 
     def __init__(self, settings):
         self.settings = settings
@@ -183,7 +186,7 @@ async def test_invalid_change_is_refused_with_reason(bench, path, text, error, e
     assert await bench.records() == ([], [])
 
 
-async def test_key_set_by_flag_is_refused(tmp_path, database):
+async def test_setting_that_a_flag_sets_is_refused(tmp_path, database):
     bench = await Bench(tmp_path, database, cameras={"idle_after_s": 30}).start()
     with pytest.raises(ConflictError) as caught:
         await bench.set(IDLE, "60")
@@ -233,10 +236,10 @@ async def test_settings_error_of_parts_is_a_conflict(bench):
 
 
 async def test_failed_audit_reverts_change(bench):
-    async def drop_table(tx):
+    async def rename_table(tx):
         await tx.run("ALTER TABLE operator_actions RENAME TO gone")
 
-    await bench.database.write(drop_table)
+    await bench.database.write(rename_table)
     with pytest.raises(StorageError):
         await bench.set(IDLE, "60")
     assert (await bench.idle(), await bench.on_disk()) == (120, {})
@@ -347,7 +350,7 @@ async def test_secret_is_stored_only_in_file(bench):
     assert CANARY not in str([tuple(row) for row in rows])
 
 
-async def test_secret_set_by_file_is_refused(bench, tmp_path):
+async def test_secret_that_its_file_sets_is_refused(bench, tmp_path):
     (tmp_path / "key").write_text("the-key-in-a-file")
     bench.flags = {"auth": {"api_key_file": str(tmp_path / "key")}}
     await bench.configuration.reload(bench.load)
@@ -362,8 +365,12 @@ async def test_mask_of_secret_changes_nothing(bench):
     await bench.set("auth.api_key", "***")
     assert await bench.on_disk() == {"auth.api_key": CANARY}
     assert (await bench.records())[0][-1] == ("auth.api_key", "was so already")
+
+
+async def test_empty_text_removes_secret(bench):
+    await bench.set("auth.api_key", CANARY)
     await bench.set("auth.api_key", "")
-    assert bench.parts.settings.auth.api_key is None, "an empty text removes the key"
+    assert bench.parts.settings.auth.api_key is None
 
 
 # Reload.

@@ -1,5 +1,6 @@
 """Property test of the inventory: random commands and restarts, compared with a simple model.
 
+The inventory is the registered cameras, the containers with their positions, and the exclusions.
 After every step, database, memory and model agree. A repeated command has no second effect.
 """
 
@@ -66,11 +67,11 @@ class InventoryMachine(RuleBasedStateMachine):
         async def start():
             self.opened = Database(path=self.folder / "o.db", clock=self.clock, bus=EventBus()).opened()
             self.database = await self.opened.__aenter__()
-            self.cache, self.dismissed = CameraCache(), ExcludedCameras()
+            self.cache, self.exclusions = CameraCache(), ExcludedCameras()
             await self.cache.load(self.database)
-            await self.dismissed.load(self.database)
+            await self.exclusions.load(self.database)
             registry = DeviceRegistry(registered=self.cache, max_devices=100, windows=Windows(120, 600))
-            self.registrar = CameraRegistrar(cache=self.cache, exclusions=self.dismissed)
+            self.registrar = CameraRegistrar(cache=self.cache, exclusions=self.exclusions)
             self.cameras = CameraService(database=self.database, registry=registry, registrar=self.registrar)
             self.containers = ContainerService(database=self.database, cache=self.cache, target=lambda: TARGET)
             self.pairing = PairingService(
@@ -257,7 +258,7 @@ class InventoryMachine(RuleBasedStateMachine):
         times = [camera.registered_at for camera in cached]
         assert times == sorted(times), "in the order of registration"
         assert all(self.cache.find(camera.device_id) == camera.mac for camera in self.cache)
-        assert {exclusion.mac: exclusion.replaced_by for exclusion in self.dismissed} == self.excluded
+        assert {exclusion.mac: exclusion.replaced_by for exclusion in self.exclusions} == self.excluded
 
 
 def test_inventory_after_random_commands_matches_model():

@@ -95,7 +95,7 @@ def test_last_will_proves_no_life():
     assert Device(mac=MAC).apply_live_status(WILL, 1.0) is False
 
 
-def test_last_will_of_replaced_session_is_ignored():
+def test_last_will_of_replaced_mqtt_session_is_ignored():
     device = online(now=0.0, uptime_s=5000.0)
     device.apply_live_status(message(uptime_s=3.0), 100.0)
     assert device.apply_live_status(WILL, 101.0) is False
@@ -111,13 +111,13 @@ def test_only_one_stale_last_will_is_ignored():
 
 
 @pytest.mark.parametrize(
-    "after_s, state", [(STALE_WILL_WINDOW_S - 1, Presence.ONLINE), (STALE_WILL_WINDOW_S, "offline")]
+    "after_s, state", [(STALE_WILL_WINDOW_S - 1, Presence.ONLINE), (STALE_WILL_WINDOW_S, Presence.OFFLINE)]
 )
 def test_stale_will_is_ignored_within_window(after_s, state):
     device = online(now=0.0, uptime_s=5000.0)
     device.apply_live_status(message(uptime_s=3.0), 100.0)
     device.apply_live_status(WILL, 100.0 + after_s)
-    assert device.state == state
+    assert device.state is state
 
 
 def test_last_will_before_reboot_is_ignored():
@@ -128,7 +128,7 @@ def test_last_will_before_reboot_is_ignored():
     assert device.state is Presence.ONLINE
 
 
-def test_rising_uptime_continues_session():
+def test_rising_uptime_continues_mqtt_session():
     device = online(now=0.0, uptime_s=100.0)
     device.apply_live_status(message(uptime_s=130.0), 30.0)
     assert device.apply_live_status(WILL, 31.0) is True
@@ -141,7 +141,7 @@ def test_last_will_without_uptime_reset_counts(uptimes):
     assert device.apply_live_status(WILL, 31.0) is True
 
 
-def test_return_from_offline_replaces_no_session():
+def test_return_from_offline_replaces_no_mqtt_session():
     device = online(now=0.0, uptime_s=5000.0)
     device.apply_live_status(WILL, 10.0)
     device.apply_live_status(message(uptime_s=1.0), 20.0)
@@ -215,7 +215,7 @@ def test_visible_change_moves_revision():
     ):
         step()
         seen.append(device.revision)
-    assert sorted(set(seen)) == seen
+    assert sorted(set(seen)) == seen, "each step increases it"
 
 
 @pytest.mark.parametrize(
@@ -241,9 +241,9 @@ def test_camera_status_is_in_contract(state, registered, onboarding, initialized
     assert camera_status(device=device, registered=registered, onboarding=onboarding) == expected
 
 
-def test_missing_details_are_filled_from_session():
+def test_missing_details_are_filled_from_mqtt_session():
     device = online(ip="192.168.10.5", rssi_dbm=-50, firmware_version="2.1", uptime_s=10.0)
     device.apply_live_status(message(uptime_s=20.0), 10.0)
     assert (device.claims.ip, device.claims.rssi_dbm, device.claims.firmware_version) == ("192.168.10.5", -50, "2.1")
     device.apply_live_status(message(uptime_s=1.0), 20.0)
-    assert device.claims.ip is None, "a new session starts with nothing"
+    assert device.claims.ip is None, "a new MQTT session starts with nothing"
