@@ -12,7 +12,10 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "coverage.py"
 
 @pytest.fixture
 def check(tmp_path, monkeypatch, capsys):
-    """Run the script on {file: (branches taken, branches)} with these minimums; returns (exit code, errors)."""
+    """Run the script on {file: (branches taken, branches)} with these minimums.
+
+    Returns (exit code, errors, text of the file of minimums).
+    """
 
     def check(files, minimums, *options):
         report = tmp_path / "coverage.json"

@@ -52,7 +52,7 @@ def test_stream_limits_fit_together():
     assert 1000 * len(device_frame) < sse.QUEUE_BYTES
     assert feeds.MAX_REPLAY < EVENTS_KEPT
     assert sources.PAGE_ENTRIES < feeds.MAX_REPLAY
-    assert 50 * 3 * sse.WRITE_BYTES < 10 * 1024 * 1024
+    assert 50 * 3 * sse.WRITE_BYTES < 10 * 1024 * 1024, "50 stalled clients, each with a few blocks in buffers"
 
 
 # Log lines.

@@ -49,7 +49,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def state(tmp_path):
-    """Store overrides; `state.folder` is the flag for their folder."""
+    """Store overrides, returns their file; `state.flags` are the flags with its folder."""
 
     def write(values):
         (tmp_path / NAME).write_bytes(render(values))

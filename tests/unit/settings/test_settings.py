@@ -40,6 +40,7 @@ def problems_of(**given):
 
 
 def the_problem(**given):
+    """The only problem."""
     problems = problems_of(**given)
     assert len(problems) == 1, problems
     return problems[0]
@@ -95,6 +96,7 @@ def as_environment(value):
     return "" if value is None else str(displayable(value))
 
 
+# Key: (text in the environment, value); each differs from the default.
 OTHER_VALUES = {
     "http.listen": ("127.0.0.1:9001,[::1]:9002", (Listen("127.0.0.1", 9001), Listen("::1", 9002))),
     "http.trusted_hosts": ("pi.example, other.example", ("pi.example", "other.example")),
@@ -153,7 +155,7 @@ OTHER_VALUES = {
     "logging.level": ("debug", "debug"),
     "logging.format": ("json", "json"),
 }
-ON_THEIR_OWN = {
+TESTED_SEPARATELY = {
     "auth.api_key",
     "auth.api_key_file",
     "mqtt.password",
@@ -167,7 +169,7 @@ ON_THEIR_OWN = {
 
 
 def test_value_table_covers_every_key():
-    assert OTHER_VALUES.keys() | ON_THEIR_OWN == set(known_paths())
+    assert OTHER_VALUES.keys() | TESTED_SEPARATELY == set(known_paths())
 
 
 @pytest.mark.parametrize("path", OTHER_VALUES)
@@ -391,7 +393,7 @@ def test_empty_section_is_valid(file):
         ("ap.interface", "../etc"),
         ("ap.interface", "x" * 16),
         ("ap.interface", ""),
-        ("ap.subnet", "192.168.10.1"[:-1] + "999"),
+        ("ap.subnet", "192.168.10.999"),
         ("ap.subnet", "192.168.10.5/24"),
         ("ap.subnet", "fe80::/64"),
         ("mqtt.host", ""),

@@ -56,8 +56,8 @@ def sound(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pages_of(sound, tmp_path_factory):
-    """Table → the root pages of its tree."""
+def root_page_of(sound, tmp_path_factory):
+    """Table → number of its root page, from 1."""
     file = tmp_path_factory.mktemp("pages") / "orchestrator.db"
     file.write_bytes(sound)
     return dict(rows(file, "SELECT name, rootpage FROM sqlite_schema WHERE type = 'table'"))
@@ -123,8 +123,8 @@ def test_unreadable_file_is_found_after_clean_shutdown(sound, file, damage):
 
 
 @pytest.mark.parametrize("table", ["cameras", "onboarding_audit", "assignments", "containers", "presence"])
-def test_damaged_table_does_not_affect_others(sound, file, pages_of, table):
-    file.write_bytes(overwritten(sound, (pages_of[table] - 1) * PAGE, random.Random(3).randbytes(PAGE)))
+def test_damaged_table_does_not_affect_others(sound, file, root_page_of, table):
+    file.write_bytes(overwritten(sound, (root_page_of[table] - 1) * PAGE, random.Random(3).randbytes(PAGE)))
     report = prepare(file)
     assert report.set_aside
     found = counts(file)
@@ -140,8 +140,8 @@ def test_damaged_table_does_not_affect_others(sound, file, pages_of, table):
     assert is_sound(file)
 
 
-def test_rows_of_lost_session_are_deleted(sound, file, pages_of):
-    file.write_bytes(overwritten(sound, (pages_of["sessions"] - 1) * PAGE, random.Random(3).randbytes(PAGE)))
+def test_rows_of_lost_session_are_deleted(sound, file, root_page_of):
+    file.write_bytes(overwritten(sound, (root_page_of["sessions"] - 1) * PAGE, random.Random(3).randbytes(PAGE)))
     report = prepare(file)
     found = counts(file)
     assert (found["sessions"], found["session_secrets"], found["session_devices"]) == (0, 0, 0)
@@ -150,14 +150,13 @@ def test_rows_of_lost_session_are_deleted(sound, file, pages_of):
     assert is_sound(file)
 
 
-def leaf_with(sound, text):
-    at = sound.rindex(text)
-    return at // PAGE * PAGE
+def offset_of_page_with(sound, text):
+    return sound.rindex(text) // PAGE * PAGE
 
 
 def test_rows_around_the_damage_are_saved(sound, file):
     """Onboarding events are read from both ends; one page in the middle is damaged."""
-    in_the_middle = leaf_with(sound, b"24:6F:28:00:00:C8paired")
+    in_the_middle = offset_of_page_with(sound, b"24:6F:28:00:00:C8paired")
     file.write_bytes(overwritten(sound, in_the_middle, random.Random(4).randbytes(PAGE)))
     report = prepare(file)
     assert report.set_aside
@@ -171,10 +170,10 @@ def test_rows_around_the_damage_are_saved(sound, file):
 
 @pytest.mark.parametrize("seed", range(25))
 def test_random_damage_does_not_stop_the_start(sound, file, seed):
-    dice = random.Random(seed)
-    at = dice.randrange(len(sound) - 10)
-    size = dice.choice([1, 8, 100, PAGE, 5 * PAGE])
-    damaged = overwritten(sound, at, dice.randbytes(min(size, len(sound) - at)))
+    rng = random.Random(seed)
+    at = rng.randrange(len(sound) - 10)
+    size = rng.choice([1, 8, 100, PAGE, 5 * PAGE])
+    damaged = overwritten(sound, at, rng.randbytes(min(size, len(sound) - at)))
     file.write_bytes(damaged)
     report = prepare(file)
     if report.set_aside:
@@ -293,13 +292,13 @@ def test_salvage_works_with_any_folder_name(sound, tmp_path, name):
 
 
 @pytest.mark.parametrize("step", ["_migrate", "_salvage_table", "_put_in_place"])
-def test_interrupted_repair_is_repeated(sound, file, pages_of, monkeypatch, step):
-    def cut(*_args, **_more):
+def test_interrupted_repair_is_repeated(sound, file, root_page_of, monkeypatch, step):
+    def interrupt(*_args, **_more):
         raise KeyboardInterrupt
 
-    file.write_bytes(overwritten(sound, (pages_of["events"] - 1) * PAGE, b"\xa5" * PAGE))
+    file.write_bytes(overwritten(sound, (root_page_of["events"] - 1) * PAGE, b"\xa5" * PAGE))
     with monkeypatch.context() as patch:
-        patch.setattr(schema, step, cut)
+        patch.setattr(schema, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare(file)
     report = prepare(file)
@@ -310,11 +309,11 @@ def test_interrupted_repair_is_repeated(sound, file, pages_of, monkeypatch, step
     assert prepare(file).set_aside is None
 
 
-def test_full_disk_during_repair_loses_nothing(sound, file, pages_of, monkeypatch):
+def test_full_disk_during_repair_loses_nothing(sound, file, root_page_of, monkeypatch):
     def full(*_args, **_more):
         raise sqlite3.OperationalError("database or disk is full")
 
-    file.write_bytes(overwritten(sound, (pages_of["events"] - 1) * PAGE, b"\xa5" * PAGE))
+    file.write_bytes(overwritten(sound, (root_page_of["events"] - 1) * PAGE, b"\xa5" * PAGE))
     with monkeypatch.context() as patch:
         patch.setattr(schema, "_salvage_table", full)
         with pytest.raises(StartupError, match="full"):

@@ -25,7 +25,8 @@ OLD = DATA / "schema-0001.sql"
 NEWEST = schema.migrations()[-1][0]
 ADDS_A_COLUMN = "ALTER TABLE cameras ADD COLUMN lens TEXT;\nUPDATE cameras SET lens = 'wide';"
 ADDS_A_TABLE = "CREATE TABLE lenses (name TEXT PRIMARY KEY) STRICT;"
-LATER = ("dismissed", "replacements")
+# Tables that are not in OLD.
+EXCLUSIONS = ("dismissed", "replacements")
 PROVISIONING = ("allowlist", "session_devices", "session_secrets", "sessions")
 DEVICE_STATES = ("discovered", "provisioning", "provisioned", "verifying", "verified", "failed")
 FAILS_HALFWAY = "CREATE TABLE half (a TEXT) STRICT;\nUPDATE cameras SET name = 'half';\nINSERT INTO nowhere VALUES (1);"
@@ -148,7 +149,7 @@ def test_released_migrations_are_unchanged(number):
 
 
 CAMERA = "INSERT INTO cameras VALUES ('24:6F:28:00:00:{0}', 'cam-{0}', NULL, NULL, NULL, 'auto', '2026')"
-PLACE = "INSERT INTO assignments VALUES ('24:6F:28:00:00:{}', 'box', {}, '2026')"
+POSITION = "INSERT INTO assignments VALUES ('24:6F:28:00:00:{}', 'box', {}, '2026')"
 LISTED = "INSERT INTO allowlist (mac, added_at) VALUES ('24:6F:28:00:00:{}', {})"
 SESSION = (
     "INSERT INTO sessions (id, state, network_interface, target_ssid, discovery_timeout_seconds,"
@@ -160,11 +161,13 @@ DEVICE = (
     " VALUES ('{}', '24:6F:28:00:00:{}', '{}', {}, '', 0, '', '2026')"
 )
 SECRET = "INSERT INTO session_secrets (session_id, key_id, sealed) VALUES ('{}', 'k', {})"
-NAMED = (
+CONTAINER = (
     "INSERT INTO containers (id, label, description, created_at, updated_at) VALUES ('crate', {}, {}, '2026', '2026')"
 )
-GONE = "INSERT INTO dismissed VALUES ('24:6F:28:00:00:{}', {}, {}, 'cam', NULL, 'me', '2026', 'b', 1.0, 1)"
-HEIR = "INSERT INTO replacements VALUES (1, '24:6F:28:00:00:01', '24:6F:28:00:00:02', {}, 'me', '2026', 'b', 1.0, 1)"
+EXCLUSION = "INSERT INTO dismissed VALUES ('24:6F:28:00:00:{}', {}, {}, 'cam', NULL, 'me', '2026', 'b', 1.0, 1)"
+REPLACEMENT = (
+    "INSERT INTO replacements VALUES (1, '24:6F:28:00:00:01', '24:6F:28:00:00:02', {}, 'me', '2026', 'b', 1.0, 1)"
+)
 SCAN = "INSERT INTO scans VALUES ('s-{}', 'me', 'arp', 'wlan0', '', {}, {}, 0, 0, 0, NULL, NULL, '2026', 'b', 1.0, 1)"
 
 
@@ -174,13 +177,13 @@ SCAN = "INSERT INTO scans VALUES ('s-{}', 'me', 'arp', 'wlan0', '', {}, {}, 0, 0
         (CAMERA.format("01"), "UNIQUE"),
         (CAMERA.format("03").replace("cam-03", "cam-01"), "UNIQUE"),
         (CAMERA.format("03").replace("auto", "magic"), "CHECK"),
-        (PLACE.format("02", 1), "UNIQUE"),
-        (PLACE.format("01", 2), "UNIQUE"),
-        (PLACE.format("02", 0), "CHECK"),
-        (PLACE.format("02", 5), "CHECK"),
-        (PLACE.format("02", "'two'"), "cannot store TEXT"),
-        (PLACE.format("99", 2), "FOREIGN KEY"),
-        (PLACE.format("02", 2).replace("'box'", "'nowhere'"), "FOREIGN KEY"),
+        (POSITION.format("02", 1), "UNIQUE"),
+        (POSITION.format("01", 2), "UNIQUE"),
+        (POSITION.format("02", 0), "CHECK"),
+        (POSITION.format("02", 5), "CHECK"),
+        (POSITION.format("02", "'two'"), "cannot store TEXT"),
+        (POSITION.format("99", 2), "FOREIGN KEY"),
+        (POSITION.format("02", 2).replace("'box'", "'nowhere'"), "FOREIGN KEY"),
         ("DELETE FROM containers WHERE id = 'box'", "FOREIGN KEY"),
         ("INSERT INTO presence VALUES ('24:6F:28:00:00:99', 'online', '2026', 'b', 1.0)", "FOREIGN KEY"),
         ("INSERT INTO onboarding_state (id, enabled) VALUES (2, 1)", "CHECK"),
@@ -202,16 +205,16 @@ SCAN = "INSERT INTO scans VALUES ('s-{}', 'me', 'arp', 'wlan0', '', {}, {}, 0, 0
         (DEVICE.format("one", "02", "lost", 0), "CHECK"),
         (DEVICE.format("one", "02", "failed", 101), "CHECK"),
         (DEVICE.format("one", "02", "failed", -1), "CHECK"),
-        (NAMED.format("''", "NULL"), "CHECK"),
-        (NAMED.format(f"'{'x' * 101}'", "NULL"), "CHECK"),
-        (NAMED.format("NULL", "''"), "CHECK"),
-        (NAMED.format("NULL", f"'{'x' * 501}'"), "CHECK"),
-        (NAMED.format("NULL", "NULL").replace("crate", "box"), "UNIQUE"),
-        (GONE.format("03", "'lost'", "NULL"), "CHECK"),
-        (GONE.format("03", "'replaced'", "NULL"), "CHECK"),
-        (GONE.format("03", "'unpaired'", "'24:6F:28:00:00:01'"), "CHECK"),
-        (GONE.format("09", "'unpaired'", "NULL"), "UNIQUE"),
-        (HEIR.format("NULL"), "NOT NULL"),
+        (CONTAINER.format("''", "NULL"), "CHECK"),
+        (CONTAINER.format(f"'{'x' * 101}'", "NULL"), "CHECK"),
+        (CONTAINER.format("NULL", "''"), "CHECK"),
+        (CONTAINER.format("NULL", f"'{'x' * 501}'"), "CHECK"),
+        (CONTAINER.format("NULL", "NULL").replace("crate", "box"), "UNIQUE"),
+        (EXCLUSION.format("03", "'lost'", "NULL"), "CHECK"),
+        (EXCLUSION.format("03", "'replaced'", "NULL"), "CHECK"),
+        (EXCLUSION.format("03", "'unpaired'", "'24:6F:28:00:00:01'"), "CHECK"),
+        (EXCLUSION.format("09", "'unpaired'", "NULL"), "UNIQUE"),
+        (REPLACEMENT.format("NULL"), "NOT NULL"),
     ],
 )
 def test_constraints_refuse_invalid_rows(prepare, file, statement, why):
@@ -221,13 +224,13 @@ def test_constraints_refuse_invalid_rows(prepare, file, statement, why):
         connection.execute("INSERT INTO containers (id, created_at, updated_at) VALUES ('box', '2026', '2026')")
         connection.execute(CAMERA.format("01"))
         connection.execute(CAMERA.format("02"))
-        connection.execute(PLACE.format("01", 1))
+        connection.execute(POSITION.format("01", 1))
         connection.execute(SCAN.format(1, "'running'", 0))
         connection.execute(LISTED.format("01", "'2026'"))
         connection.execute(SESSION.format("one", "active", "wlan0", "NULL"))
         connection.execute(SECRET.format("one", "x'00'"))
         connection.execute(DEVICE.format("one", "01", "discovered", 0))
-        connection.execute(GONE.format("09", "'unpaired'", "NULL"))
+        connection.execute(EXCLUSION.format("09", "'unpaired'", "NULL"))
         with pytest.raises(sqlite3.IntegrityError, match=why):
             connection.execute(statement)
 
@@ -253,8 +256,8 @@ def test_deleted_session_deletes_its_rows(prepare, file):
             connection.execute(statement)
         connection.execute("DELETE FROM sessions WHERE id = 'one'")
         connection.commit()
-    for table, left in (("session_devices", 1), ("session_secrets", 1), ("allowlist", 1)):
-        assert len(rows(file, f"SELECT * FROM {table}")) == left, table
+    for table, remaining in (("session_devices", 1), ("session_secrets", 1), ("allowlist", 1)):
+        assert len(rows(file, f"SELECT * FROM {table}")) == remaining, table
 
 
 def test_second_start_changes_nothing(prepare, old):
@@ -279,7 +282,7 @@ def test_old_file_is_migrated_with_every_row(prepare, old, add_migrations):
     assert (report.migrated_from, report.set_aside) == (1, None)
     assert content(old, known) == before
     assert rows(old, "SELECT DISTINCT lens FROM cameras") == [("wide",)]
-    assert added(old, known) == dict.fromkeys(("lenses", "scans", *PROVISIONING, *LATER), [])
+    assert added(old, known) == dict.fromkeys(("lenses", "scans", *PROVISIONING, *EXCLUSIONS), [])
 
 
 @pytest.mark.parametrize("number", range(1, NEWEST))
@@ -374,7 +377,7 @@ def test_migration_cuts_too_long_labels(prepare, old):
     assert rows(old, "SELECT DISTINCT label, description FROM containers") == [("ü" * 100, None)]
 
 
-def test_restored_backup_is_migrated(prepare, old, add_migrations, tmp_path):
+def test_backup_has_the_content_before_the_migration(prepare, old, add_migrations, tmp_path):
     before = content(old)
     add_migrations(ADDS_A_COLUMN)
     report = prepare()
@@ -407,7 +410,7 @@ def test_failed_migration_leaves_the_file_unchanged(prepare, old, add_migrations
     with pytest.raises(StartupError, match="no such table: nowhere") as caught:
         prepare()
     assert version(old) == NEWEST, "the migrations before it are kept"
-    assert added(old, known) == dict.fromkeys(("scans", *PROVISIONING, *LATER), [])
+    assert added(old, known) == dict.fromkeys(("scans", *PROVISIONING, *EXCLUSIONS), [])
     assert content(old, known) == before
     backup = next(old.parent.glob("backups/*.db"))
     assert str(backup) in caught.value.remedy
@@ -485,7 +488,7 @@ def test_newer_file_without_backup_names_none(prepare, old, add_migrations):
     assert caught.value.remedy == "install the newer version again"
 
 
-def test_unwritable_file_stops_the_start(prepare, old, monkeypatch, add_migrations):
+def test_locked_file_stops_the_start(prepare, old, monkeypatch, add_migrations):
     with closing(sqlite3.connect(old, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         add_migrations(ADDS_A_COLUMN)

@@ -72,13 +72,13 @@ def test_older_answer_does_not_change_time(site):
     assert site.registry.holder(X) == (A, 1000)
 
 
-@pytest.mark.parametrize("claim", ["lease", "mdns", "memory", "unsolicited", "station", "mqtt"])
+@pytest.mark.parametrize("claim", ["lease", "mdns", "neighbour", "unsolicited", "station", "mqtt"])
 def test_claims_bind_no_address(site, claim):
     site.publish(A, ip=str(X))
     reports = {
         "lease": lambda: site.lease(A, X),
         "mdns": lambda: site.lease(A, X, source=Source.MDNS),
-        "memory": lambda: site.see(A, Source.NEIGHBOUR, X, alive=False),
+        "neighbour": lambda: site.see(A, Source.NEIGHBOUR, X, alive=False),
         "unsolicited": lambda: site.broadcast(A, X),
         "station": lambda: site.see(A, Source.STATION, X),
         "mqtt": lambda: site.publish(A, ip=str(X)),
@@ -88,9 +88,8 @@ def test_claims_bind_no_address(site, claim):
     assert site.registry.address_of(A) is None
     assert site.registry.holder(X) is None
     assert site.registry.claimants(X) == frozenset()
-    assert list(site.registry.probe_requests) == ([X] if claim in ("unsolicited", "station") else []), (
-        "a live device is probed"
-    )
+    is_alive = claim in ("unsolicited", "station")
+    assert list(site.registry.probe_requests) == ([X] if is_alive else []), "the claim of a live device is probed"
 
 
 def test_unknown_address_has_no_holder(site):
@@ -101,7 +100,7 @@ def test_unknown_address_has_no_holder(site):
     assert site.registry.claimants(X) == frozenset(), "only sighted devices count"
 
 
-def test_proved_counts_report_time(site):
+def test_proven_since_uses_time_of_report(site):
     site.answer(A, X)
     site.now += 10
     site.answer(B, Y, Source.NEIGHBOUR, at=site.now - 60)
@@ -145,7 +144,7 @@ def test_resolved_probe_is_no_longer_requested(site):
         assert not site.registry.probe_requests
 
 
-def test_two_sleeping_claimants_are_retained(site):
+def test_two_sleeping_claimants_are_kept(site):
     site.answer(A, X)
     site.answer(B, X)
     site.run_probe(X)
@@ -530,10 +529,12 @@ def test_returned_addresses_are_reported_again(site, ends_by):
     site.run_probe(X, A)
     site.wait(ADDRESS_KEPT_S)
     site.answer(A, Y)
-    site.run_probe(X) if ends_by == "probe" else site.wait(0)
-    site.wait(1)
-    site.run_probe(X) if ends_by == "probe" else site.wait(ADDRESS_KEPT_S)
-    if ends_by == "time":
+    if ends_by == "probe":
+        site.run_probe(X)
+        site.wait(1)
+        site.run_probe(X)
+    else:
+        site.wait(1 + ADDRESS_KEPT_S)
         site.answer(A, Y)
         site.wait(CLEANUP_S)
     assert site.registry.get(A).addresses.keys() == {Y}
@@ -678,7 +679,7 @@ class RegistryMachine(RuleBasedStateMachine):
         check_bounds(self.site.registry, self.site.registered)
 
     @invariant()
-    def cameras_are_retained(self):
+    def registered_devices_are_kept(self):
         present = {device.mac for device in self.site.registry}
         assert self.seen & self.site.registered <= present
         self.seen = present

@@ -103,7 +103,7 @@ class Network(Site):
         return frozenset(self.answering.get(address, ()))
 
     async def after(self, seconds, *alive):
-        """Advance the clock; these (MAC, address) keep answering scans."""
+        """Advance the clock; then these (MAC, address) answer a scan."""
         await self.clock.advance(seconds)
         self.now = self.clock.monotonic()
         for mac, address in alive:
@@ -157,7 +157,7 @@ async def test_unlikely_device_is_not_probed(site, name):
 
 async def test_claimed_camera_is_probed(site):
     site.retain(LAPTOP)
-    assert await site.probed() == [], "nor without an address"
+    assert await site.probed() == [], "it has no address"
     site.answer(LAPTOP, X)
     assert await site.probed() == [X]
 
@@ -194,12 +194,12 @@ async def test_registered_camera_is_probed_not_announced(site):
 # Devices that are not probed.
 
 
-@pytest.mark.parametrize("only", ["lease", "mdns", "memory", "shout"])
+@pytest.mark.parametrize("only", ["lease", "mdns", "neighbour", "unsolicited"])
 async def test_unproved_address_is_not_probed(site, only):
     site.see(ESP, Source.STATION)
-    if only == "shout":
+    if only == "unsolicited":
         site.broadcast(ESP, X)
-    elif only == "memory":
+    elif only == "neighbour":
         site.see(ESP, Source.NEIGHBOUR, X, alive=False)
     else:
         site.lease(ESP, X, "esp32-cam", source=Source(only))
@@ -307,12 +307,12 @@ async def test_concurrent_probes_are_limited(site):
         site.answer(Mac(f"24:6F:28:00:01:{number:02X}"), ip(10 + number))
         site.cameras.bodies[ip(10 + number)] = STOCK
     site.cameras.gate.clear()
-    passing = asyncio.create_task(site.probe.run_pass())
+    probe_pass = asyncio.create_task(site.probe.run_pass())
     await settle()
-    assert len(site.cameras.requests) == MAX_CONCURRENT == 4
+    assert len(site.cameras.requests) == MAX_CONCURRENT
     site.cameras.gate.set()
-    await passing
-    for _ in range(3):
+    await probe_pass
+    for _ in range(3):  # one pass probes 4 * MAX_CONCURRENT devices
         await site.probe.run_pass()
     assert site.cameras.max_concurrent == MAX_CONCURRENT
     assert sorted(site.cameras.requests) == [ip(10 + number) for number in range(50)]
@@ -339,13 +339,13 @@ async def test_address_contested_while_waiting_is_not_probed(site):
     for number in range(MAX_CONCURRENT + 1):
         site.answer(Mac(f"24:6F:28:00:01:{number:02X}"), ip(10 + number))
     site.cameras.gate.clear()
-    passing = asyncio.create_task(site.probe.run_pass())
+    probe_pass = asyncio.create_task(site.probe.run_pass())
     await settle()
     waiting = ip(10 + MAX_CONCURRENT)
     assert waiting not in site.cameras.requests
     site.run_probe(waiting, Mac(f"24:6F:28:00:01:{MAX_CONCURRENT:02X}"), LAPTOP)
     site.cameras.gate.set()
-    await passing
+    await probe_pass
     assert waiting not in site.cameras.requests
 
 
@@ -357,7 +357,7 @@ async def test_worker_passes_and_beats(site):
     await site.clock.advance(PASS_S)
     assert site.cameras.requests == [X]
     await site.clock.advance(10 * PASS_S)
-    assert len(beats) == 12
+    assert len(beats) == 12, "one at the start, and one after each of 11 waits"
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -369,7 +369,7 @@ async def test_state_of_removed_devices_is_dropped(site):
         await site.probe.run_pass()
         site.registry._forget(mac)
     await site.probe.run_pass()
-    assert len(site.probe._states) <= 100
+    assert len(site.probe._states) <= 100, "not 400"
 
 
 # Answers.
@@ -452,7 +452,7 @@ async def test_answer_from_lost_address_is_ignored(site, change):
     site.cameras.bodies[X] = DELICASA
     site.answer(ESP, X)
     site.cameras.gate.clear()
-    passing = asyncio.create_task(site.probe.run_pass())
+    probe_pass = asyncio.create_task(site.probe.run_pass())
     await settle()
     site.now += 1
     if change == "contested":
@@ -463,7 +463,7 @@ async def test_answer_from_lost_address_is_ignored(site, change):
     else:
         site.registry._forget(ESP)
     site.cameras.gate.set()
-    await passing
+    await probe_pass
     device = site.registry.get(ESP)
     assert device is None or Source.PROBE not in device.evidence
     assert site.published == []

@@ -1,9 +1,13 @@
-"""Scans: one at a time, with id, progress, result and history."""
+"""Scans: one at a time, with id, progress, result and history.
+
+An unchanged scan (periodic, and nothing is new, moved or gone) is stored later, with others in one commit.
+"""
 
 import asyncio
 import json
 import sqlite3
 from contextlib import asynccontextmanager, closing
+from datetime import timedelta
 from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
@@ -23,7 +27,7 @@ from tests.unit.features.devices.test_registry import CAMERA, A, B, C, ip, statu
 
 ACTOR = Actor(key_name="dashboard", peer="192.168.1.20", correlation_id="c-1", action="scan.start")
 INTERVAL_S = 60.0
-NO_MORE_SCANS = "CREATE TRIGGER broken BEFORE {} ON scans BEGIN SELECT RAISE(ABORT, 'the card is broken'); END"
+FAILING_WRITES = "CREATE TRIGGER broken BEFORE {} ON scans BEGIN SELECT RAISE(ABORT, 'the card is broken'); END"
 COLUMNS = "id, requested_by, state, found, new, moved, gone, message, duration_ms"
 
 
@@ -59,11 +63,13 @@ class Scanner:
         self.registry.add_sighting(Sighting(mac, source, now - ago, address, binds=True), now)
 
     def set_found(self, *found):
-        """Let sweeps see these (MAC, address) from now on."""
+        """Let every sweep find these (MAC, address) from now on."""
         self.script = [lambda mac=mac, address=address: self.find(mac, address) for mac, address in found]
 
 
 class Site:
+    """A scan service with its registry, its database and a fake scanner."""
+
     def __init__(self, clock, bus, database):
         self.clock, self.bus, self.database = clock, bus, database
         self.registry = DeviceRegistry(registered={CAMERA}, max_devices=500, windows=Windows(120, 600, INTERVAL_S))
@@ -136,7 +142,7 @@ class Site:
 
     def fail_scan_writes(self, what="INSERT"):
         with closing(sqlite3.connect(self.database.path, isolation_level=None)) as other:
-            other.execute(NO_MORE_SCANS.format(what))
+            other.execute(FAILING_WRITES.format(what))
 
     def restore_scan_writes(self):
         with closing(sqlite3.connect(self.database.path, isolation_level=None)) as other:
@@ -226,7 +232,7 @@ async def test_duration_uses_monotonic_clock(site):
     scan = await site.worker.start(ACTOR)
     await settle()
     await site.clock.advance(1.5)
-    site.clock.jump_wall(1000 * (site.clock.wall() - site.clock.wall().replace(year=2025)))
+    site.clock.jump_wall(timedelta(days=365_000))
     site.scanner.gate.set()
     assert (await site.ended(scan.id)).duration_ms == 1500
 
@@ -234,7 +240,7 @@ async def test_duration_uses_monotonic_clock(site):
 # Cancel.
 
 
-async def test_cancelled_scan_retains_found_devices(site):
+async def test_cancelled_scan_keeps_found_devices(site):
     site.scanner.set_found((A, ip(5)))
     site.scanner.gate.clear()
     started = await site.worker.start(ACTOR)
@@ -496,7 +502,7 @@ async def test_periodic_scan_waits_for_requested_scan(site):
         assert site.scanner.sweeps == 3
 
 
-async def test_quiet_periodic_scans_are_stored_in_groups(site):
+async def test_unchanged_periodic_scans_are_stored_in_groups(site):
     site.scanner.set_found((A, ip(5)))
     async with site.running():
         assert len(site.on_disk()) == 1, "the first scan found a new device"
@@ -504,14 +510,14 @@ async def test_quiet_periodic_scans_are_stored_in_groups(site):
         for count in range(1, MAX_UNCHANGED_PENDING):
             await site.next_period()
             assert len(site.on_disk()) == 1, count
-        pings = MAX_UNCHANGED_PENDING - 1
+        pings = MAX_UNCHANGED_PENDING - 1  # `stored` pings once per period
         await site.next_period()
         assert len(site.on_disk()) == 1 + MAX_UNCHANGED_PENDING
         assert site.database.commits - before <= pings + 2
         assert len(site.published("scan.ended")) == 1
 
 
-async def test_eventful_scan_is_stored_with_quiet_ones(site):
+async def test_scan_with_changes_is_stored_with_unchanged_ones(site):
     async with site.running():
         for _ in range(3):
             await site.next_period()
@@ -522,7 +528,7 @@ async def test_eventful_scan_is_stored_with_quiet_ones(site):
         assert [payload["new"] for _, payload in site.published("scan.ended")] == [1]
 
 
-async def test_quiet_scan_is_readable_before_stored(site):
+async def test_unchanged_scan_is_readable_before_stored(site):
     async with site.running():
         first = site.worker.last.id
         await site.next_period()
@@ -539,7 +545,7 @@ async def test_stop_ends_scan_and_stores_all(site):
     assert site.worker.current is None
 
 
-async def test_stop_between_scans_stores_quiet_ones(site):
+async def test_stop_between_scans_stores_unchanged_ones(site):
     async with site.running():
         await site.next_period()
         assert site.on_disk() == []
@@ -552,17 +558,17 @@ async def test_stop_between_scans_stores_quiet_ones(site):
 async def test_history_is_paged_without_running_scan(site):
     ids = [(await site.scan()).id for _ in range(5)]
     site.scanner.gate.clear()
-    now = await site.worker.start(ACTOR)
+    running = await site.worker.start(ACTOR)
     page = await site.worker.history(limit=2, offset=0)
     assert ([scan.id for scan in page.scans], page.total) == ([ids[4], ids[3]], 5)
     page = await site.worker.history(limit=2, offset=4)
     assert ([scan.id for scan in page.scans], page.total) == ([ids[0]], 5)
     assert (await site.worker.history(limit=2, offset=5)).scans == []
     site.scanner.gate.set()
-    await site.ended(now.id)
+    await site.ended(running.id)
 
 
-async def test_history_includes_quiet_scans(site):
+async def test_history_includes_unchanged_scans(site):
     async with site.running():
         await site.next_period()
         page = await site.worker.history(limit=10, offset=0)
@@ -576,14 +582,14 @@ async def test_history_is_in_scan_order(site):
     async with site.running():
         await site.next_period()
         await site.clock.advance(5)
-        demanded = await site.scan()
+        requested = await site.scan()
         await site.clock.advance(INTERVAL_S)
         await site.stored()
         page = await site.worker.history(limit=10, offset=0)
         times = [scan.started_at for scan in page.scans]
         assert times == sorted(times, reverse=True)
         assert len(times) == 4
-        assert [scan.id for scan in page.scans].index(demanded.id) == 1
+        assert [scan.id for scan in page.scans].index(requested.id) == 1
 
 
 async def test_stored_scan_is_read_unchanged(site):
@@ -621,7 +627,7 @@ async def test_unrecorded_scan_does_not_start(site):
     assert (await site.scan()).state is ScanState.DONE
 
 
-async def test_quiet_scans_survive_failed_record(site):
+async def test_unchanged_scans_survive_failed_record(site):
     async with site.running():
         await site.next_period()
         site.fail_scan_writes()
@@ -659,11 +665,12 @@ async def test_periodic_scans_continue_without_storage(site):
         assert len(site.worker._pending) <= MAX_PENDING
         site.restore_scan_writes()
         page = await site.worker.history(limit=100, offset=0)
-        assert page.total == len(page.scans) >= MAX_UNCHANGED_PENDING - 1
-        assert page.scans[0].id == site.worker.last.id, "the newest scans are retained"
+        assert page.total == len(page.scans)
+        assert page.total >= MAX_UNCHANGED_PENDING - 1
+        assert page.scans[0].id == site.worker.last.id, "the newest scans are kept"
 
 
-async def test_requested_scan_outlasts_quiet_ones_without_storage(site):
+async def test_requested_scan_outlasts_unchanged_ones_without_storage(site):
     site.worker._pending.limit = MAX_UNCHANGED_PENDING
     scan = await site.worker.start(ACTOR)
     site.fail_scan_writes("UPDATE")

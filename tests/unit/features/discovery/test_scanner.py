@@ -30,6 +30,7 @@ from tests.support.waiting import HANG_S
 from tests.unit.features.devices.test_registry import A, B, C, fake_mac, ip
 
 AT_ONCE_S = 0.2
+"""Time in which the loop has reacted to an event: it pauses for 0.05 s after a pass without requested probes."""
 OWN = ip(1)
 NET = IPv4Network("192.168.10.0/24")
 
@@ -62,7 +63,7 @@ class Engine:
         self.probed = []
         self.answering = {}
         self.probe_gate = None
-        self.most_at_once = self._at_once = 0
+        self.max_concurrent = self._concurrent = 0
 
     async def open(self, on, subnet):
         await asyncio.sleep(0)
@@ -90,15 +91,15 @@ class Engine:
     async def probe(self, address, *, timeout_s):
         assert self.open_now
         self.probed.append((address, timeout_s))
-        self._at_once += 1
-        self.most_at_once = max(self.most_at_once, self._at_once)
+        self._concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self._concurrent)
         try:
             await (self.probe_gate.wait() if self.probe_gate else asyncio.sleep(0))
             if self.probe_fails:
                 raise refusal(self.probe_fails)
             return self._answer(address)
         finally:
-            self._at_once -= 1
+            self._concurrent -= 1
 
     def _answer(self, address):
         answering = self.answering.get(address, ())
@@ -124,7 +125,7 @@ class KernelEvents:
     """Kernel events, sent by the test."""
 
     def __init__(self, on_link):
-        self.tell = on_link
+        self.report = on_link
         self.refuses = None
         self.opened = self.closed = 0
 
@@ -181,6 +182,8 @@ class Pi:
 
 
 class Running:
+    """The scanner's loop, running during the block; `beats` counts its heartbeats."""
+
     def __init__(self, pi):
         self.pi = pi
         self.beats = 0
@@ -375,11 +378,11 @@ async def test_kernel_event_triggers_check():
     pi = Pi()
     async with pi.running():
         pi.netlink.on = link(up=False)
-        pi.events.tell(3, False)
+        pi.events.report(3, False)
         await pi.clock.advance(AT_ONCE_S)
         assert pi.scanner.engine is None
         pi.netlink.on = link()
-        pi.events.tell(3, True)
+        pi.events.report(3, True)
         await pi.clock.advance(AT_ONCE_S)
         assert pi.scanner.engine == "arp"
     assert (pi.events.opened, pi.events.closed) == (1, 1)
@@ -390,7 +393,7 @@ async def test_new_interface_triggers_check():
     pi.netlink.on = None
     async with pi.running():
         pi.netlink.on = link(index=77)
-        pi.events.tell(77, True)
+        pi.events.report(77, True)
         await pi.clock.advance(AT_ONCE_S)
         assert pi.scanner.engine == "arp"
 
@@ -398,20 +401,20 @@ async def test_new_interface_triggers_check():
 async def test_event_of_other_interface_is_ignored():
     pi = Pi()
     async with pi.running():
-        looks = len(pi.netlink.requested)
+        checks = len(pi.netlink.requested)
         for _ in range(20):
-            pi.events.tell(2, True)
+            pi.events.report(2, True)
             await pi.clock.advance(AT_ONCE_S)
-        assert len(pi.netlink.requested) == looks
+        assert len(pi.netlink.requested) == checks
 
 
 async def test_scanner_polls_without_kernel_events():
     pi = Pi()
     pi.events.refuses = errno.EPERM
     async with pi.running():
-        looks = len(pi.netlink.requested)
+        checks = len(pi.netlink.requested)
         await pi.clock.advance(10 * LINK_CHECK_S)
-        assert 8 <= len(pi.netlink.requested) - looks <= 11
+        assert 8 <= len(pi.netlink.requested) - checks <= 11
         assert pi.arp.opened == 1
 
 
@@ -437,7 +440,7 @@ async def test_flood_of_sightings_does_not_spin_loop():
 # Sweeps.
 
 
-async def test_sweep_probes_every_other_host(pi):
+async def test_sweep_probes_all_hosts_but_own_addresses(pi):
     pi.netlink.on = link("192.168.10.1/24", "192.168.10.200/24", "10.0.0.1/8")
     await pi.scanner.refresh_link()
     shares = []
@@ -588,7 +591,7 @@ async def test_concurrent_requested_probes_are_limited(pi):
     for number in range(50):
         pi.registry.request_probe(ip(10 + number))
     await pi.scanner.run_requested_probes()
-    assert len(pi.arp.probed) == pi.arp.most_at_once == MAX_CONCURRENT_PROBES
+    assert len(pi.arp.probed) == pi.arp.max_concurrent == MAX_CONCURRENT_PROBES
     assert [address for address, _ in pi.arp.probed] == [ip(10 + number) for number in range(MAX_CONCURRENT_PROBES)]
 
 

@@ -87,7 +87,7 @@ def test_full_line_drops_attempts(waiting_line, monkeypatch):
     assert list(waiting_line.waiting.values()) == attempts(2)
 
 
-def test_limited_attempts_returned_once(waiting_line):
+def test_attempts_that_wait_for_a_token_are_returned_once(waiting_line):
     for queued in attempts(3):
         waiting_line.append(queued)
     assert waiting_line.take_limited() == [], "a token is left"
@@ -98,7 +98,8 @@ def test_limited_attempts_returned_once(waiting_line):
     assert [limited.mac for limited in waiting_line.take_limited()] == [attempt(3).mac]
 
 
-def test_concurrency_does_not_limit_attempts(clock):
+def test_attempts_that_wait_for_concurrency_are_not_returned(clock):
+    """`take_limited` returns only attempts for which a token is missing."""
     waiting_line = new_line(clock, burst_size=5, concurrency=1)
     for queued in attempts(2):
         waiting_line.append(queued)

@@ -394,7 +394,9 @@ def test_unreachable_daemon_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("first", "answered"), [((b"", None), False), ((b"", UNREACHABLE), True)], ids=["stops", "stopped"]
+    ("first", "answered"),
+    [((b"", None), False), ((b"", UNREACHABLE), True)],
+    ids=["closes the stream", "does not answer"],
 )
 def test_restart_before_first_frame_is_retried(first, answered):
     daemon = Daemon(first, (b"", UNREACHABLE), (block(3), None), (b"", REFUSED))

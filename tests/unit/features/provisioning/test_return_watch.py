@@ -108,6 +108,7 @@ def test_outside_target_address_is_refused():
 
 
 def test_listening_time_stops_without_broker():
+    """Of 10 s, 4 s count before the broker is disconnected, and the time from 60 s on, after the reconnect."""
     listening = ListeningTime(10.0, 0.0)
     listening.advance(4.0, is_connected=True)
     listening.advance(50.0, is_connected=False)

@@ -20,6 +20,7 @@ def session(state, **fields):
     return replace(result, **fields)
 
 
+# A state that `becomes` does not contain refuses with SESSION_ALREADY_CLOSED.
 @pytest.mark.parametrize(
     "transition, becomes",
     [

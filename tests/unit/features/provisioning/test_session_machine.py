@@ -5,7 +5,6 @@ interface, a final end, and no password after its session.
 """
 
 import asyncio
-import itertools
 import json
 import shutil
 import tempfile
@@ -163,7 +162,6 @@ class StoredMachine(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.ids = []
         self.closed = {}
-        self.keys = itertools.count()
         schema.prepare(self.folder / "o.db", backups=self.folder / "b", backups_kept=1, closed_cleanly=True)
         self.start_daemon()
         self.run(self.allow(MACS[:2]))
@@ -343,16 +341,16 @@ class StoredMachine(RuleBasedStateMachine):
         for session in self.ids:
             found = self.run(self.sessions.get(session))
             states = [device.state for device in self.run(self.sessions.devices(session))]
-            took = {SessionDeviceState.PROVISIONED, SessionDeviceState.VERIFYING, SessionDeviceState.VERIFIED}
+            accepted = {SessionDeviceState.PROVISIONED, SessionDeviceState.VERIFYING, SessionDeviceState.VERIFIED}
             assert found.counts.device == len(states)
-            assert found.counts.provisioned == sum(state in took for state in states)
+            assert found.counts.provisioned == sum(state in accepted for state in states)
             assert found.counts.verified == states.count(SessionDeviceState.VERIFIED)
             assert found.counts.failed == states.count(SessionDeviceState.FAILED)
 
     @invariant()
     def interface_has_one_open_session(self):
-        on = [session.network_interface for session in self.run(self.sessions.open_sessions())]
-        assert len(on) == len(set(on))
+        interfaces = [session.network_interface for session in self.run(self.sessions.open_sessions())]
+        assert len(interfaces) == len(set(interfaces))
 
     @invariant()
     def password_exists_while_session_is_open(self):

@@ -1,4 +1,4 @@
-"""The provisioning worker with parts that do nothing."""
+"""The provisioning worker: a cancelled attempt releases the trial of the circuit breaker."""
 
 import asyncio
 from types import SimpleNamespace
