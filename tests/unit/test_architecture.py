@@ -1,4 +1,4 @@
-"""Who may import whom, and what lies where: every import of the package is held against one declared order."""
+"""Which module may import which, and where SQL and files belong: every import is checked against one declared order."""
 
 import ast
 import functools
@@ -18,7 +18,7 @@ TESTS = Path(__file__).parents[1]
 LONGEST_FILE = 500
 
 FEATURE_ORDER = tuple(module.__name__.removeprefix("pi_orchestrator.").removesuffix(".feature") for module in FEATURES)
-"""As the composition root declares it."""
+"""Features, lowest first, as app/build.py declares them."""
 
 ORDER = (
     "core",
@@ -34,9 +34,9 @@ ORDER = (
     "app",
     "__main__",
 )
-"""Lowest first: a module imports from its own place and from those before it."""
+"""Places, lowest first: a module imports from its own place and from those before it."""
 
-APART = {
+FORBIDDEN = {
     "http": {"settings", "storage", "net"},
     "storage": {"http"},
     "net": {"http", "storage"},
@@ -44,7 +44,7 @@ APART = {
     "cli": {"http", "edge_http"},
     "console": {"settings", "storage", "net", "edge_http", "cli"},
 }
-"""Places before its own that a place must not import all the same."""
+"""Exceptions: place → places before it that it must not import."""
 
 SANDBOX_MAY_IMPORT = ("core", "net.mqtt.client", "cli", "sandbox")
 MAY_IMPORT_SANDBOX = ("app.cli_demo", "app.main")
@@ -62,9 +62,9 @@ PRIVATE_EXCEPTIONS = {
     ("features.system.cli_doctor", "features.discovery.cli_checks"),
     ("features.system.doctor_network", "features.discovery.cli_checks"),
 }
-"""(importer, target): old answers are made from today's, and the doctor uses the checks of a scan."""
+"""(importer, target): the legacy API converts the answers of other features; the doctor uses the checks of a scan."""
 
-HOMES = {
+LIBRARY_IMPORTERS = {
     "aiomqtt": ("net.mqtt.link", "net.mqtt.client", "sandbox"),
     "aiosqlite": ("storage.database",),
     "amqtt": ("net.mqtt.broker",),
@@ -75,13 +75,13 @@ HOMES = {
     "sqlite3": ("storage", "edge_http.key_store", "features.system.dump_store"),
     "zeroconf": ("net.mdns.service",),
 }
-"""One library, one home."""
+"""Library → the only modules that import it."""
 
 LIGHT = sys.stdlib_module_names - {"asyncio", "concurrent", "multiprocessing", "sqlite3", "ssl", "unittest"}
-LIGHT_OURS = re.compile(
+LIGHT_MODULES = re.compile(
     r"__version__|cli(\..+)?|core\.(errors|error_codes|stream_events)(\..+)?|storage\.files|.*\.cli\w*(\.\w+)?|app\.cli_\w+|features\.\w+"
 )
-"""What a command may load before it knows what it has to do: it must start in well under half a second."""
+"""What modules of commands import at the top: a command must start in well under half a second."""
 
 PURE_FILES = re.compile(
     r"features\.\w+\.(model|policy|ladder|session\w*|exclusions|csv_format|status_message|registry|addresses|changes|line)"
@@ -90,7 +90,7 @@ PURE = {
     "__future__", "base64", "binascii", "collections", "csv", "dataclasses", "datetime", "enum", "ipaddress", "json",
     "math", "pydantic", "re", "typing",
 }  # fmt: skip
-PURE_OURS = ("core", "features", "net.jpeg", "settings.model")
+PURE_MODULES = ("core", "features", "net.jpeg", "settings.model")
 
 SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|PRAGMA|BEGIN|VACUUM|WITH)\s")
 SQL_PLACES = re.compile(r"storage\..+|.*\.(\w+_)?store")
@@ -98,7 +98,10 @@ SQL_PLACES = re.compile(r"storage\..+|.*\.(\w+_)?store")
 
 @dataclass(frozen=True)
 class Import:
-    """`importer` (without the package's name) imports `target`, on `line`, inside a function or for types only."""
+    """`importer` (without the package's name) imports `target`, on `line`.
+
+    `deferred`: inside a function, or for types only.
+    """
 
     importer: str
     target: str
@@ -137,18 +140,18 @@ def _is_for_types(node):
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-def position_fields(module):
+def place_of(module):
     """The entry of ORDER that a module belongs to, or None."""
     return next((place for place in ORDER if _within(module, (place,))), None)
 
 
 def breaches(found: list[Import]) -> list[str]:
-    """Every import that breaks a rule, with the rule that it breaks."""
+    """A line for each import and each rule that it breaks."""
     rules = (
         breaks_order,
         reaches_into_a_feature,
         leaves_the_sandbox,
-        leaves_home,
+        is_imported_elsewhere,
         is_impure,
         is_heavy,
     )
@@ -160,20 +163,20 @@ def breaks_order(item):
     if not target or target == "__version__" or item.importer.startswith("sandbox"):
         return None
     if target.startswith("sandbox"):
-        return None if item.importer in MAY_IMPORT_SANDBOX else "only the demo and the command make a simulated rig"
-    here, there = position_fields(item.importer), position_fields(target)
+        return None if item.importer in MAY_IMPORT_SANDBOX else "only the demo and the command create simulated cameras"
+    here, there = place_of(item.importer), place_of(target)
     if there is None:
         return f"{target} has no place in the order"
     if here is None or here == there:
         return None
     if ORDER.index(here) < ORDER.index(there):
         return f"{here} is below {there}"
-    return f"{here} must not know {there}" if there in APART.get(here, ()) else None
+    return f"{here} must not import {there}" if there in FORBIDDEN.get(here, ()) else None
 
 
 def reaches_into_a_feature(item):
     target = item.ours() or ""
-    here, there = position_fields(item.importer), position_fields(target)
+    here, there = place_of(item.importer), place_of(target)
     if not (here and there and here != there and here.startswith("features.") and there.startswith("features.")):
         return None
     if any(_within(item.importer, (importer,)) and _within(target, (of,)) for importer, of in PRIVATE_EXCEPTIONS):
@@ -187,20 +190,21 @@ def leaves_the_sandbox(item):
     target = item.ours()
     if target is None or not item.importer.startswith("sandbox"):
         return None
-    return None if _within(target, SANDBOX_MAY_IMPORT) else "the sandbox is a peer of the daemon, not a part of it"
+    return None if _within(target, SANDBOX_MAY_IMPORT) else "the sandbox stays independent of the daemon"
 
 
-def leaves_home(item):
-    homes = HOMES.get(item.target.split(".")[0])
-    return None if homes is None or _within(item.importer, homes) else f"its home is {', '.join(homes)}"
+def is_imported_elsewhere(item):
+    importers = LIBRARY_IMPORTERS.get(item.target.split(".")[0])
+    is_allowed = importers is None or _within(item.importer, importers)
+    return None if is_allowed else f"only {', '.join(importers)} may import it"
 
 
 def is_impure(item):
     if not PURE_FILES.fullmatch(item.importer):
         return None
     target, top = item.ours(), item.target.split(".")[0]
-    allowed = top in PURE if target is None else _within(target, PURE_OURS)
-    return None if allowed else "rules and words do no input or output"
+    allowed = top in PURE if target is None else _within(target, PURE_MODULES)
+    return None if allowed else "models and rules do no input or output"
 
 
 def is_heavy(item):
@@ -208,14 +212,14 @@ def is_heavy(item):
     is_command = (
         re.fullmatch(r"cli(_\w+)?", name)
         or item.importer in ("app.main", "__main__")
-        or position_fields(item.importer) == "cli"
+        or place_of(item.importer) == "cli"
     )
     if not (is_command or _is_package(item.importer)) or item.deferred:
         return None
     if item.importer == "settings":
-        return None  # the one package that is what its name says
+        return None  # its __init__ exports the whole package; commands import it inside functions
     target = item.ours()
-    light = item.target.split(".")[0] in LIGHT if target is None else bool(LIGHT_OURS.fullmatch(target))
+    light = item.target.split(".")[0] in LIGHT if target is None else bool(LIGHT_MODULES.fullmatch(target))
     if item.importer == "__main__":
         light = light or target == "app.main.main"
     return None if light else "commands start fast: import it inside the function"
@@ -245,8 +249,8 @@ def all_imports() -> list[Import]:
     return [item for name, source in modules().items() for item in imports_of(name, source)]
 
 
-def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of modules that import each other, directly or not."""
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that import each other, directly or indirectly (Tarjan's algorithm)."""
     index, low, stack, found = {}, {}, [], []
 
     def visit(node):
@@ -297,13 +301,13 @@ def sql_outside_of_storage() -> list[str]:
 
 def test_no_import_breaks_the_order():
     found = all_imports()
-    assert len(found) > 300, "the walk finds the package's imports"
+    assert len(found) > 300, "imports_of finds the imports of the package"
     caught = breaches(found)
     assert not caught, "\n".join(caught)
 
 
-def test_no_files_import_each_other():
-    assert circles(file_graph()) == []
+def test_no_modules_import_each_other():
+    assert cycles(file_graph()) == []
 
 
 def test_every_feature_is_in_the_order():
@@ -314,10 +318,10 @@ def test_every_feature_is_in_the_order():
 
 
 def test_every_module_has_a_place():
-    homeless = [
-        name for name in modules() if position_fields(name) is None and name not in ("__init__", "features", "sandbox")
+    without_place = [
+        name for name in modules() if place_of(name) is None and name not in ("__init__", "features", "sandbox")
     ]
-    assert [name for name in homeless if not name.startswith("sandbox.")] == []
+    assert [name for name in without_place if not name.startswith("sandbox.")] == []
 
 
 def test_sql_is_in_storage_and_stores_only():
@@ -333,26 +337,26 @@ def test_sql_is_in_storage_and_stores_only():
         ("http.server", "from pi_orchestrator.settings import Settings", "is below"),
         ("http.server", "from pi_orchestrator.edge_http.envelope import success", "is below"),
         ("http.sse", "def f():\n    from pi_orchestrator.storage.database import Database", "is below"),
-        ("net.mqtt.link", "from pi_orchestrator.storage.database import Tx", "must not know"),
-        ("storage.database", "from pi_orchestrator.http.route import Route", "must not know"),
+        ("net.mqtt.link", "from pi_orchestrator.storage.database import Tx", "must not import"),
+        ("storage.database", "from pi_orchestrator.http.route import Route", "must not import"),
         ("edge_http.auth", "from pi_orchestrator.features.cameras.store import find", "is below"),
-        ("console.assets", "from pi_orchestrator.storage.database import Database", "must not know"),
+        ("console.assets", "from pi_orchestrator.storage.database import Database", "must not import"),
         ("features.cameras.store", "from pi_orchestrator.features.containers.store import find", "is below"),
         ("features.cameras.store", "if TYPE_CHECKING:\n    from pi_orchestrator.app.build import build", "is below"),
         ("features.captures.service", "from pi_orchestrator.features.cameras.api import show", "is private"),
         ("features.recovery.worker", "from pi_orchestrator.features.cameras import presence", "is private"),
         ("features.system.api", "from pi_orchestrator.features.discovery.cli_checks import check", "is private"),
         ("app.build", "from pi_orchestrator.sandbox.fleet import Fleet", "only the demo"),
-        ("sandbox.fleet", "from pi_orchestrator.net.mqtt.link import MqttLink", "a peer of the daemon"),
-        ("sandbox.fleet", "from pi_orchestrator import settings", "a peer of the daemon"),
-        ("storage.schema", "import aiosqlite", "its home is"),
-        ("features.cameras.presence", "class A:\n    def f(self):\n        import sqlite3", "its home is"),
-        ("features.system.health_api", "from prometheus_client import Counter", "its home is"),
-        ("net.camera_http", "from pyroute2.iproute import linux", "its home is"),
-        ("net.arp.engine", "def f():\n    from scapy.layers.l2 import ARP", "its home is"),
-        ("net.mdns.intake", "from zeroconf import ServiceInfo", "its home is"),
-        ("net.mqtt.link", "from amqtt.broker import Broker", "its home is"),
-        ("features.cameras.presence", "import aiomqtt as mqtt", "its home is"),
+        ("sandbox.fleet", "from pi_orchestrator.net.mqtt.link import MqttLink", "independent of the daemon"),
+        ("sandbox.fleet", "from pi_orchestrator import settings", "independent of the daemon"),
+        ("storage.schema", "import aiosqlite", "may import it"),
+        ("features.cameras.presence", "class A:\n    def f(self):\n        import sqlite3", "may import it"),
+        ("features.system.health_api", "from prometheus_client import Counter", "may import it"),
+        ("net.camera_http", "from pyroute2.iproute import linux", "may import it"),
+        ("net.arp.engine", "def f():\n    from scapy.layers.l2 import ARP", "may import it"),
+        ("net.mdns.intake", "from zeroconf import ServiceInfo", "may import it"),
+        ("net.mqtt.link", "from amqtt.broker import Broker", "may import it"),
+        ("features.cameras.presence", "import aiomqtt as mqtt", "may import it"),
         ("features.cameras.model", "import socket", "no input or output"),
         ("features.onboarding.policy", "import aiohttp", "no input or output"),
         ("features.recovery.ladder", "from pi_orchestrator.storage.database import Tx", "no input or output"),
@@ -362,7 +366,7 @@ def test_sql_is_in_storage_and_stores_only():
         ("features.cameras", "from pi_orchestrator.features.cameras.store import find", "start fast"),
     ],
 )
-def test_a_breach_is_caught(module, source, rule):
+def test_forbidden_import_is_found(module, source, rule):
     caught = breaches(list(imports_of(module, source)))
     assert any(rule in line for line in caught), caught
 
@@ -381,12 +385,12 @@ def test_a_breach_is_caught(module, source, rule):
         ("storage.schema", "import sqlite3"),
     ],
 )
-def test_what_is_allowed_is_left_alone(module, source):
+def test_allowed_import_is_no_breach(module, source):
     assert breaches(list(imports_of(module, source))) == []
 
 
-def test_a_circle_is_found():
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+def test_cycle_is_found():
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
 def test_no_file_is_too_long():
@@ -394,15 +398,19 @@ def test_no_file_is_too_long():
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE} == {}
 
 
-def test_there_is_no_place_for_leftovers():
+def test_no_module_is_a_collection_of_helpers():
     names = {file.stem for file in PACKAGE.rglob("*.py")}
     assert names.isdisjoint({"utils", "util", "helpers", "misc", "common"})
 
 
 @pytest.mark.parametrize("kind", ["unit", "integration"])
 def test_tests_mirror_the_package(kind):
-    """Every folder of tests names a folder of the package, but for what crosses all of it."""
+    """Every folder of tests has the name of a folder of the package, except tests of the whole program."""
     folders = {folder.relative_to(TESTS / kind) for folder in (TESTS / kind).rglob("*") if folder.is_dir()}
-    own = {Path("journeys"), Path("packaging")}
-    strangers = [str(one) for one in folders - own if one.name != "__pycache__" and not (PACKAGE / one).is_dir()]
-    assert strangers == []
+    of_whole_program = {Path("journeys"), Path("packaging")}
+    unmatched = [
+        str(folder)
+        for folder in folders - of_whole_program
+        if folder.name != "__pycache__" and not (PACKAGE / folder).is_dir()
+    ]
+    assert unmatched == []
