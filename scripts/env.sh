@@ -66,7 +66,7 @@ make_venv() {
     [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ] && return
     # Debian packages ensurepip separately, in python3-venv.
     "$python" -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
-    say "setting up $(basename "$folder") (once)"
+    say "setting up $(basename "$folder") (once; takes minutes on a slow machine)"
     rm -rf "$folder"
     "$python" -m venv "$folder"
     "$folder/bin/pip" install -q --require-hashes "${locks[@]}"

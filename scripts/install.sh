@@ -68,6 +68,7 @@ ap=$DEFAULT_AP
 unfinished=''
 
 step() { printf '%s%s\n' "${dry:+would: }" "$1"; }
+kept() { printf '%s\n' "$1"; }
 note() { printf '  note: %s\n' "$1"; }
 run() { [[ -n $dry ]] || "$@"; }
 
@@ -163,7 +164,7 @@ install_packages() {
     [[ -n $python ]] || /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     [[ -x /usr/sbin/mosquitto ]] || missing+=(mosquitto)
     if ((${#missing[@]} == 0)); then
-        step "packages python3-venv and mosquitto are installed"
+        kept "packages python3-venv and mosquitto are installed"
         return 0
     fi
     step "install packages: ${missing[*]}"
@@ -190,6 +191,7 @@ choose_python() {
 
 create_user() {
     step "user $NAME ($SYSUSERS)"
+    step "owners of its folders ($TMPFILES)"
     run install -D -m 0644 "$CHECKOUT/systemd/$NAME.sysusers" "$root$SYSUSERS"
     run install -D -m 0644 "$CHECKOUT/systemd/$NAME.tmpfiles" "$root$TMPFILES"
     if real; then
@@ -204,13 +206,14 @@ install_config() {
         run install -D -m 0640 "$CHECKOUT/config/config.toml" "$current"
         run rm -f "$current.new"
     elif cmp -s "$CHECKOUT/config/config.toml" "$current"; then
-        step "configuration $ETC/config.toml is up to date"
+        kept "configuration $ETC/config.toml is up to date"
         run rm -f "$current.new"
     else
-        step "configuration $ETC/config.toml is kept"
+        kept "configuration $ETC/config.toml is kept"
         note "this version's defaults: $ETC/config.toml.new"
         run install -m 0640 "$CHECKOUT/config/config.toml" "$current.new"
     fi
+    [[ -d $root$STATE ]] || step "folder $STATE"
     # Sets owners and modes of the installed files; --root needs only the state folder.
     if real; then
         run systemd-tmpfiles --create "$TMPFILES"
@@ -230,17 +233,17 @@ build_release() {
     done
     release=$OPT/releases/$name
     step "new version in $release"
+    step "install locked dependencies (takes minutes on a small Pi)"
+    step "install $NAME $version"
     [[ -z $dry ]] || return 0
     unfinished=$root$release
     install -d "$root$OPT/releases"
     "$python" -m venv "$root$release" ||
         fail "cannot create the venv" "run: sudo apt-get install python3-venv"
-    step "install locked dependencies (takes minutes on a small Pi)"
     local pip=("$root$release/bin/python" -m pip --disable-pip-version-check --no-input)
     "${pip[@]}" install -q --require-hashes -r "$CHECKOUT/scripts/lock/build.txt" \
         -r "$CHECKOUT/scripts/lock/runtime.txt" ||
-        fail "the dependencies cannot be installed" "check network, clock and disk space, then run this again"
-    step "$NAME $version"
+        fail "the dependencies cannot be installed" "check network, clock, disk space and, offline, the packages; then run this again"
     # Built with the packages just installed, so nothing is downloaded without a hash.
     "${pip[@]}" install -q --no-deps --no-build-isolation "$CHECKOUT" ||
         fail "$NAME cannot be installed" "see pip's message above, then run it again"
@@ -260,7 +263,7 @@ check_config() {
 install_broker() {
     local other
     if [[ -e $root$BROKER ]]; then
-        step "broker settings $BROKER are kept"
+        kept "broker settings $BROKER are kept"
         grep -qF "listener 1883 $ap" "$root$BROKER" ||
             note "they lack $ap; edit them if the AP's address changed"
         return 0
@@ -269,12 +272,17 @@ install_broker() {
     other=$(grep -lsE '^[[:space:]]*(listener|port)[[:space:]]+1883([[:space:]]|$)' \
         "$root"/etc/mosquitto/mosquitto.conf "$root"/etc/mosquitto/conf.d/*.conf | head -n 1) || true
     if [[ -n $other ]]; then
-        step "broker settings are not changed"
+        kept "broker settings are not changed"
         note "${other#"$root"} already has a listener on 1883"
         return 0
     fi
     step "broker settings $BROKER"
     note "mosquitto listens on 127.0.0.1 and $ap"
+    step "kernel setting $SYSCTL"
+    note "net.ipv4.ip_nonlocal_bind = 1: mosquitto may start before the AP"
+    if real && [[ -n $start ]]; then
+        step "restart mosquitto"
+    fi
     [[ -z $dry ]] || return 0
     install -d "$root$(dirname "$BROKER")" "$root$(dirname "$SYSCTL")"
     sed "s/${DEFAULT_AP//./\\.}/$ap/g" "$CHECKOUT/config/mosquitto-$NAME.conf" >"$root$BROKER"
@@ -323,6 +331,7 @@ switch_release() {
     if [[ ! -L $root$COMMAND ]] && [[ -e $root$COMMAND ]]; then
         note "$COMMAND is not a link, so it is not replaced"
     else
+        [[ -L $root$COMMAND ]] || step "command $COMMAND"
         run install -d "$root$(dirname "$COMMAND")"
         run ln -sfn "$OPT/venv/bin/$NAME" "$root$COMMAND"
     fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def demo(args: argparse.Namespace) -> int:
     import asyncio
     import tempfile
 
-    from pi_orchestrator.core.errors import FieldError, SettingsError
+    from pi_orchestrator.core.errors import ArgumentsError, FieldError
     from pi_orchestrator.core.logging import configure
 
     configure(level="error", style="auto")
@@ -55,7 +56,7 @@ def demo(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="pi-orchestrator-demo-") as folder:
             return asyncio.run(_demo(args, Path(folder)))
     except FieldError as error:  # --fault is not valid
-        raise SettingsError([str(error)]) from None
+        raise ArgumentsError([str(error)]) from None
 
 
 def demo_settings(state_dir: Path, *, port: int, camera_port: int) -> Loaded:
@@ -98,7 +99,7 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
     # A free port, so that several demos can run at the same time.
     camera_port = await asyncio.to_thread(free_port, "127.77.0.10")
     loaded = await asyncio.to_thread(demo_settings, state_dir, port=args.port, camera_port=camera_port)
-    async with running(loaded) as daemon:
+    async with running(loaded, listen_setting="--port") as daemon:
         options = CameraOptions(
             broker_host="127.0.0.1", broker_port=daemon.mqtt_port, http_port=camera_port, interval=5.0
         )
@@ -132,9 +133,10 @@ def _print_overview(daemon: Daemon, count: int, state_dir: Path) -> None:
         print(f"  {label:12} {daemon.url}{path}")
     print(f"  {'state':12} {state_dir}")
     print(f"  {'admin key':12} {state_dir / 'admin.key'}")
-    print(
-        f"\nKill switch of auto-onboarding:\n  curl -X POST {daemon.url}/api/v1/onboarding/auto/disable\n", flush=True
-    )
+    print(f"\nKill switch of auto-onboarding:\n  curl -X POST {daemon.url}/api/v1/onboarding/auto/disable")
+    program = os.path.relpath(sys.argv[0])
+    print("\nCommands, in another terminal:")
+    print(f"  {program} cameras list --url {daemon.url} \\\n    --state-dir {state_dir}\n", flush=True)
 
 
 async def _print_cameras(daemon: Daemon) -> None:

@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     if args.once:
         return scan(args)
     if args.json:
-        from pi_orchestrator.core.errors import SettingsError
+        from pi_orchestrator.core.errors import ArgumentsError
 
-        raise SettingsError(["--json: only valid with --once; for a JSON log set logging.format"])
+        raise ArgumentsError(["--json: only valid with --once; for a JSON log set logging.format"])
     gc.disable()  # loaded modules are never freed; `lifecycle` enables the collector when the daemon is ready
     from pi_orchestrator.app import lifecycle
 

@@ -51,9 +51,16 @@ log = get_logger(__name__)
 
 @asynccontextmanager
 async def running(
-    configured: Settings | Loaded, *, clock: Clock | None = None, notifier: Notifier | None = None
+    configured: Settings | Loaded,
+    *,
+    clock: Clock | None = None,
+    notifier: Notifier | None = None,
+    listen_setting: str = "http.listen",
 ) -> AsyncIterator[Daemon]:
-    """Run the daemon for the duration of the block; StartupError if it cannot start."""
+    """Run the daemon for the duration of the block; StartupError if it cannot start.
+
+    `listen_setting` is what the operator can change if it cannot listen on an address.
+    """
     loaded = await asyncio.to_thread(from_program, configured) if isinstance(configured, Settings) else configured
     settings = loaded.settings
     clock = clock or Clock()
@@ -112,7 +119,7 @@ async def running(
             failed=supervisor.failed,
         )
         app.configuration.service.attach(daemon, reloadable=daemon.reloadable)
-        daemon.listen = await stack.enter_async_context(served(web_app, settings.http.listen))
+        daemon.listen = await stack.enter_async_context(served(web_app, settings.http.listen, setting=listen_setting))
         base.guard.add_ports(listen.port for listen in daemon.listen)
 
         stack.callback(bus.close)

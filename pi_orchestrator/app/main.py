@@ -71,7 +71,7 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         return int(args.func(args))
     except SettingsError as error:
-        print("The configuration is not valid:", file=sys.stderr)
+        print(f"{error.summary.capitalize()}:", file=sys.stderr)
         for problem in error.problems:
             _print_error(problem, indent="  ")
         return 2

@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 from pi_orchestrator.cli.options import load_settings
 from pi_orchestrator.core.error_codes import LocalCode
-from pi_orchestrator.core.errors import OrchestratorError, SettingsError, UnauthorizedError
+from pi_orchestrator.core.errors import ArgumentsError, OrchestratorError, SettingsError, UnauthorizedError
 
 TIMEOUT_S = 35.0
 """Longer than a capture may take (30 s)."""
@@ -40,7 +40,7 @@ class Client:
         except ValueError:  # the port is not a number
             is_url = False
         if not is_url:
-            raise SettingsError([f"--url: {url!r} is not http://ADDRESS:PORT"])
+            raise ArgumentsError([f"--url: {url!r} is not http://ADDRESS:PORT"])
 
     def get(self, path: str, **query: Any) -> Any:
         """Send GET; returns the data of the response."""
@@ -193,7 +193,8 @@ def _data(status: int, raw: bytes) -> Any:
     if status == 401:
         raise UnauthorizedError(
             failure.get("message", "an API key is required"),
-            details="set PIORCH_API_KEY, or run this as a user who may read admin.key in the state folder",
+            details="set PIORCH_API_KEY, or run this as a user who may read admin.key in the state folder"
+            " (--state-dir)",
         )
     raise OrchestratorError(
         failure.get("message", f"the daemon returned status {status}"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pi_orchestrator.core.error_codes import ErrorCode, LocalCode, VerificationCode
 
 
@@ -49,10 +51,17 @@ class SettingsError(OrchestratorError):
     """The configuration is invalid; `problems` lists every fault, one line each."""
 
     code: str = LocalCode.CONFIG_INVALID
+    summary: ClassVar[str] = "the configuration is not valid"
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("the configuration is not valid", details="; ".join(problems))
+        super().__init__(self.summary, details="; ".join(problems))
         self.problems = problems
+
+
+class ArgumentsError(SettingsError):
+    """The arguments of a command are invalid; `problems` lists every fault, one line each."""
+
+    summary: ClassVar[str] = "the arguments are not valid"
 
 
 class StartupError(OrchestratorError):

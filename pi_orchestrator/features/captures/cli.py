@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pi_orchestrator.cli.connection import api_path, connect
 from pi_orchestrator.cli.options import CAMERA_ID
 from pi_orchestrator.cli.output import print_json, wrapped
-from pi_orchestrator.core.errors import OrchestratorError, SettingsError
+from pi_orchestrator.core.errors import ArgumentsError, OrchestratorError
 
 if TYPE_CHECKING:
     from pi_orchestrator.cli.options import Subparsers
@@ -33,7 +33,7 @@ def capture(args: argparse.Namespace) -> int:
     """Take a picture and write it to a file or stdout."""
     to_stdout = args.output == "-"
     if to_stdout and sys.stdout.isatty():
-        raise SettingsError(["--output: cannot write a JPEG to a terminal; give a file name, or pipe stdout"])
+        raise ArgumentsError(["--output: cannot write a JPEG to a terminal; give a file name, or pipe stdout"])
     picture = connect(args).post(api_path("cameras", args.id, "capture"))
     jpeg = base64.b64decode(picture.pop("image"))
     if to_stdout:

@@ -129,7 +129,7 @@ def _print(standalone: StandaloneScan, devices: list[dict[str, Any]], *, duratio
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    from pi_orchestrator.core.errors import FieldError, SettingsError
+    from pi_orchestrator.core.errors import ArgumentsError, FieldError
     from pi_orchestrator.features.discovery.model import check_size
 
     settings = load_settings(args).settings
@@ -138,7 +138,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         try:
             check_size(str(args.subnet), args.subnet.prefixlen, allow_large=allow)
         except FieldError:
-            raise SettingsError(
+            raise ArgumentsError(
                 [f"--subnet: {args.subnet} is larger than a /22; add --allow-large to scan it"]
             ) from None
     if settings.discovery.engine != "off":

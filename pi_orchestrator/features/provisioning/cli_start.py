@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pi_orchestrator.cli.connection import connect
 from pi_orchestrator.cli.output import print_json, wrapped
-from pi_orchestrator.core.errors import OrchestratorError, SettingsError
+from pi_orchestrator.core.errors import ArgumentsError, OrchestratorError
 from pi_orchestrator.features.provisioning.cli_session import BATCH
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def start_session(args: argparse.Namespace) -> int:
 def _password(args: argparse.Namespace) -> str | None:
     """The target network's password from the source in the options; None for the configured one."""
     if args.open + args.password_stdin + (args.password_file is not None) > 1:
-        raise SettingsError(["--password-file, --password-stdin, --open: use only one of them"])
+        raise ArgumentsError(["--password-file, --password-stdin, --open: use only one of them"])
     if args.open:
         return ""
     try:
@@ -71,7 +71,7 @@ def _password(args: argparse.Namespace) -> str | None:
     if args.ssid is None:
         return None
     if not sys.stdin.isatty():
-        raise SettingsError(["--ssid: password missing; use --password-file, --password-stdin or --open"])
+        raise ArgumentsError(["--ssid: password missing; use --password-file, --password-stdin or --open"])
     from getpass import getpass
 
     try:

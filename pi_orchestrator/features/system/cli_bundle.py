@@ -18,7 +18,7 @@ from pi_orchestrator.cli.connection import connect
 from pi_orchestrator.cli.options import add_client, load_settings
 from pi_orchestrator.cli.output import print_json, wrapped
 from pi_orchestrator.core.error_codes import LocalCode
-from pi_orchestrator.core.errors import OrchestratorError, SettingsError
+from pi_orchestrator.core.errors import ArgumentsError, OrchestratorError, SettingsError
 
 if TYPE_CHECKING:
     from pi_orchestrator.cli.options import Subparsers
@@ -48,7 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def bundle(args: argparse.Namespace) -> int:
     """Write a bundle, and print its name."""
     if args.output == STDOUT and sys.stdout.isatty():
-        raise SettingsError(
+        raise ArgumentsError(
             ["--output: a bundle is binary and cannot be written to a terminal; name a file, or use a pipe"]
         )
     content, made_by = _fetch_or_build(args)

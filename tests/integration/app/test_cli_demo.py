@@ -60,6 +60,9 @@ async def test_demo_pairs_cameras_and_ends_clean(tmp_path):
         state = Path(re.search(r"state +(\S+)", text)[1])
         assert (state / "admin.key").exists()
         assert state.is_relative_to(tmp_path)
+        arguments = re.search(r"pi.orchestrator (cameras list --url .*?) \\\n +(--state-dir .*)", text)
+        listed = await command(*" ".join(arguments.groups()).split())
+        assert (listed.code, len(listed.out.splitlines())) == (0, 4)
         process.send_signal(signal.SIGINT)
         assert await ended(process) == (0, "")
     assert list((tmp_path / "tmp").iterdir()) == []
@@ -137,7 +140,9 @@ async def test_demo_port_in_use_has_remedy(tmp_path):
             code, err = await ended(process)
     assert code == 1
     assert err.splitlines()[0] == f"error: cannot listen on 127.0.0.1:{port}: Address already in use"
-    assert len(err.splitlines()) == 2
+    assert err.splitlines()[1:] == [
+        f"  stop the program that uses port {port} (see: ss -ltnp), or change --port",
+    ]
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

@@ -338,7 +338,7 @@ async def test_missing_key_has_remedy(cli, rig):
     done = await cli("api-key", "list", code=1, prefix=UNPRIVILEGED)
     assert done.err == (
         "error: this needs an API key\n"
-        "  set PIORCH_API_KEY, or run this as a user who may read admin.key in the state folder\n"
+        "  set PIORCH_API_KEY, or run this as a user who may read admin.key in the state folder (--state-dir)\n"
     )
     # Routes that need no key work for this user too.
     await cli("cameras", "list", prefix=UNPRIVILEGED)

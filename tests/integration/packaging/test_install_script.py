@@ -206,9 +206,23 @@ def test_dry_run_needs_no_root_user_and_names_each_step(checkout: Path) -> None:
     output = install(checkout, "--dry-run", user=unprivileged_user()).stdout.splitlines()
     assert snapshot(checkout) == before
     assert output[-1] == "Nothing was changed."
-    assert all(line.startswith(("would: ", "  note: ")) for line in output[:-1])
-    for word in ("packages", "user", "configuration", "version", "broker", "service", "switch", "start"):
+    assert all(line.startswith(("would: ", "  note: ", "packages python3-venv and")) for line in output[:-1])
+    words = ("packages", "user", "folder", "configuration", "version", "broker", "kernel setting", "restart mosquitto")
+    for word in (*words, "service", "switch", "command", "start"):
         assert any(word in line for line in output), word
+
+
+def test_dry_run_prints_steps_of_installation(tmp_path: Path, checkout: Path) -> None:
+    """Of a first installation, and of one that finds everything in place."""
+
+    def steps(*options: str) -> list[str]:
+        lines = install_below(tmp_path / "root", checkout, *options).stdout.splitlines()[:-1]
+        return [
+            re.sub(r"\d{8}T\d{6}Z", "TIME", line.removeprefix("would: ")) for line in lines if "previous" not in line
+        ]
+
+    assert steps("--dry-run") == steps()
+    assert steps("--dry-run") == steps()
 
 
 def test_dry_run_changes_nothing(tmp_path: Path, checkout: Path, installed: Path) -> None:
