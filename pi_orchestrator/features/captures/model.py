@@ -30,12 +30,18 @@ MAX_CHUNKS = 4096
 MAX_CONCURRENT = 16
 """Captures that run concurrently; the others wait."""
 LIMIT_S = 30.0
+"""For a whole capture: the wait for a slot, the attempt by MQTT and the one by HTTP."""
 ACK_S = 5.0
+"""Until the first message of the camera."""
 STALL_S = 10.0
+"""From then on, between two messages that bring something new."""
 LATE_S = 2.0
 """How long missing chunks may still arrive after the camera has sent `complete`."""
 DECODE_PIECE_CHARS = 192 * 1024
-"""Characters of base64: decoding a longer piece would block all other threads for milliseconds."""
+"""Decoding more base64 at once would block all other threads for milliseconds.
+
+A multiple of four, so that each piece can be decoded separately.
+"""
 
 TIMEOUT, FAILED = ErrorCode.CAPTURE_TIMEOUT, ErrorCode.CAPTURE_FAILED
 
@@ -174,7 +180,9 @@ def _count(fields: dict[str, Any], *names: str) -> int | None:
 
 
 def _shown(value: int | None) -> str:
-    return "missing" if value is None else str(clean_number(value, low=-(10**12), high=10**12) or "too large")
+    if value is None:
+        return "missing"
+    return "too large" if clean_number(value, low=-(10**12), high=10**12) is None else str(value)
 
 
 def _decode(text: str) -> bytes:

@@ -45,13 +45,13 @@ class CaptureRecorder:
         return self._pending.dropped
 
     async def requested(self, actor: Actor, mac: Mac, outcome: str) -> None:
-        """Record a request for a picture."""
+        """Record a request for a picture, and write what is pending if that is due."""
         if self._is_new((actor.key_name, actor.peer, mac, outcome)):
             self._pending.add((actor, mac, outcome))
             await self.flush_if_due()
 
     def captured(self, mac: Mac, picture: Picture) -> None:
-        """Record a picture."""
+        """Record a picture; it is written with the next flush."""
         if self._is_new(mac):
             event = CameraCaptured(
                 mac=mac,

@@ -1,7 +1,8 @@
 """Sends commands to cameras by MQTT and routes each answer to the pending command.
 
 The answer's topic has the request id, which is random for each command. Messages with an unknown id are dropped
-unparsed. The sender names in a message are checked too, so that no camera can answer for another.
+unparsed. No camera can answer for another: a sender name in the topic is checked here; who parses the payload checks
+the sender names and the request id in it with `PendingCommand.is_foreign`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class PendingCommand:
         return request_id not in (None, self.request_id) or any(map(self.is_other_camera, names))
 
     def add(self, phase: Phase, payload: bytes) -> None:
-        """Store a message until it is read; the command fails if the messages are too large."""
+        """Store a message until it is read; the command fails if its unread messages together are too large."""
         if self.failure:
             return
         if self._held_bytes + len(payload) > MAX_CHUNK_MESSAGE_BYTES or not self._budget.take(len(payload)):
@@ -117,7 +118,10 @@ class CommandChannel:
             command.add(phase, payload)
 
     def check_online(self, mac: Mac) -> None:
-        """CameraOfflineError if a camera is offline or rebooting; without a broker, offline is not certain."""
+        """CameraOfflineError if a camera is rebooting, or offline while the broker is connected.
+
+        Without a broker it is not certain that an offline camera is really offline.
+        """
         device = self._registry.get(mac)
         if device and device.state is Presence.REBOOTING:
             raise CameraOfflineError("the camera is rebooting")
@@ -185,5 +189,6 @@ class CommandChannel:
             return sender != mac
         device = self._registry.get(mac)
         claimed = device.device_id if device else None
-        # A camera without a claimed id may send one now; a camera with a claimed id must use it.
+        # The name is unknown. A camera that has claimed no id may use it; one that has claimed an id may use only
+        # that id, or the default id made from its MAC.
         return claimed is not None and name not in (claimed, device_id_for(mac, None))

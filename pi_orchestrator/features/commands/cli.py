@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL_S = 0.5
 RETURN_TIMEOUT_S = 90.0
-"""A little longer than the timeout of the daemon."""
+"""Longer than the timeout of the daemon, 60 s, after which the camera is no longer `rebooting`."""
 
 
 def add_verbs(verbs: Subparsers) -> None:

@@ -23,7 +23,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
 
 class Action(StrEnum):
-    """Commands of a camera by MQTT."""
+    """Commands to a camera by MQTT."""
 
     CAPTURE = "capture"
     RESTART = "restart"
@@ -55,7 +55,7 @@ def command_topic(status_topic: str) -> str:
 
 
 def parse_response_topic(topic: str) -> tuple[str, Phase, str | None]:
-    """The request id, the phase, and the camera name if the topic has one; FieldError if invalid."""
+    """(request id, phase, camera name or None) of a topic that matches RESPONSE_TOPICS; FieldError if invalid."""
     parts = topic.split("/")
     name = None
     if parts[0] == "delicasa":
@@ -121,11 +121,10 @@ def command_payload(action: Action, request_id: str, **fields: str) -> bytes:
 BUDGET_RETRY_S = 30.0
 """When a capture that was refused for lack of memory may be requested again: the longest duration of a capture."""
 BUDGET_BYTES = 64 * 1024 * 1024
-"""Memory for the incomplete pictures of all cameras: sixteen of ordinary size, or eight of the largest size."""
-
+"""Memory for unread messages and incomplete pictures: sixteen pictures of ordinary size, or eight of the largest."""
 
 MAX_CHUNK_MESSAGE_BYTES = MAX_IMAGE_BYTES * 4 // 3 + 4096
-
+"""A whole picture in base64, and the other fields of the message."""
 
 MAX_MESSAGE_BYTES = 16 * 1024
 """For every phase except CHUNK."""

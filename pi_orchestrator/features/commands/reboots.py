@@ -43,7 +43,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RebootOutcome:
-    """The result of a reboot; `error` is empty on success."""
+    """The result of a reboot; `error` is empty on success, and set if the result is unknown."""
 
     mac: Mac
     error: str = ""
@@ -195,8 +195,8 @@ def _has_rebooted(device: Device, since: float) -> bool:
     last_message_at, status = device.last_message_at, device.last_status
     if status is None or last_message_at is None or last_message_at <= since or device.state is not Presence.ONLINE:
         # A device that does not use MQTT has rebooted if it is seen well after the command.
-        is_silent = last_message_at is None
-        return is_silent and device.state is Presence.ONLINE and (device.alive_at or 0.0) > since + REBOOT_S
+        uses_mqtt = last_message_at is not None
+        return not uses_mqtt and device.state is Presence.ONLINE and (device.alive_at or 0.0) > since + REBOOT_S
     if status.uptime_s is not None:
         return last_message_at - status.uptime_s > since
     return device.rebooting_since > since or device.session_since > since + REBOOT_S

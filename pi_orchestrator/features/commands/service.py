@@ -29,7 +29,7 @@ WORKING_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class CommandAnswer:
-    """The answer of a camera, safe to show; `request_id` is that of the command."""
+    """The answer of a camera, safe to show; `request_id` is that of the MQTT command, and a new one by HTTP."""
 
     request_id: str
     answer: dict[str, Any]

@@ -121,7 +121,7 @@ INFO, FIRST, SECOND, END = 1, 2, 3, 4
     "messages, reason",
     [
         (changed(INFO, total_size=MAX_IMAGE_BYTES + 1), "total_size is 8388609, expected 1 to 8388608 bytes"),
-        (changed(INFO, total_size=0), "total_size is"),
+        (changed(INFO, total_size=0), "total_size is 0, expected 1 to 8388608 bytes"),
         (changed(INFO, total_size=-5), "total_size is -5,"),
         (changed(INFO, total_size="204"), "total_size is missing"),
         (changed(INFO, total_size=True), "total_size is missing"),
