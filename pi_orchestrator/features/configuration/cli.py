@@ -88,7 +88,7 @@ def show_config(args: argparse.Namespace) -> int:
         if name != section:
             print(f"{'' if not section else chr(10)}[{name}]")
             section = name
-        # TOML has no null: a key without a value is displayable as a comment.
+        # TOML has no null: a setting without a value is shown as a comment.
         line = f"# {key} =" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}"
         print(f"{line}  # {origins[path]}" if args.origin else line)
     return 0

@@ -14,12 +14,12 @@ TAGS = {"config": "The settings, and changes to them while the daemon runs"}
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationFeature(Feature):
-    """Parts for other features."""
+    """The parts that other features use."""
 
     service: Configuration
 
 
 def build(res: Resources) -> ConfigurationFeature:
-    """Build the service; the daemon attaches itself later, because it applies the changes."""
+    """Build the service; the daemon calls `attach` on it later, because it applies the changes."""
     service = Configuration(loaded=res.loaded, state_dir=res.state_dir, database=res.database, health=res.health)
     return ConfigurationFeature(service=service, provides=(service,))

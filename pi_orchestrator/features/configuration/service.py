@@ -84,8 +84,8 @@ class Configuration:
 
     def restart_needed(self, path: str) -> bool:
         """Whether the last loaded value takes effect only after a restart."""
-        same = value_at(self._started_with, path) == value_at(self.loaded.settings, path)
-        return not same and path not in self._reloadable
+        is_changed = value_at(self._started_with, path) != value_at(self.loaded.settings, path)
+        return is_changed and path not in self._reloadable
 
     def precondition_error(self, key: Key) -> str | None:
         """Why a key cannot be set while the daemon runs, and how to change it instead; None if it can be set."""
@@ -245,6 +245,7 @@ def log_warnings(loaded: Loaded) -> None:
 async def _run_to_completion(work: Coroutine[Any, Any, T]) -> T:
     """Await `work`; it continues if the caller is cancelled."""
     task = asyncio.create_task(work, name="configuration-change")
+    # Retrieve the error: else asyncio logs it if nobody awaits the task any more.
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return await asyncio.shield(task)
 

@@ -19,7 +19,7 @@ MAX_CAMERAS = MAX_CONTAINERS * len(POSITIONS)
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as stored; its cameras are stored in the camera rows."""
+    """A container as stored; its cameras are in the table `assignments`."""
 
     id: str
     created_at: datetime

@@ -53,7 +53,7 @@ class PairingService:
                 return camera
             if camera and camera.container_id:
                 raise _already_assigned(camera, "remove it from that container first")
-            place = (container_id, await self._check_position(tx, container, position))
+            place = (container_id, await self._choose_position(tx, container, position))
             await audit_log.record(tx, actor, target=mac)
             if camera is None:
                 if len(self._registrar.cache) >= MAX_CAMERAS:
@@ -117,8 +117,8 @@ class PairingService:
         if camera.container_id and not is_of_target(camera.container_id, self._target()):
             raise _already_assigned(camera, "if it is the new camera, remove it from that container first")
 
-    async def _check_position(self, tx: Tx, container: Container, position: int | None) -> int:
-        """The requested position, or the first free one if None; ConflictError if it is occupied."""
+    async def _choose_position(self, tx: Tx, container: Container, position: int | None) -> int:
+        """The requested position if it is free, for None the first free one; ConflictError otherwise."""
         occupied = await camera_store.occupants(tx, container.id)
         if position is None:
             position = free_position(occupied)

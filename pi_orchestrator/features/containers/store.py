@@ -1,4 +1,4 @@
-"""Container rows and free positions."""
+"""SQL for containers, and their free positions."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def ensure(tx: Tx, container_id: str, *, label: str) -> bool:
 
 
 async def next_free_position(tx: Tx, container_id: str) -> int | None:
-    """The lowest free position, or None if the container is full."""
+    """The lowest free position of an existing container, or None if it is full."""
     return free_position(await occupants(tx, container_id))
 
 
