@@ -36,14 +36,19 @@ _API_STATUS = {Presence.CLAIMED: CameraStatus.CONNECTING, Presence.FLAPPING: Cam
 
 
 class ChangeFeed:
-    """Collects changes and makes events of them; a state that was left again before that gets no event."""
+    """Collects changes and makes events of them.
+
+    A camera gets at most one status event per call of `events`: from its state in the last stored event to its present
+    one, without the states between them, and none if the two are equal.
+    """
 
     def __init__(self, *, clock: Clock, cache: CameraCache, registry: DeviceRegistry) -> None:
         self._clock = clock
         self._cache = cache
         self._registry = registry
         self._states: dict[Mac, Presence] = {}
-        # The registry bounds its changes, and each `collect` is followed by a write: only failed writes fill this.
+        # No limit on additions: the registry bounds its changes, and a write follows each `collect`. The limit is for
+        # changes that return because a write failed.
         self._others: PendingWrites[Change] = PendingWrites(
             UNREGISTERED_BURST, rank=self._is_of_camera, limit_additions=False
         )
@@ -69,7 +74,7 @@ class ChangeFeed:
         return confirmed
 
     def changed(self) -> set[Mac]:
-        """The cameras whose state changed."""
+        """The registered cameras with a change of state that is not taken yet."""
         return set(self._states)
 
     @contextmanager
@@ -84,7 +89,7 @@ class ChangeFeed:
             raise
 
     def events(self, states: dict[Mac, Presence], others: Iterable[Change]) -> list[Event]:
-        """Make events of taken changes."""
+        """Make events of taken changes; `states` are the states of cameras before their changes."""
         events: list[Event] = [self._other(change) for change in others]
         for mac, before in states.items():
             device = self._registry.get(mac)

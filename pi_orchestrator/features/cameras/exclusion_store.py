@@ -81,7 +81,7 @@ async def record_replacement(tx: Tx, *, old: Mac, new: Mac, by: str) -> None:
 
 
 async def predecessors(database: Database, mac: Mac) -> list[tuple[Mac, int]]:
-    """(MAC, id of its last onboarding event) of each camera that this one has replaced, directly or through others."""
+    """(MAC, highest id of its onboarding events that count) of each camera replaced by this one, also indirectly."""
     rows = await database.read(
         "WITH RECURSIVE line (mac, upto) AS (VALUES (?, 9223372036854775807) UNION"
         " SELECT r.old_mac, r.audit_upto FROM replacements r JOIN line ON r.new_mac = line.mac"

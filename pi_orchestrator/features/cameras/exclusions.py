@@ -18,7 +18,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """An excluded camera: `by` whom, when and why; `device_id` and `name` as they were when it was registered."""
+    """An excluded camera: `by` which key (`-`: without a key), when and why; `device_id`, `name`: its last ones."""
 
     mac: Mac
     reason: Reason

@@ -45,7 +45,7 @@ class Cameras(Feature):
 
 
 def build(res: Resources, *, devices: Devices, cache: CameraCache, may_repeat_secret: Callable[[Mac], bool]) -> Cameras:
-    """Build the feature; texts of cameras for which `may_repeat_secret` is true are neither stored nor shown."""
+    """Build the feature; the error text of a camera for which `may_repeat_secret` is true is withheld."""
     settings = res.settings
     excluded = ExcludedCameras()
     registrar = CameraRegistrar(cache=cache, exclusions=excluded)

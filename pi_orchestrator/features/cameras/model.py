@@ -50,7 +50,10 @@ def parse_name(value: object) -> str | None:
 
 
 def device_id_for(mac: Mac, claimed: str | None) -> str:
-    """The device id of a camera: the claimed one (a MAC in canonical form), else `espcam-` and 6 digits of its MAC."""
+    """The device id of a camera: the claimed one unless reserved, else `espcam-` and the last 6 digits of its MAC.
+
+    A claimed id that is a MAC is returned in canonical form.
+    """
     if claimed and claimed not in RESERVED_IDS:
         return try_mac(claimed) or claimed
     return f"espcam-{mac.replace(':', '')[-6:].lower()}"
@@ -78,7 +81,7 @@ def camera_status(*, device: Device | None, registered: bool, onboarding: bool) 
 
 
 def connection_quality(rssi_dbm: int | None) -> str:
-    """Signal in dBm as a word; no signal value counts as poor, as in the dashboard."""
+    """Signal in dBm as a word; None and 0 mean that the signal is unknown, which is poor, as in the dashboard."""
     if rssi_dbm is None or rssi_dbm == 0:
         return "poor"
     for floor, quality in ((-50, "excellent"), (-60, "good"), (-70, "fair")):
@@ -88,7 +91,7 @@ def connection_quality(rssi_dbm: int | None) -> str:
 
 
 class RecoveryState(StrEnum):
-    """The steps of a recovery."""
+    """The steps of a recovery; OK: no failures."""
 
     OK = "ok"
     RETRYING = "retrying"

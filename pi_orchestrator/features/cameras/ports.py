@@ -48,10 +48,10 @@ class LatestPicture(Protocol):
         """Differs after each change."""
 
     def peek_last(self, mac: Mac) -> Picture | None:
-        """The newest picture, if it is stored."""
+        """The newest picture; None if it is not in memory."""
 
     def average_ms(self, mac: Mac) -> int | None:
-        """Average duration of the last captures, ms."""
+        """Average duration of the last captures, ms; None if there were no captures."""
 
 
 class Recovery(Protocol):
@@ -71,7 +71,7 @@ class Recovery(Protocol):
 
     @property
     def failed_at(self) -> float | None:
-        """Time of the last failure."""
+        """Time of the last failure; None if there was no failure."""
 
     @property
     def last_error(self) -> str:
@@ -79,7 +79,7 @@ class Recovery(Protocol):
 
     @property
     def advice(self) -> str:
-        """What an operator can do."""
+        """What an operator can do; empty if nothing."""
 
 
 class RecoveryStatus(Protocol):

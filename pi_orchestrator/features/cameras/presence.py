@@ -42,6 +42,7 @@ FLUSH_S = 60.0
 CONFIRM_S = 5.0
 MAX_UNRESOLVED = 256
 UNRESOLVED_FOR_S = 90.0
+"""How long a live message waits until the MAC of its device id is known; a retained one has no time limit."""
 WITHHELD = "withheld: the camera has received a password, which its error text may repeat"
 
 log = get_logger(__name__)
@@ -49,7 +50,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Unresolved:
-    """A message with a device id whose MAC is not known yet."""
+    """A message with a device id whose MAC is not known yet; `at` is when it was received, monotonic."""
 
     status: Status
     retained: bool
@@ -242,7 +243,8 @@ class PresenceWorker:
                 self._announce(device, appeared=False)
 
     async def _flush(self, now: float, *, everything: bool) -> None:
-        self._changes.collect()
+        """Store the changes; with `everything` also the last proof of life of cameras whose state did not change."""
+        self._changes.collect()  # those since the last tick, when the daemon stops
         changed_macs = self._changes.changed()
         if everything:
             self._flushed_at = now

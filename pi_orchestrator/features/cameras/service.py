@@ -31,7 +31,7 @@ class CameraService:
         self._registrar = registrar
 
     async def rename(self, mac: Mac, name: str | None, actor: Actor) -> Camera:
-        """Set the name of a registered camera, None for its device id; ConflictError if it is not registered."""
+        """Set the name of a camera, or remove it (None), so its device id is shown; ConflictError if not registered."""
 
         async def job(tx: Tx) -> Camera:
             camera = await store.find(tx, mac)

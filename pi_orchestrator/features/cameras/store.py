@@ -28,7 +28,10 @@ async def is_registered(tx: Tx, mac: Mac) -> bool:
 
 
 async def register(tx: Tx, mac: Mac, *, device_id: str | None, ip: str | None, firmware: str | None, by: str) -> Camera:
-    """Insert a camera; its MAC replaces a device id that another camera has or that is another MAC."""
+    """Insert a camera, registered `by` "auto" or "manual".
+
+    Its device id is its MAC if the claimed one belongs to another camera or is another MAC.
+    """
     chosen = device_id_for(mac, device_id)
     foreign = try_mac(chosen) not in (None, mac)
     if foreign or await tx.run("SELECT 1 FROM cameras WHERE device_id = ?", (chosen,)):

@@ -78,7 +78,7 @@ class RemedyView(ApiModel):
 
 
 class Diagnostics(ApiModel):
-    """Connection quality, errors and recovery of a camera."""
+    """Connection quality, errors and recovery of a camera; `error_count`: how often it reported a new error text."""
 
     connection_quality: str
     error_count: int
