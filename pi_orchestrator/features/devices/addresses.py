@@ -26,7 +26,7 @@ ALTERNATIONS = 3
 ALTERNATE_WITHIN_S = 300.0
 """ALTERNATIONS swaps of one address within this time are a conflict, not a series of moves."""
 ADDRESS_KEPT_S = 600.0
-"""A second address is dropped when its last answer is this much older than that of the first one."""
+"""An address is dropped when its last answer is this much older than its device's latest answer."""
 
 
 @dataclass(slots=True)
@@ -51,6 +51,7 @@ class AddressTable:
         self._proved: dict[Mac, float] = {}
         self.probe_requests: OrderedDict[IPv4Address, None] = OrderedDict()
         self.on_probe_request: Callable[[], None] | None = None
+        """Called after each request; set by the scanner while it runs."""
 
     # Queries.
 

@@ -28,7 +28,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of a device, `registered` at that time; the kind determines which other fields are set."""
+    """One change of a device; the kind determines which fields are set.
+
+    `registered`, `before` and `after` are of STATE: whether it was a registered camera, and its shown states.
+    """
 
     kind: Kind
     mac: Mac
@@ -53,7 +56,10 @@ class ChangeLog:
         return len(self._changes)
 
     def add(self, change: Change) -> None:
-        """Append a change; beyond MAX_CHANGES only changes of registered cameras are stored."""
+        """Append a change; beyond MAX_CHANGES only one of a registered camera.
+
+        Beyond twice that, it replaces the oldest change.
+        """
         self.counts[change.kind] += 1
         if len(self._changes) < MAX_CHANGES or any(mac in self._registered for mac in (change.mac, *change.macs)):
             self._changes.append(change)

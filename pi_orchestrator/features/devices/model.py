@@ -3,7 +3,8 @@
 Time is monotonic seconds, passed in. The rules:
 
 * A retained message is a claim about the past and proves nothing.
-* A last will may belong to a session that a newer one has already replaced. It ends a session, not always a device.
+* A last will ends an MQTT session; the device may still be present. It may also belong to a session that a newer one
+  has already replaced, and then changes nothing.
 * Any trusted source proves a device alive. No source proves it offline, because a sleeping camera does not answer.
 * Silence is measured, never assumed from one missed answer.
 * A device that goes offline again and again is published as flapping.
@@ -25,11 +26,14 @@ STALE_WILL_WINDOW_S = 90.0
 REBOOT_S = 10.0
 """Evidence this soon after a reboot was announced does not prove that the camera is back."""
 RECENTLY_SEEN_S = 180.0
+"""A last will does not put a device offline at once if a source other than MQTT proved it alive within this time."""
 LEAVING_S = 3.0
-"""How long a device that other sources have just seen may take to answer a probe after its last will."""
+"""How long such a device may take to answer a probe after its last will."""
 FLAPS = 4
 FLAPS_WITHIN_S = 600.0
+"""A device that went offline FLAPS times within this time is unstable."""
 SETTLED_AFTER_S = 300.0
+"""It is stable again after this time without going offline."""
 NEVER = float("-inf")
 
 

@@ -162,7 +162,7 @@ class DeviceRegistry:
         return device
 
     def restore(self, mac: Mac, state: Presence, *, alive_at: float | None, now: float) -> None:
-        """Admit a camera in its state before the restart; the state is restored if `alive_at` is recent enough."""
+        """Admit a camera; it gets its `state` before the restart if `alive_at` is recent (None: in an earlier boot)."""
         device = self._devices.get(mac) or self._admit(mac, is_confirmed=True)
         if alive_at is None or state not in (Presence.ONLINE, Presence.IDLE):
             return
@@ -243,7 +243,7 @@ class DeviceRegistry:
             self._unconfirmed.move_to_end(mac)
 
     def _evict(self) -> bool:
-        """Remove the first unregistered device in the eviction queues; False if there is none."""
+        """Remove the first unregistered device in the eviction queues; False if they hold none."""
         for queue in (self._unconfirmed, self._confirmed):
             while queue:
                 mac, _ = queue.popitem(last=False)

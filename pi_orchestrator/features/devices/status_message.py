@@ -42,7 +42,8 @@ class Announced(StrEnum):
 class Status:
     """One status message. `mac` is None if it contains only a device id; `ip` is a claim, not validated.
 
-    `topic` is the one it was published on; the camera's command topic is derived from it.
+    `topic` is the one it was published on; the camera's command topic is derived from it. `topic_id` is the MAC or
+    device id in it, as written there.
     """
 
     topic_id: str

@@ -16,6 +16,7 @@ from pi_orchestrator.net.kernel.neighbours import NeighbourTable
 from pi_orchestrator.net.scan_engine import AddressProbe
 
 FRESH_S = 5.0
+"""An answer for an address counts as just probed for this time."""
 
 
 async def _no_answer(_address: IPv4Address) -> frozenset[Mac]:
@@ -23,7 +24,7 @@ async def _no_answer(_address: IPv4Address) -> frozenset[Mac]:
 
 
 class DeviceVerifier:
-    """Requests the MAC from the camera at the announced address and checks it with ARP and the kernel."""
+    """Compares the announced MAC with those that the kernel, ARP and the camera's HTTP answer give for its address."""
 
     def __init__(
         self, *, clock: Clock, neighbours: NeighbourTable, camera_http: CameraHttpClient, registry: DeviceRegistry
@@ -36,7 +37,7 @@ class DeviceVerifier:
         """Probes which devices answer for an address now; set by discovery."""
 
     async def verify(self, mac: Mac, ip: str, *, timeout_s: float, force_probe: bool = False) -> CameraAnswer:
-        """Prove that the address answers for the MAC; VerificationError otherwise.
+        """Prove that the device with this MAC answers at the address; VerificationError otherwise.
 
         `force_probe`: probe the address even if it was probed within FRESH_S.
         """
@@ -66,6 +67,7 @@ class DeviceVerifier:
         if force_probe or answered != {mac}:
             # Leases change: probe the address again before anything is sent to it.
             probed = await self.probe(address)
+            # A sleeping camera does not answer: then the answers of the time for which it counts as online are used.
             answered = probed or self._registry.claimants(address, since=now - self._registry.windows.idle(Source.ARP))
         others = sorted(answered - {mac})
         if others and mac in answered:

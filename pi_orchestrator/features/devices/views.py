@@ -12,7 +12,10 @@ from pi_orchestrator.http.model import ApiModel, Time
 
 
 class EvidenceView(ApiModel):
-    """Reports of one source; `proves_life`: it has proved life, `age_seconds`: since that or the last report."""
+    """Reports of one source; `proves_life`: at least one of them has proved that the device is alive.
+
+    `age_seconds` is the time since the last such report or, if there is none, since the last report.
+    """
 
     source: Source
     proves_life: bool

@@ -25,7 +25,10 @@ def _scan_id(text: str) -> str:
 
 
 class ScanView(ApiModel):
-    """A scan: `progress` 0 to 100; the devices found, and those new, moved or gone since the previous scan."""
+    """A scan: `progress` in percent; how many devices it found, and how many of all devices are new, moved or gone.
+
+    New, moved and gone are relative to the previous scan.
+    """
 
     id: str
     state: ScanState
