@@ -299,7 +299,7 @@ class PresenceWorker:
             recorded=camera.ip_address,
             live_only=True,
             within=self._ap_subnet,
-            unclaimed=True,
+            not_held_by_other=True,
         )
         if (ip, firmware) == (camera.ip_address, camera.firmware_version):
             return None

@@ -17,14 +17,14 @@ def best_address(
     recorded: str | None = None,
     live_only: bool = False,
     within: IPv4Network | None = None,
-    unclaimed: bool = False,
+    not_held_by_other: bool = False,
 ) -> str | None:
     """The address of a device, dotted; None if it has no address.
 
     First the address that it has proved to hold and that no other device answers for, then the one that it claims,
-    then the `recorded` one. A claim is ignored if it comes from a retained message (`live_only`), is outside of a
-    network (`within`), or names an address that another device answers for (`unclaimed`). An address that is not
-    proved must be verified before anything is sent to it.
+    then the `recorded` one. The claimed address counts with `live_only` only if a live message was received, with
+    `within` only inside this network, and with `not_held_by_other` only if no other device answers for it. An address
+    that is not proved must be verified before anything is sent to it.
     """
     proven = registry.address_of(mac)
     if proven:
@@ -33,7 +33,7 @@ def best_address(
     claimed = device.claims.ip if device and device.claims else None
     is_usable = device is not None and (device.last_message_at is not None or not live_only)
     is_in_scope = claimed and (within is None or _is_in(claimed, within))
-    if is_usable and is_in_scope and not (unclaimed and claimed and _is_held_by_other(registry, mac, claimed)):
+    if is_usable and is_in_scope and not (not_held_by_other and claimed and _is_held_by_other(registry, mac, claimed)):
         return claimed
     return recorded
 

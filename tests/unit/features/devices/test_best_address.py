@@ -47,8 +47,8 @@ def test_claim_outside_network_is_ignored(site, claim):
     assert best(site, within=ELSEWHERE) == RECORDED
 
 
-def test_claim_to_address_of_other_device_is_ignored_with_unclaimed(site):
+def test_claim_held_by_other_device_is_ignored_on_request(site):
     site.answer(B, ip(6))
     site.publish(A, ip=CLAIMED)
     assert (best(site), best(site, within=NETWORK)) == (CLAIMED, CLAIMED)
-    assert best(site, within=NETWORK, unclaimed=True) == RECORDED
+    assert best(site, within=NETWORK, not_held_by_other=True) == RECORDED
