@@ -144,7 +144,7 @@ class CommandChannel:
             self._mqtt.connected
             and device is not None
             and device.last_status is not None
-            and device.in_session
+            and device.in_mqtt_session
             and device.state is not Presence.OFFLINE
         )
 

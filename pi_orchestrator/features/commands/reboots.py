@@ -199,4 +199,4 @@ def _has_rebooted(device: Device, since: float) -> bool:
         return not uses_mqtt and device.state is Presence.ONLINE and (device.alive_at or 0.0) > since + REBOOT_S
     if status.uptime_s is not None:
         return last_message_at - status.uptime_s > since
-    return device.rebooting_since > since or device.session_since > since + REBOOT_S
+    return device.rebooting_since > since or device.mqtt_session_since > since + REBOOT_S

@@ -22,7 +22,7 @@ from pi_orchestrator.core.sighting import TRUSTED, Sighting, Source
 from pi_orchestrator.features.devices.status_message import Announced, Status, with_lasting_fields
 
 STALE_WILL_WINDOW_S = 90.0
-"""How long a broker may take to notice a dead session: 1.5 times the usual 60 s keep-alive."""
+"""How long a broker may take to notice a dead MQTT session: 1.5 times the usual 60 s keep-alive."""
 REBOOT_S = 10.0
 """Evidence this soon after a reboot was announced does not prove that the camera is back."""
 RECENTLY_SEEN_S = 180.0
@@ -109,8 +109,11 @@ class Device:
     """State of one MAC.
 
     `last_status` is its last live message as received, `last_message_at` its time; `claims` is the same message,
-    completed from earlier ones of its session. `address` is the one that it answers for, `addresses` all of them with
-    the time of the last answer. Evidence up to `silenced_at` does not count.
+    completed from earlier ones of its MQTT session; before the first live one, they are a retained message.
+    `address` is the one that it answers for, `addresses` all of them with the time of the last answer. Evidence up to
+    `evidence_void_until` does not count. `error_count` counts the changes of `last_error` to another text.
+    `replaced_open_mqtt_session`: the present MQTT session began before an end of the earlier one was received.
+    `revision` is raised by each change; `evaluated` and `next_change_at` are for `expire` only.
     """
 
     mac: Mac
@@ -124,13 +127,13 @@ class Device:
     addresses: dict[IPv4Address, float] = field(default_factory=dict)
     previous_address: IPv4Address | None = None
     is_camera: bool = False
-    session_since: float = NEVER
-    replaced_live_session: bool = False
+    mqtt_session_since: float = NEVER
+    replaced_open_mqtt_session: bool = False
     error_count: int = 0
     last_error: str | None = None
     revision: int = 0
-    silenced_at: float = NEVER
-    session_ended_at: float = NEVER
+    evidence_void_until: float = NEVER
+    mqtt_session_ended_at: float = NEVER
     leaving_at: float | None = None
     rebooting_since: float = NEVER
     unstable: bool = False
@@ -154,20 +157,20 @@ class Device:
         if status.state is Announced.OFFLINE:
             if self._is_stale_will(now):
                 return False
-            self.session_ended_at = now
+            self.mqtt_session_ended_at = now
             self.revision += 1
             if self._is_seen_by_others(now):
-                # The session ended, but the device may still be present: it gets LEAVING_S to answer a probe.
+                # The MQTT session ended, but the device may still be present: it gets LEAVING_S to answer a probe.
                 self.leaving_at = now
                 return False
-            self.silenced_at = now
+            self.evidence_void_until = now
             return self._set_state(Presence.OFFLINE, now)
         self.last_status = status
-        if not self._starts_session(status):
+        if not self._starts_mqtt_session(status):
             status = with_lasting_fields(status, self.claims)
         else:
-            self.replaced_live_session = self.in_session and self.state is not Presence.OFFLINE
-            self.session_since = now
+            self.replaced_open_mqtt_session = self.in_mqtt_session and self.state is not Presence.OFFLINE
+            self.mqtt_session_since = now
         if status.last_error and status.last_error != self.last_error:
             self.error_count += 1
             self.last_error = status.last_error
@@ -240,7 +243,9 @@ class Device:
         """The state that the evidence supports; None if it changes nothing."""
         is_present = is_idle = False
         for evidence in self.evidence.values():
-            if evidence.alive_at <= self.silenced_at or (evidence.source is Source.MQTT and not self.in_session):
+            if evidence.alive_at <= self.evidence_void_until or (
+                evidence.source is Source.MQTT and not self.in_mqtt_session
+            ):
                 continue
             age = now - evidence.alive_at
             if age < windows.idle(evidence.source):
@@ -257,9 +262,9 @@ class Device:
         return None if self.state is Presence.CLAIMED else Presence.OFFLINE
 
     @property
-    def in_session(self) -> bool:
-        """Whether its MQTT session is open; other evidence does not count."""
-        return self.last_message_at is not None and self.last_message_at > self.session_ended_at
+    def in_mqtt_session(self) -> bool:
+        """Whether its MQTT session is open: no last will that counts followed its last live message."""
+        return self.last_message_at is not None and self.last_message_at > self.mqtt_session_ended_at
 
     def _is_seen_by_others(self, now: float) -> bool:
         """Whether a source other than MQTT proved it alive within RECENTLY_SEEN_S, and it has an address to probe."""
@@ -276,24 +281,24 @@ class Device:
         return self.leaving_at is not None and (self.alive_at or NEVER) <= self.leaving_at
 
     def _resolve_leaving(self, now: float) -> None:
-        """After a last will: a device seen since then stays, one not seen within LEAVING_S is silenced."""
+        """After a last will: a device seen since then stays; the evidence of one not seen within LEAVING_S is void."""
         if self.leaving_at is None:
             return
         if not self.is_leaving:
             self.leaving_at = None
         elif now - self.leaving_at >= LEAVING_S:
-            self.silenced_at, self.leaving_at = self.leaving_at, None
+            self.evidence_void_until, self.leaving_at = self.leaving_at, None
 
-    def _starts_session(self, status: Status) -> bool:
-        if not self.in_session or self.state not in (Presence.ONLINE, Presence.IDLE):
+    def _starts_mqtt_session(self, status: Status) -> bool:
+        if not self.in_mqtt_session or self.state not in (Presence.ONLINE, Presence.IDLE):
             return True
         before = self.claims.uptime_s if self.claims else None
         return before is not None and status.uptime_s is not None and status.uptime_s < before
 
     def _is_stale_will(self, now: float) -> bool:
         # The last will of a replaced session: the broker detected late that the old connection was dead.
-        is_stale = self.replaced_live_session and now - self.session_since < STALE_WILL_WINDOW_S
-        self.replaced_live_session = False if is_stale else self.replaced_live_session
+        is_stale = self.replaced_open_mqtt_session and now - self.mqtt_session_since < STALE_WILL_WINDOW_S
+        self.replaced_open_mqtt_session = False if is_stale else self.replaced_open_mqtt_session
         return is_stale
 
     def _set_state(self, state: Presence, now: float) -> bool:

@@ -209,7 +209,9 @@ class DeviceRegistry:
         for device in self:
             self.addresses.drop_stale(device)
             if device.state is Presence.OFFLINE and device.mac not in self._registered:
-                last = max((evidence.last_at for evidence in device.evidence.values()), default=device.silenced_at)
+                last = max(
+                    (evidence.last_at for evidence in device.evidence.values()), default=device.evidence_void_until
+                )
                 if last != NEVER and now - last > FORGET_AFTER_S:
                     self._forget(device.mac)
 

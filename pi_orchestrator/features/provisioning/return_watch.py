@@ -74,7 +74,7 @@ def report_since(sent: Sent, seen: Device, address: IPv4Address | None, *, boot_
         address=seen.last_status.ip or str(address or "") or None,
         sent_ip=sent.ip,
         since_sent_s=seen.last_message_at - sent_at,
-        connected_at=seen.session_since,
+        connected_at=seen.mqtt_session_since,
     )
 
 

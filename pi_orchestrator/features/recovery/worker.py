@@ -152,7 +152,7 @@ class RecoveryWorker:
     def _has_reconnected(self, mac: Mac, ladder: RecoveryLadder) -> bool:
         """Whether a camera has reconnected since its last failure; then it is tried immediately, before a reboot."""
         device = self._registry.get(mac)
-        return device is not None and device.session_since > max(ladder.since, ladder.failed_at or ladder.since)
+        return device is not None and device.mqtt_session_since > max(ladder.since, ladder.failed_at or ladder.since)
 
     def _start(self, mac: Mac, step: Coroutine[None, None, None]) -> None:
         task = self._tasks[mac] = asyncio.create_task(step, name=f"recovery {mac}")

@@ -25,7 +25,7 @@ SENT = Sent(HOME_IP, BOOT, 100.0)
 
 def report(*, received_at=101.0, sent=SENT, address=None, connected_at=0.0, **fields):
     message = Status(str(MAC), MAC, None, Announced.ONLINE, **fields)
-    seen = Device(MAC, last_status=message, last_message_at=received_at, session_since=connected_at)
+    seen = Device(MAC, last_status=message, last_message_at=received_at, mqtt_session_since=connected_at)
     return report_since(sent, seen, address, boot_id=BOOT)
 
 
