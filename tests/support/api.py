@@ -215,8 +215,8 @@ def with_pictures(monkeypatch):
     async def answer(self, mac, action, **fields):
         return CommandAnswer("0b6f3f6e", {"success": True})
 
-    monkeypatch.setattr(RebootService, "_tell", accept)
-    monkeypatch.setattr(CommandService, "give", answer)
+    monkeypatch.setattr(RebootService, "_send_restart", accept)
+    monkeypatch.setattr(CommandService, "send", answer)
 
 
 def with_inventory(monkeypatch, routes=ROUTES):

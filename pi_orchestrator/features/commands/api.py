@@ -63,7 +63,7 @@ async def command(
     if action is Action.RESET:
         reboots.check_not_provisioning(mac)
     fields = {"resolution": body.resolution} if body.resolution else {}
-    result = await service.give(mac, action, **fields)
+    result = await service.send(mac, action, **fields)
 
     async def job(tx: Tx) -> None:
         await actions.record(tx, actor, target=mac, outcome=action)

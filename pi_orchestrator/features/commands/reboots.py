@@ -149,14 +149,14 @@ class RebootService:
 
     async def _reboot(self, mac: Mac, actor: Actor) -> None:
         before = self._clock.monotonic()
-        await self._tell(mac, before)
+        await self._send_restart(mac, before)
         self._requested_at[mac] = before
         self.revision += 1
         self._observer.reboot_requested(mac)
         log.info("camera reboot requested", mac=mac, actor=actor.key_name)
         await self._record(mac, actor, event=CameraReboot(mac=mac, state="requested"))
 
-    async def _tell(self, mac: Mac, before: float) -> None:
+    async def _send_restart(self, mac: Mac, before: float) -> None:
         """Send the command; RebootError if the camera does not accept it by MQTT or HTTP."""
         self._commands.check_online(mac)
         error = await self._send_by_mqtt(mac, before) if self._commands.can_reach(mac) else "not reachable by MQTT"

@@ -37,7 +37,7 @@ class CommandAnswer:
 
 
 class CommandService:
-    """`give` sends a command by MQTT or HTTP, `send_by_mqtt` by MQTT only."""
+    """`send` sends a command by MQTT or HTTP, `send_by_mqtt` by MQTT only."""
 
     def __init__(self, *, clock: Clock, channel: CommandChannel, addresses: AddressResolver) -> None:
         self._clock = clock
@@ -56,7 +56,7 @@ class CommandService:
         """CameraOfflineError if a camera is offline or rebooting."""
         self._channel.check_online(mac)
 
-    async def give(self, mac: Mac, action: Action, **fields: str) -> CommandAnswer:
+    async def send(self, mac: Mac, action: Action, **fields: str) -> CommandAnswer:
         """Send a command by MQTT, or by HTTP if that is possible, and return the answer.
 
         CameraOfflineError; CommandError if the camera refuses, does not answer or is not reachable;
