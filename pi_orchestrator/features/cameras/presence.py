@@ -158,7 +158,7 @@ class PresenceWorker:
             if not name:
                 continue
             if name != mac and not try_mac(name):
-                self._registry.learn_name(name, mac)
+                self._registry.learn_device_id(name, mac)
             if not retained:
                 self._unresolved.pop(name, None)  # the waiting message is older than this one
 

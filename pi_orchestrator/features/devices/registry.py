@@ -20,7 +20,7 @@ from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
 from pi_orchestrator.features.devices.model import NEVER, Device, Evidence, Presence, Windows
 from pi_orchestrator.features.devices.status_message import Status
 
-MAX_NAMES = 4
+MAX_DEVICE_IDS = 4
 FORGET_AFTER_S = 86400.0
 CLEANUP_S = 10.0
 _CONFIRMING = frozenset({Source.MQTT, Source.STATION, Source.PROBE, Source.RECORD})
@@ -38,7 +38,7 @@ class DeviceRegistry:
         self._unconfirmed: OrderedDict[Mac, None] = OrderedDict()
         self._confirmed: OrderedDict[Mac, None] = OrderedDict()
         self._macs_by_id: dict[str, Mac] = {}
-        self._names: dict[Mac, list[str]] = {}
+        self._device_ids: dict[Mac, list[str]] = {}
         self._changes = ChangeLog(registered=registered)
         self.addresses = AddressTable(devices=self._devices, registered=registered, changes=self._changes)
         self._cleaned_up_at = NEVER
@@ -55,9 +55,9 @@ class DeviceRegistry:
         """The device of a MAC."""
         return self._devices.get(mac)
 
-    def find(self, name: str) -> Mac | None:
+    def find(self, device_id: str) -> Mac | None:
         """The MAC of the device with this device id; None if no device has announced the id."""
-        return self._macs_by_id.get(name)
+        return self._macs_by_id.get(device_id)
 
     def same_chip_candidates(self, mac: Mac) -> list[Mac]:
         """Devices in the table whose MAC is so close to `mac` that both may belong to one ESP32."""
@@ -182,12 +182,12 @@ class DeviceRegistry:
         else:
             self._forget(mac)  # only its record was known
 
-    def learn_name(self, name: str, mac: Mac) -> None:
-        """Map a device id to a MAC; the first `MAX_NAMES` ids of a device are stored."""
-        names = self._names.setdefault(mac, [])
-        if name not in self._macs_by_id and len(names) < MAX_NAMES:
-            names.append(name)
-            self._macs_by_id[name] = mac
+    def learn_device_id(self, device_id: str, mac: Mac) -> None:
+        """Map a device id to a MAC, unless it is mapped already; only the first `MAX_DEVICE_IDS` ids of a MAC."""
+        ids = self._device_ids.setdefault(mac, [])
+        if device_id not in self._macs_by_id and len(ids) < MAX_DEVICE_IDS:
+            ids.append(device_id)
+            self._macs_by_id[device_id] = mac
 
     # Expiry.
 
@@ -257,8 +257,8 @@ class DeviceRegistry:
 
     def _forget(self, mac: Mac) -> None:
         self.addresses.forget(self._devices.pop(mac))
-        for name in self._names.pop(mac, ()):
-            del self._macs_by_id[name]
+        for device_id in self._device_ids.pop(mac, ()):
+            del self._macs_by_id[device_id]
         self._unconfirmed.pop(mac, None)
         self._confirmed.pop(mac, None)
         self.revision += 1

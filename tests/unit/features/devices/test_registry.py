@@ -20,7 +20,7 @@ from pi_orchestrator.features.devices.model import (
     Presence,
     Windows,
 )
-from pi_orchestrator.features.devices.registry import CLEANUP_S, FORGET_AFTER_S, MAX_NAMES, DeviceRegistry
+from pi_orchestrator.features.devices.registry import CLEANUP_S, FORGET_AFTER_S, MAX_DEVICE_IDS, DeviceRegistry
 from pi_orchestrator.features.devices.status_message import Announced, Status
 
 A, B, C = (Mac(f"24:6F:28:00:00:{last}") for last in ("A0", "B0", "C0"))
@@ -117,10 +117,12 @@ def check_bounds(registry, registered):
     devices = set(registry._devices)
     unregistered = devices - set(registered)
     assert len(unregistered) <= registry.max_devices
-    assert set(registry._names) <= devices
+    assert set(registry._device_ids) <= devices
     assert set(registry._macs_by_id.values()) <= devices
-    assert all(len(names) <= MAX_NAMES for names in registry._names.values())
-    assert sorted(name for names in registry._names.values() for name in names) == sorted(registry._macs_by_id)
+    assert all(len(ids) <= MAX_DEVICE_IDS for ids in registry._device_ids.values())
+    assert sorted(device_id for ids in registry._device_ids.values() for device_id in ids) == sorted(
+        registry._macs_by_id
+    )
     assert registry.addresses._proxies <= devices
     assert set(registry.addresses._multihomed) <= devices
     assert set(registry.addresses._proved) <= devices
@@ -684,7 +686,7 @@ def test_flood_of_macs_keeps_limit_and_cameras(source):
         else:
             site.report_by(source, mac, address)
         if site.registry.get(mac):
-            site.registry.learn_name(f"cam-{number}", mac)
+            site.registry.learn_device_id(f"cam-{number}", mac)
     check_bounds(site.registry, site.registered)
     assert len(site.registry) <= 100
     assert site.registry.get(CAMERA).shown is Presence.ONLINE
@@ -788,19 +790,19 @@ def test_lowered_limit_applies_to_next_device():
 def test_device_ids_per_device_are_bounded(site):
     site.publish(A)
     for number in range(100):
-        site.registry.learn_name(f"cam-{number}", A)
-    assert [number for number in range(100) if site.registry.find(f"cam-{number}")] == list(range(MAX_NAMES))
+        site.registry.learn_device_id(f"cam-{number}", A)
+    assert [number for number in range(100) if site.registry.find(f"cam-{number}")] == list(range(MAX_DEVICE_IDS))
 
 
 def test_device_id_stays_with_first_device():
     site = Site(max_devices=1)
     site.publish(A)
-    site.registry.learn_name("cam", A)
+    site.registry.learn_device_id("cam", A)
     site.publish(B)
     assert site.registry.find("cam") is None
-    site.registry.learn_name("cam", B)
+    site.registry.learn_device_id("cam", B)
     assert site.registry.find("cam") == B
-    site.registry.learn_name("cam", A)
+    site.registry.learn_device_id("cam", A)
     assert site.registry.find("cam") == B
 
 
@@ -840,7 +842,7 @@ def test_changes_are_counted_by_kind(site):
 @pytest.mark.parametrize("source", [*SCANNED, *HINTS, Source.MQTT, "will"])
 def test_device_offline_for_a_day_is_removed(site, source):
     site.publish_will(A) if source == "will" else site.report_by(source, A, ip(5))
-    site.registry.learn_name("cam", A)
+    site.registry.learn_device_id("cam", A)
     site.wait(FORGET_AFTER_S)
     assert site.registry.get(A)
     site.wait(CLEANUP_S)
@@ -853,7 +855,7 @@ def test_device_offline_for_a_day_is_removed(site, source):
 
 def test_device_with_offline_claim_is_not_removed(site):
     site.retain(A, Announced.OFFLINE)
-    site.registry.learn_name("cam", A)
+    site.registry.learn_device_id("cam", A)
     site.wait(FORGET_AFTER_S - 1)
     assert site.state(A) is Presence.OFFLINE
     assert site.registry.find("cam") == A

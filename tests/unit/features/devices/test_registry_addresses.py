@@ -642,7 +642,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(mac=macs, state=st.sampled_from(list(Announced)))
     def publish(self, mac, state):
         self.site.publish(mac, state)
-        self.site.registry.learn_name(f"cam-{mac[-2:]}", mac)
+        self.site.registry.learn_device_id(f"cam-{mac[-2:]}", mac)
 
     @rule(mac=macs)
     def retain(self, mac):
