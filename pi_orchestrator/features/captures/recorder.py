@@ -17,8 +17,7 @@ from pi_orchestrator.core.logging import get_logger
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.write_behind import PendingWrites
 from pi_orchestrator.features.captures.model import Picture
-from pi_orchestrator.storage import audit_log as actions
-from pi_orchestrator.storage import event_store as event_log
+from pi_orchestrator.storage import audit_log, event_store
 from pi_orchestrator.storage.database import Database, Tx
 
 REPEAT_AFTER_S = 60.0
@@ -90,7 +89,7 @@ class CaptureRecorder:
 async def _save(tx: Tx, records: list[CameraCaptured | tuple[Actor, Mac, str]]) -> None:
     for record in records:
         if isinstance(record, CameraCaptured):
-            await event_log.append(tx, record)
+            await event_store.append(tx, record)
         else:
             actor, mac, outcome = record
-            await actions.record(tx, actor, target=mac, outcome=outcome)
+            await audit_log.record(tx, actor, target=mac, outcome=outcome)

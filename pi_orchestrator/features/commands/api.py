@@ -12,7 +12,7 @@ from pi_orchestrator.features.commands.model import Action
 from pi_orchestrator.features.commands.reboots import RebootService
 from pi_orchestrator.features.commands.service import CommandService
 from pi_orchestrator.http.model import ApiModel, Message, RequestModel
-from pi_orchestrator.storage import audit_log as actions
+from pi_orchestrator.storage import audit_log
 from pi_orchestrator.storage.database import Database, Tx
 
 
@@ -66,7 +66,7 @@ async def command(
     result = await service.send(mac, action, **fields)
 
     async def job(tx: Tx) -> None:
-        await actions.record(tx, actor, target=mac, outcome=action)
+        await audit_log.record(tx, actor, target=mac, outcome=action)
 
     await database.write(job)
     return CommandResult(action=action, request_id=result.request_id, via=result.via, answer=result.answer or None)

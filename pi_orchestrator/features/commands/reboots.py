@@ -31,8 +31,7 @@ from pi_orchestrator.features.commands.service import CommandService
 from pi_orchestrator.features.devices.model import REBOOT_S, Device, Presence
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.net.camera_http import CameraHttpClient
-from pi_orchestrator.storage import audit_log as actions
-from pi_orchestrator.storage import event_store as event_log
+from pi_orchestrator.storage import audit_log, event_store
 from pi_orchestrator.storage.database import Database, Tx
 
 RETURN_TIMEOUT_S = 60.0
@@ -115,7 +114,7 @@ class RebootService:
         device = self._registry.get(mac)
         is_rebooting = mac in self._requested_at or (device is not None and device.state is Presence.REBOOTING)
         if is_rebooting and not self._requests.is_running(mac):
-            return await self._record(mac, actor, outcome=actions.UNCHANGED)
+            return await self._record(mac, actor, outcome=audit_log.UNCHANGED)
         return await self._requests.run(mac, lambda: self._reboot(mac, actor))
 
     def collect_outcomes(self) -> list[RebootOutcome]:
@@ -181,11 +180,11 @@ class RebootService:
             message = f"the camera did not accept the reboot: {mqtt_error}"
             raise RebootError(message, details=f"by HTTP: {error}") from None
 
-    async def _record(self, mac: Mac, actor: Actor, *, outcome: str = actions.OK, event: Event | None = None) -> None:
+    async def _record(self, mac: Mac, actor: Actor, *, outcome: str = audit_log.OK, event: Event | None = None) -> None:
         async def job(tx: Tx) -> None:
-            await actions.record(tx, actor, target=mac, outcome=outcome)
+            await audit_log.record(tx, actor, target=mac, outcome=outcome)
             if event:
-                await event_log.append(tx, event)
+                await event_store.append(tx, event)
 
         await self._database.write(job)
 

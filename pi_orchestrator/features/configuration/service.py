@@ -37,8 +37,7 @@ from pi_orchestrator.settings import (
 )
 from pi_orchestrator.settings import overrides as override_file
 from pi_orchestrator.settings.reference import Key, keys
-from pi_orchestrator.storage import audit_log as actions
-from pi_orchestrator.storage import event_store as event_log
+from pi_orchestrator.storage import audit_log, event_store
 from pi_orchestrator.storage.database import Database, Tx
 from pi_orchestrator.storage.state_dir import StateDir
 
@@ -174,8 +173,8 @@ class Configuration:
 
     async def _change(self, old: Loaded, new: Loaded, key: Key, actor: Actor) -> None:
         async def job(tx: Tx) -> None:
-            await actions.record(tx, actor, target=key.path)
-            await event_log.append(tx, ConfigChanged(key=key.path, by=actor.key_name))
+            await audit_log.record(tx, actor, target=key.path)
+            await event_store.append(tx, ConfigChanged(key=key.path, by=actor.key_name))
 
         try:
             await self._write(new)
@@ -223,7 +222,7 @@ class Configuration:
         return OrchestratorError(f"{key.path} could not be applied; {outcome}", details="see the log for the reason")
 
     async def _record(self, key: Key, actor: Actor) -> None:
-        await self._database.write(lambda tx: actions.record(tx, actor, target=key.path, outcome=actions.UNCHANGED))
+        await self._database.write(lambda tx: audit_log.record(tx, actor, target=key.path, outcome=audit_log.UNCHANGED))
 
 
 def report(health: Health, loaded: Loaded, *more: str) -> None:

@@ -6,7 +6,7 @@ from pi_orchestrator.core.clock import parse_rfc3339, rfc3339
 from pi_orchestrator.core.events import ContainerCreated, ContainerEvent
 from pi_orchestrator.features.cameras.store import occupants
 from pi_orchestrator.features.containers.model import Container, free_position, overflow_id, overflow_label
-from pi_orchestrator.storage import event_store as event_log
+from pi_orchestrator.storage import event_store
 from pi_orchestrator.storage.database import Database, Row, Tx
 
 _SELECT_CONTAINER = "SELECT * FROM containers WHERE id = ?"
@@ -79,7 +79,7 @@ async def append_event(tx: Tx, kind: type[ContainerEvent], container: Container)
         created_at=rfc3339(container.created_at),
         updated_at=rfc3339(container.updated_at),
     )
-    await event_log.append(tx, event)
+    await event_store.append(tx, event)
 
 
 async def ensure(tx: Tx, container_id: str, *, label: str) -> bool:
