@@ -90,9 +90,11 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
 
     from pi_orchestrator.app.lifecycle import running
     from pi_orchestrator.net.mqtt.broker import free_port
+    from pi_orchestrator.sandbox.faults import parse_faults
     from pi_orchestrator.sandbox.fleet import Fleet
     from pi_orchestrator.sandbox.options import CameraOptions
 
+    parse_faults(args.fault, count=args.count)  # before anything is started
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

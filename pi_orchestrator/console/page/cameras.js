@@ -29,8 +29,8 @@ const FILTERS = {
 const compareText = (a, b) => a.localeCompare(b, undefined, { numeric: true });
 const SEVERITY = ["bad", "warn", "off", "busy", "info", "ok"];
 const ORDERS = {
-  location: [
-    "By location",
+  container: [
+    "By container",
     (a, b) =>
       compareText(a.container || "\uffff", b.container || "\uffff") ||
       a.position - b.position ||
@@ -43,7 +43,7 @@ const ORDERS = {
   ],
   signal: ["Weakest signal first", (a, b) => (a.rssi || -999) - (b.rssi || -999) || compareText(a.name, b.name)],
 };
-const chosen = { filter: "all", order: "location", search: "" };
+const chosen = { filter: "all", order: "container", search: "" };
 
 /** Show the list, or the camera that the page's address names. */
 export function mount(root, context) {

@@ -114,6 +114,7 @@ def spellings(path):
     ]
 
 
+@pytest.mark.timeout(900)  # with --slow, some 10,000 requests, each on its own connection
 async def test_odd_path_or_method_needs_key(rig):
     async with rig.daemon(connected=False, **REQUIRED) as running:
         before = await running.admin.get(STATUS)

@@ -207,7 +207,8 @@ async def test_capture_uses_the_camera_topic_style(rig, style):
 async def test_capture_by_mqtt_and_by_http(rig):
     from PIL import Image
 
-    async with rig.daemon(**NO_CACHE) as running, rig.fleet(2) as fleet:
+    # One status message of each camera; a second one would tell the daemon that the camera is on MQTT.
+    async with rig.daemon(**NO_CACHE) as running, rig.fleet(2, interval=600) as fleet:
         await eventually(lambda: all(camera.mac in running.app.cameras.cache for camera in fleet.cameras))
         by_mqtt, by_http = fleet.cameras
         running.app.devices.registry.get(by_http.mac).last_status = None
@@ -311,8 +312,12 @@ FAULTS = {
 }
 
 
-async def test_simulated_faults_have_expected_answers(rig, short_timeouts):
+async def test_simulated_faults_have_expected_answers(rig, monkeypatch):
     """If only MQTT fails, the picture comes by HTTP. One camera for each fault, all at the same time."""
+    # Long enough for the cameras that answer, when the machine is busy.
+    for name, seconds in {"ACK_S": 3, "STALL_S": 5, "LATE_S": 1, "LIMIT_S": 30}.items():
+        monkeypatch.setattr(capture, name, seconds)
+    monkeypatch.setattr(captures, "HTTP_S", 8)
     faults = [fault.value for fault in FAULTS]
     async with rig.daemon(**NO_CACHE) as running, rig.fleet(len(faults), faults=faults) as fleet:
         await eventually(lambda: len(running.app.cameras.cache) == len(faults))

@@ -379,11 +379,13 @@ async def test_waiting_session_stays_open(rig, sent_requests, worker, clock):
         assert (found["state"], found["progress"], sent_requests) == ("provisioning", 0, [])
         await rig.broker.start()
 
-        async def sent_bodies():
+        async def connected():
             await clock.advance(0.5)
-            return posts(sent_requests, camera.mac)
+            return setup.running.app.resources.mqtt.connected
 
-        await eventually(sent_bodies)
+        await eventually(connected)
+        await worker_passes(worker, clock)
+        await eventually(lambda: posts(sent_requests, camera.mac))
         assert (await setup.session())["state"] == "active"
 
 

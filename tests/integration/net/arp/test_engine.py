@@ -320,7 +320,7 @@ async def test_probe_resumes_reading_after_flood(player, scan, monkeypatch):
         return scan.engine._read_paused
 
     await eventually(paused)
-    assert await scan.probe(HOST, within=1) == {A}
+    assert await eventually(lambda: scan.probe(HOST, within=1)) == {A}
 
 
 async def test_replaced_interface_is_rejected(site):
