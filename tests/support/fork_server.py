@@ -1,8 +1,8 @@
 """Daemons and commands as real processes, without importing the program each time.
 
 A server process that has imported everything forks a child for each of them: 5 ms instead of 0.5 to 1.5 s of CPU. The
-server has also loaded the vendor table, which is the same for every child. It has not imported scapy, which reads the
-network interfaces when it is imported.
+server has also loaded what is the same for every child: the vendor table, and scapy, of which the program uses only the
+packets, not the interfaces that scapy reads when it is imported.
 The child has its own environment, folder, files and signals, and exits like an interpreter. `Forked` replaces
 `asyncio.subprocess.Process`. Tests of the startup run a new interpreter (`fresh=True` in `tests.support.process`).
 """
@@ -232,7 +232,9 @@ if __name__ == "__main__":
     for module in PRELOADED:
         importlib.import_module(module)
     from pi_orchestrator.net import oui
+    from pi_orchestrator.net.arp.frames import load_scapy
 
+    load_scapy()
     oui.load_table = functools.cache(oui.load_table)
     oui.load_table()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -235,7 +235,7 @@ async def test_unpair_drops_the_picture(rig):
 # Failed captures.
 
 
-async def test_messages_of_another_camera_are_ignored(rig, short_timeouts):
+async def test_messages_of_another_camera_are_ignored(rig):
     """Recognised by name in the message, by name in the topic, and by request id."""
     other = "24:6F:28:77:77:70"
     async with pending_capture(rig) as (running, camera, rid, task):
@@ -332,11 +332,12 @@ async def test_simulated_faults_have_expected_answers(rig, monkeypatch):
         assert running.app.commands.channel.pending == 0
 
 
-async def test_silent_camera_times_out_and_offline_is_refused(rig, short_timeouts):
+async def test_silent_camera_times_out_and_offline_is_refused(rig, short_timeouts, monkeypatch):
     async with pending_capture(rig) as (running, camera, rid, task):
         error = check_refused(await task, 504, "CAPTURE_TIMEOUT")
         assert "did not answer within" in error["message"]
         assert "by HTTP: " in error["details"]
+        monkeypatch.setattr(capture, "ACK_S", HANG_S)
         second = asyncio.create_task(running.api.post(f"/api/v1/cameras/{camera.mac}/capture"))
         second_rid = (await camera.command())["request_id"]
         assert second_rid != rid

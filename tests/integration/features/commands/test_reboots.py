@@ -8,9 +8,7 @@ import pytest
 from pi_orchestrator.features.captures import model as capture
 from pi_orchestrator.features.captures import service as captures
 from pi_orchestrator.features.commands import reboots
-from pi_orchestrator.features.commands import service as commands
 from pi_orchestrator.features.recovery import ladder
-from tests.support.rig import set_verification_timeout
 from tests.support.waiting import eventually
 
 CAMERAS = "/api/v1/cameras"
@@ -18,11 +16,10 @@ CAMERAS = "/api/v1/cameras"
 
 @pytest.fixture
 def short_timeouts(monkeypatch):
-    for name, seconds in {"ACK_S": 0.4, "STALL_S": 0.4, "LIMIT_S": 3.0}.items():
+    """Captures that hang end soon; the cameras answer commands and identity checks."""
+    for name, seconds in {"ACK_S": 1.0, "STALL_S": 1.0, "LIMIT_S": 6.0}.items():
         monkeypatch.setattr(capture, name, seconds)
-    monkeypatch.setattr(captures, "HTTP_S", 0.4)
-    monkeypatch.setattr(commands, "ANSWER_S", 0.4)
-    set_verification_timeout(monkeypatch, 0.4)
+    monkeypatch.setattr(captures, "HTTP_S", 1.0)
     monkeypatch.setattr(reboots, "RETURN_TIMEOUT_S", 2.0)
     monkeypatch.setattr(ladder, "FIRST_RETRY_S", 0.1)
     monkeypatch.setattr("pi_orchestrator.features.recovery.worker.TICK_S", 0.05)
@@ -152,7 +149,7 @@ async def test_auto_reboot_can_be_disabled(rig, short_timeouts):
         assert await status(running, camera) == "online"
 
 
-async def test_commands_return_the_answers(rig, short_timeouts):
+async def test_commands_return_the_answers(rig):
     async with rig.daemon() as running, rig.fleet(2, faults=["no-http"], interval=3600) as fleet:
         camera, unreachable = fleet.cameras
         await eventually(
