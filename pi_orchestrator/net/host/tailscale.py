@@ -98,8 +98,10 @@ def _address(node: dict[str, Any]) -> str:
     """The first valid address of a node; empty if it has none."""
     addresses = node.get("TailscaleIPs")
     for text in addresses if isinstance(addresses, list) else ():
+        if not isinstance(text, str):
+            continue  # a number is a valid argument of ip_address
         try:
-            return str(ip_address(text)) if isinstance(text, str) else ""
+            return str(ip_address(text))
         except ValueError:
             continue
     return ""

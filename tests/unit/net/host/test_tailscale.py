@@ -39,6 +39,11 @@ def test_invalid_address_is_empty(addresses):
     assert parsed(TailscaleIPs=addresses, Self={}).address == ""
 
 
+@pytest.mark.parametrize("invalid", [7, None, "evil"])
+def test_invalid_address_is_skipped(invalid):
+    assert parsed(TailscaleIPs=[invalid, "100.64.0.1"], Self={}).address == "100.64.0.1"
+
+
 @pytest.mark.parametrize("state", [None, "", 7, [], "\x1b"])
 def test_missing_state_is_rejected(state):
     with pytest.raises(FieldError, match="no BackendState"):
