@@ -233,21 +233,25 @@ build_release() {
     done
     release=$OPT/releases/$name
     step "new version in $release"
+    run create_venv
     step "install locked dependencies (takes minutes on a small Pi)"
+    run pip_install --require-hashes -r "$CHECKOUT/scripts/lock/build.txt" -r "$CHECKOUT/scripts/lock/runtime.txt" ||
+        fail "the dependencies cannot be installed" \
+            "check network, clock, disk space and, offline, the packages; then run this again"
     step "install $NAME $version"
-    [[ -z $dry ]] || return 0
+    # Built with the packages just installed, so nothing is downloaded without a hash.
+    run pip_install --no-deps --no-build-isolation "$CHECKOUT" ||
+        fail "$NAME cannot be installed" "see pip's message above, then run it again"
+}
+
+create_venv() {
     unfinished=$root$release
     install -d "$root$OPT/releases"
     "$python" -m venv "$root$release" ||
         fail "cannot create the venv" "run: sudo apt-get install python3-venv"
-    local pip=("$root$release/bin/python" -m pip --disable-pip-version-check --no-input)
-    "${pip[@]}" install -q --require-hashes -r "$CHECKOUT/scripts/lock/build.txt" \
-        -r "$CHECKOUT/scripts/lock/runtime.txt" ||
-        fail "the dependencies cannot be installed" "check network, clock, disk space and, offline, the packages; then run this again"
-    # Built with the packages just installed, so nothing is downloaded without a hash.
-    "${pip[@]}" install -q --no-deps --no-build-isolation "$CHECKOUT" ||
-        fail "$NAME cannot be installed" "see pip's message above, then run it again"
 }
+
+pip_install() { "$root$release/bin/python" -m pip --disable-pip-version-check --no-input install -q "$@"; }
 
 check_config() {
     step "check $ETC/config.toml with the new version"

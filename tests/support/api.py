@@ -58,7 +58,7 @@ DOCUMENT = ApiDocument(ROUTES, TAGS).document()
 COMPONENTS = DOCUMENT["components"]
 CAMERA = "24:6F:28:44:CB:60"  # the first camera of a fleet
 SCAN = "6f1f4f6e-8f0a-4c70-9b57-0b4d1d0a5a11"  # a finished scan; see `with_scans`
-ID_OF_TAG = {"keys": "nobody-of-this-name", "discovery": SCAN}  # `{id}` in paths; CAMERA for other tags
+ID_OF_TAG = {"keys": "unused-name", "discovery": SCAN}  # `{id}` in paths; CAMERA for other tags
 JSON = "application/json"
 ROUTE_IDS = [f"{route.method} {route.path}" for route in ROUTES]
 

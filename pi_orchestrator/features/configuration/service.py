@@ -244,7 +244,7 @@ def log_warnings(loaded: Loaded) -> None:
 async def _run_to_completion(work: Coroutine[Any, Any, T]) -> T:
     """Await `work`; it continues if the caller is cancelled."""
     task = asyncio.create_task(work, name="configuration-change")
-    # Retrieve the error: else asyncio logs it if nobody awaits the task any more.
+    # Retrieve the error: else asyncio logs it if no caller awaits the task any more.
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return await asyncio.shield(task)
 

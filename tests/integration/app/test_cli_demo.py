@@ -147,8 +147,9 @@ async def test_demo_port_in_use_has_remedy(tmp_path):
 
 
 @pytest.mark.parametrize("args", [["--count", "0"], ["--count", "-1"], ["--fault", "nonsense:1"], ["--port", "70000"]])
-async def test_demo_wrong_arguments_are_refused(args):
-    done = await command("demo", *args, "--duration", "1")
+async def test_demo_wrong_arguments_are_refused_before_it_listens(args):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = await command("demo", "--port", taken.getsockname()[1], *args, "--duration", "1")
     assert done.code == 2, done
     assert "Traceback" not in done.err
     assert done.err

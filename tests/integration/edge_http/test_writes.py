@@ -283,7 +283,7 @@ ACTIONS = {
     ("POST", f"{AUTO}/metrics/reset"): ("onboarding.metrics_reset", None),
     ("POST", f"{AUTO}/events/cleanup"): ("onboarding.events_cleanup", "90 days"),
     ("POST", KEYS): ("api_key.create", "a new key"),
-    ("DELETE", f"{KEYS}/{{id}}"): ("api_key.revoke", "nobody-of-this-name"),
+    ("DELETE", f"{KEYS}/{{id}}"): ("api_key.revoke", "unused-name"),
     ("POST", "/api/v1/espcam/scan"): ("scan.start", ANY),
     ("DELETE", "/api/v1/espcam/scan/{id}"): ("scan.cancel", SCAN),
     ("POST", ALLOWLIST): ("allowlist.add", NOT_LISTED),

@@ -336,15 +336,17 @@ async def test_stalled_log_client_is_disconnected(rig, clock):
 
 
 async def test_log_flood_from_thread_does_not_block_loop(daemon):
-    """100,000 lines as fast as possible, while streams are read and the API answers."""
-    buffer, done = daemon.app.resources.log_buffer, threading.Event()
+    """100,000 lines as fast as possible, and more until the API has answered, while streams are read."""
+    buffer, answered_often, done = daemon.app.resources.log_buffer, threading.Event(), threading.Event()
     line = {"event": "flood", "level": "info", "component": "test", "timestamp": "2026-01-22T15:00:00Z", "n": 1}
 
     def flood():
-        for _ in range(100):
+        batches = 0
+        while batches < 100 or not (answered_often.is_set() or batches == 10_000):
             for _ in range(1000):
                 buffer.append(line)
             time.sleep(0.001)  # let other threads run
+            batches += 1
         done.set()
 
     async with listening(daemon, tail=0) as stream, opened(daemon.api, types="log") as events_stream:
@@ -359,8 +361,10 @@ async def test_log_flood_from_thread_does_not_block_loop(daemon):
         thread.start()
         while not done.is_set():
             answered += (await daemon.api.get("/health")).status == 200
+            if answered > 10:
+                answered_often.set()
         thread.join()
-        assert answered > 2, "the loop continues"
+        assert answered > 10, "the loop continues"
         logger.info("last line")
         async with asyncio.timeout(HANG_S):
             seen, _ = await reading
