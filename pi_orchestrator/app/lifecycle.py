@@ -218,16 +218,16 @@ async def _open_database(
         backups=state_dir.backups,
         closed_cleanly=closed_cleanly,
     )
-    if prepared.set_aside:
+    if prepared.moved_to:
         health.add(DATABASE_RECOVERY)
         health.set(
             DATABASE_RECOVERY,
             State.DEGRADED,
-            f"a damaged database was moved to {prepared.set_aside.name}; {prepared.rows_saved} rows were saved",
+            f"a damaged database was moved to {prepared.moved_to.name}; {prepared.rows_saved} rows were saved",
         )
         log.error(
             "damaged database set aside",
-            file=str(prepared.set_aside),
+            file=str(prepared.moved_to),
             rows_saved=prepared.rows_saved,
             why=prepared.notes,
         )

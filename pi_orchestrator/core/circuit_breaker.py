@@ -29,7 +29,7 @@ class Breaker:
         """Seconds until the circuit is half open; 0 if it is closed or half open, even while a probe is running."""
         return max(0.0, self._open_until - now) if self._open_until is not None else 0.0
 
-    def take(self, now: float) -> bool:
+    def begin_attempt(self, now: float) -> bool:
         """Begin an attempt; False if it is not allowed (open, or half open with a probe running)."""
         if self._open_until is None:
             return True
@@ -38,15 +38,15 @@ class Breaker:
         self._probing = True
         return True
 
-    def release(self) -> None:
-        """End an attempt without a result."""
+    def end_attempt(self) -> None:
+        """End an attempt that may have no result; the next one may begin."""
         self._probing = False
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Record a success: close the circuit."""
         self._failures, self._factor, self._open_until, self._probing = 0, 1, None, False
 
-    def failed(self, now: float) -> bool:
+    def record_failure(self, now: float) -> bool:
         """Record a failure; True if it opened the circuit, also again after a failed probe."""
         self._failures += 1
         if self._open_until is not None:

@@ -28,10 +28,10 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 
 @dataclass(slots=True)
 class Report:
-    """What was done to the file; shown in health and log."""
+    """What was done to the file; shown in health and log. `moved_to`: where the damaged file is now."""
 
     checked: bool = False
-    set_aside: Path | None = None
+    moved_to: Path | None = None
     rows_saved: int = 0
     migrated_from: int | None = None
     backup: Path | None = None
@@ -49,21 +49,21 @@ def prepare(path: Path, *, backups: Path, closed_cleanly: bool, backups_kept: in
     """Leave an intact file of the current schema at `path`; StartupError if an operator must act."""
     report = Report()
     rebuilding = path.with_name(f"{path.name}.rebuilding")
-    damaged = report.set_aside = _interrupted_repair(path, rebuilding)
+    damaged = report.moved_to = _interrupted_repair(path, rebuilding)
     if damaged is not None:
         report.notes.append("an earlier repair was interrupted and is repeated")
     elif path.is_dir():
-        damaged = report.set_aside = _set_aside(path, rebuilding)
+        damaged = report.moved_to = _set_aside(path, rebuilding)
         report.notes.append("there was a folder at the database's path")
     elif path.exists() and path.stat().st_size:
         report.checked = not closed_cleanly
         damage = _find_damage(path, check=report.checked)
         if damage:
-            damaged = report.set_aside = _set_aside(path, rebuilding)
+            damaged = report.moved_to = _set_aside(path, rebuilding)
             report.notes.append(damage)
     elif _has_wal(path):
         # SQLite would delete a write-ahead log without its database; it holds committed data, so it is moved aside.
-        damaged = report.set_aside = _set_aside(path, rebuilding)
+        damaged = report.moved_to = _set_aside(path, rebuilding)
         report.notes.append("the file was empty or missing, but its write-ahead log was not")
     try:
         if damaged is None:

@@ -1,4 +1,4 @@
-"""Exclusions, in the database and in memory (as of the last commit), and replacements of cameras."""
+"""Stores exclusions and replacements of cameras. The committed exclusions are held in memory as well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pi_orchestrator.storage.database import Database, Row, Tx
 
 
 class ExcludedCameras:
-    """Exclusions by MAC, in memory: read before a camera is onboarded."""
+    """Exclusions by MAC, held in memory: onboarding looks them up for each camera."""
 
     def __init__(self) -> None:
         self._by_mac: dict[Mac, Exclusion] = {}
@@ -81,12 +81,15 @@ async def record_replacement(tx: Tx, *, old: Mac, new: Mac, by: str) -> None:
 
 
 async def predecessors(database: Database, mac: Mac) -> list[tuple[Mac, int]]:
-    """(MAC, highest id of its onboarding events that count) of each camera replaced by this one, also indirectly."""
+    """Cameras that this one replaced, directly or through others.
+
+    Each with its MAC and the id of the last onboarding event that this camera takes over from it.
+    """
     rows = await database.read(
-        "WITH RECURSIVE line (mac, upto) AS (VALUES (?, 9223372036854775807) UNION"
-        " SELECT r.old_mac, r.audit_upto FROM replacements r JOIN line ON r.new_mac = line.mac"
-        " AND r.audit_upto <= line.upto)"
-        " SELECT mac, max(upto) AS upto FROM line GROUP BY mac",
+        "WITH RECURSIVE lineage (mac, upto) AS (VALUES (?, 9223372036854775807) UNION"
+        " SELECT r.old_mac, r.audit_upto FROM replacements r JOIN lineage ON r.new_mac = lineage.mac"
+        " AND r.audit_upto <= lineage.upto)"
+        " SELECT mac, max(upto) AS upto FROM lineage GROUP BY mac",
         (mac,),
     )
     return [(Mac(row["mac"]), row["upto"]) for row in rows if row["mac"] != mac]

@@ -97,7 +97,7 @@ class CameraService:
     def _apply_exclusion(self, exclusion: Exclusion) -> None:
         self._registrar.cache.drop(exclusion.mac)
         self._registrar.exclusions.put(exclusion)
-        self._registry.unregister(exclusion.mac)
+        self._registry.release(exclusion.mac)
 
     async def publish(
         self, tx: Tx, event_type: type[CameraEvent], camera: Camera, actor: Actor, *, replaces: Mac | None = None

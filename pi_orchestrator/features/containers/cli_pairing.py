@@ -42,13 +42,13 @@ def add_verbs(verbs: Subparsers) -> None:
     replacement.set_defaults(func=replace)
     listing = verbs.add_parser(
         "dismissed",
-        help="list excluded cameras",
-        description="List excluded cameras: cameras that an operator unpaired or replaced.",
+        help="list cameras excluded from auto-onboarding",
+        description="List cameras excluded from auto-onboarding, because an operator unpaired or replaced them.",
     )
     listing.set_defaults(func=dismissed)
     lifting = verbs.add_parser(
         "lift",
-        help="remove the exclusion of a camera",
+        help="allow auto-onboarding of an excluded camera again",
         description="Remove the exclusion of a camera, so that auto-onboarding may register it again.",
     )
     lifting.add_argument("mac", metavar="MAC", help="MAC in any format")

@@ -30,7 +30,7 @@ class Kind(StrEnum):
 class Change:
     """One change of a device; the kind determines which fields are set.
 
-    `registered`, `before` and `after` are of STATE: whether it was a registered camera, and its shown states.
+    Only STATE has `registered` (whether it was a registered camera), `before` and `after` (its published states).
     """
 
     kind: Kind
@@ -56,7 +56,7 @@ class ChangeLog:
         return len(self._changes)
 
     def add(self, change: Change) -> None:
-        """Append a change; beyond MAX_CHANGES only one of a registered camera.
+        """Append a change. While there are MAX_CHANGES, changes of unregistered devices are dropped.
 
         Beyond twice that, it replaces the oldest change.
         """

@@ -111,7 +111,7 @@ class Device:
     `last_status` is its last live message as received, `last_message_at` its time; `claims` is the same message,
     completed from earlier ones of its MQTT session; before the first live one, they are a retained message.
     `address` is the one that it answers for, `addresses` all of them with the time of the last answer. Evidence up to
-    `evidence_void_until` does not count. `error_count` counts the changes of `last_error` to another text.
+    `ignore_evidence_until` does not count. `error_count` counts the changes of `last_error` to another text.
     `replaced_open_mqtt_session`: the present MQTT session began before an end of the earlier one was received.
     `revision` is raised by each change; `evaluated` and `next_change_at` are for `expire` only.
     """
@@ -132,7 +132,7 @@ class Device:
     error_count: int = 0
     last_error: str | None = None
     revision: int = 0
-    evidence_void_until: float = NEVER
+    ignore_evidence_until: float = NEVER
     mqtt_session_ended_at: float = NEVER
     leaving_at: float | None = None
     rebooting_since: float = NEVER
@@ -163,7 +163,7 @@ class Device:
                 # The MQTT session ended, but the device may still be present: it gets LEAVING_S to answer a probe.
                 self.leaving_at = now
                 return False
-            self.evidence_void_until = now
+            self.ignore_evidence_until = now
             return self._set_state(Presence.OFFLINE, now)
         self.last_status = status
         if not self._starts_mqtt_session(status):
@@ -243,7 +243,7 @@ class Device:
         """The state that the evidence supports; None if it changes nothing."""
         is_present = is_idle = False
         for evidence in self.evidence.values():
-            if evidence.alive_at <= self.evidence_void_until or (
+            if evidence.alive_at <= self.ignore_evidence_until or (
                 evidence.source is Source.MQTT and not self.in_mqtt_session
             ):
                 continue
@@ -281,13 +281,13 @@ class Device:
         return self.leaving_at is not None and (self.alive_at or NEVER) <= self.leaving_at
 
     def _resolve_leaving(self, now: float) -> None:
-        """After a last will: a device seen since then stays; the evidence of one not seen within LEAVING_S is void."""
+        """LEAVING_S after a last will, ignore the evidence before it; a device seen since then stays."""
         if self.leaving_at is None:
             return
         if not self.is_leaving:
             self.leaving_at = None
         elif now - self.leaving_at >= LEAVING_S:
-            self.evidence_void_until, self.leaving_at = self.leaving_at, None
+            self.ignore_evidence_until, self.leaving_at = self.leaving_at, None
 
     def _starts_mqtt_session(self, status: Status) -> bool:
         if not self.in_mqtt_session or self.state not in (Presence.ONLINE, Presence.IDLE):

@@ -4,7 +4,7 @@ Every source reports here. A sighted device is admitted, its evidence stored, it
 which device answers for which address, `changes.py` the changes of devices.
 
 The table is bounded. Registered cameras are never evicted. Of the other devices, those known only from forgeable frames
-are evicted first, then the one unseen for the longest time.
+(unconfirmed) are evicted before the confirmed ones; in each group, the one unseen for the longest time goes first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CONFIRMING = frozenset({Source.MQTT, Source.STATION, Source.PROBE, Source.RECOR
 
 
 class DeviceRegistry:
-    """All devices. Sources report by `apply_*`, `add_sighting` and `resolve_probe`; `expire` applies silence."""
+    """All devices. Sources report by `apply_*`, `add_sighting` and `resolve_probe`; `expire` updates silent devices."""
 
     def __init__(self, *, registered: Container[Mac], max_devices: int, windows: Windows) -> None:
         self._registered = registered
@@ -75,7 +75,7 @@ class DeviceRegistry:
     # Addresses.
 
     def claimants(self, address: IPv4Address, *, since: float = NEVER) -> frozenset[Mac]:
-        """The devices that have answered for an address since `since`; while it is contested, all in the conflict."""
+        """Devices that answered for an address at or after `since`; for a contested address, all in the conflict."""
         return self.addresses.claimants(address, since=since)
 
     def holder(self, address: IPv4Address) -> tuple[Mac, float] | None:
@@ -91,7 +91,7 @@ class DeviceRegistry:
         return self.addresses.conflicts()
 
     def proven_since(self, since: float) -> set[Mac]:
-        """Devices whose answer for an address was reported at or after `since` (monotonic); the answer may be older."""
+        """Devices whose answer for an address was reported at or after `since` (monotonic), whenever it was given."""
         return self.addresses.proven_since(since)
 
     @property
@@ -100,14 +100,15 @@ class DeviceRegistry:
         return self.addresses.probe_requests
 
     def request_probe(self, address: IPv4Address) -> None:
-        """Request a probe of which device has this address."""
+        """Request a probe that finds which device has this address."""
         self.addresses.request_probe(address)
 
     def resolve_probe(self, address: IPv4Address, answered: frozenset[Mac], now: float) -> None:
-        """Apply a finished probe: `answered` are the devices that answered, already sighted."""
+        """Apply a finished probe: `answered` are the devices that answered; add their sightings before."""
         if self.addresses.resolve_probe(address, answered, now):
             self.revision += 1
-        # The device answered before its last will arrived, so this probe does not prove that it is still present.
+        # A device that is leaving gave its answer before its MQTT last will was received. The answer does not prove
+        # that it is still present: probe again.
         devices = (self._devices[mac] for mac in answered if mac in self._devices)
         if any(device.address == address and device.is_leaving for device in devices):
             self.request_probe(address)
@@ -121,7 +122,9 @@ class DeviceRegistry:
         if device.apply_live_status(status, now):
             self._add_state_change(device, before)
         if device.address and device.leaving_at == now:
-            self.request_probe(device.address)  # its session ended; a probe shows whether the device is still present
+            self.request_probe(
+                device.address
+            )  # its MQTT session ended; a probe shows whether the device is still present
         if not was_found and device.alive_at is not None:
             self._add_found(device)
         self._touch(mac, is_confirmed=True)
@@ -162,7 +165,10 @@ class DeviceRegistry:
         return device
 
     def restore(self, mac: Mac, state: Presence, *, alive_at: float | None, now: float) -> None:
-        """Admit a camera; it gets its `state` before the restart if `alive_at` is recent (None: in an earlier boot)."""
+        """Admit a registered camera after a restart; it keeps its stored `state` if `alive_at` is recent.
+
+        `alive_at` is None if the camera was last alive in an earlier boot.
+        """
         device = self._devices.get(mac) or self._admit(mac, is_confirmed=True)
         if alive_at is None or state not in (Presence.ONLINE, Presence.IDLE):
             return
@@ -172,8 +178,8 @@ class DeviceRegistry:
         if device.state is not state:
             self._add_state_change(device, state)
 
-    def unregister(self, mac: Mac) -> None:
-        """Treat an unregistered camera like any other device: it can be evicted from now on."""
+    def release(self, mac: Mac) -> None:
+        """Treat a camera like any other device after its registration was removed: it can be evicted from now on."""
         device = self._devices.get(mac)
         if device is None:
             return
@@ -192,7 +198,7 @@ class DeviceRegistry:
     # Expiry.
 
     def expire(self, now: float) -> None:
-        """Apply silence to every device, and remove unregistered ones that were offline for FORGET_AFTER_S."""
+        """Update the state of silent devices, and remove unregistered ones that were offline for FORGET_AFTER_S."""
         for device in self:
             self._expire(device, now)
         if now - self._cleaned_up_at >= CLEANUP_S:
@@ -210,7 +216,7 @@ class DeviceRegistry:
             self.addresses.drop_stale(device)
             if device.state is Presence.OFFLINE and device.mac not in self._registered:
                 last = max(
-                    (evidence.last_at for evidence in device.evidence.values()), default=device.evidence_void_until
+                    (evidence.last_at for evidence in device.evidence.values()), default=device.ignore_evidence_until
                 )
                 if last != NEVER and now - last > FORGET_AFTER_S:
                     self._forget(device.mac)

@@ -95,8 +95,10 @@ def state_reason(now: ClockReading, device: Device) -> str:
         return f"it went offline {len(device.drops)} times in the last minutes; {seen}"
     if device.state is Presence.CLAIMED:
         return "known from a retained message only; no source has proved it alive"
-    if device.state is Presence.OFFLINE and device.evidence_void_until > (device.alive_at or NEVER):
-        return f"its MQTT session ended {now.age(device.evidence_void_until):.0f} s ago and no source has seen it since"
+    if device.state is Presence.OFFLINE and device.ignore_evidence_until > (device.alive_at or NEVER):
+        return (
+            f"its MQTT session ended {now.age(device.ignore_evidence_until):.0f} s ago and no source has seen it since"
+        )
     if device.mqtt_session_ended_at > (device.last_message_at or NEVER):
         return f"{seen}; its MQTT session ended {now.age(device.mqtt_session_ended_at):.0f} s ago"
     return seen or "no source has proved it alive yet"

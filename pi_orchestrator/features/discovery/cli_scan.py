@@ -26,7 +26,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "scan",
         help="scan the camera network for devices",
         description="Probe every address of the camera network and show the devices that answer, with data from "
-        "leases and the radio. Needs no running daemon and does not disturb one. Sends on one interface only.",
+        "DHCP leases and the access point's list of WiFi clients. Needs no running daemon and does not disturb one. "
+        "Sends on one interface only.",
         epilog="exit codes: 0 complete (even if no device was found), 1 failed or incomplete, 2 wrong arguments",
     )
     add_config(parser)

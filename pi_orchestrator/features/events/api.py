@@ -82,8 +82,8 @@ async def batch(
     In addition, `connection.established` is sent at the beginning and `connection.heartbeat` every 15 s. Each event is
     sent under its name, and a second time without a name unless `http.sse_unnamed_copy` is off. A client that sends its
     last id (`Last-Event-ID` or `last_event_id`) receives the events that it missed. If these are too many or no longer
-    stored, `connection.established` has `snapshot`: every session follows as `session.status` and every device as
-    `device.discovered`. Only the last event of a snapshot has an id.
+    stored, the payload of `connection.established` has `"snapshot": true`, and a snapshot follows: every session as
+    `session.status` and every device as `device.discovered`. Only the last event of a snapshot has an id.
     """
     session_id = query.session_id
     if session_id is not None and await sessions.get(database.read, session_id) is None:

@@ -1,4 +1,7 @@
-"""Routes: paths of old dashboards. Each is a current route in another shape; headers name its successor."""
+"""Routes for old dashboards. Each answers like a current route, in an older format.
+
+The headers of a response name the path of the current route, its successor.
+"""
 
 from __future__ import annotations
 

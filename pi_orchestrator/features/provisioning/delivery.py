@@ -109,7 +109,7 @@ class CredentialDelivery:
         """Return the device, ready for another attempt or accepted after all; DeviceFailedError if neither."""
         now = self._clock.monotonic()
         breaker = self._circuits.of(device.mac)
-        breaker.failed(now)
+        breaker.record_failure(now)
         if may_have_arrived:
             device = await self._steps.current(device)
             device = await self._resolve_delivery(session, device, deadline, DeviceFailedError(why, code=code))

@@ -100,7 +100,7 @@ class DeviceProvisioner:
             code, message, not_delivered = str(error.code), error.message, error.not_delivered
             await self._steps.take(device, lambda before: before.failed(code, message, not_delivered=not_delivered))
             return Failure(code, is_network_fault=code in _NETWORK_FAULTS)
-        self._circuits.of(device.mac).succeeded()
+        self._circuits.of(device.mac).record_success()
         return None
 
     async def _await_return(self, session: Session, device: SessionDevice) -> None:

@@ -1,4 +1,7 @@
-"""SQL of provisioning sessions, their devices and sealed passwords; readers take `Tx.run` or `Database.read`."""
+"""SQL of provisioning sessions, their devices and sealed passwords.
+
+Functions that only read have a parameter `run`: `Tx.run` or `Database.read`.
+"""
 
 from __future__ import annotations
 
@@ -190,7 +193,11 @@ async def passwords(run: Run) -> dict[str, Sealed]:
 
 
 async def exposed(run: Run) -> set[Mac]:
-    """The cameras that may hold a password: requested in the latest session that requested them, and not verified."""
+    """The cameras that may have received a password without being verified.
+
+    Only the latest session in which provisioning of a camera was requested counts.
+    """
+    # `queued` is set when provisioning is requested, and kept.
     sql = (
         "SELECT mac FROM (SELECT d.mac, d.state, max(s.number)"
         " FROM session_devices d JOIN sessions s ON s.id = d.session_id WHERE d.queued IS NOT NULL GROUP BY d.mac)"
@@ -200,7 +207,7 @@ async def exposed(run: Run) -> set[Mac]:
 
 
 async def erase_password(tx: Tx, session_id: str) -> None:
-    """Delete a session's password; the writer overwrites deleted content (secure_delete)."""
+    """Delete a session's password; the write connection overwrites deleted content (PRAGMA secure_delete)."""
     await tx.run("DELETE FROM session_secrets WHERE session_id = ?", (session_id,))
 
 

@@ -164,7 +164,7 @@ class ProvisioningWorker:
         network = self._circuits.network
         for device in waiting:
             is_trial = network.is_open
-            if len(self._running) >= self._concurrency or not network.take(now):
+            if len(self._running) >= self._concurrency or not network.begin_attempt(now):
                 return
             key = (session.id, device.mac)
             self._running[key] = task = asyncio.create_task(self._run(session, device), name=f"provision-{device.mac}")
@@ -172,7 +172,7 @@ class ProvisioningWorker:
 
     def _done(self, key: _Key, is_trial: bool, _task: asyncio.Task[None]) -> None:
         if is_trial:
-            self._circuits.network.release()  # also if it was cancelled before its first step
+            self._circuits.network.end_attempt()  # also if it was cancelled before its first step
         self._running.pop(key, None)
         self._wake.set()
 
@@ -201,8 +201,8 @@ class ProvisioningWorker:
         network = self._circuits.network
         self.outcomes["failed" if failure else "verified"] += 1
         if failure is None:
-            network.succeeded()
-        elif failure.is_network_fault and network.failed(now := self._clock.monotonic()):
+            network.record_success()
+        elif failure.is_network_fault and network.record_failure(now := self._clock.monotonic()):
             wait_s = network.wait_s(now)
             log.warning(
                 "provisioning suspended, several devices failed in a row", code=failure.code, seconds=round(wait_s)

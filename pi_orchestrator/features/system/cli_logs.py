@@ -41,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="only lines of this level and above; warning: the same as warn",
     )
     parser.add_argument(
-        "--source", metavar="NAME", help="only lines of this component and those below it, e.g. net.mqtt"
+        "--source", metavar="NAME", help="only lines of this component and its subcomponents, e.g. net.mqtt"
     )
     parser.add_argument(
         "--lines", "-n", type=_count, default=DEFAULT_COUNT, metavar="N", help=f"number of last lines ({DEFAULT_COUNT})"

@@ -76,7 +76,7 @@ class BareLogs(ApiModel):
 
 class _LineFilter(RequestModel):
     level: Level = Field("debug", description="only lines of this level and above")
-    source: Component | None = Field(None, description="only lines of this component and those below it")
+    source: Component | None = Field(None, description="only lines of this component and its subcomponents")
 
     def line_filter(self) -> LineFilter:
         """The same filter for the log buffer."""

@@ -13,18 +13,18 @@ from tests.support.clock import FakeClock
 
 def opened(at=0.0):
     breaker = Breaker(failures=3, reset_s=30)
-    assert [breaker.failed(at) for _ in range(3)] == [False, False, True]
+    assert [breaker.record_failure(at) for _ in range(3)] == [False, False, True]
     return breaker
 
 
 def test_breaker_opens_after_failures_in_row():
     breaker = Breaker(failures=3, reset_s=30)
     for _ in range(5):
-        assert not breaker.failed(0)
-        assert not breaker.failed(0)
-        breaker.succeeded()
+        assert not breaker.record_failure(0)
+        assert not breaker.record_failure(0)
+        breaker.record_success()
     assert not breaker.is_open
-    assert breaker.take(0)
+    assert breaker.begin_attempt(0)
     assert opened().is_open
 
 
@@ -32,63 +32,70 @@ def test_open_breaker_refuses_attempts():
     breaker = opened(at=100)
     assert breaker.wait_s(100) == 30
     assert breaker.wait_s(129) == 1
-    assert not breaker.take(129.9)
+    assert not breaker.begin_attempt(129.9)
 
 
 def test_half_open_breaker_allows_one_probe():
     breaker = opened()
-    assert breaker.take(30)
-    assert not breaker.take(30), "only one probe"
-    breaker.succeeded()
+    assert breaker.begin_attempt(30)
+    assert not breaker.begin_attempt(30), "only one probe"
+    breaker.record_success()
     assert not breaker.is_open
-    assert breaker.take(30)
-    assert breaker.take(30)
-    assert not breaker.failed(30), "the count starts at zero"
+    assert breaker.begin_attempt(30)
+    assert breaker.begin_attempt(30)
+    assert not breaker.record_failure(30), "the count starts at zero"
 
 
 def test_failed_probe_doubles_wait():
     breaker, now = opened(), 0.0
     for expected in (60, 120, 240, 240, 240):
         now += breaker.wait_s(now)
-        assert breaker.take(now)
-        assert breaker.failed(now)
+        assert breaker.begin_attempt(now)
+        assert breaker.record_failure(now)
         assert breaker.wait_s(now) == expected
     assert expected == 30 * MAX_FACTOR
-    breaker.succeeded()
-    assert [breaker.failed(now) for _ in range(3)] == [False, False, True]
+    breaker.record_success()
+    assert [breaker.record_failure(now) for _ in range(3)] == [False, False, True]
     assert breaker.wait_s(now) == 30, "reset by the success"
 
 
 def test_late_failure_is_ignored_while_open():
     breaker = opened()
     for _ in range(5):
-        assert not breaker.failed(10)
+        assert not breaker.record_failure(10)
     assert breaker.wait_s(10) == 20
 
 
-def test_failure_without_probe_reopens_breaker():
+def test_late_failure_after_wait_reopens_breaker():
     breaker = opened()
-    assert breaker.failed(31)
+    assert breaker.record_failure(31)
     assert breaker.wait_s(31) == 60
 
 
-def test_released_probe_allows_next_probe():
+def test_cancelled_probe_allows_next_probe():
     breaker = opened()
-    assert breaker.take(30)
-    breaker.release()
-    assert breaker.take(30)
+    assert breaker.begin_attempt(30)
+    breaker.end_attempt()
+    assert breaker.begin_attempt(30)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["take", "failed", "succeeded", "release"]), st.floats(0, 100)), max_size=60))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["begin_attempt", "record_failure", "record_success", "end_attempt"]), st.floats(0, 100)
+        ),
+        max_size=60,
+    )
+)
 def test_any_steps_leave_breaker_usable(steps):
     breaker, now = Breaker(failures=2, reset_s=10), 0.0
     for method, delay in steps:
         now += delay
-        getattr(breaker, method)(*([now] if method in ("take", "failed") else []))
+        getattr(breaker, method)(*([now] if method in ("begin_attempt", "record_failure") else []))
         assert 0 <= breaker.wait_s(now) <= 10 * MAX_FACTOR + 1e-9
-        assert breaker.is_open or breaker.take(now)
-    breaker.release()
-    assert breaker.take(now + breaker.wait_s(now))
+        assert breaker.is_open or breaker.begin_attempt(now)
+    breaker.end_attempt()
+    assert breaker.begin_attempt(now + breaker.wait_s(now))
 
 
 async def test_circuit_refuses_its_camera_or_the_whole_network():
@@ -97,7 +104,7 @@ async def test_circuit_refuses_its_camera_or_the_whole_network():
     circuits = Circuits(failures=2, reset_s=30, clock=clock)
     mac, other = Mac("24:6F:28:00:00:10"), Mac("24:6F:28:00:00:20")
     for _ in range(2):
-        circuits.of(mac).failed(clock.monotonic())
+        circuits.of(mac).record_failure(clock.monotonic())
     circuits.check(other)
     circuits.check()
     with pytest.raises(CircuitOpenError) as refused:
@@ -106,7 +113,7 @@ async def test_circuit_refuses_its_camera_or_the_whole_network():
     await clock.advance(30)
     circuits.check(mac)
     for _ in range(2):
-        circuits.network.failed(clock.monotonic())
+        circuits.network.record_failure(clock.monotonic())
     for checked in (None, other):
         with pytest.raises(CircuitOpenError):
             circuits.check(checked)

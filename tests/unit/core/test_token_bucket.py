@@ -79,7 +79,7 @@ def test_restore_in_same_boot_continues():
     assert drain(after, 1013.0) == 2
 
 
-def test_restore_after_reboot_counts_uptime():
+def test_restore_after_reboot_refills_for_uptime():
     used = bucket(now=50_000.0)
     drain(used, 50_000.0)
     stored = used.snapshot(now=50_000.0, boot_id="boot-1")
@@ -88,11 +88,17 @@ def test_restore_after_reboot_counts_uptime():
     assert drain(after, 13.0) == 2
 
 
-@pytest.mark.parametrize("tokens, granted", [(-5.0, 0), (1e12, CAPACITY), (float("inf"), CAPACITY), (0.5, 0)])
+@pytest.mark.parametrize("tokens, granted", [(-5.0, 0), (1e12, CAPACITY), (float("inf"), CAPACITY)])
 def test_restore_of_invalid_state_is_clamped(tokens, granted):
     restored = bucket()
     restored.restore(BucketState(tokens, at=1000.0, boot_id="boot-1"), now=1000.0, boot_id="boot-1")
     assert drain(restored, 1000.0) == granted
+
+
+def test_restored_fraction_grants_nothing():
+    restored = bucket()
+    restored.restore(BucketState(0.5, at=1000.0, boot_id="boot-1"), now=1000.0, boot_id="boot-1")
+    assert drain(restored, 1000.0) == 0
 
 
 def test_restore_of_future_time_adds_nothing():

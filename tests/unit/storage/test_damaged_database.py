@@ -106,9 +106,9 @@ def test_damaged_file_is_set_aside(sound, file, damage):
     damaged = DAMAGES[damage](sound)
     file.write_bytes(damaged)
     report = prepare(file)
-    assert report.set_aside.parent == file.parent
-    assert report.set_aside.name.startswith("orchestrator.db.damaged-")
-    assert report.set_aside.read_bytes() == damaged, "the damaged file is unchanged"
+    assert report.moved_to.parent == file.parent
+    assert report.moved_to.name.startswith("orchestrator.db.damaged-")
+    assert report.moved_to.read_bytes() == damaged, "the damaged file is unchanged"
     assert report.notes
     assert version(file) == schema.migrations()[-1][0]
     assert is_sound(file)
@@ -118,7 +118,7 @@ def test_damaged_file_is_set_aside(sound, file, damage):
 @pytest.mark.parametrize("damage", [name for name in DAMAGES if not name.startswith(("a page", "pages"))])
 def test_unreadable_file_is_found_after_clean_shutdown(sound, file, damage):
     file.write_bytes(DAMAGES[damage](sound))
-    assert prepare(file, closed_cleanly=True).set_aside
+    assert prepare(file, closed_cleanly=True).moved_to
     assert is_sound(file)
 
 
@@ -126,7 +126,7 @@ def test_unreadable_file_is_found_after_clean_shutdown(sound, file, damage):
 def test_damaged_table_does_not_affect_others(sound, file, root_page_of, table):
     file.write_bytes(overwritten(sound, (root_page_of[table] - 1) * PAGE, random.Random(3).randbytes(PAGE)))
     report = prepare(file)
-    assert report.set_aside
+    assert report.moved_to
     found = counts(file)
     assert found[table] == (CAMERAS // 4 if table == "containers" else 0), (
         "the containers of saved cameras are created again"
@@ -159,7 +159,7 @@ def test_rows_around_the_damage_are_saved(sound, file):
     in_the_middle = offset_of_page_with(sound, b"24:6F:28:00:00:C8paired")
     file.write_bytes(overwritten(sound, in_the_middle, random.Random(4).randbytes(PAGE)))
     report = prepare(file)
-    assert report.set_aside
+    assert report.moved_to
     saved = [row[0] for row in rows(file, "SELECT id FROM onboarding_audit ORDER BY id")]
     assert saved[0] == 1
     assert saved[-1] == CAMERAS
@@ -176,18 +176,18 @@ def test_random_damage_does_not_stop_the_start(sound, file, seed):
     damaged = overwritten(sound, at, rng.randbytes(min(size, len(sound) - at)))
     file.write_bytes(damaged)
     report = prepare(file)
-    if report.set_aside:
+    if report.moved_to:
         assert is_sound(file)
-        assert report.set_aside.read_bytes() == damaged
+        assert report.moved_to.read_bytes() == damaged
     assert version(file) == schema.migrations()[-1][0]
-    assert prepare(file).set_aside is None, "the next start finds no damage"
+    assert prepare(file).moved_to is None, "the next start finds no damage"
 
 
 def test_folder_at_database_path_is_set_aside(file):
     file.mkdir()
     (file / "precious").write_text("kept")
     report = prepare(file)
-    assert (report.set_aside / "precious").read_text() == "kept"
+    assert (report.moved_to / "precious").read_text() == "kept"
     assert report.rows_saved == 0
     assert is_sound(file)
 
@@ -215,7 +215,7 @@ def crashed(tmp_path, file):
 
 def test_wal_content_survives_a_crash(tmp_path, file):
     crashed(tmp_path, file)
-    assert prepare(file).set_aside is None
+    assert prepare(file).moved_to is None
     assert rows(file, "SELECT DISTINCT name FROM cameras") == [("from the log",)]
 
 
@@ -224,7 +224,7 @@ def test_wal_without_database_is_set_aside(tmp_path, file, missing):
     log = crashed(tmp_path, file)
     file.unlink() if missing else file.write_bytes(b"")
     report = prepare(file)
-    assert report.set_aside.with_name(report.set_aside.name + "-wal").read_bytes() == log
+    assert report.moved_to.with_name(report.moved_to.name + "-wal").read_bytes() == log
     assert is_sound(file)
     assert counts(file)["cameras"] == 0
 
@@ -233,7 +233,7 @@ def test_foreign_wal_is_harmless(tmp_path, sound, file):
     crashed(tmp_path, file)
     file.with_name(file.name + "-wal").write_bytes(random.Random(5).randbytes(100_000))
     report = prepare(file)
-    assert report.set_aside is None
+    assert report.moved_to is None
     assert counts(file)["cameras"] == 5
 
 
@@ -242,7 +242,7 @@ def test_side_files_are_set_aside_too(file):
     for suffix in schema.SIDE_FILES:
         file.with_name(file.name + suffix).write_bytes(b"side " + suffix.encode())
     report = prepare(file)
-    assert report.set_aside
+    assert report.moved_to
     assert is_sound(file)
     assert counts(file)["cameras"] == 0
     assert not file.with_name(file.name + "-journal").exists()
@@ -252,7 +252,7 @@ def test_every_damaged_file_is_kept(sound, file):
     set_aside = set()
     for _ in range(3):
         file.write_bytes(DAMAGES["cut in half"](sound))
-        set_aside.add(prepare(file).set_aside)
+        set_aside.add(prepare(file).moved_to)
     assert len(set_aside) == 3
     assert all(aside.exists() for aside in set_aside)
 
@@ -275,7 +275,7 @@ def test_invalid_rows_are_not_saved(sound, tmp_path, file):
     data = file.read_bytes()
     file.write_bytes(overwritten(data, len(data) - 6 * PAGE, b"\xff" * PAGE))
     report = prepare(file)
-    assert report.set_aside
+    assert report.moved_to
     assert rows(file, "SELECT device_id FROM cameras ORDER BY mac") == [("one",), ("five",)]
     assert report.rows_saved == 2
 
@@ -287,7 +287,7 @@ def test_salvage_works_with_any_folder_name(sound, tmp_path, name):
     file = folder / "orchestrator.db"
     file.write_bytes(DAMAGES["pages of noise in the middle"](sound))
     report = prepare(file)
-    assert report.set_aside.parent == folder
+    assert report.moved_to.parent == folder
     assert report.rows_saved > CAMERAS
 
 
@@ -303,10 +303,10 @@ def test_interrupted_repair_is_repeated(sound, file, root_page_of, monkeypatch, 
             prepare(file)
     report = prepare(file)
     assert "interrupted" in report.notes[0]
-    assert report.set_aside.exists()
+    assert report.moved_to.exists()
     assert counts(file)["cameras"] == counts(file)["assignments"] == CAMERAS
     assert is_sound(file)
-    assert prepare(file).set_aside is None
+    assert prepare(file).moved_to is None
 
 
 def test_full_disk_during_repair_loses_nothing(sound, file, root_page_of, monkeypatch):

@@ -271,7 +271,7 @@ def test_second_start_changes_nothing(prepare, old):
 def test_file_is_checked_only_after_unclean_shutdown(prepare, old, closed_cleanly):
     report = prepare(closed_cleanly=closed_cleanly)
     assert report.checked is not closed_cleanly
-    assert report.set_aside is None
+    assert report.moved_to is None
 
 
 def test_old_file_is_migrated_with_every_row(prepare, old, add_migrations):
@@ -279,7 +279,7 @@ def test_old_file_is_migrated_with_every_row(prepare, old, add_migrations):
     newest = add_migrations(ADDS_A_COLUMN, ADDS_A_TABLE)
     report = prepare()
     assert version(old) == newest
-    assert (report.migrated_from, report.set_aside) == (1, None)
+    assert (report.migrated_from, report.moved_to) == (1, None)
     assert content(old, known) == before
     assert rows(old, "SELECT DISTINCT lens FROM cameras") == [("wide",)]
     assert added(old, known) == dict.fromkeys(("lenses", "scans", *PROVISIONING, *EXCLUSIONS), [])
@@ -290,7 +290,7 @@ def test_earlier_version_keeps_every_row(prepare, file, number):
     create_file(file, number)
     before, known = content(file), shape(file)
     report = prepare()
-    assert (report.migrated_from, report.set_aside, version(report.backup)) == (number, None, number)
+    assert (report.migrated_from, report.moved_to, version(report.backup)) == (number, None, number)
     assert content(report.backup) == before
     assert content(file, known) == before
     assert not any(added(file, known).values())
@@ -298,7 +298,7 @@ def test_earlier_version_keeps_every_row(prepare, file, number):
     assert rows(file, "PRAGMA foreign_key_check") == []
 
 
-async def test_version_1_accepts_scans(prepare, file, clock, bus):
+async def test_migrated_version_1_accepts_scans(prepare, file, clock, bus):
     create_file(file, 1)
     await asyncio.to_thread(prepare)
     async with Database(path=file, clock=clock, bus=bus).opened() as database:
@@ -404,7 +404,7 @@ def test_backup_includes_the_wal(prepare, old, add_migrations, tmp_path):
         assert rows(database, "SELECT DISTINCT name FROM cameras") == [("from the log",)]
 
 
-def test_failed_migration_leaves_the_file_unchanged(prepare, old, add_migrations):
+def test_failed_migration_is_rolled_back(prepare, old, add_migrations):
     before, known = content(old), shape(old)
     add_migrations(FAILS_HALFWAY)
     with pytest.raises(StartupError, match="no such table: nowhere") as caught:
@@ -464,23 +464,23 @@ def test_partial_backup_is_replaced(old, tmp_path):
     assert not target.with_suffix(".partial").exists()
 
 
-def test_newer_file_is_refused_naming_a_backup(prepare, old, add_migrations, monkeypatch, tmp_path):
+def test_refusal_of_newer_file_names_usable_backup(prepare, old, add_migrations, monkeypatch, tmp_path):
     add_migrations(ADDS_A_COLUMN)
     first = prepare().backup
     add_migrations(ADDS_A_COLUMN, ADDS_A_TABLE)
     second = prepare().backup
     before = old.read_bytes()
-    add_migrations()
+    add_migrations()  # none: back to the older version
     with pytest.raises(StartupError) as caught:
         prepare()
     assert f"has schema {NEWEST + 2}; this version supports up to {NEWEST}" in caught.value.message
     assert "install the newer version again" in caught.value.remedy
     assert str(first) in caught.value.remedy
-    assert str(second) not in caught.value.remedy
+    assert str(second) not in caught.value.remedy, "its schema is too new as well"
     assert old.read_bytes() == before, "the file is unchanged"
 
 
-def test_newer_file_without_backup_names_none(prepare, old, add_migrations):
+def test_refusal_without_backup_asks_for_newer_version(prepare, old, add_migrations):
     with closing(sqlite3.connect(old)) as connection:
         connection.execute("PRAGMA user_version=99")
     with pytest.raises(StartupError) as caught:

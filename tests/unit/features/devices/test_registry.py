@@ -913,7 +913,7 @@ def test_unregistered_camera_can_be_evicted():
     site = Site(registered={CAMERA}, max_devices=2)
     site.answer(CAMERA, ip(1))
     site.registered.clear()
-    site.registry.unregister(CAMERA)
+    site.registry.release(CAMERA)
     for mac in (A, B):
         site.answer(mac, ip(2))
     assert site.registry.get(CAMERA) is None
@@ -924,14 +924,14 @@ def test_unregistered_camera_without_evidence_is_removed():
     site = Site(registered={CAMERA})
     site.registry.restore(CAMERA, Presence.OFFLINE, alive_at=None, now=site.now)
     site.registered.clear()
-    site.registry.unregister(CAMERA)
+    site.registry.release(CAMERA)
     assert site.registry.get(CAMERA) is None
-    site.registry.unregister(CAMERA)  # twice is harmless
+    site.registry.release(CAMERA)  # twice is harmless
 
 
 def test_unregistered_camera_with_claim_is_kept():
     site = Site(registered={CAMERA})
     site.registry.apply_retained_status(CAMERA, status(CAMERA))
     site.registered.clear()
-    site.registry.unregister(CAMERA)
+    site.registry.release(CAMERA)
     assert site.registry.get(CAMERA) is not None

@@ -34,7 +34,7 @@ async def test_cancelled_trial_is_released(clock):
         circuits=circuits,
         exposure=None,
     )
-    circuits.network.failed(clock.monotonic())
+    circuits.network.record_failure(clock.monotonic())
     await clock.advance(11)
     session = SimpleNamespace(id="s-1")
     first, second = (SimpleNamespace(mac=mac) for mac in ("first", "second"))
