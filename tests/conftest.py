@@ -1,4 +1,5 @@
 import functools
+import gc
 import io
 import logging
 import os
@@ -33,6 +34,12 @@ def pytest_sessionstart(session):
     """A test fails if pi_orchestrator blocks the event loop; calls from test code are not checked."""
     session.config.add_cleanup(BLOCKING_CALLS.deactivate)
     BLOCKING_CALLS.activate()
+
+
+def pytest_collection_finish():
+    """Exempt all modules and collected tests from garbage collection: no pass has to visit them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

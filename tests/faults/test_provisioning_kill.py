@@ -26,10 +26,8 @@ from tests.support.provisioning import (
 from tests.support.sampling import repeats, sampled
 from tests.support.waiting import eventually
 
-COUNT = 20
-"""Cameras of a batch that is killed at one of its steps."""
-FEWER = repeats(10, slow=COUNT)
-"""Cameras of other batches: more than are provisioned at the same time, so some wait in each of them."""
+COUNT = repeats(10, slow=20)
+"""Cameras of a batch: more than are provisioned at the same time, so some wait in each of them."""
 # Step of a camera → where the daemon kills itself, for KILL_AT of SELF_KILLING_DAEMON.
 STEPS = {
     "queued": "0",
@@ -119,7 +117,7 @@ async def test_repeated_kills(rig, tmp_path):
     """Every start completes a few more steps; two are killed while the session is resumed."""
     places = ("30 after 3", "active before 1", "POST after 2", "active after 1", "60 before 2", "85 after 5")
     places = places[: repeats(3, slow=6)]
-    async with batch_of(FEWER, rig, tmp_path) as fleet:
+    async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, "POST after 2") as batch:
             await begin(batch)
         for place in places:
@@ -131,7 +129,7 @@ async def test_repeated_kills(rig, tmp_path):
 
 
 async def test_kill_while_paused_waits_for_resume(rig, tmp_path):
-    async with batch_of(FEWER, rig, tmp_path) as fleet:
+    async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with started(rig, tmp_path, fleet) as batch:
             await begin(batch)
             await eventually(lambda: sum(len(camera.provisioned) for camera in fleet.cameras) >= 3)
@@ -155,7 +153,7 @@ async def test_kill_while_paused_waits_for_resume(rig, tmp_path):
 
 @pytest.mark.parametrize("place", ["closing after 1", "closed before 1", "closed after 1"])
 async def test_kill_while_closing_is_closed_at_start(rig, tmp_path, place):
-    async with batch_of(FEWER, rig, tmp_path) as fleet:
+    async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, place) as batch:
             await begin(batch)
             await eventually(lambda: any(camera.provisioned for camera in fleet.cameras))
@@ -184,7 +182,7 @@ async def test_kill_while_closing_is_closed_at_start(rig, tmp_path, place):
 
 
 async def test_discard_after_kill_is_final(rig, tmp_path):
-    async with batch_of(FEWER, rig, tmp_path) as fleet:
+    async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, "POST after 5") as batch:
             await begin(batch)
         async with started(rig, tmp_path, fleet, batch.id) as batch:
@@ -205,15 +203,15 @@ async def test_discard_after_kill_is_final(rig, tmp_path):
             # The interface is free, and the next session takes the cameras that were not reached.
             batch.id = ""
             await batch.start()
-            await batch.wait_for_cameras(FEWER - len(sent))
+            await batch.wait_for_cameras(COUNT - len(sent))
             await batch.post("provision-all", json={})
             session = await batch.wait_until_done()
-            assert session["verified_count"] == FEWER - len(sent)
+            assert session["verified_count"] == COUNT - len(sent)
         assert all(len(camera.provisioned) == 1 for camera in fleet.cameras)
 
 
 async def test_cameras_back_during_downtime_are_not_sent_again(rig, tmp_path):
-    async with batch_of(FEWER, rig, tmp_path) as fleet:
+    async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, "POST after 4") as batch:
             await begin(batch)
         sent = [camera for camera in fleet.cameras if camera.provisioned]
@@ -227,7 +225,7 @@ async def test_cameras_back_during_downtime_are_not_sent_again(rig, tmp_path):
 
 async def test_reboot_of_machine_searches_sent_cameras(rig, tmp_path):
     """Monotonic time begins anew, so stored times mean nothing."""
-    async with batch_of(FEWER, rig, tmp_path) as fleet:
+    async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, "POST after 4") as batch:
             await begin(batch)
         rig.execute("UPDATE session_devices SET sent_boot_id = 'another', sent_monotonic = 1e12 WHERE sent_ip <> ''")
@@ -238,7 +236,7 @@ async def test_reboot_of_machine_searches_sent_cameras(rig, tmp_path):
 
 async def test_power_cut_of_everything_resumes(rig, tmp_path):
     """The cameras return first, each on the network of its credentials."""
-    async with batch_of(FEWER, rig, tmp_path) as fleet:
+    async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, "POST after 6") as batch:
             await begin(batch)
         await asyncio.gather(*(camera.power_off() for camera in fleet.cameras))

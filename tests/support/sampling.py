@@ -7,10 +7,14 @@ class Scale:
     slow = False
 
 
-def sampled(cases, size):
-    """Cases for `parametrize`: `size` of them, evenly spread; with --slow, all."""
+def sampled(cases, size, *, last=False):
+    """Cases for `parametrize`: `size` of them, evenly spread, if wanted with the last one; with --slow, all."""
     cases = list(cases)
-    return cases if Scale.slow else [cases[number * len(cases) // size] for number in range(size)]
+    if Scale.slow:
+        return cases
+    if last:
+        return [cases[number * (len(cases) - 1) // (size - 1)] for number in range(size)]
+    return [cases[number * len(cases) // size] for number in range(size)]
 
 
 def repeats(plain, *, slow):

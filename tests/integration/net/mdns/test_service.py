@@ -130,16 +130,7 @@ class Site:
 
 
 @pytest.fixture
-def older_objects_frozen():
-    """Let `open_resources` collect only what the test has created, not the whole process each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture
-async def site(older_objects_frozen):
+async def site():
     with Namespace.opened("pi") as pi, Namespace.opened("cam") as camera:
         pi.ip("link", "add", "ap0", "type", "veth", "peer", "name", "sta0", "netns", camera.name)
         pi.ip("addr", "add", str(PI), "dev", "ap0")
