@@ -248,7 +248,13 @@ async def test_sweep_during_flood_finds_all(player, scan, monkeypatch):
     assert 0 < turns.most_frames <= arp.MAX_READS, "other tasks run in between"
 
 
-async def test_flood_without_sweep_pauses_reading(player, scan, monkeypatch):
+@pytest.fixture
+def low_limit(monkeypatch):
+    """A busy machine sends a flood slowly; it must be over the limit all the same."""
+    monkeypatch.setattr(arp, "UNSOLICITED_PER_S", 50)
+
+
+async def test_flood_without_sweep_pauses_reading(low_limit, player, scan, monkeypatch):
     counters = scan.engine.counters
     async with LoopTurns(scan.engine, monkeypatch) as turns:
         duration = await player.announce_macs(20_000, "10.77.0.0/24", rate=20_000)
@@ -311,7 +317,7 @@ async def test_repeated_reply_is_reported_once(player, scan):
     assert scan.engine.counters.replies == 2
 
 
-async def test_probe_resumes_reading_after_flood(player, scan, monkeypatch):
+async def test_probe_resumes_reading_after_flood(low_limit, player, scan, monkeypatch):
     monkeypatch.setattr(arp, "READ_PAUSE_S", 60)
     await player.play({HOST: A})
 
