@@ -19,7 +19,7 @@ from pi_orchestrator.core.identifiers import parse_device_id
 from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.core.validation import clean_number, clean_text, parse_object
 from pi_orchestrator.core.wifi import MAX_SSID_BYTES, Credentials, MqttAccess
-from pi_orchestrator.net.jpeg import MAX_IMAGE_BYTES, is_jpeg
+from pi_orchestrator.net.jpeg import MAX_IMAGE_BYTES, cut_jpeg, other_content_type
 
 MAX_BODY_BYTES = 64 * 1024
 PROBE_TIMEOUT_S = 4.0
@@ -101,7 +101,7 @@ class CameraHttpClient:
             raise failure
 
     async def capture(self, address: str, *, timeout_s: float, budget: ByteBudget) -> bytes:
-        """Send `GET /capture`: a JPEG, CaptureError otherwise. Bytes count against `budget` while they are read."""
+        """Send `GET /capture`: a JPEG without padding, else CaptureError. Bytes count against `budget` while read."""
         url = f"http://{address}:{self._port}/capture"
         try:
             async with (
@@ -239,11 +239,10 @@ async def _provision_error(response: aiohttp.ClientResponse) -> ProvisionError |
 async def _read_picture(response: aiohttp.ClientResponse, budget: ByteBudget) -> bytes:
     if response.status != 200:
         raise FieldError(f"status {response.status}")
-    content_type = response.content_type
-    if not content_type.startswith("image/jp"):
-        raise FieldError(f"{clean_text(content_type, max_chars=40)}, not image/jpeg")
-    jpeg = await _read_bounded(response, limit=MAX_IMAGE_BYTES, budget=budget)
-    if not is_jpeg(jpeg):
+    if kind := other_content_type(response.headers.get("Content-Type")):
+        raise FieldError(f"{kind}, not image/jpeg")
+    jpeg = cut_jpeg(await _read_bounded(response, limit=MAX_IMAGE_BYTES, budget=budget))
+    if jpeg is None:
         raise FieldError("not a JPEG")
     return jpeg
 

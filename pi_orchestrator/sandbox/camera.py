@@ -29,11 +29,11 @@ from pi_orchestrator.core.validation import clean_text
 from pi_orchestrator.core.wifi import MqttAccess
 from pi_orchestrator.net.mqtt.client import MqttClient
 from pi_orchestrator.sandbox.commands import FOREVER_S, CommandHandler, PictureError
-from pi_orchestrator.sandbox.faults import Fault, raw_server, status_with_fault
+from pi_orchestrator.sandbox.faults import Fault, encode_status, raw_server, status_with_fault
 from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 from pi_orchestrator.sandbox.picture import render_picture
 from pi_orchestrator.sandbox.provisioning import Provisioned, Provisioning, ProvisionRequest
-from pi_orchestrator.sandbox.server import cannot_listen, http_server
+from pi_orchestrator.sandbox.server import UntypedResponse, cannot_listen, http_server
 
 FIRMWARE: Final = "2.4.1"
 RECONNECT_FIRST_S: Final = 0.2
@@ -256,7 +256,8 @@ class SimulatedCamera:
         return self.options.flap_s * self._random.uniform(0.5, 1.0)
 
     async def _run_boot(self) -> None:
-        self._booted_at = time.monotonic()
+        if self.fault is not Fault.UPTIME_KEPT:
+            self._booted_at = time.monotonic()
         self.message_count = 0
         async with self._listening():
             attempt = 0
@@ -295,7 +296,8 @@ class SimulatedCamera:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         match request.method, request.path:
             case "GET", "/status":
-                return web.json_response(self.http_status())
+                body = encode_status(self.fault, self.http_status())
+                return web.Response(body=body, content_type="application/json")
             case "GET", "/capture":
                 return await self._capture()
             case "POST", "/provision":
@@ -332,6 +334,8 @@ class SimulatedCamera:
             jpeg = await self._picture()
         except PictureError as exc:
             return web.json_response({"error": str(exc)}, status=503)
+        if self.fault is Fault.NO_CONTENT_TYPE:
+            return UntypedResponse(body=jpeg)
         return web.Response(body=jpeg, content_type="image/jpeg")
 
     async def _picture(self) -> bytes:
@@ -344,6 +348,8 @@ class SimulatedCamera:
             jpeg = await asyncio.to_thread(render_picture, self.device_id, datetime.now(UTC))
         except ModuleNotFoundError:
             raise PictureError("pictures need Pillow: install pi-orchestrator[demo]") from None
+        if self.fault is Fault.PADDED_JPEG:
+            return jpeg + bytes(512)
         return jpeg[:-2] if self.fault is Fault.CAPTURE_NOT_JPEG else jpeg
 
     async def _run_connection(self) -> None:
@@ -364,7 +370,8 @@ class SimulatedCamera:
         try:
             await (self._run_ghost(link) if self.fault is Fault.GHOST else self._run_online(link))
         except asyncio.CancelledError:
-            if self._rebooting:
+            self._power_lost |= self._rebooting and self.fault is Fault.UPTIME_KEPT  # it does not disconnect cleanly
+            if self._rebooting and not self._power_lost:
                 self._notify("rebooting")
                 with contextlib.suppress(aiomqtt.MqttError):
                     await self._publish_status(link, "REBOOTING")
@@ -377,6 +384,8 @@ class SimulatedCamera:
         if self.fault is Fault.GHOST:
             return None
         payload = json.dumps(self._header("OFFLINE") | {"reason": "last_will"})
+        if self.fault is Fault.PLAIN_WILL:
+            payload = "offline"
         return aiomqtt.Will(self.topic("status"), payload, qos=1, retain=self.options.retain)
 
     async def _run_online(self, link: MqttClient) -> None:
@@ -420,7 +429,8 @@ class SimulatedCamera:
     async def _publish_status(self, link: MqttClient, state: str = "ONLINE", *, qos: int = 0) -> None:
         self.message_count += 1
         topic = self.topic("status", self.message_count)
-        await link.publish(topic, json.dumps(self.status(state)), qos=qos, retain=self.options.retain)
+        payload = encode_status(self.fault, self.status(state))
+        await link.publish(topic, payload, qos=qos, retain=self.options.retain)
 
     def _set_online(self) -> None:
         self.connected.set()

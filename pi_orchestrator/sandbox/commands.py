@@ -109,6 +109,9 @@ class CommandHandler:
         await self._publish_result(publish, request_id, "set_resolution", resolution=self.resolution)
 
     async def _start_capture(self, publish: Publish, request_id: str) -> None:
+        if self._fault() is Fault.NO_CONTENT_TYPE:
+            await self._publish_error(publish, f"{request_id}/error", "no pictures over MQTT", request_id=request_id)
+            return
         if self._capturing is not None and not self._capturing.done():
             await self._publish_error(publish, f"{request_id}/error", "busy", code="CAMERA_BUSY", request_id=request_id)
             return

@@ -69,6 +69,12 @@ class Fault(StrEnum):
     CAPTURE_FOREIGN = "capture-foreign", "answers capture commands with another camera's id"
     CAPTURE_REBOOTS = "capture-reboots", "reboots in the middle of a picture"
     CAPTURE_HANGS = "capture-hangs", "captures hang until the next reboot"
+    PADDED_JPEG = "padded-jpeg", "every picture is followed by 512 zero bytes, by MQTT and HTTP"
+    NO_CONTENT_TYPE = "no-content-type", "/capture: a picture without Content-Type; no pictures over MQTT"
+    PADDED_JSON = "padded-json", "status and /status with a byte order mark, spaces and trailing zero bytes"
+    BAD_STATUS = "bad-status", "status and /status with an unescaped quote, so that they are not JSON"
+    PLAIN_WILL = "plain-will", "its last will is the plain text offline"
+    UPTIME_KEPT = "uptime-kept", "reboots without a REBOOTING message, and its uptime continues"
     REBOOT_IGNORED = "reboot-ignored", "confirms a restart but does not reboot"
     REBOOT_VANISH = "reboot-vanish", "reboots and stays offline until its power is cycled"
 
@@ -119,6 +125,16 @@ def status_with_fault(fault: Fault | None, body: dict[str, Any], *, mac: Mac) ->
     if fault is Fault.NO_MAC:
         return dict(_STOCK_SETTINGS)
     return body
+
+
+def encode_status(fault: Fault | None, fields: dict[str, Any]) -> bytes:
+    """The bytes of a status message or of `/status` with this fault."""
+    text = json.dumps(fields)
+    if fault is Fault.BAD_STATUS:
+        text = '{"location":"the "blue" room",' + text[1:]
+    if fault is Fault.PADDED_JSON:
+        text = f"\ufeff {text} \r\n" + "\0" * 16
+    return text.encode()
 
 
 def raw_server(

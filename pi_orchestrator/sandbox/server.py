@@ -45,6 +45,14 @@ class _Server(web.Server):
             await asyncio.sleep(0)
 
 
+class UntypedResponse(web.Response):
+    """A response without Content-Type; aiohttp always adds one."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.popall("Content-Type", None)
+
+
 @contextlib.asynccontextmanager
 async def http_server(sock: socket.socket, handler: HttpHandler) -> AsyncIterator[None]:
     """Serve on a bound socket; at the end, requests in progress get 0.5 s, then every connection is closed."""

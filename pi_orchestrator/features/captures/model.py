@@ -1,7 +1,8 @@
 """Capture by MQTT: parsing of the four phases ack, info, chunk and complete, and assembly of the picture.
 
 Messages may arrive in any order and more than once. A contradiction ends the capture immediately. A picture is valid
-if every chunk is there, the size is as announced, and the data is a JPEG. Times are monotonic seconds, passed in.
+if every chunk is there, the size is as announced, and the data is a JPEG; padding after its end is cut off. Times are
+monotonic seconds, passed in.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pi_orchestrator.features.commands.model import (
     refusal_reason,
     sender_names,
 )
-from pi_orchestrator.net.jpeg import MAX_IMAGE_BYTES, is_jpeg
+from pi_orchestrator.net.jpeg import MAX_IMAGE_BYTES, cut_jpeg, other_content_type
 
 MAX_CHUNKS = 4096
 MAX_CONCURRENT = 16
@@ -145,9 +146,8 @@ def _info(fields: dict[str, Any]) -> Info:
         raise FieldError(f"total_size is {_shown(size)}, expected 1 to {MAX_IMAGE_BYTES} bytes")
     if chunks is None or not 0 < chunks <= MAX_CHUNKS:
         raise FieldError(f"total_chunks is {_shown(chunks)}, expected 1 to {MAX_CHUNKS}")
-    kind = fields.get("content_type", "image/jpeg")
-    if kind not in ("image/jpeg", "image/jpg"):
-        raise FieldError(f"content_type is {clean_text(kind, max_chars=40) or 'unknown'}, expected image/jpeg")
+    if kind := other_content_type(fields.get("content_type")):
+        raise FieldError(f"content_type is {kind}, expected image/jpeg")
     return Info(size, chunks)
 
 
@@ -253,10 +253,10 @@ class Assembly:
         self._check_consistency()
 
     def picture(self) -> bytes:
-        """The JPEG; releases the chunks. CaptureError if the data is not a JPEG."""
-        jpeg = b"".join(self._chunks[index] for index in range(len(self._chunks)))
+        """The JPEG without padding; releases the chunks. CaptureError if the data is not a JPEG."""
+        jpeg = cut_jpeg(b"".join(self._chunks[index] for index in range(len(self._chunks))))
         self.discard()
-        if not is_jpeg(jpeg):
+        if jpeg is None:
             raise CaptureError("the picture from the camera is not a JPEG")
         return jpeg
 

@@ -307,6 +307,8 @@ FAULTS = {
     Fault.CAPTURE_STALLS: (200, "http"),
     Fault.CAPTURE_FOREIGN: (200, "http"),
     Fault.CAPTURE_NOT_JPEG: (502, "CAPTURE_FAILED"),
+    Fault.PADDED_JPEG: (200, "mqtt"),
+    Fault.NO_CONTENT_TYPE: (200, "http"),
     Fault.CAPTURE_ERROR: (502, "CAPTURE_FAILED"),
     Fault.CAPTURE_HANGS: (504, "CAPTURE_TIMEOUT"),
 }

@@ -138,7 +138,8 @@ def test_parsing_the_largest_chunk_does_not_block_threads():
 
 def http(body=JPEG, *headers, status="200 OK", kind="image/jpeg", length=None):
     size = len(body) if length is None else length
-    lines = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {size}", *headers, "", ""]
+    content_type = () if kind is None else (f"Content-Type: {kind}",)
+    lines = [f"HTTP/1.1 {status}", *content_type, f"Content-Length: {size}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 
@@ -169,6 +170,9 @@ HOSTILE = {
     "TLS": (b"\x16\x03\x03\x00\x50\x02\x00\x00\x4c\x03\x03" + bytes(74), FAILED, "invalid HTTP"),
     "an error": (http(b"no camera", status="500 Oops"), FAILED, "status 500"),
     "HTML": (http(b"<html>", kind="text/html"), FAILED, "text/html, not image/jpeg"),
+    "HTML without a type": (http(b"<html>", kind=None), FAILED, "not a JPEG"),
+    "JSON": (http(JPEG, kind="application/json"), FAILED, "application/json, not image/jpeg"),
+    "padding over the limit": (http(JPEG + bytes(8193)), FAILED, "not a JPEG"),
     "a PNG": (http(b"\x89PNG", kind="image/jpeg"), FAILED, "not a JPEG"),
     "half a picture": (http(JPEG[:9], length=len(JPEG)), FAILED, "the connection was lost"),
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", FAILED, "status 204"),
@@ -204,6 +208,15 @@ async def test_hostile_http_answer_is_refused(rig, client, name):
     assert caught.value.code == code
     assert reason in caught.value.message
     assert caught.value.message.isprintable()
+    assert budget.used == 0
+
+
+@pytest.mark.parametrize("kind", [None, "application/octet-stream", "image/jpg", "image/pjpeg", "jpeg"], ids=repr)
+@pytest.mark.parametrize("padding", [b"", bytes(512), b"\r\n"], ids=len)
+async def test_http_picture_is_known_by_its_bytes(rig, client, kind, padding):
+    budget = ByteBudget(BUDGET_BYTES, retry_after_s=30.0)
+    async with raw_camera(rig, http(JPEG + padding, kind=kind)):
+        assert await client.capture(rig.address(1), timeout_s=5, budget=budget) == JPEG
     assert budget.used == 0
 
 

@@ -12,7 +12,7 @@ from pi_orchestrator.core.errors import CaptureError
 from pi_orchestrator.features.captures import model as capture
 from pi_orchestrator.features.captures.model import ACK_S, LATE_S, MAX_CHUNKS, STALL_S, Assembly, Chunk, parse_answer
 from pi_orchestrator.features.commands.model import Phase
-from pi_orchestrator.net.jpeg import MAX_IMAGE_BYTES, is_jpeg
+from pi_orchestrator.net.jpeg import MAX_IMAGE_BYTES
 
 BUDGET_BYTES = 64 * 1024 * 1024
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
@@ -166,14 +166,25 @@ def test_invalid_message_ends_the_capture(messages, reason):
         assert "could not take" in caught.value.message, "only the camera's own failure is final"
 
 
-@pytest.mark.parametrize(
-    "jpeg", [b"\xff\xd8\xff\xd9", b"\x89PNG" + EOI, SOI + b"no end", b"", SOI + b"x" + EOI + b"\0"], ids=repr
-)
+@pytest.mark.parametrize("jpeg", [b"\xff\xd8\xff\xd9", b"\x89PNG" + EOI, SOI + b"no end", b"x" + EOI + b"\0"], ids=repr)
 def test_picture_that_is_not_a_jpeg_is_refused(jpeg):
-    assert not is_jpeg(jpeg)
-    if jpeg:
-        with pytest.raises(CaptureError, match="not a JPEG"):
-            assembled(picture_messages(jpeg, 3)).picture()
+    with pytest.raises(CaptureError, match="not a JPEG"):
+        assembled(picture_messages(jpeg, 3)).picture()
+
+
+@pytest.mark.parametrize("padding", [b"\0", bytes(512), b"\r\n", b"\xff\x00old frame", bytes(8192)], ids=len)
+def test_padding_after_the_picture_is_cut_off(padding):
+    budget = ByteBudget(BUDGET_BYTES, retry_after_s=30.0)
+    jpeg = SOI + b"picture" + EOI
+    assert assembled(picture_messages(jpeg + padding, 500), budget=budget).picture() == jpeg
+    assert budget.used == 0
+
+
+@pytest.mark.parametrize("kind", [None, "application/octet-stream", "image/jpg", "image/pjpeg", "jpeg", ""], ids=repr)
+def test_bytes_decide_without_a_telling_type(kind):
+    messages = picture_messages(SOI + b"picture" + EOI, 500)
+    messages[1] = message(Phase.INFO, total_size=11, total_chunks=1, content_type=kind)
+    assert assembled(messages).picture() == SOI + b"picture" + EOI
 
 
 def test_error_of_the_camera_is_bounded():
