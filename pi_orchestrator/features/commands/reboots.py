@@ -1,7 +1,8 @@
 """Reboots: sends the command by MQTT or HTTP, and watches until the camera is online again or a timeout ends.
 
-A reboot is finished when a message of the camera has an uptime that began after the command. To be seen on the network
-is not enough.
+A reboot is finished when a message of the camera has an uptime that began after the command. Some firmware keeps its
+uptime over a reboot, or counts milliseconds under `uptime`: it is also finished when the camera has left and opened a
+new MQTT session, or when its uptime is lower than before. To be seen on the network is not enough.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pi_orchestrator.core.single_flight import KeyedSingleFlight
 from pi_orchestrator.features.cameras.address_resolver import AddressResolver
 from pi_orchestrator.features.commands.model import Action
 from pi_orchestrator.features.commands.service import CommandService
-from pi_orchestrator.features.devices.model import REBOOT_S, Device, Presence
+from pi_orchestrator.features.devices.model import NEVER, REBOOT_S, Device, Presence
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.net.camera_http import CameraHttpClient
 from pi_orchestrator.storage import audit_log, event_store
@@ -46,6 +47,15 @@ class RebootOutcome:
 
     mac: Mac
     error: str = ""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An accepted reboot: when the command was sent, the uptime before, and when the camera was last found missing."""
+
+    since: float
+    uptime_s: float | None
+    missing_at: float = NEVER
 
 
 class RebootObserver(Protocol):
@@ -91,11 +101,11 @@ class RebootService:
         self._observer = observer
         # Not cancelled when every caller is: the camera may have received the command and must be watched.
         self._requests: KeyedSingleFlight[Mac, None] = KeyedSingleFlight("reboot", cancel_unused=False)
-        self._requested_at: dict[Mac, float] = {}
+        self._pending: dict[Mac, _Pending] = {}
 
     def is_rebooting(self, mac: Mac) -> bool:
         """Whether a reboot of a camera has been requested and has not ended."""
-        return mac in self._requested_at
+        return mac in self._pending
 
     def check_not_provisioning(self, mac: Mac) -> None:
         """ConflictError if a camera is being provisioned."""
@@ -112,7 +122,7 @@ class RebootService:
         """
         self.check_not_provisioning(mac)
         device = self._registry.get(mac)
-        is_rebooting = mac in self._requested_at or (device is not None and device.state is Presence.REBOOTING)
+        is_rebooting = mac in self._pending or (device is not None and device.state is Presence.REBOOTING)
         if is_rebooting and not self._requests.is_running(mac):
             return await self._record(mac, actor, outcome=audit_log.UNCHANGED)
         return await self._requests.run(mac, lambda: self._reboot(mac, actor))
@@ -121,10 +131,12 @@ class RebootService:
         """Return the reboots that have ended since the last call, and notify the observer."""
         now = self._clock.monotonic()
         ended = []
-        for mac, since in list(self._requested_at.items()):
-            device = self._registry.get(mac)
+        for mac, pending in list(self._pending.items()):
+            device, since = self._registry.get(mac), pending.since
             is_timed_out = now - since >= RETURN_TIMEOUT_S
-            if device and _has_rebooted(device, since):
+            if device and device.state is not Presence.ONLINE:
+                pending.missing_at = now
+            if device and _has_rebooted(device, pending):
                 ended.append(RebootOutcome(mac))
                 self._observer.reboot_finished(mac)
             elif is_timed_out and device and device.last_status and not self._commands.is_connected_since(since):
@@ -142,14 +154,15 @@ class RebootService:
                 self._observer.reboot_failed(mac, f"REBOOT_FAILED: {reason}")
             else:
                 continue
-            del self._requested_at[mac]
+            del self._pending[mac]
             self.revision += 1
         return ended
 
     async def _reboot(self, mac: Mac, actor: Actor) -> None:
-        before = self._clock.monotonic()
+        before, device = self._clock.monotonic(), self._registry.get(mac)
+        uptime_s = device.last_status.uptime_s if device and device.last_status else None
         await self._send_restart(mac, before)
-        self._requested_at[mac] = before
+        self._pending[mac] = _Pending(before, uptime_s)
         self.revision += 1
         self._observer.reboot_requested(mac)
         log.info("camera reboot requested", mac=mac, actor=actor.key_name)
@@ -189,13 +202,24 @@ class RebootService:
         await self._database.write(job)
 
 
-def _has_rebooted(device: Device, since: float) -> bool:
-    """Whether a device has booted since a monotonic time, by the messages received since then."""
-    last_message_at, status = device.last_message_at, device.last_status
+def _has_rebooted(device: Device, pending: _Pending) -> bool:
+    """Whether a device has booted since the command, by the messages received since then."""
+    last_message_at, status, since = device.last_message_at, device.last_status, pending.since
     if status is None or last_message_at is None or last_message_at <= since or device.state is not Presence.ONLINE:
         # A device that does not use MQTT has rebooted if it is seen well after the command.
         uses_mqtt = last_message_at is not None
         return not uses_mqtt and device.state is Presence.ONLINE and (device.alive_at or 0.0) > since + REBOOT_S
-    if status.uptime_s is not None:
-        return last_message_at - status.uptime_s > since
-    return device.rebooting_since > since or device.mqtt_session_since > since + REBOOT_S
+    if _has_returned(device, pending):
+        return True
+    if status.uptime_s is None:
+        return device.rebooting_since > since or device.mqtt_session_since > since + REBOOT_S
+    has_lower_uptime = pending.uptime_s is not None and status.uptime_s < pending.uptime_s
+    return has_lower_uptime or last_message_at - status.uptime_s > since
+
+
+def _has_returned(device: Device, pending: _Pending) -> bool:
+    """Whether a device has left since the command, and sent a message of a new MQTT session or after a silence."""
+    left_at = max(device.rebooting_since, device.mqtt_session_ended_at)
+    if pending.since < left_at < device.mqtt_session_since:
+        return True
+    return pending.since < pending.missing_at < (device.last_message_at or NEVER)

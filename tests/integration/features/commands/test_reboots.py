@@ -65,6 +65,50 @@ async def test_reboot_without_mqtt_uses_http(rig):
         assert camera.restarts == 1
 
 
+async def test_reboot_that_keeps_the_uptime_is_seen(rig, short_timeouts, monkeypatch):
+    """The camera leaves without a REBOOTING message; its last will and the new session show the reboot."""
+    monkeypatch.setattr(reboots, "RETURN_TIMEOUT_S", 20.0)
+    async with rig.daemon() as running, rig.fleet(1, faults=["uptime-kept"], reboot_s=0.5) as fleet:
+        (camera,) = await registered(running, fleet)
+        assert (await running.api.post(f"{CAMERAS}/{camera.mac}/reboot")).status == 200
+        await eventually(lambda: len(events(rig, "camera.reboot", camera.mac)) == 2)
+        assert events(rig, "camera.reboot", camera.mac) == ["requested", "back"]
+        device = running.app.devices.registry.get(camera.mac)
+        assert device.last_message_at - device.last_status.uptime_s < device.mqtt_session_since - 0.5
+        assert await status(running, camera) == "online"
+
+
+RETURNS = {
+    "announced": (["REBOOTING"], {"uptime_ms": 61_000}),
+    "last will": (["OFFLINE"], {"uptime_ms": 61_000}),
+    "milliseconds": ([], {"uptime": 4_000}),
+    "no uptime": (["OFFLINE"], {}),
+}
+
+
+@pytest.mark.parametrize("name", RETURNS)
+async def test_sign_of_a_reboot_ends_it(rig, short_timeouts, monkeypatch, name):
+    """The camera accepts a restart, leaves as named, and returns with an uptime that proves nothing."""
+    monkeypatch.setattr(reboots, "RETURN_TIMEOUT_S", 20.0)
+    states, fields = RETURNS[name]
+    mac = rig.mac(1)
+    before = {"uptime": 60_000} if "uptime" in fields else {"uptime_ms": 60_000} if fields else {"uptime_ms": None}
+    async with rig.daemon() as running, rig.broker.client() as client:
+        await client.subscribe(f"camera/command/{mac}", qos=1)
+        await rig.publish(f"camera/status/{mac}", {"mac": mac} | before, client=client)
+        await eventually(lambda: running.app.devices.registry.get(mac))
+        task = asyncio.create_task(running.api.post(f"{CAMERAS}/{mac}/reboot"))
+        command = json.loads((await anext(aiter(client.messages))).payload)
+        accepted = {"request_id": command["request_id"], "success": True, "status": "complete"}
+        await rig.publish(f"camera/response/{command['request_id']}", accepted, client=client)
+        assert (await task).status == 200
+        for state in states:
+            await rig.publish(f"camera/status/{mac}", {"mac": mac, "state": state} | before, client=client)
+        await rig.publish(f"camera/status/{mac}", {"mac": mac} | fields, client=client)
+        await eventually(lambda: len(events(rig, "camera.reboot", mac)) == 2)
+        assert events(rig, "camera.reboot", mac) == ["requested", "back"]
+
+
 @pytest.mark.parametrize(
     "fault, reason",
     [
