@@ -7,22 +7,47 @@ import math
 from typing import Any
 
 from pi_orchestrator.core.errors import FieldError
+from pi_orchestrator.core.json_problem import json_problem
 
 MAX_DEPTH = 8
 
+_BOM = b"\xef\xbb\xbf"
+_PADDING = b"\0 \t\r\n\v\f"
 _BREAKS = str.maketrans("\t\r\n", "   ")
 
 
 def parse_object(payload: bytes, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     """Bytes → object; FieldError names the rule that was violated."""
+    return _parse_object(payload, 0, max_bytes=max_bytes, max_depth=max_depth)
+
+
+def parse_camera_object(payload: bytes, *, max_bytes: int) -> dict[str, Any]:
+    """As `parse_object`; a byte order mark, and the zero bytes and spaces around the object, are ignored."""
     if len(payload) > max_bytes:
-        raise FieldError(f"{len(payload)} bytes, over the limit of {max_bytes}")
+        raise _too_large(payload, max_bytes)
+    start = len(payload) - len(payload.removeprefix(_BOM).lstrip(_PADDING))
+    return _parse_object(payload[start:].rstrip(_PADDING), start, max_bytes=max_bytes, max_depth=MAX_DEPTH)
+
+
+def plain_word(payload: bytes) -> str:
+    """A message of one short word such as `Offline`, in lower case and without padding; empty for any other."""
+    word = payload.removeprefix(_BOM).strip(_PADDING).strip(b'"') if len(payload) <= 64 else b""
+    return word.decode().lower() if word.isalnum() else ""
+
+
+def _parse_object(payload: bytes, skipped: int, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
+    """`skipped`: bytes before the payload, for the positions in errors."""
+    if len(payload) > max_bytes:
+        raise _too_large(payload, max_bytes)
     try:
         value = _DECODER.decode(payload.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise FieldError("not UTF-8") from None
+    except UnicodeDecodeError as error:
+        found = f"0x{payload[error.start]:02X} at byte {skipped + error.start + 1}"
+        raise FieldError(f"not UTF-8: {found}") from None
     except RecursionError:
         raise FieldError(f"nested deeper than {max_depth} levels") from None
+    except json.JSONDecodeError as error:
+        raise FieldError(f"not JSON: {json_problem(error, skipped=skipped)}") from None
     except ValueError as error:
         raise FieldError(f"not JSON: {str(error)[:80]}") from None
     if not isinstance(value, dict):
@@ -31,6 +56,10 @@ def parse_object(payload: bytes, *, max_bytes: int, max_depth: int = MAX_DEPTH) 
     if payload.count(b"{") + payload.count(b"[") > max_depth and _depth(value, max_depth) > max_depth:
         raise FieldError(f"nested deeper than {max_depth} levels")
     return value
+
+
+def _too_large(payload: bytes, max_bytes: int) -> FieldError:
+    return FieldError(f"{len(payload)} bytes, over the limit of {max_bytes}")
 
 
 def clean_text(value: object, *, max_chars: int = 128) -> str | None:

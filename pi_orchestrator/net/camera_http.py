@@ -17,7 +17,7 @@ from pi_orchestrator.core.error_codes import ErrorCode, VerificationCode
 from pi_orchestrator.core.errors import CaptureError, FieldError, ProvisionError, RebootError, VerificationError
 from pi_orchestrator.core.identifiers import parse_device_id
 from pi_orchestrator.core.mac import Mac, try_mac
-from pi_orchestrator.core.validation import clean_number, clean_text, parse_object
+from pi_orchestrator.core.validation import clean_number, clean_text, parse_camera_object
 from pi_orchestrator.core.wifi import MAX_SSID_BYTES, Credentials, MqttAccess
 from pi_orchestrator.net.jpeg import MAX_IMAGE_BYTES, cut_jpeg, other_content_type
 
@@ -224,7 +224,7 @@ async def _provision_error(response: aiohttp.ClientResponse) -> ProvisionError |
             f"the camera answered POST /provision with status {response.status}", code=unclear, may_have_arrived=True
         )
     try:
-        accepted = parse_object(await _read_bounded(response), max_bytes=MAX_BODY_BYTES).get("accepted")
+        accepted = parse_camera_object(await _read_bounded(response), max_bytes=MAX_BODY_BYTES).get("accepted")
     except FieldError:
         accepted = None
     if accepted is True:
@@ -274,7 +274,7 @@ async def _read_bounded(
 
 def _parse(body: bytes) -> CameraAnswer:
     try:
-        fields: dict[str, Any] = parse_object(body, max_bytes=MAX_BODY_BYTES)
+        fields: dict[str, Any] = parse_camera_object(body, max_bytes=MAX_BODY_BYTES)
     except FieldError as error:
         raise _verification_error(VerificationCode.BAD_BODY, f"bad response to GET /status: {error}") from None
     claimed_mac = fields.get("mac", fields.get("mac_address"))

@@ -96,7 +96,8 @@ export function evidenceList(limit = 2) {
 
 /** A camera's problem as {text, advice}, or null. */
 export function problemOf({ lastError, diagnostics, status }) {
-  const remedy = diagnostics?.remedy;
+  const { remedy, unreadable } = diagnostics ?? {};
+  if (unreadable) return { text: `it ${unreadable}`, advice: "Correct its firmware." };
   if (remedy && remedy.state !== "ok")
     return { text: lastError || remedy.state.replaceAll("_", " "), advice: remedy.advice ?? "" };
   return lastError && status !== "offline" ? { text: lastError, advice: "" } : null;

@@ -38,7 +38,7 @@ export function mount(root, context) {
       if (unmounted) return;
       scan.engine(answer);
       sources.show(answer.sources);
-      devices.show(answer.devices);
+      devices.show(answer.devices, answer.unreadable);
     } catch (error) {
       if (!unmounted) devices.fail(error, refresh);
     }
@@ -199,6 +199,7 @@ function devicePanel(context) {
   const list = h("ul", { class: "devices", "aria-label": "Devices" });
   const content = h("div", {}, skeleton(4, "line"));
   const note = h("p", { class: "small muted" });
+  const unreadable = h("ul", { class: "facts", "aria-label": "Status messages that cannot be read" });
   const tabs = Object.entries(FILTERS).map(([name, [label]]) => {
     const number = h("b");
     return {
@@ -224,7 +225,7 @@ function devicePanel(context) {
     ),
     search,
   );
-  const node = section("Devices", bar, content, note);
+  const node = section("Devices", unreadable, bar, content, note);
   const self = { node, loaded: false };
   let all = [];
   const choose = (choice) => {
@@ -255,8 +256,10 @@ function devicePanel(context) {
         );
     if (content.firstChild !== next) fill(content, next);
   });
-  self.show = (found) => {
+  self.show = (found, topics) => {
     all = found;
+    unreadable.hidden = !topics.length;
+    keyed(unreadable, topics, (topic) => topic.topic, unreadableRow);
     self.loaded = true;
     draw();
   };
@@ -264,6 +267,17 @@ function devicePanel(context) {
   self.end = draw.cancel;
   draw();
   return self;
+}
+
+/** A topic whose last status message could not be read: its camera may be missing in the list. */
+function unreadableRow(initial) {
+  const [text, seen] = [h("span"), age(initial.last_seen)];
+  const update = (topic) => {
+    setText(text, `${topic.mac_address ?? "An unknown device"} ${topic.text}. Correct its firmware. `);
+    seen.show(topic.last_seen);
+  };
+  update(initial);
+  return { node: h("li", {}, h("p", { class: "note", "data-tone": "warn" }, text, seen)), update };
 }
 
 function matches(device) {

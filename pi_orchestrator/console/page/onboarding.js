@@ -316,12 +316,15 @@ function policyCheck({ api }) {
   );
 }
 
-function policyResult({ allowed, rules }) {
+function policyResult({ allowed, rules, unreadable }) {
   const rows = rules.map((rule) => {
     const badge = state(rule.result, rule.rule.replaceAll("_", " "));
     return h("li", {}, badge, h("p", {}, rule.why, rule.code && [" ", h("code", {}, rule.code)]));
   });
   const head = state(allowed ? "pass" : "fail", allowed ? "Would be onboarded" : "Would be rejected");
   set(head, "class", "state big-state");
-  return [head, h("ul", { class: "checks" }, rows)];
+  const notes = unreadable.map((text) =>
+    h("p", { class: "note", "data-tone": "warn" }, `Status messages cannot be read: ${text}.`),
+  );
+  return [head, h("ul", { class: "checks" }, rows), notes];
 }

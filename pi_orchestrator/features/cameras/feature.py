@@ -56,12 +56,13 @@ def build(res: Resources, *, devices: Devices, cache: CameraCache, may_repeat_se
         database=res.database,
         cache=cache,
         registry=devices.registry,
+        unreadable=devices.unreadable,
         neighbours=devices.neighbours,
         may_repeat_secret=may_repeat_secret,
     )
     for topic in STATUS_TOPICS:
         res.mqtt.route(topic, presence.on_message)
-    views = CameraViews(cache=cache, registry=devices.registry, clock=res.clock)
+    views = CameraViews(cache=cache, registry=devices.registry, unreadable=devices.unreadable, clock=res.clock)
     service = CameraService(database=res.database, registry=devices.registry, registrar=registrar)
 
     async def load() -> None:

@@ -31,7 +31,16 @@ from pi_orchestrator.features.devices.best_address import best_address
 from pi_orchestrator.features.devices.changes import Change
 from pi_orchestrator.features.devices.model import PRESENT_STATES, Device, Presence
 from pi_orchestrator.features.devices.registry import DeviceRegistry
-from pi_orchestrator.features.devices.status_message import Announced, MacContradictionError, Status, parse_status
+from pi_orchestrator.features.devices.status_message import (
+    Announced,
+    MacContradictionError,
+    Status,
+    is_plain_birth,
+    parse_status,
+    plain_will,
+    topic_id,
+)
+from pi_orchestrator.features.devices.unreadable import UnreadableMessages
 from pi_orchestrator.features.devices.views import last_seen
 from pi_orchestrator.net.kernel.neighbours import NeighbourTable
 from pi_orchestrator.storage import event_store
@@ -69,6 +78,7 @@ class PresenceWorker:
         database: Database,
         cache: CameraCache,
         registry: DeviceRegistry,
+        unreadable: UnreadableMessages,
         neighbours: NeighbourTable,
         may_repeat_secret: Callable[[Mac], bool],
     ) -> None:
@@ -78,6 +88,7 @@ class PresenceWorker:
         self._database = database
         self._cache = cache
         self._registry = registry
+        self._unreadable = unreadable
         self._neighbours = neighbours
         self._may_repeat_secret = may_repeat_secret
         self._unresolved: BoundedDict[str, _Unresolved] = BoundedDict(MAX_UNRESOLVED, on_drop=self._count_dropped)
@@ -89,7 +100,10 @@ class PresenceWorker:
         self.messages: Counter[str] = Counter()
 
     def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
-        """Apply one MQTT status message; an invalid one is counted and dropped."""
+        """Apply one MQTT status message; of one that cannot be read, the reason is kept."""
+        if will := plain_will(topic, payload):
+            self._apply_plain_will(will, retained)
+            return
         try:
             status = parse_status(topic, payload)
         except FieldError as error:
@@ -97,14 +111,39 @@ class PresenceWorker:
             self.messages["contradiction" if contradicts else "invalid"] += 1
             if isinstance(error, MacContradictionError) and error.topic_mac:
                 self._bus.publish(MacContradicted(error.topic_mac, str(error)))
-            log.debug("status message dropped", topic=topic[:80], reason=str(error))
+            self._keep_reason(topic, payload, str(error))
             return
+        self._unreadable.clear(topic)
         self.messages["retained" if retained else "live"] += 1
-        mac = status.mac or self._cache.find(status.topic_id) or self._registry.find(status.topic_id)
+        mac = status.mac or self._known_mac(status.topic_id)
         if mac is None:
             self._postpone(status, retained)
         else:
             self._apply(mac, status, retained)
+
+    def _known_mac(self, name: str) -> Mac | None:
+        return self._cache.find(name) or self._registry.find(name)
+
+    def _apply_plain_will(self, will: Status, retained: bool) -> None:
+        """Apply a last will of plain text to the device known under its topic; it admits no device."""
+        mac = will.mac or self._known_mac(will.topic_id)
+        self.messages["retained" if retained else "live"] += 1
+        if not retained:
+            self._unresolved.pop(will.topic_id, None)  # the waiting message is older than the last will
+            if mac and self._registry.get(mac):
+                self._registry.apply_live_status(mac, will, self._clock.monotonic())
+
+    def _keep_reason(self, topic: str, payload: bytes, reason: str) -> None:
+        if not payload:
+            return  # the deletion of a retained message
+        try:
+            name = topic_id(topic)
+        except FieldError:
+            mac = None
+        else:
+            mac = try_mac(name) or self._known_mac(name)
+        now, is_birth = self._clock.monotonic(), is_plain_birth(payload)
+        self._unreadable.add(topic, payload, reason, mac=mac, now=now, quiet=is_birth)
 
     async def load(self) -> None:
         """Restore presence: times of this boot count as evidence, older ones only as last seen."""

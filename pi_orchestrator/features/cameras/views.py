@@ -26,6 +26,7 @@ from pi_orchestrator.features.cameras.ports import CameraPorts
 from pi_orchestrator.features.devices.best_address import best_address
 from pi_orchestrator.features.devices.model import PRESENT_STATES, Device
 from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.features.devices.unreadable import UnreadableMessages
 from pi_orchestrator.features.devices.views import (
     ClockReading,
     EvidenceView,
@@ -78,12 +79,16 @@ class RemedyView(ApiModel):
 
 
 class Diagnostics(ApiModel):
-    """Connection quality, errors and recovery of a camera; `error_count`: how often it reported a new error text."""
+    """Connection quality, errors and recovery of a camera; `error_count`: how often it reported a new error text.
+
+    `unreadable`: what its last status message is, if that could not be read.
+    """
 
     connection_quality: str
     error_count: int
     last_error: str | None = None
     last_error_time: Time | None = None
+    unreadable: str | None = None
     avg_capture_time_ms: int | None = None
     remedy: RemedyView
 
@@ -142,12 +147,14 @@ class CameraViews:
         *,
         cache: CameraCache,
         registry: DeviceRegistry,
+        unreadable: UnreadableMessages,
         clock: Clock,
     ) -> None:
         self.ports = CameraPorts()
         self._clock = clock
         self._cache = cache
         self._registry = registry
+        self._unreadable = unreadable
         self._encoded: dict[Mac, tuple[object, bytes]] = {}
         self._list: tuple[object, bytes] = (None, b"")
 
@@ -282,6 +289,7 @@ class CameraViews:
                 error_count=device.error_count if device else 0,
                 last_error=self._error_message(mac),
                 last_error_time=self._to_wall_time(recovery.failed_at) if recovery.last_error else None,
+                unreadable=self._unreadable.of(mac, now.monotonic),
                 avg_capture_time_ms=self.ports.pictures.average_ms(mac),
                 remedy=RemedyView(
                     state=recovery.state,
@@ -290,7 +298,7 @@ class CameraViews:
                     advice=recovery.advice,
                 ),
             ),
-            why=state_reason(now, device) if device else "",
+            why=state_reason(now, device, unreadable=self._unreadable) if device else "",
             evidence=[evidence_view(now, evidence) for evidence in sorted_evidence(device)] if device else [],
         )
 

@@ -17,7 +17,7 @@ from typing import Any, assert_never
 from pi_orchestrator.core.byte_budget import ByteBudget
 from pi_orchestrator.core.error_codes import ErrorCode
 from pi_orchestrator.core.errors import CaptureError, FieldError
-from pi_orchestrator.core.validation import clean_number, clean_text, parse_object
+from pi_orchestrator.core.validation import clean_number, clean_text, parse_camera_object
 from pi_orchestrator.features.commands.model import (
     MAX_CHUNK_MESSAGE_BYTES,
     MAX_MESSAGE_BYTES,
@@ -110,7 +110,7 @@ def parse_answer(phase: Phase, payload: bytes) -> Answer:
     names: tuple[str, ...] = ()
     request_id = None
     try:
-        fields = parse_object(payload, max_bytes=limit)
+        fields = parse_camera_object(payload, max_bytes=limit)
         names = sender_names(fields)
         request_id = clean_text(fields.get("request_id"))
         content = _content(phase, fields)

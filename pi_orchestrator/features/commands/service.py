@@ -10,7 +10,7 @@ from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.error_codes import ErrorCode, VerificationCode
 from pi_orchestrator.core.errors import CommandError, FieldError, MqttUnavailableError, VerificationError
 from pi_orchestrator.core.mac import Mac
-from pi_orchestrator.core.validation import parse_object
+from pi_orchestrator.core.validation import parse_camera_object
 from pi_orchestrator.features.cameras.address_resolver import AddressResolver
 from pi_orchestrator.features.commands.channel import CommandChannel, PendingCommand
 from pi_orchestrator.features.commands.model import (
@@ -107,7 +107,7 @@ class CommandService:
                 raise MqttUnavailableError(command.failure)
             for phase, payload in messages:
                 try:
-                    answer = parse_object(payload, max_bytes=MAX_MESSAGE_BYTES)
+                    answer = parse_camera_object(payload, max_bytes=MAX_MESSAGE_BYTES)
                 except FieldError as error:
                     raise CommandError(
                         f"invalid answer from the camera: {error}", code=ErrorCode.DEVICE_REJECTED

@@ -11,6 +11,7 @@ from pi_orchestrator.core.metrics import Metric, counters, gauge, gauges
 from pi_orchestrator.edge_http.route import Route
 from pi_orchestrator.features.devices.model import Windows
 from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.features.devices.unreadable import UnreadableMessages
 from pi_orchestrator.features.devices.verifier import DeviceVerifier
 from pi_orchestrator.features.feature import Feature, Resources
 from pi_orchestrator.net.kernel.neighbours import NeighbourTable
@@ -26,6 +27,7 @@ class Devices(Feature):
     """The objects that other features use."""
 
     registry: DeviceRegistry
+    unreadable: UnreadableMessages
     neighbours: NeighbourTable
     vendors: VendorLookup
     verifier: DeviceVerifier
@@ -37,6 +39,7 @@ def build(res: Resources, *, registered: Container[Mac]) -> Devices:
     registry = DeviceRegistry(
         registered=registered, max_devices=settings.cameras.max_devices, windows=windows_of(settings)
     )
+    unreadable = UnreadableMessages(is_known=lambda mac: mac in registered or registry.get(mac) is not None)
     neighbours = NeighbourTable(clock=res.clock, netlink=res.netlink)
     vendors = VendorLookup()
 
@@ -46,10 +49,11 @@ def build(res: Resources, *, registered: Container[Mac]) -> Devices:
 
     return Devices(
         registry=registry,
+        unreadable=unreadable,
         neighbours=neighbours,
         vendors=vendors,
         verifier=DeviceVerifier(clock=res.clock, neighbours=neighbours, camera_http=res.camera_http, registry=registry),
-        provides=(registry, vendors),
+        provides=(registry, unreadable, vendors),
         metrics=lambda: _metrics(registry),
         reloadable=frozenset(
             {"cameras.idle_after_s", "cameras.offline_after_s", "cameras.max_devices", "discovery.interval_s"}

@@ -14,11 +14,12 @@ from typing import Any
 from pi_orchestrator.core.errors import FieldError
 from pi_orchestrator.core.identifiers import parse_device_id
 from pi_orchestrator.core.mac import Mac, try_mac
-from pi_orchestrator.core.validation import clean_number, clean_text, parse_object
+from pi_orchestrator.core.validation import clean_number, clean_text, parse_camera_object, plain_word
 
 MAX_STATUS_BYTES = 16 * 1024
 STATUS_TOPICS = ("camera/status/+", "delicasa/+/camera/+/status")
 
+_WILL_WORDS, _BIRTH_WORDS = frozenset({"offline", "0"}), frozenset({"online", "1"})
 _ID = re.compile(r"[A-Za-z0-9:_-]{1,64}", re.ASCII)
 
 
@@ -94,7 +95,7 @@ def topic_id(topic: str) -> str:
 def parse_status(topic: str, payload: bytes) -> Status:
     """Topic + JSON payload → Status; FieldError names the limit or the contradiction."""
     name = topic_id(topic)
-    fields = parse_object(payload, max_bytes=MAX_STATUS_BYTES)
+    fields = parse_camera_object(payload, max_bytes=MAX_STATUS_BYTES)
     device_id = _first(fields, "device_id", "id")
     return Status(
         topic_id=name,
@@ -115,6 +116,22 @@ def parse_status(topic: str, payload: bytes) -> Status:
         reason=clean_text(fields.get("reason"), max_chars=64),
         topic=topic,
     )
+
+
+def plain_will(topic: str, payload: bytes) -> Status | None:
+    """The last will that the plain text `offline` or `0` is; None for any other payload, or a topic without an id."""
+    if plain_word(payload) not in _WILL_WORDS:
+        return None
+    try:
+        name = topic_id(topic)
+    except FieldError:
+        return None
+    return Status(topic_id=name, mac=try_mac(name), device_id=None, state=Announced.OFFLINE, topic=topic)
+
+
+def is_plain_birth(payload: bytes) -> bool:
+    """Whether a payload is the plain text `online` or `1`; it has no content, so the next status is waited for."""
+    return plain_word(payload) in _BIRTH_WORDS
 
 
 def _agreed_mac(name: str, claimed: object, device_id: object) -> Mac | None:

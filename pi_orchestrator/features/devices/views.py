@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pi_orchestrator.core.clock import Clock, rfc3339
 from pi_orchestrator.core.sighting import TRUSTED, Source
 from pi_orchestrator.features.devices.model import NEVER, Device, Evidence, Presence
+from pi_orchestrator.features.devices.unreadable import UnreadableMessages, UnreadableTopic
 from pi_orchestrator.http.model import ApiModel, Time
 
 
@@ -69,6 +70,36 @@ def evidence_view(now: ClockReading, evidence: Evidence) -> EvidenceView:
     )
 
 
+class UnreadableView(ApiModel):
+    """A topic whose last message could not be read; `text` says in words what is wrong.
+
+    `mac_address` is the device known under the topic or, if there is none, the MAC that the message names.
+    """
+
+    topic: str
+    text: str
+    mac_address: str | None = None
+    count: int
+    first_seen: Time
+    last_seen: Time
+
+
+def unreadable_views(now: ClockReading, unreadable: UnreadableMessages) -> list[UnreadableView]:
+    """The topics whose last message could not be read, as of now."""
+    return [_unreadable_view(now, entry) for entry in unreadable.listed(now.monotonic)]
+
+
+def _unreadable_view(now: ClockReading, entry: UnreadableTopic) -> UnreadableView:
+    return UnreadableView(
+        topic=entry.topic,
+        text=entry.text,
+        mac_address=entry.mac or entry.named,
+        count=entry.count,
+        first_seen=now.moment(entry.first_at) or "",
+        last_seen=now.moment(entry.last_at) or "",
+    )
+
+
 _SEEN_BY = {
     Source.ARP: "answered ARP",
     Source.NEIGHBOUR: "found by the kernel",
@@ -79,8 +110,13 @@ _SEEN_BY = {
 }
 
 
-def state_reason(now: ClockReading, device: Device) -> str:
-    """The reason for the state in one sentence: the sources, and how long ago each reported."""
+def state_reason(now: ClockReading, device: Device, *, unreadable: UnreadableMessages) -> str:
+    """The reason for the state in one sentence: the sources, how long ago each reported, and what cannot be read."""
+    reason, problem = _state_reason(now, device), unreadable.of(device.mac, now.monotonic)
+    return f"{reason}; it {problem}" if problem else reason
+
+
+def _state_reason(now: ClockReading, device: Device) -> str:
     alive = sorted(
         (
             evidence

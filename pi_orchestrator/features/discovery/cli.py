@@ -30,7 +30,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def devices(args: argparse.Namespace) -> int:
     """List devices, or show one."""
-    from pi_orchestrator.features.discovery.cli_text import card, device_table, remarks
+    from pi_orchestrator.features.discovery.cli_text import card, device_table, remarks, unreadable_remarks
 
     client = connect(args)
     if args.mac:
@@ -44,9 +44,9 @@ def devices(args: argparse.Namespace) -> int:
         return 0
     if not listed:
         print("No device is present." if not args.all else "No device has been seen yet.")
-        return 0
-    print(device_table(listed))
-    for remark in remarks(listed):
+    else:
+        print(device_table(listed))
+    for remark in (*remarks(listed), *unreadable_remarks(page["unreadable"])):
         print(remark)
     if page["total"] > len(listed):
         print(f"… and {page['total'] - len(listed)} more.")

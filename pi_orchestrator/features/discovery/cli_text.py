@@ -9,6 +9,7 @@ from pi_orchestrator.cli.output import age, columns, moment, table, wrapped
 
 WIDE = 100
 """Minimum terminal width for the NAME column."""
+MAX_UNREADABLE = 10
 HEADERS: tuple[str, ...] = ("MAC", "ADDRESS", "VENDOR", "SIGNAL", "SOURCES", "STATE")
 _VENDOR, _SOURCES = 2, 4
 """Indexes in HEADERS of the columns that are shortened on a narrow terminal."""
@@ -36,6 +37,15 @@ def remarks(devices: Sequence[Row]) -> Iterator[str]:
     for device in devices:
         if len(device["ip_addresses"]) > 1:
             yield wrapped(f"{device['mac_address']} has several addresses: {', '.join(device['ip_addresses'])}.")
+
+
+def unreadable_remarks(topics: Sequence[Row]) -> Iterator[str]:
+    """Sentences about status messages that could not be read; the camera may be missing in the table."""
+    for topic in topics[:MAX_UNREADABLE]:
+        sender = topic.get("mac_address") or "An unknown device"
+        yield wrapped(f"{sender} {topic['text']} ({topic['count']} times, last {moment(topic['last_seen'])}).")
+    if len(topics) > MAX_UNREADABLE:
+        yield f"… and {len(topics) - MAX_UNREADABLE} more topics that cannot be read."
 
 
 def card(device: Row) -> str:

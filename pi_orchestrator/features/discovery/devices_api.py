@@ -10,6 +10,7 @@ from pi_orchestrator.core.error_codes import ErrorCode
 from pi_orchestrator.core.errors import NotFoundError
 from pi_orchestrator.core.health import Health, State
 from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.features.devices.views import UnreadableView
 from pi_orchestrator.features.discovery.passive_sources import PassiveSourcesWorker
 from pi_orchestrator.features.discovery.scanner import Scanner
 from pi_orchestrator.features.discovery.views import DeviceView, DeviceViews
@@ -29,10 +30,14 @@ class SourceView(ApiModel):
 
 
 class DeviceList(ApiModel):
-    """Devices, cameras first, then by address; `total` also counts those beyond `limit`."""
+    """Devices, cameras first, then by address; `total` also counts those beyond `limit`.
+
+    `unreadable`: topics whose last status message could not be read, so that its camera may be missing in the list.
+    """
 
     devices: list[DeviceView]
     total: int
+    unreadable: list[UnreadableView]
 
 
 class Discovered(DeviceList):
@@ -72,6 +77,7 @@ async def discovered(health: Health, scanner: Scanner, views: DeviceViews, query
     return Discovered(
         devices=devices,
         total=total,
+        unreadable=views.unreadable(),
         engine=scanner.engine,
         engine_reason=scanner.reason or scanner.choice,
         sources=[
@@ -85,7 +91,7 @@ async def discovered(health: Health, scanner: Scanner, views: DeviceViews, query
 async def list_devices(views: DeviceViews, query: DeviceQuery) -> DeviceList:
     """All devices with their evidence."""
     devices, total = views.listed(only_here=query.status == "here", limit=query.limit)
-    return DeviceList(devices=devices, total=total)
+    return DeviceList(devices=devices, total=total, unreadable=views.unreadable())
 
 
 async def list_plain(views: DeviceViews) -> PlainDevices:

@@ -70,7 +70,13 @@ def build(res: Resources, *, devices: Devices, cameras: Cameras) -> Discovery:
         arp_probe=scanner.probe,
         is_espressif=devices.vendors.is_espressif,
     )
-    views = DeviceViews(clock=res.clock, registry=devices.registry, cache=cameras.cache, vendors=devices.vendors)
+    views = DeviceViews(
+        clock=res.clock,
+        registry=devices.registry,
+        unreadable=devices.unreadable,
+        cache=cameras.cache,
+        vendors=devices.vendors,
+    )
 
     def reload(settings: Settings) -> None:
         scans.interval_s = settings.discovery.interval_s

@@ -38,6 +38,13 @@ _DEVICE = {
         }
     ],
 }
+_UNREADABLE = {
+    "topic": "camera/status/espcam-b0f7f2",
+    "text": "publishes on camera/status/espcam-b0f7f2 what is no JSON: unescaped quote at byte 31",
+    "count": 3,
+    "first_seen": "2026-01-22T15:02:00.000000Z",
+    "last_seen": "2026-01-22T15:04:00.000000Z",
+}
 _SCAN = {
     "id": "6f1f4f6e-8f0a-4c70-9b57-0b4d1d0a5a11",
     "state": "done",
@@ -119,6 +126,7 @@ ROUTES: tuple[Route, ...] = (
             example={
                 "devices": [_DEVICE],
                 "total": 1,
+                "unreadable": [],
                 "engine": "arp",
                 "engine_reason": "arp (auto)",
                 "sources": [{"source": "scanner", "state": "ok"}],
@@ -131,7 +139,7 @@ ROUTES: tuple[Route, ...] = (
             "discovery",
             "Devices with evidence",
             Scope.READ,
-            example={"devices": [_DEVICE], "total": 1},
+            example={"devices": [_DEVICE], "total": 1, "unreadable": [_UNREADABLE]},
         ),
         Route(
             "GET",

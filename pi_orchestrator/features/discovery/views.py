@@ -8,12 +8,15 @@ from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.cameras.model import Camera
 from pi_orchestrator.features.devices.model import PRESENT_STATES, Device, Evidence, Presence
 from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.features.devices.unreadable import UnreadableMessages
 from pi_orchestrator.features.devices.views import (
     ClockReading,
     EvidenceView,
+    UnreadableView,
     evidence_view,
     sorted_evidence,
     state_reason,
+    unreadable_views,
 )
 from pi_orchestrator.http.model import ApiModel, Time
 from pi_orchestrator.net.oui import VendorLookup
@@ -49,9 +52,18 @@ class DeviceView(ApiModel):
 class DeviceViews:
     """Builds the views of devices."""
 
-    def __init__(self, *, clock: Clock, registry: DeviceRegistry, cache: CameraCache, vendors: VendorLookup) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        registry: DeviceRegistry,
+        unreadable: UnreadableMessages,
+        cache: CameraCache,
+        vendors: VendorLookup,
+    ) -> None:
         self._clock = clock
         self._registry = registry
+        self._unreadable = unreadable
         self._cache = cache
         self._vendors = vendors
 
@@ -64,6 +76,10 @@ class DeviceViews:
             return is_no_camera, device.address is None, int(device.address or 0), device.mac
 
         return [self.view(device) for device in sorted(chosen, key=order)[:limit]], len(chosen)
+
+    def unreadable(self) -> list[UnreadableView]:
+        """The topics whose last message could not be read."""
+        return unreadable_views(ClockReading.by(self._clock), self._unreadable)
 
     def view(self, device: Device) -> DeviceView:
         """The view of a device."""
@@ -78,7 +94,7 @@ class DeviceViews:
             ip_address=str(device.address or _reported_ip(reports) or ""),
             ip_addresses=[str(address) for address in device.addresses],
             status=device.shown,
-            why=state_reason(now, device),
+            why=state_reason(now, device, unreadable=self._unreadable),
             hostname=next((report.host_name for report in reports if report.host_name), ""),
             vendor=self._vendors.name(device.mac) or "",
             signal_strength=next((report.rssi_dbm for report in reports if report.rssi_dbm is not None), 0),

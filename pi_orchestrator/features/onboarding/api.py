@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from pi_orchestrator.core.actor import Actor
-from pi_orchestrator.core.clock import rfc3339
+from pi_orchestrator.core.clock import Clock, rfc3339
 from pi_orchestrator.core.errors import FieldError
 from pi_orchestrator.core.mac import Mac, MacField
 from pi_orchestrator.core.validation import clean_text
 from pi_orchestrator.features.cameras import exclusion_store
+from pi_orchestrator.features.devices.unreadable import UnreadableMessages
 from pi_orchestrator.features.onboarding import store
 from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.features.onboarding.worker import OnboardingWorker
@@ -143,12 +144,17 @@ class Rule(ApiModel):
 
 
 class Explanation(ApiModel):
-    """The policy's result for a camera now, rule by rule in order."""
+    """The policy's result for a camera now, rule by rule in order.
+
+    `unreadable`: status messages that could not be read, of this camera or else of unknown ones: such a camera is not
+    seen, whatever the rules say.
+    """
 
     mac: str
     ip: str | None = None
     allowed: bool
     rules: list[Rule]
+    unreadable: list[str]
 
 
 class AuditQuery(Paging):
@@ -250,7 +256,9 @@ async def clean_events(database: Database, query: CleanupQuery, actor: Actor) ->
     return CleanupResult(deleted_count=deleted, message=f"{deleted} events older than {query.days} days deleted")
 
 
-async def explain(worker: OnboardingWorker, query: ExplainQuery) -> Explanation:
+async def explain(
+    worker: OnboardingWorker, messages: UnreadableMessages, clock: Clock, query: ExplainQuery
+) -> Explanation:
     """The policy's result for a camera, without side effects."""
     results = await worker.explain(query.mac, query.ip)
     return Explanation(
@@ -261,6 +269,7 @@ async def explain(worker: OnboardingWorker, query: ExplainQuery) -> Explanation:
             Rule(rule=result.rule, result="pass" if result.passed else "fail", why=result.why, code=result.code)
             for result in results
         ],
+        unreadable=messages.about(query.mac, clock.monotonic()),
     )
 
 

@@ -104,6 +104,8 @@ def explain(args: argparse.Namespace) -> int:
     else:
         rows = [(rule["rule"], rule["result"], rule["why"]) for rule in data["rules"]]
         print(table(("RULE", "RESULT", "WHY"), rows, flow=True))
+        for text in data["unreadable"]:
+            print(wrapped(f"Status messages cannot be read: {text}."))
     return 0 if data["allowed"] else 1
 
 

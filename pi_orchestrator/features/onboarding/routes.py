@@ -111,6 +111,9 @@ ROUTES: tuple[Route, ...] = table(
             "rules": [
                 {"rule": "enabled", "result": "fail", "why": "auto-onboarding is disabled", "code": "NOT_ENABLED"},
             ],
+            "unreadable": [
+                "publishes on camera/status/espcam-b0f7f1 what is no JSON: unescaped quote at byte 31",
+            ],
         },
     ),
 )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pi_orchestrator.core.errors import FieldError
-from pi_orchestrator.core.validation import clean_number, clean_text, parse_object
+from pi_orchestrator.core.validation import clean_number, clean_text, parse_camera_object, parse_object, plain_word
 
 
 def nested(levels, inner="1"):
@@ -105,6 +105,34 @@ def test_parse_huge_number_is_refused():
 def test_parse_other_payload_is_refused(payload):
     with pytest.raises(FieldError):
         parse_object(payload, max_bytes=1000)
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b" \r\n", b"\xef\xbb\xbf \t", b"\0"], ids=repr)
+@pytest.mark.parametrize("after", [b"", b"\0", bytes(300), b"\r\n\0", b" \0 \0", b"\v\f"], ids=repr)
+def test_padding_around_a_camera_object_is_ignored(before, after):
+    assert parse_camera_object(before + b'{"a": "x"}' + after, max_bytes=1000) == {"a": "x"}
+
+
+@pytest.mark.parametrize(
+    "payload", [b'{"a":"x\0y"}', b'{"a":1}\0{"b":2}', b"\0", b"{}\xef\xbb\xbf", bytes(1001)], ids=repr
+)
+def test_other_zero_bytes_are_refused(payload):
+    with pytest.raises(FieldError):
+        parse_camera_object(payload, max_bytes=1000)
+
+
+def test_plain_word_is_short_and_alone():
+    words = [b"Offline", b"OFFLINE\0", b' "offline"\r\n', b"0", b"off line", b"{}", b"", b"x" * 65, b"\xff", b'""']
+    assert [plain_word(word) for word in words] == ["offline", "offline", "offline", "0", "", "", "", "", "", ""]
+
+
+@given(st.binary(max_size=200))
+def test_parse_any_camera_bytes_is_object_or_error(payload):
+    try:
+        value = parse_camera_object(payload, max_bytes=150)
+    except FieldError:
+        return
+    assert isinstance(value, dict)
 
 
 @given(st.binary(max_size=200))

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pi_orchestrator.core.errors import FieldError
-from pi_orchestrator.features.devices.status_message import Announced, Status, parse_status, topic_id
+from pi_orchestrator.features.devices.status_message import (
+    Announced,
+    Status,
+    is_plain_birth,
+    parse_status,
+    plain_will,
+    topic_id,
+)
 
 MAC = "24:6F:28:B0:F7:F1"
 TOPIC = f"camera/status/{MAC}"
@@ -236,6 +243,26 @@ def test_two_macs_contradict_each_other(fields):
 def test_payload_over_limit_is_refused(payload, why):
     with pytest.raises(FieldError, match=why):
         parse_status(TOPIC, payload)
+
+
+@pytest.mark.parametrize("payload", [b"offline", b"Offline", b"OFFLINE\0", b"0", b' "offline"\r\n'], ids=repr)
+def test_plain_will_is_offline(payload):
+    will = plain_will(TOPIC, payload)
+    assert (will.state, will.mac, will.topic) == (Announced.OFFLINE, MAC, TOPIC)
+    assert plain_will("camera/status/espcam-1", payload).mac is None
+    assert plain_will("camera/status/a b", payload) is None
+
+
+@pytest.mark.parametrize(
+    "payload", [b"online", b"1", b"", b"00", b"offline now", b"{}", b'{"state":"OFFLINE"}'], ids=repr
+)
+def test_other_payload_is_no_plain_will(payload):
+    assert plain_will(TOPIC, payload) is None
+    assert is_plain_birth(payload) == (payload in (b"online", b"1"))
+
+
+def test_padded_status_is_read():
+    assert parse_status(TOPIC, b'\xef\xbb\xbf {"uptime": 7}\r\n\0\0').uptime_s == 7
 
 
 def test_payload_at_limit_is_accepted():
