@@ -105,6 +105,32 @@ async def test_page_required_auth_prompts_for_key(chromium, rig):
         assert running.admin.key in await page.evaluate("JSON.stringify({...sessionStorage})")
 
 
+async def test_unreadable_status_is_shown(chromium, rig):
+    """On the camera's card, above the list of devices, and in the policy check."""
+    text = f"publishes on camera/status/{rig.mac(1)} what is no JSON: unescaped quote at byte 18"
+    async with rig.daemon() as running, rig.camera(1) as camera, rig.broker.client() as client:
+        await camera.publish_status(client=client)
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        await client.publish(f"camera/status/{camera.mac}", b'{"location":"the "blue" room"}', qos=1)
+        await client.publish("camera/status/<b>", b"busy", qos=1)
+        await eventually(lambda: len(running.app.devices.unreadable) == 2)
+        async with chromium.page(running.daemon.url) as page:
+            await wait_until_live(page)
+            await show(page, "cameras")
+            await page.locator(".card .note", has_text=f"It {text}").wait_for()
+            await show(page, "discovery")
+            topics = page.get_by_label("Status messages that cannot be read").get_by_role("listitem")
+            await topics.filter(has_text=f"{camera.mac} {text}").wait_for()
+            await topics.filter(
+                has_text="An unknown device publishes on camera/status/<b> what cannot be read"
+            ).wait_for()
+            await page.save_screenshot("discovery-unreadable")
+            await show(page, "onboarding")
+            await page.get_by_label("MAC").fill(camera.mac)
+            await button(page, "Check").click()
+            await page.locator(".note", has_text=f"Status messages cannot be read: {text}.").wait_for()
+
+
 async def test_hostile_text_is_never_markup(chromium, rig):
     """Names, networks, firmware, errors, labels and log lines contain a tag that would run a script."""
     async with rig.daemon() as running, rig.camera(1, firmware_version=HOSTILE_HTML) as camera:

@@ -19,7 +19,7 @@ from tests.support.process import COMMAND, ROOT, UNPRIVILEGED, command, daemon, 
 
 CHECKS = [
     *("interface", "engine", "leases", "stations", "mdns"),
-    *("broker", "clock", "state", "disk", "ports", "dashboard", "onboarding", "overrides", "settings"),
+    *("broker", "clock", "state", "disk", "ports", "dashboard", "onboarding", "overrides", "settings", "messages"),
 ]
 # A separate network namespace, in which lo is down.
 NEW_NETNS = (*(shutil.which("unshare") or "unshare", *(() if os.geteuid() == 0 else ("--map-root-user",)), "--net"),)
