@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +47,23 @@ class CameraAnswer:
     ssid: str | None = None
 
 
-def new_session() -> aiohttp.ClientSession:
-    """An aiohttp session for requests to cameras: no proxy, no cookies, no decompression, no keep-alive."""
+BeforeWrite = Callable[[asyncio.WriteTransport | None], None]
+"""Called with the transport immediately before credentials are written to it; VerificationError: nothing is written."""
+
+
+def new_session(*, keeps_connection: bool = False, trace: aiohttp.TraceConfig | None = None) -> aiohttp.ClientSession:
+    """An aiohttp session for requests to cameras: no proxy, no cookies, no decompression.
+
+    `keeps_connection`: for one camera, whose requests share a connection. Otherwise each has its own.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True, limit=0, ttl_dns_cache=None, use_dns_cache=False),
+        connector=aiohttp.TCPConnector(
+            force_close=not keeps_connection,
+            limit=1 if keeps_connection else 0,
+            ttl_dns_cache=None,
+            use_dns_cache=False,
+        ),
+        trace_configs=[trace] if trace else None,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
@@ -62,13 +76,13 @@ class CameraHttpClient:
 
     def __init__(self, *, session: aiohttp.ClientSession, port: int) -> None:
         self._session = session
-        self._port = port
+        self.port = port
 
     async def status(self, address: str, *, timeout_s: float) -> CameraAnswer:
         """Send `GET /status` and parse the response, within `timeout_s` in total; VerificationError otherwise."""
         try:
             async with asyncio.timeout(timeout_s):
-                body = await self._get_status(f"http://{address}:{self._port}/status")
+                body = await self._get_status(f"http://{address}:{self.port}/status")
         except TimeoutError:
             raise _verification_error(
                 VerificationCode.TIMEOUT, f"no response from {address} within {timeout_s:g} s"
@@ -84,6 +98,7 @@ class CameraHttpClient:
         container_id: str | None,
         request_id: str,
         timeout_s: float,
+        before_write: BeforeWrite | None = None,
     ) -> None:
         """Send `POST /provision` once; returns when the camera has accepted, ProvisionError otherwise.
 
@@ -96,13 +111,14 @@ class CameraHttpClient:
             "container_id": container_id,
             "request_id": request_id,
         }
-        failure = await self._post_credentials(f"http://{address}:{self._port}/provision", fields, timeout_s=timeout_s)
+        body = _SecretBody(fields, before_write)
+        failure = await self._post_credentials(f"http://{address}:{self.port}/provision", body, timeout_s=timeout_s)
         if failure is not None:
             raise failure
 
     async def capture(self, address: str, *, timeout_s: float, budget: ByteBudget) -> bytes:
         """Send `GET /capture`: a JPEG without padding, else CaptureError. Bytes count against `budget` while read."""
-        url = f"http://{address}:{self._port}/capture"
+        url = f"http://{address}:{self.port}/capture"
         try:
             async with (
                 asyncio.timeout(timeout_s),
@@ -126,7 +142,7 @@ class CameraHttpClient:
 
     async def reboot(self, address: str, *, timeout_s: float) -> None:
         """Send `POST /reboot`; returns when the camera has accepted, RebootError otherwise."""
-        url = f"http://{address}:{self._port}/reboot"
+        url = f"http://{address}:{self.port}/reboot"
         try:
             async with (
                 asyncio.timeout(timeout_s),
@@ -162,9 +178,8 @@ class CameraHttpClient:
                 VerificationCode.BAD_BODY, f"invalid HTTP response: {_short_text(error)}"
             ) from None
 
-    async def _post_credentials(self, url: str, fields: dict[str, Any], *, timeout_s: float) -> ProvisionError | None:
+    async def _post_credentials(self, url: str, body: _SecretBody, *, timeout_s: float) -> ProvisionError | None:
         # Returned, not raised: an error raised in an `except` block keeps the other one, and its text, as its context.
-        body = _SecretBody(fields)
         code = ErrorCode.DEVICE_UNREACHABLE
         try:
             async with (
@@ -181,19 +196,30 @@ class CameraHttpClient:
             message = "the connection was lost before the response"
         except (aiohttp.ClientError, ValueError):
             message = "invalid HTTP response to POST /provision"
+        if body.refusal:
+            return ProvisionError(body.refusal.message, code=body.refusal.code, may_have_arrived=False)
         return ProvisionError(message, code=code, may_have_arrived=body.sent)
 
 
 class _SecretBody(aiohttp.BytesPayload):
-    """A JSON body that records whether any of it was `sent`; reveals the secrets in the fields."""
+    """A JSON body that records whether any of it was `sent`, or why not; reveals the secrets in the fields."""
 
-    def __init__(self, fields: dict[str, Any]) -> None:
+    def __init__(self, fields: dict[str, Any], before_write: BeforeWrite | None) -> None:
         # Plain UTF-8, no escapes: every parser reads it. Lone surrogates are replaced: the error would show the text.
         text = json.dumps(_without_none(fields), default=_reveal, ensure_ascii=False)
         super().__init__(text.encode(errors="replace"), content_type="application/json")
         self.sent = False
+        self.refusal: VerificationError | None = None
+        self._before_write = before_write
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        # Nothing may wait between this check and the write, which reaches the kernel without a turn of the event loop.
+        if self._before_write:
+            try:
+                self._before_write(writer.transport)
+            except VerificationError as error:
+                self.refusal = error
+                raise
         self.sent = True
         await super().write_with_length(writer, content_length)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 
 from pi_orchestrator.core.clock import Clock
@@ -11,6 +13,7 @@ from pi_orchestrator.core.ipv4 import parse_ipv4
 from pi_orchestrator.core.mac import Mac, may_be_same_chip
 from pi_orchestrator.core.sighting import Source
 from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.net.camera_connection import CameraConnection
 from pi_orchestrator.net.camera_http import CameraAnswer, CameraHttpClient
 from pi_orchestrator.net.kernel.neighbours import NeighbourTable
 from pi_orchestrator.net.scan_engine import AddressProbe
@@ -36,31 +39,41 @@ class DeviceVerifier:
         self.probe: AddressProbe = _no_answer
         """Probes which devices answer for an address now; set by discovery."""
 
-    async def verify(self, mac: Mac, ip: str, *, timeout_s: float, force_probe: bool = False) -> CameraAnswer:
-        """Prove that the device with this MAC answers at the address; VerificationError otherwise.
-
-        `force_probe`: probe the address even if it was probed within FRESH_S.
-        """
-        before = await self._neighbours.at(ip)
-        if before and before.fresh:
-            _expect(mac, before.mac, f"the kernel has {before.mac} at {ip}")
-        bound = await self._check_binding(mac, ip, force_probe=force_probe)
+    async def verify(self, mac: Mac, ip: str, *, timeout_s: float) -> CameraAnswer:
+        """Prove that the device with this MAC answers at the address; VerificationError otherwise."""
+        bound = await self._check_binding(mac, ip)
         answer = await self._camera_http.status(ip, timeout_s=timeout_s)
-        if answer.mac:
-            _expect(mac, answer.mac, f"the camera at {ip} identifies itself as {answer.mac}")
         # The HTTP request made the kernel resolve the address again.
         after = await self._neighbours.at(ip)
         if after:
             _expect(mac, after.mac, f"the kernel has {after.mac} at {ip}")
-        if not answer.mac and not after and not bound:
-            raise VerificationError(
-                "the answer contains no MAC, and the kernel has no MAC for the address",
-                code=VerificationCode.BAD_BODY,
-            )
+        _check_answer(mac, ip, answer, is_bound=bound or after is not None)
         return answer
 
-    async def _check_binding(self, mac: Mac, ip: str, *, force_probe: bool) -> bool:
-        """Whether the device answers for the address by ARP; VerificationError if another device does."""
+    @contextlib.asynccontextmanager
+    async def proven_connection(
+        self, mac: Mac, ip: str, *, timeout_s: float
+    ) -> AsyncIterator[tuple[CameraConnection, CameraAnswer]]:
+        """Prove it as `verify`, with a new probe, on a connection that stays open; VerificationError otherwise.
+
+        What proves it, in this order: an ARP answer; the kernel's entry for the peer of the connection; `/status` on
+        it. All three follow from the MAC, which can be copied. A proof that the camera has a secret, for firmware that
+        offers one, belongs behind them: before the yield, on this connection.
+        """
+        bound = await self._check_binding(mac, ip, force_probe=True)
+        async with CameraConnection(address=ip, port=self._camera_http.port, mac=mac) as connection:
+            answer = await connection.status(timeout_s=timeout_s)
+            _check_answer(mac, ip, answer, is_bound=bound or connection.is_bound)
+            yield connection, answer
+
+    async def _check_binding(self, mac: Mac, ip: str, *, force_probe: bool = False) -> bool:
+        """Whether the device answers for the address by ARP; VerificationError if another device does.
+
+        `force_probe`: probe the address even if it was probed within FRESH_S.
+        """
+        known = await self._neighbours.at(ip)
+        if known and known.fresh:
+            _expect(mac, known.mac, f"the kernel has {known.mac} at {ip}")
         address = parse_ipv4(ip)
         now = self._clock.monotonic()
         answered = self._registry.claimants(address, since=now - FRESH_S)
@@ -78,6 +91,16 @@ class DeviceVerifier:
         if others:
             _expect(mac, others[0], f"{others[0]} answers for {ip}")
         return bool(answered)
+
+
+def _check_answer(mac: Mac, ip: str, answer: CameraAnswer, *, is_bound: bool) -> None:
+    """VerificationError if the answer names another MAC, or none while nothing else binds the address to one."""
+    if answer.mac:
+        _expect(mac, answer.mac, f"the camera at {ip} identifies itself as {answer.mac}")
+    elif not is_bound:
+        raise VerificationError(
+            "the answer contains no MAC, and the kernel has no MAC for the address", code=VerificationCode.BAD_BODY
+        )
 
 
 def _expect(announced: Mac, found: Mac, evidence: str) -> None:

@@ -23,7 +23,7 @@ from pi_orchestrator.features.provisioning.return_watch import POLL_S, PROBE_INT
 from pi_orchestrator.features.provisioning.session import Session
 from pi_orchestrator.features.provisioning.session_device import Sent, SessionDevice, SessionDeviceState
 from pi_orchestrator.features.provisioning.steps import DeviceFailedError, DeviceSteps
-from pi_orchestrator.net.camera_http import CameraAnswer, CameraHttpClient
+from pi_orchestrator.net.camera_http import CameraAnswer
 from pi_orchestrator.net.kernel.neighbours import NeighbourTable
 from pi_orchestrator.settings import Settings
 from pi_orchestrator.storage.database import Tx
@@ -64,7 +64,6 @@ class CredentialDelivery:
         broker: CameraBroker,
         registry: DeviceRegistry,
         neighbours: NeighbourTable,
-        camera_http: CameraHttpClient,
         verifier: DeviceVerifier,
         circuits: Circuits,
     ) -> None:
@@ -78,7 +77,6 @@ class CredentialDelivery:
         self._broker = broker
         self._registry = registry
         self._neighbours = neighbours
-        self._camera_http = camera_http
         self._verifier = verifier
         self._circuits = circuits
 
@@ -120,31 +118,30 @@ class CredentialDelivery:
         return device if may_have_arrived else await self._steps.take(device, lambda before: before.not_accepted(why))
 
     async def _send(self, session: Session, device: SessionDevice, deadline: float) -> SessionDevice:
-        """Verify the camera's identity and send once; nothing slow may run between the two."""
+        """Verify the camera's identity and send once, on the same connection; nothing slow may run between the two."""
         device = await self._steps.take(device, SessionDevice.identifying, starts_work=True)
         ip = await self._address(device)
         credentials, mqtt = await self._credentials(session), await self._broker.access()
         timeout_s = self._request_timeout_s(deadline)
-        await self._verifier.verify(device.mac, ip, timeout_s=timeout_s, force_probe=True)
-        proven_at = self._clock.monotonic()
-        sent = Sent(ip, self._clock.boot_id, self._clock.monotonic())
-        device = await self._steps.take(
-            device, lambda before: before.sending(sent), starts_work=True, before_save=self._check_listed
-        )
-        if self._clock.monotonic() - proven_at > PROOF_S:
-            raise ProvisionError(
-                f"identity not verified within the last {PROOF_S:g} s: storing the step took too long",
-                code=ErrorCode.DEVICE_TIMEOUT,
-                may_have_arrived=False,
+        async with self._verifier.proven_connection(device.mac, ip, timeout_s=timeout_s) as (connection, answer):
+            proven_at = self._clock.monotonic()
+            sent = Sent(ip, self._clock.boot_id, proven_at)
+            device = await self._steps.take(
+                device, lambda before: before.sending(sent), starts_work=True, before_save=self._check_listed
             )
-        await self._camera_http.provision(
-            ip,
-            credentials=credentials,
-            mqtt=mqtt,
-            container_id=device.container_id,
-            request_id=_request_id(device),
-            timeout_s=timeout_s,
-        )
+            if self._clock.monotonic() - proven_at > PROOF_S:
+                raise ProvisionError(
+                    f"identity not verified within the last {PROOF_S:g} s: storing the step took too long",
+                    code=ErrorCode.DEVICE_TIMEOUT,
+                    may_have_arrived=False,
+                )
+            await connection.provision(
+                credentials=credentials,
+                mqtt=mqtt,
+                container_id=device.container_id,
+                request_id=_request_id(device),
+                timeout_s=timeout_s,
+            )
         return await self._steps.take(device, lambda before: before.accepted(self._clock.wall()))
 
     async def _credentials(self, session: Session) -> Credentials:

@@ -125,7 +125,6 @@ def _provisioner(
         ),
         registry=devices.registry,
         neighbours=devices.neighbours,
-        camera_http=res.camera_http,
         verifier=devices.verifier,
         circuits=circuits,
     )

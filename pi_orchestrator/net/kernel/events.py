@@ -31,20 +31,20 @@ PAUSE_S = 0.25
 DUMP_S = 5.0
 """A dump takes milliseconds; after this timeout it counts as failed."""
 
-_GROUP_LINK, _GROUP_NEIGHBOUR, _GROUP_ADDRESS = 0x1, 0x4, 0x10
+_GROUP_LINK, GROUP_NEIGHBOUR, _GROUP_ADDRESS = 0x1, 0x4, 0x10
 _ERROR, _DONE = 2, 3
 _NEW_LINK, _DEL_LINK, _NEW_ADDRESS, _DEL_ADDRESS = 16, 17, 20, 21
-_NEW_NEIGHBOUR, _DEL_NEIGHBOUR, _GET_NEIGHBOUR = 28, 29, 30
+NEW_NEIGHBOUR, DEL_NEIGHBOUR, GET_NEIGHBOUR = 28, 29, 30
 _REQUEST_DUMP = 0x301
-_AF_INET = 2
+AF_INET = 2
 _UP_AND_RUNNING = 0x41
 _PROXY = 0x08
-_NDA_DST, _NDA_LLADDR, _NDA_CACHEINFO, _NDA_IFINDEX = 1, 2, 3, 8
-_HEADER = struct.Struct("=IHHII")
-_NDMSG = struct.Struct("=BxxxiHBB")
+NDA_DST, _NDA_LLADDR, _NDA_CACHEINFO, _NDA_IFINDEX = 1, 2, 3, 8
+HEADER = struct.Struct("=IHHII")
+NDMSG = struct.Struct("=BxxxiHBB")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
-_ATTRIBUTE = struct.Struct("=HH")
+ATTRIBUTE = struct.Struct("=HH")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CHUNK = 8192
 
@@ -123,7 +123,7 @@ class KernelEvents:
         return self._socket is not None or self._paused is not None
 
     def _listen(self) -> None:
-        groups = _GROUP_NEIGHBOUR if self._on_neighbour else 0
+        groups = GROUP_NEIGHBOUR if self._on_neighbour else 0
         groups |= _GROUP_LINK | _GROUP_ADDRESS if self._on_link else 0
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         try:
@@ -163,7 +163,7 @@ class KernelEvents:
                 self._recover(error)
                 return
             sock = self._socket
-            for kind, port, body in _messages(data):
+            for kind, port, body in decode_messages(data):
                 self._process(kind, body, is_answer=port == self._port)
                 if self._socket is not sock:
                     return  # closed by the budget, or by a callback
@@ -173,8 +173,8 @@ class KernelEvents:
             self._on_dump_end()
         elif not is_answer and not self._budget.take(self._clock.monotonic()):
             self._pause()
-        elif kind in (_NEW_NEIGHBOUR, _DEL_NEIGHBOUR) and self._on_neighbour:
-            entry = decode_entry(body, self._index, is_deleted=kind == _DEL_NEIGHBOUR)
+        elif kind in (NEW_NEIGHBOUR, DEL_NEIGHBOUR) and self._on_neighbour:
+            entry = decode_entry(body, self._index, is_deleted=kind == DEL_NEIGHBOUR)
             if entry is not None:
                 self._on_neighbour(entry)
         elif self._on_link and (change := decode_link(kind, body)):
@@ -227,13 +227,13 @@ class KernelEvents:
 
 def decode_entry(body: bytes, index: int, *, is_deleted: bool = False) -> Entry | None:
     """Decode an IPv4 neighbour message of this interface; None for any other."""
-    if len(body) < _NDMSG.size:
+    if len(body) < NDMSG.size:
         return None
-    family, interface, state, flags, _ = _NDMSG.unpack_from(body)
-    if family != _AF_INET or interface != index or flags & _PROXY:
+    family, interface, state, flags, _ = NDMSG.unpack_from(body)
+    if family != AF_INET or interface != index or flags & _PROXY:
         return None
-    attributes = dict(_attributes(body, _NDMSG.size))
-    address = attributes.get(_NDA_DST, b"")
+    attributes = dict(decode_attributes(body, NDMSG.size))
+    address = attributes.get(NDA_DST, b"")
     if len(address) != 4:
         return None
     lladdr = attributes.get(_NDA_LLADDR, b"")
@@ -255,25 +255,26 @@ def decode_link(kind: int, body: bytes) -> tuple[int, bool] | None:
 
 
 def _dump_request(index: int) -> bytes:
-    body = _NDMSG.pack(_AF_INET, 0, 0, 0, 0) + _ATTRIBUTE.pack(8, _NDA_IFINDEX) + struct.pack("=i", index)
-    return _HEADER.pack(_HEADER.size + len(body), _GET_NEIGHBOUR, _REQUEST_DUMP, 1, 0) + body
+    body = NDMSG.pack(AF_INET, 0, 0, 0, 0) + ATTRIBUTE.pack(8, _NDA_IFINDEX) + struct.pack("=i", index)
+    return HEADER.pack(HEADER.size + len(body), GET_NEIGHBOUR, _REQUEST_DUMP, 1, 0) + body
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def decode_messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """(type, port, body) of each message of a read; the port is that of the requesting socket, 0 for notifications."""
     offset = 0
-    while offset + _HEADER.size <= len(data):
-        size, kind, _, _, port = _HEADER.unpack_from(data, offset)
-        if size < _HEADER.size or offset + size > len(data):
+    while offset + HEADER.size <= len(data):
+        size, kind, _, _, port = HEADER.unpack_from(data, offset)
+        if size < HEADER.size or offset + size > len(data):
             return
-        yield kind, port, data[offset + _HEADER.size : offset + size]
+        yield kind, port, data[offset + HEADER.size : offset + size]
         offset += (size + 3) & ~3
 
 
-def _attributes(body: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
-    while offset + _ATTRIBUTE.size <= len(body):
-        size, kind = _ATTRIBUTE.unpack_from(body, offset)
-        if size < _ATTRIBUTE.size or offset + size > len(body):
+def decode_attributes(body: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
+    """(type, value) of each attribute of a message body from `offset` on."""
+    while offset + ATTRIBUTE.size <= len(body):
+        size, kind = ATTRIBUTE.unpack_from(body, offset)
+        if size < ATTRIBUTE.size or offset + size > len(body):
             return
-        yield kind, body[offset + _ATTRIBUTE.size : offset + size]
+        yield kind, body[offset + ATTRIBUTE.size : offset + size]
         offset += (size + 3) & ~3

@@ -1,0 +1,185 @@
+"""A device takes over a camera's address while the camera is sent its credentials; it never receives them."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support import lan
+from tests.support.discovery import run_scan
+from tests.support.impostor import CameraServer, Frames, Impostor
+from tests.support.provisioning import FAST, HOME, NO_AUTO_ONBOARDING, PASSWORD, Batch, allow, assert_secret_absent
+from tests.support.rig import Rig
+from tests.support.waiting import eventually
+
+SECTIONS = NO_AUTO_ONBOARDING | {
+    "discovery": {"probe": False, "mdns": False, "interval_s": 60},
+    "provisioning": {"request_timeout_s": 2},
+}
+BRIEF = FAST | {"provisioning_timeout_seconds": 4}
+
+
+@dataclass
+class Scene:
+    """A camera of a session, its server, and an impostor; `lock` makes every write of the daemon wait."""
+
+    site: object
+    batch: Batch
+    camera: object
+    server: CameraServer
+    impostor: Impostor
+    wire: Frames
+    lock: "DatabaseLock"
+
+    async def provision(self):
+        assert (await self.batch.post(f"devices/{self.camera.mac}/provision")).status == 202
+
+    async def end(self):
+        return await self.batch.wait_for_state(self.camera.mac, "failed", "verifying", "verified")
+
+
+class DatabaseLock:
+    """A lock on the daemon's database, as a slow card would cause it."""
+
+    def __init__(self, db):
+        self._db = db
+
+    async def take(self):
+        await asyncio.to_thread(self._db.execute, "BEGIN IMMEDIATE")
+
+    async def release(self):
+        await asyncio.to_thread(self._db.rollback)
+
+
+@contextlib.asynccontextmanager
+async def scene(folder, *, closes=False):
+    async with lan.opened(folder, cameras=1) as site, site.daemon(**SECTIONS) as daemon:
+        (camera,) = site.cameras
+        server = CameraServer(camera.mac, closes=closes)
+        rig = Rig(state_dir=folder / "state", broker=None)
+        async with (
+            server.running(site.camera_ns, camera.address),
+            Impostor.opened(site, camera, secret=PASSWORD) as impostor,
+        ):
+            batch = Batch(site, daemon, site)
+            await allow(daemon.admin, site.cameras)
+            await site.announce(camera.mac, camera.address, ssid=HOME)
+            await run_scan(daemon)
+            await batch.start(config=BRIEF)
+            await batch.wait_for_cameras(1)
+            with (
+                rig.connect(isolation_level=None, check_same_thread=False) as db,
+                Frames.on(site.camera_ns, lan.CABLE, PASSWORD) as wire,
+            ):
+                yield Scene(site, batch, camera, server, impostor, wire, DatabaseLock(db))
+    assert_secret_absent(folder)
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["kept", "closed"])
+async def test_undisturbed_camera_gets_its_password(tmp_path, closes):
+    async with scene(tmp_path, closes=closes) as found:
+        await found.provision()
+        assert (await found.end())["state"] == "verifying"
+        assert [(number, method) for number, method, _ in found.server.requests] == [
+            (1, "GET"),
+            (2 if closes else 1, "POST"),
+        ]
+        assert found.impostor.stolen == []
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["kept", "closed"])
+async def test_takeover_after_status_gets_no_password(tmp_path, closes):
+    async with scene(tmp_path, closes=closes) as found:
+        found.server.hooks["asked"] = found.lock.take
+
+        async def take_over():
+            await found.impostor.take_over()
+            await found.lock.release()
+
+        found.server.hooks["answered"] = take_over
+        await found.provision()
+        end = await found.end()
+        assert found.impostor.stolen == []
+        assert (end["state"], end["error_code"]) == ("failed", "MAC_MISMATCH"), end
+        assert found.wire.found == []
+
+
+@pytest.mark.parametrize("instant", ["before", "connected", "asked"])
+async def test_earlier_takeover_gets_no_password(tmp_path, instant):
+    async with scene(tmp_path) as found:
+        if instant == "before":
+            await found.impostor.take_over()
+        else:
+            found.server.hooks[instant] = found.impostor.take_over
+        await found.provision()
+        end = await found.end()
+        assert end["state"] == "failed", end
+        assert found.impostor.stolen == []
+        assert found.wire.found == []
+
+
+async def test_takeover_and_return_before_send_is_seen(tmp_path):
+    """The entry names the camera again when the body would be sent."""
+    async with scene(tmp_path) as found:
+        found.server.hooks["asked"] = found.lock.take
+
+        async def take_over_and_return():
+            await found.impostor.take_over()
+            await found.impostor.announce(found.camera.mac)
+            await found.lock.release()
+
+        found.server.hooks["answered"] = take_over_and_return
+        await found.provision()
+        end = await found.end()
+        assert (end["state"], end["error_code"]) == ("failed", "MAC_MISMATCH"), end
+        assert found.wire.found == []
+
+
+async def test_unacknowledged_body_is_not_repeated(tmp_path):
+    """The camera is jammed when the body is sent: the kernel would repeat it to the device that takes over."""
+    async with scene(tmp_path) as found:
+        found.server.hooks["asked"] = found.lock.take
+
+        async def jam_camera():
+            await asyncio.to_thread(found.site.switch_off, found.camera)
+            await found.lock.release()
+
+        found.server.hooks["answered"] = jam_camera
+        await found.provision()
+        await eventually(lambda: found.wire.to(found.camera.mac), what="the body is sent to the camera")
+        await found.impostor.take_over()
+        end = await found.end()
+        assert (end["state"], end["error_code"]) == ("failed", "MAC_MISMATCH"), end
+        assert "change the password" in end["error_message"]
+        await eventually(lambda: connections(found) == [], what="the kernel has ended the connection")
+        assert found.impostor.stolen == []
+
+
+async def test_password_is_dropped_with_the_connection(tmp_path):
+    """The camera never acknowledges: after the timeout, nothing is left for a device that takes over later."""
+    async with scene(tmp_path) as found:
+        found.server.hooks["asked"] = found.lock.take
+
+        async def jam_camera():
+            await asyncio.to_thread(found.site.switch_off, found.camera)
+            await found.lock.release()
+
+        found.server.hooks["answered"] = jam_camera
+        await found.provision()
+        assert (await found.end())["error_code"] == "DEVICE_TIMEOUT"
+        assert connections(found) == []
+        await found.impostor.take_over()
+        assert found.impostor.stolen == []
+
+
+def connections(found):
+    """TCP connections of the Pi to the camera's address: local and remote address, state."""
+    lines = found.site.pi.call(open_text, "/proc/net/tcp").splitlines()[1:]
+    address = bytes(reversed([int(part) for part in found.camera.address.split(".")])).hex().upper()
+    return [line for line in lines if line.split()[2] == f"{address}:0050" and line.split()[3] != "06"]
+
+
+def open_text(path):
+    with open(path) as file:  # noqa: PTH123  # of the namespace of the calling thread
+        return file.read()
