@@ -118,9 +118,8 @@ class Impostor:
     @contextlib.asynccontextmanager
     async def opened(cls, site, camera, *, secret):
         with Namespace.opened("imp") as namespace:
-            site.camera_ns.ip(
-                "link", "add", DEVICE, "link", CABLE, "address", MAC, "netns", namespace.name, "type", "macvlan", "mode", "bridge"
-            )  # fmt: skip
+            link = ("link", "add", DEVICE, "link", CABLE, "address", MAC, "netns", namespace.name)
+            site.camera_ns.ip(*link, "type", "macvlan", "mode", "bridge")
             namespace.sysctl(f"ipv4/conf/{DEVICE}/arp_ignore", 8)
             namespace.batch(
                 (

@@ -269,6 +269,11 @@ class Lan:
         entries = json.loads(self.pi.ip("-4", "-j", "neigh") or "[]")
         return {entry["dst"]: (entry.get("lladdr", "").upper() or None, entry["state"][0]) for entry in entries}
 
+    def resolve(self, camera):
+        """Give the Pi's kernel a neighbour entry of a camera, by a datagram."""
+        with self.pi.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"", (camera.address, 9))
+
     async def arp_request(self, *addresses, within=0.3):
         """Send one ARP request per address from the Pi: {address: MACs that replied}."""
         found = {str(address): set() for address in addresses}

@@ -1,6 +1,5 @@
 """A device takes over a camera's address while the camera is sent its credentials; it never receives them."""
 
-import asyncio
 import contextlib
 from dataclasses import dataclass
 
@@ -9,8 +8,8 @@ import pytest
 from tests.support import lan
 from tests.support.discovery import run_scan
 from tests.support.impostor import CameraServer, Frames, Impostor
+from tests.support.process import patched
 from tests.support.provisioning import FAST, HOME, NO_AUTO_ONBOARDING, PASSWORD, Batch, allow, assert_secret_absent
-from tests.support.rig import Rig
 from tests.support.waiting import eventually
 
 SECTIONS = NO_AUTO_ONBOARDING | {
@@ -20,9 +19,26 @@ SECTIONS = NO_AUTO_ONBOARDING | {
 BRIEF = FAST | {"provisioning_timeout_seconds": 4}
 
 
+HOLDING = patched("""
+import asyncio
+from pathlib import Path
+from pi_orchestrator.features.provisioning.session_device import SessionDeviceState
+from pi_orchestrator.features.provisioning.steps import DeviceSteps
+take = DeviceSteps.take
+async def held_take(self, device, change, **options):
+    if "before_save" in options and device.state is SessionDeviceState.PROVISIONING and Path("hold").exists():
+        Path("held").touch()
+        while Path("hold").exists():
+            await asyncio.sleep(0.005)
+    return await take(self, device, change, **options)
+DeviceSteps.take = held_take
+""")
+"""A daemon that waits before it stores that credentials are sent, after the proof, while the file `hold` exists."""
+
+
 @dataclass
 class Scene:
-    """A camera of a session, its server, and an impostor; `lock` makes every write of the daemon wait."""
+    """A camera of a session, its server, an impostor, and the frames on the cable that contain the password."""
 
     site: object
     batch: Batch
@@ -30,34 +46,32 @@ class Scene:
     server: CameraServer
     impostor: Impostor
     wire: Frames
-    lock: "DatabaseLock"
 
     async def provision(self):
         assert (await self.batch.post(f"devices/{self.camera.mac}/provision")).status == 202
+
+    @contextlib.asynccontextmanager
+    async def held(self):
+        """Provision, and run the block between the proof of identity and the send."""
+        hold, held = self.site.folder / "hold", self.site.folder / "held"
+        hold.touch()
+        await self.provision()
+        await eventually(held.exists, what="the camera has proved its identity")
+        yield
+        hold.unlink()
 
     async def end(self):
         return await self.batch.wait_for_state(self.camera.mac, "failed", "verifying", "verified")
 
 
-class DatabaseLock:
-    """A lock on the daemon's database, as a slow card would cause it."""
-
-    def __init__(self, db):
-        self._db = db
-
-    async def take(self):
-        await asyncio.to_thread(self._db.execute, "BEGIN IMMEDIATE")
-
-    async def release(self):
-        await asyncio.to_thread(self._db.rollback)
-
-
 @contextlib.asynccontextmanager
 async def scene(folder, *, closes=False):
-    async with lan.opened(folder, cameras=1) as site, site.daemon(**SECTIONS) as daemon:
+    async with (
+        lan.opened(folder, cameras=1) as site,
+        site.daemon(**SECTIONS, launch_options={"command": HOLDING}) as daemon,
+    ):
         (camera,) = site.cameras
         server = CameraServer(camera.mac, closes=closes)
-        rig = Rig(state_dir=folder / "state", broker=None)
         async with (
             server.running(site.camera_ns, camera.address),
             Impostor.opened(site, camera, secret=PASSWORD) as impostor,
@@ -68,11 +82,8 @@ async def scene(folder, *, closes=False):
             await run_scan(daemon)
             await batch.start(config=BRIEF)
             await batch.wait_for_cameras(1)
-            with (
-                rig.connect(isolation_level=None, check_same_thread=False) as db,
-                Frames.on(site.camera_ns, lan.CABLE, PASSWORD) as wire,
-            ):
-                yield Scene(site, batch, camera, server, impostor, wire, DatabaseLock(db))
+            with Frames.on(site.camera_ns, lan.CABLE, PASSWORD) as wire:
+                yield Scene(site, batch, camera, server, impostor, wire)
     assert_secret_absent(folder)
 
 
@@ -91,14 +102,8 @@ async def test_undisturbed_camera_gets_its_password(tmp_path, closes):
 @pytest.mark.parametrize("closes", [False, True], ids=["kept", "closed"])
 async def test_takeover_after_status_gets_no_password(tmp_path, closes):
     async with scene(tmp_path, closes=closes) as found:
-        found.server.hooks["asked"] = found.lock.take
-
-        async def take_over():
+        async with found.held():
             await found.impostor.take_over()
-            await found.lock.release()
-
-        found.server.hooks["answered"] = take_over
-        await found.provision()
         end = await found.end()
         assert found.impostor.stolen == []
         assert (end["state"], end["error_code"]) == ("failed", "MAC_MISMATCH"), end
@@ -109,6 +114,7 @@ async def test_takeover_after_status_gets_no_password(tmp_path, closes):
 async def test_earlier_takeover_gets_no_password(tmp_path, instant):
     async with scene(tmp_path) as found:
         if instant == "before":
+            found.site.resolve(found.camera)
             await found.impostor.take_over()
         else:
             found.server.hooks[instant] = found.impostor.take_over
@@ -122,15 +128,9 @@ async def test_earlier_takeover_gets_no_password(tmp_path, instant):
 async def test_takeover_and_return_before_send_is_seen(tmp_path):
     """The entry names the camera again when the body would be sent."""
     async with scene(tmp_path) as found:
-        found.server.hooks["asked"] = found.lock.take
-
-        async def take_over_and_return():
+        async with found.held():
             await found.impostor.take_over()
             await found.impostor.announce(found.camera.mac)
-            await found.lock.release()
-
-        found.server.hooks["answered"] = take_over_and_return
-        await found.provision()
         end = await found.end()
         assert (end["state"], end["error_code"]) == ("failed", "MAC_MISMATCH"), end
         assert found.wire.found == []
@@ -139,14 +139,8 @@ async def test_takeover_and_return_before_send_is_seen(tmp_path):
 async def test_unacknowledged_body_is_not_repeated(tmp_path):
     """The camera is jammed when the body is sent: the kernel would repeat it to the device that takes over."""
     async with scene(tmp_path) as found:
-        found.server.hooks["asked"] = found.lock.take
-
-        async def jam_camera():
-            await asyncio.to_thread(found.site.switch_off, found.camera)
-            await found.lock.release()
-
-        found.server.hooks["answered"] = jam_camera
-        await found.provision()
+        async with found.held():
+            found.site.switch_off(found.camera)
         await eventually(lambda: found.wire.to(found.camera.mac), what="the body is sent to the camera")
         await found.impostor.take_over()
         end = await found.end()
@@ -159,14 +153,8 @@ async def test_unacknowledged_body_is_not_repeated(tmp_path):
 async def test_password_is_dropped_with_the_connection(tmp_path):
     """The camera never acknowledges: after the timeout, nothing is left for a device that takes over later."""
     async with scene(tmp_path) as found:
-        found.server.hooks["asked"] = found.lock.take
-
-        async def jam_camera():
-            await asyncio.to_thread(found.site.switch_off, found.camera)
-            await found.lock.release()
-
-        found.server.hooks["answered"] = jam_camera
-        await found.provision()
+        async with found.held():
+            found.site.switch_off(found.camera)
         assert (await found.end())["error_code"] == "DEVICE_TIMEOUT"
         assert connections(found) == []
         await found.impostor.take_over()
