@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -36,7 +36,8 @@ _CONNECTION_LOST = (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError,
 class CameraAnswer:
     """Response to `GET /status`; `mac` is None if the firmware does not report it, `ssid` is the joined network.
 
-    `is_camera` is true if it has a field that only cameras have: other devices serve a `/status` too.
+    `is_camera` is true if it has a field that only cameras have: other devices serve a `/status` too. `server` is its
+    `Server` header (empty if missing), `header_names` are the names of all its headers.
     """
 
     mac: Mac | None
@@ -45,6 +46,8 @@ class CameraAnswer:
     is_camera: bool
     rssi_dbm: int | None = None
     ssid: str | None = None
+    server: str = ""
+    header_names: tuple[str, ...] = ()
 
 
 BeforeWrite = Callable[[asyncio.WriteTransport | None], None]
@@ -82,12 +85,12 @@ class CameraHttpClient:
         """Send `GET /status` and parse the response, within `timeout_s` in total; VerificationError otherwise."""
         try:
             async with asyncio.timeout(timeout_s):
-                body = await self._get_status(f"http://{address}:{self.port}/status")
+                body, headers = await self._get_status(f"http://{address}:{self.port}/status")
         except TimeoutError:
             raise _verification_error(
                 VerificationCode.TIMEOUT, f"no response from {address} within {timeout_s:g} s"
             ) from None
-        return _parse(body)
+        return replace(_parse(body), server=headers.get("Server", ""), header_names=tuple(headers))
 
     async def provision(
         self,
@@ -157,14 +160,14 @@ class CameraHttpClient:
         except (*_CONNECTION_LOST, aiohttp.ClientError, ValueError) as error:
             raise RebootError(f"invalid HTTP response to POST /reboot: {_short_text(error)}") from None
 
-    async def _get_status(self, url: str) -> bytes:
+    async def _get_status(self, url: str) -> tuple[bytes, Mapping[str, str]]:
         try:
             async with self._session.get(url, allow_redirects=False, timeout=_UNLIMITED) as response:
                 if response.status != 200:
                     raise _verification_error(
                         VerificationCode.BAD_STATUS, f"bad response to GET /status: status {response.status}"
                     )
-                return await _read_bounded(response)
+                return await _read_bounded(response), response.headers
         except FieldError as error:
             raise _verification_error(VerificationCode.BAD_BODY, f"bad response to GET /status: {error}") from None
         except aiohttp.ClientConnectorError as error:

@@ -247,6 +247,11 @@ class ProvisioningSettings(Section):
     allow_unlisted: bool = Field(
         False, description="let provision-all include cameras outside the allowlist, if requested"
     )
+    confirm_changed: bool = Field(
+        False,
+        description="send a camera that answers differently than when it was first seen its credentials only after an"
+        " operator has confirmed it: a MAC can be copied",
+    )
     concurrency: int = Field(4, ge=1, le=32, description="cameras provisioned at the same time")
     max_retries: int = Field(3, ge=0, le=100, description="manual retries per camera")
     request_timeout_s: float = Field(10, gt=0, le=120, description="seconds that a camera may take to answer a request")

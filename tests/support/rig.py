@@ -199,13 +199,14 @@ class Rig:
 class ScriptedCamera:
     """A camera controlled by the test: its HTTP server counts requests, and answers when `answer_now` is set.
 
-    `body` overrides the fields of its `/status`; None removes a field.
+    `body` overrides the fields of its `/status`; None removes a field. `headers` are added to every answer.
     """
 
     def __init__(self, rig, mac, address, body):
         self.rig, self.mac, self.address = rig, mac, address
         self.device_id = f"espcam-{mac.replace(':', '').lower()[-6:]}"
         self.body = {"device_id": self.device_id, "mac": mac, "firmware_version": "2.4.1"} | body
+        self.headers = {}
         self.requests = 0
         self.answered = 0
         self.request_received = asyncio.Event()
@@ -228,7 +229,8 @@ class ScriptedCamera:
         self.request_received.set()
         try:
             await self.answer_now.wait()
-            return web.json_response({name: value for name, value in self.body.items() if value is not None})
+            body = {name: value for name, value in self.body.items() if value is not None}
+            return web.json_response(body, headers=self.headers)
         finally:
             self.answered += 1
 

@@ -18,6 +18,7 @@ const REMEDIES = {
   NO_ADDRESS: "Wait until the camera has an address, then retry.",
   VERIFY_BAD_STATUS: "The device does not answer like a camera. Check its firmware.",
   VERIFY_BAD_BODY: "The device does not answer like a camera. Check its firmware.",
+  DEVICE_CHANGED: "A MAC can be copied. Confirm the camera if it is yours.",
   SKIPPED: "The camera was skipped. Retry to provision it.",
 };
 const remedyOf = (code) => REMEDIES[code] ?? remedyFor(code, 0);
@@ -221,6 +222,7 @@ function deviceRow(context, path, initial, onChange) {
     h("p", { class: "small muted" }),
   ];
   const note = h("p", { class: "note" });
+  const differences = h("p", { class: "note", "data-tone": "warn" });
   const changedAt = age("");
   const post = async (verb) => {
     try {
@@ -235,6 +237,21 @@ function deviceRow(context, path, initial, onChange) {
     onclick: () => provisionButton.busy(() => post("provision")),
   });
   const retryButton = button("Retry", { symbol: "refresh", onclick: () => retryButton.busy(() => post("retry")) });
+  const confirmButton = button("Confirm", { symbol: "check", onclick: () => confirmChanged() });
+  const confirmChanged = () =>
+    confirm({
+      title: `Confirm ${mac}?`,
+      consequences: [
+        "It answers differently than when it was first seen. Another device with a copied MAC would look the same.",
+        "It is sent the password of the target network.",
+        "How it answers now is stored as normal.",
+      ],
+      label: "Confirm and provision",
+      work: async () => {
+        await context.api.post(`${path}/devices/${encodeURIComponent(mac)}/confirm`);
+        onChange();
+      },
+    });
   const skipButton = button("Skip", { kind: "quiet", onclick: () => skipButton.busy(() => post("skip")) });
   const allowButton = button("Add to allowlist", {
     symbol: "plus",
@@ -248,8 +265,8 @@ function deviceRow(context, path, initial, onChange) {
     h(
       "div",
       { class: "row spread wrap" },
-      h("div", {}, facts, note),
-      h("div", { class: "row wrap" }, provisionButton, retryButton, skipButton, allowButton),
+      h("div", {}, facts, note, differences),
+      h("div", { class: "row wrap" }, provisionButton, retryButton, confirmButton, skipButton, allowButton),
     ),
   );
   const update = (device) => {
@@ -280,13 +297,19 @@ function deviceRow(context, path, initial, onChange) {
         : "Not on the allowlist, so it is not provisioned.";
     setText(note, text);
     set(note, "data-tone", failed && !skipped ? "bad" : "warn");
+    const changed = device.changed_since_first_seen ?? [];
+    setText(differences, changed.length ? `Changed since first seen: ${changed.map((part) => part.text).join("; ")}.` : "");
+    differences.hidden = !changed.length;
+    const waits = device.error_code === "DEVICE_CHANGED";
+    confirmButton.hidden = !changed.length || !(waits || (device.state === "discovered" && device.in_allowlist));
     provisionButton.hidden = device.state !== "discovered" || !device.in_allowlist;
     skipButton.hidden = device.state !== "discovered";
-    retryButton.hidden = !failed;
+    retryButton.hidden = !failed || waits;
     allowButton.hidden = device.in_allowlist;
     for (const [control, verb] of [
       [provisionButton, "Provision"],
       [retryButton, "Retry"],
+      [confirmButton, "Confirm"],
       [skipButton, "Skip"],
       [allowButton, "Add to allowlist:"],
     ])

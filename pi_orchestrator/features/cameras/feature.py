@@ -48,7 +48,7 @@ def build(res: Resources, *, devices: Devices, cache: CameraCache, may_repeat_se
     """Build the feature; the error text of a camera for which `may_repeat_secret` is true is withheld."""
     settings = res.settings
     excluded = ExcludedCameras()
-    registrar = CameraRegistrar(cache=cache, exclusions=excluded)
+    registrar = CameraRegistrar(cache=cache, exclusions=excluded, fingerprint_of=devices.registry.fingerprint_of)
     presence = PresenceWorker(
         ap_subnet=settings.ap.subnet,
         clock=res.clock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from pi_orchestrator.features.cameras import store as camera_store
 from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.cameras.exclusion_store import ExcludedCameras
 from pi_orchestrator.features.cameras.model import Camera
+from pi_orchestrator.features.devices import fingerprint_store
+from pi_orchestrator.features.devices.fingerprint import Fingerprint
 from pi_orchestrator.features.devices.model import Presence
 from pi_orchestrator.storage import event_store
 from pi_orchestrator.storage.database import Tx
@@ -38,8 +41,11 @@ class NewCamera:
 class CameraRegistrar:
     """Registers cameras; updates cache and exclusions after each commit."""
 
-    def __init__(self, *, cache: CameraCache, exclusions: ExcludedCameras) -> None:
+    def __init__(
+        self, *, cache: CameraCache, exclusions: ExcludedCameras, fingerprint_of: Callable[[Mac], Fingerprint]
+    ) -> None:
         self.cache = cache
+        self._fingerprint_of = fingerprint_of
         self.exclusions = exclusions
 
     async def register(
@@ -70,6 +76,7 @@ class CameraRegistrar:
             firmware=new.firmware_version,
             by="auto" if automatic else "manual",
         )
+        await fingerprint_store.remember(tx, camera.mac, self._fingerprint_of(camera.mac))
         if place:
             await camera_store.assign(tx, camera.mac, *place)
             camera = replace(camera, container_id=place[0], position=place[1], paired_at=tx.stamp.at)

@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.sighting import TRUSTED, Sighting, Source
+from pi_orchestrator.features.devices.fingerprint import UNKNOWN, Fingerprint
 from pi_orchestrator.features.devices.status_message import Announced, Status, with_lasting_fields
 
 STALE_WILL_WINDOW_S = 90.0
@@ -113,7 +114,8 @@ class Device:
     `address` is the one that it answers for, `addresses` all of them with the time of the last answer. Evidence up to
     `ignore_evidence_until` does not count. `error_count` counts the changes of `last_error` to another text.
     `replaced_open_mqtt_session`: the present MQTT session began before an end of the earlier one was received.
-    `revision` is raised by each change; `evaluated` and `next_change_at` are for `expire` only.
+    `http_fingerprint`: how it has answered over HTTP. `revision` is raised by each change; `evaluated` and
+    `next_change_at` are for `expire` only.
     """
 
     mac: Mac
@@ -131,6 +133,7 @@ class Device:
     replaced_open_mqtt_session: bool = False
     error_count: int = 0
     last_error: str | None = None
+    http_fingerprint: Fingerprint = UNKNOWN
     revision: int = 0
     ignore_evidence_until: float = NEVER
     mqtt_session_ended_at: float = NEVER
@@ -151,6 +154,13 @@ class Device:
         """Monotonic time at which a trusted source last proved it alive; None if never."""
         latest = max((evidence.alive_at for evidence in self.evidence.values()), default=NEVER)
         return None if latest == NEVER else latest
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """How it answers, over MQTT and HTTP."""
+        status = self.last_status
+        by_mqtt = Fingerprint(topic=status.topic, device_id=status.device_id) if status else UNKNOWN
+        return by_mqtt.completed(self.http_fingerprint)
 
     def apply_live_status(self, status: Status, now: float) -> bool:
         """Apply a live message; True when the state changed. Stale last wills change nothing."""

@@ -17,6 +17,7 @@ from pi_orchestrator.core.mac import Mac, same_chip_macs
 from pi_orchestrator.core.sighting import Sighting, Source
 from pi_orchestrator.features.devices.addresses import AddressTable
 from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
+from pi_orchestrator.features.devices.fingerprint import UNKNOWN, Fingerprint
 from pi_orchestrator.features.devices.model import NEVER, Device, Evidence, Presence, Windows
 from pi_orchestrator.features.devices.status_message import Status
 
@@ -163,6 +164,18 @@ class DeviceRegistry:
             self._touch(sighting.mac, is_confirmed=sighting.source in _CONFIRMING)
         self.revision += 1
         return device
+
+    def apply_answer(self, mac: Mac, fingerprint: Fingerprint) -> None:
+        """Store how a device has answered over HTTP, after it was proved that it was this device."""
+        device = self._devices.get(mac)
+        if device is not None and device.http_fingerprint != fingerprint:
+            device.http_fingerprint = fingerprint
+            self.revision += 1
+
+    def fingerprint_of(self, mac: Mac) -> Fingerprint:
+        """How a device answers; unknown for a device that is not in the table."""
+        device = self._devices.get(mac)
+        return device.fingerprint if device else UNKNOWN
 
     def restore(self, mac: Mac, state: Presence, *, alive_at: float | None, now: float) -> None:
         """Admit a registered camera after a restart; it keeps its stored `state` if `alive_at` is recent.

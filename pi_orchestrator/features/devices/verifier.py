@@ -12,6 +12,7 @@ from pi_orchestrator.core.errors import VerificationError
 from pi_orchestrator.core.ipv4 import parse_ipv4
 from pi_orchestrator.core.mac import Mac, may_be_same_chip
 from pi_orchestrator.core.sighting import Source
+from pi_orchestrator.features.devices.fingerprint import Fingerprint, header_names, server_name
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.net.camera_connection import CameraConnection
 from pi_orchestrator.net.camera_http import CameraAnswer, CameraHttpClient
@@ -48,12 +49,11 @@ class DeviceVerifier:
         if after:
             _expect(mac, after.mac, f"the kernel has {after.mac} at {ip}")
         _check_answer(mac, ip, answer, is_bound=bound or after is not None)
+        self._registry.apply_answer(mac, http_fingerprint(answer))
         return answer
 
     @contextlib.asynccontextmanager
-    async def proven_connection(
-        self, mac: Mac, ip: str, *, timeout_s: float
-    ) -> AsyncIterator[tuple[CameraConnection, CameraAnswer]]:
+    async def proven_connection(self, mac: Mac, ip: str, *, timeout_s: float) -> AsyncIterator[CameraConnection]:
         """Prove it as `verify`, with a new probe, on a connection that stays open; VerificationError otherwise.
 
         What proves it, in this order: an ARP answer; the kernel's entry for the peer of the connection; `/status` on
@@ -64,7 +64,8 @@ class DeviceVerifier:
         async with CameraConnection(address=ip, port=self._camera_http.port, mac=mac) as connection:
             answer = await connection.status(timeout_s=timeout_s)
             _check_answer(mac, ip, answer, is_bound=bound or connection.is_bound)
-            yield connection, answer
+            self._registry.apply_answer(mac, http_fingerprint(answer))
+            yield connection
 
     async def _check_binding(self, mac: Mac, ip: str, *, force_probe: bool = False) -> bool:
         """Whether the device answers for the address by ARP; VerificationError if another device does.
@@ -91,6 +92,13 @@ class DeviceVerifier:
         if others:
             _expect(mac, others[0], f"{others[0]} answers for {ip}")
         return bool(answered)
+
+
+def http_fingerprint(answer: CameraAnswer) -> Fingerprint:
+    """The fingerprint of an answer to `GET /status`."""
+    return Fingerprint(
+        server=server_name(answer.server), headers=header_names(answer.header_names), device_id=answer.device_id
+    )
 
 
 def _check_answer(mac: Mac, ip: str, answer: CameraAnswer, *, is_bound: bool) -> None:

@@ -23,6 +23,7 @@ from pi_orchestrator.core.supervisor import Beat
 from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.devices.model import PRESENT_STATES, Device, is_likely_camera
 from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.features.devices.verifier import http_fingerprint
 from pi_orchestrator.net.camera_http import PROBE_TIMEOUT_S, CameraAnswer, CameraHttpClient
 from pi_orchestrator.net.kernel.neighbours import NeighbourTable
 from pi_orchestrator.net.scan_engine import AddressProbe
@@ -146,6 +147,7 @@ class ProbeWorker:
             detail += f", firmware {answer.firmware_version}"
         sighting = Sighting(device.mac, Source.PROBE, now, address, binds=True, rssi_dbm=answer.rssi_dbm, detail=detail)
         self._registry.add_sighting(sighting, now)
+        self._registry.apply_answer(device.mac, http_fingerprint(answer))
         if not answer.is_camera:
             return
         appeared = not device.is_camera

@@ -152,6 +152,11 @@ async def retry(service: SessionService, path: DevicePath, actor: Actor) -> Devi
     return _device_result(await service.retry(path.id, path.mac, actor))
 
 
+async def confirm(service: SessionService, path: DevicePath, actor: Actor) -> DeviceResult:
+    """Accept that a camera answers differently than when it was first seen, and queue it. A repeat changes nothing."""
+    return _device_result(await service.confirm(path.id, path.mac, actor))
+
+
 async def skip(service: SessionService, path: DevicePath, actor: Actor) -> DeviceResult:
     """Count a camera as failed and cancel its running step. It can be retried later."""
     return _device_result(await service.skip(path.id, path.mac, actor))
@@ -233,6 +238,7 @@ def _device_result(device: SessionDevice) -> DeviceResult:
     messages = {
         SessionDeviceState.PROVISIONING: "queued" if not device.progress else "under way",
         SessionDeviceState.VERIFIED: "already verified",
+        SessionDeviceState.DISCOVERED: "unchanged since it was first seen",
         SessionDeviceState.FAILED: device.error_message or "failed",
     }
     return DeviceResult(mac=device.mac, state=device.state, message=messages.get(device.state, "under way"))

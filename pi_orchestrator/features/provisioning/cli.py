@@ -49,6 +49,7 @@ def add_parser(subparsers: Subparsers) -> None:
     for name, help_text in (
         ("provision", "provision one camera"),
         ("retry", "retry a camera that has failed"),
+        ("confirm", "confirm a camera that has changed since it was first seen, and provision it"),
         ("skip", "stop provisioning a camera and count it as failed"),
     ):
         verb = _add_session_verb(verbs, name, change_device, help_text, has_mac=True)
@@ -138,7 +139,7 @@ def provision_all(args: argparse.Namespace) -> int:
 
 
 def change_device(args: argparse.Namespace) -> int:
-    """Provision, retry or skip a camera."""
+    """Provision, retry, confirm or skip a camera."""
     client = connect(args)
     session_id = find_session(client, args.session)
     answer = client.post(f"{BATCH}/{session_id}/devices/{quote(args.mac, safe='')}/{args.verb}")

@@ -51,8 +51,8 @@ def show_session(args: argparse.Namespace) -> int:
 
 def list_devices(args: argparse.Namespace) -> int:
     """Print the devices of a session."""
-    from pi_orchestrator.cli.output import columns
-    from pi_orchestrator.features.provisioning.cli_view import camera_line
+    from pi_orchestrator.cli.output import columns, fit
+    from pi_orchestrator.features.provisioning.cli_view import camera_line, changed_texts
 
     client = connect(args)
     devices = client.get(f"{BATCH}/{find_session(client, args.session)}/devices", state=args.state)["devices"]
@@ -61,6 +61,8 @@ def list_devices(args: argparse.Namespace) -> int:
     elif devices:
         for device in devices:
             print(camera_line(device, width=columns()))
+            for text in changed_texts(device):
+                print(fit(f"  changed since first seen: {text}", columns()))
     else:
         print(
             "No cameras." if args.state else "No cameras yet. Cameras join when discovered on the session's interface."

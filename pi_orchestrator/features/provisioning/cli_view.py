@@ -31,6 +31,7 @@ _ADVICE = {
     SessionCode.VERIFICATION_TIMEOUT: "check that it can reach the target network, and from there the MQTT broker;"
     f" {RETRY}",
     SessionCode.WRONG_NETWORK: "check the password; to change it, close this session and start a new one",
+    SessionCode.DEVICE_CHANGED: "a MAC can be copied; if it is your camera: pi-orchestrator sessions confirm MAC",
     VerificationCode.MAC_MISMATCH: f"another device answers at its address: see pi-orchestrator devices MAC; {RETRY}",
     VerificationCode.SUBNET_NOT_ALLOWED: "its address is not in an allowed network: check ap.subnet and"
     " provisioning.target_subnets",
@@ -163,6 +164,11 @@ def change_line(device: Json, *, at: str, width: int) -> str:
     return fit(f"{at}  {device.get('mac')}  {device.get('ip') or '-'}  {label}{percent}{error}", width)
 
 
+def changed_texts(device: Json) -> list[str]:
+    """What a device answers differently than when it was first seen."""
+    return [str(part.get("text")) for part in device.get("changed_since_first_seen") or ()]
+
+
 def fingerprint(device: Json) -> tuple[object, ...]:
     """The fields whose change is printed."""
     return (state_label(device), _progress(device), device.get("error_code"), device.get("retry_count"))
@@ -188,6 +194,11 @@ def summary(batch: Batch, *, elapsed_s: float) -> list[str]:
     lines.append(f"{counts}, in {duration(elapsed_s)}.")
     if unlisted := tally[UNLISTED]:
         lines.append(f"{unlisted} not provisioned: not on the allowlist. To add one: pi-orchestrator allowlist add MAC")
+    lines += [
+        f"{device.get('mac')} changed since first seen: {'; '.join(changed)}"
+        for device in batch.devices
+        if (changed := changed_texts(device))
+    ]
     failed: dict[str, list[Json]] = {}
     for device in batch.devices:
         if state_label(device) == "failed":

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pi_orchestrator.core.clock import Clock
-from pi_orchestrator.core.error_codes import ErrorCode, VerificationCode
+from pi_orchestrator.core.error_codes import ErrorCode, SessionCode, VerificationCode
 from pi_orchestrator.core.errors import FieldError, ProvisionError, VerificationError
 from pi_orchestrator.core.ipv4 import check_camera_address
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.supervisor import full_jitter
 from pi_orchestrator.core.wifi import Credentials, is_same_ssid
 from pi_orchestrator.features.allowlist import store as allowlist
+from pi_orchestrator.features.devices import fingerprint_store
 from pi_orchestrator.features.devices.best_address import best_address
 from pi_orchestrator.features.devices.model import NEVER
 from pi_orchestrator.features.devices.registry import DeviceRegistry
@@ -26,7 +28,7 @@ from pi_orchestrator.features.provisioning.steps import DeviceFailedError, Devic
 from pi_orchestrator.net.camera_http import CameraAnswer
 from pi_orchestrator.net.kernel.neighbours import NeighbourTable
 from pi_orchestrator.settings import Settings
-from pi_orchestrator.storage.database import Tx
+from pi_orchestrator.storage.database import Database, Tx
 
 PROOF_S = 1.0
 """Maximum age of a proof of identity when credentials are sent: an address can move to another device."""
@@ -58,6 +60,7 @@ class CredentialDelivery:
         *,
         settings: Settings,
         clock: Clock,
+        database: Database,
         steps: DeviceSteps,
         watch: ReturnWatch,
         passwords: SessionPasswords,
@@ -71,6 +74,7 @@ class CredentialDelivery:
         self._ap_subnet = settings.ap.subnet
         self._allow_loopback = settings.loopback_cameras
         self._clock = clock
+        self._database = database
         self._steps = steps
         self._watch = watch
         self._passwords = passwords
@@ -123,11 +127,12 @@ class CredentialDelivery:
         ip = await self._address(device)
         credentials, mqtt = await self._credentials(session), await self._broker.access()
         timeout_s = self._request_timeout_s(deadline)
-        async with self._verifier.proven_connection(device.mac, ip, timeout_s=timeout_s) as (connection, answer):
+        async with self._verifier.proven_connection(device.mac, ip, timeout_s=timeout_s) as connection:
             proven_at = self._clock.monotonic()
+            device = await self._compare(device)
             sent = Sent(ip, self._clock.boot_id, proven_at)
             device = await self._steps.take(
-                device, lambda before: before.sending(sent), starts_work=True, before_save=self._check_listed
+                device, lambda before: before.sending(sent), starts_work=True, before_save=self._check_and_remember
             )
             if self._clock.monotonic() - proven_at > PROOF_S:
                 raise ProvisionError(
@@ -143,6 +148,24 @@ class CredentialDelivery:
                 timeout_s=timeout_s,
             )
         return await self._steps.take(device, lambda before: before.accepted(self._clock.wall()))
+
+    async def _compare(self, device: SessionDevice) -> SessionDevice:
+        """Mark the device if it answers differently now; DeviceFailedError if an operator must confirm that."""
+        seen = self._registry.fingerprint_of(device.mac)
+        changed = await fingerprint_store.compare(self._database.read, device.mac, seen)
+        if changed != device.changed:
+            device = await self._steps.take(
+                device, lambda stored: replace(stored, changed=changed), before_save=self._remember
+            )
+        if changed and self._settings.confirm_changed:
+            what = "; ".join(change.text for change in changed)
+            raise DeviceFailedError(
+                f"it answers differently than when it was first seen ({what}), so its MAC may be a copy; confirm the"
+                " camera if it is yours",
+                code=SessionCode.DEVICE_CHANGED,
+                not_delivered=True,
+            )
+        return device
 
     async def _credentials(self, session: Session) -> Credentials:
         try:
@@ -198,6 +221,13 @@ class CredentialDelivery:
         except FieldError as error:
             raise VerificationError(str(error), code=VerificationCode.SUBNET_NOT_ALLOWED) from None
         return ip
+
+    async def _check_and_remember(self, tx: Tx, device: SessionDevice) -> None:
+        await self._check_listed(tx, device)
+        await self._remember(tx, device)
+
+    async def _remember(self, tx: Tx, device: SessionDevice) -> None:
+        await fingerprint_store.remember(tx, device.mac, self._registry.fingerprint_of(device.mac))
 
     async def _check_listed(self, tx: Tx, device: SessionDevice) -> None:
         if not (device.unlisted and self._settings.allow_unlisted) and not await allowlist.is_listed(tx, device.mac):

@@ -9,6 +9,7 @@ from functools import partial
 from pi_orchestrator.core.metrics import Metric, counters, gauge
 from pi_orchestrator.core.supervisor import Worker
 from pi_orchestrator.features.cameras.feature import Cameras
+from pi_orchestrator.features.devices import fingerprint_store
 from pi_orchestrator.features.devices.feature import Devices
 from pi_orchestrator.features.discovery.feature import Discovery
 from pi_orchestrator.features.feature import Feature, Resources, RetentionRule
@@ -93,7 +94,10 @@ def build(
         workers=(Worker("provisioning", worker.run),),
         load=worker.load,
         metrics=lambda: _metrics(worker),
-        retention=(RetentionRule(partial(store.keep_newest, keep=MAX_SESSIONS)),),
+        retention=(
+            RetentionRule(partial(store.keep_newest, keep=MAX_SESSIONS)),
+            RetentionRule(fingerprint_store.forget_unused),
+        ),
         snapshot=service.snapshot,
     )
 
@@ -113,6 +117,7 @@ def _provisioner(
     delivery = CredentialDelivery(
         settings=settings,
         clock=res.clock,
+        database=res.database,
         steps=steps,
         watch=watch,
         passwords=passwords,

@@ -1,7 +1,7 @@
 """Device intake: which devices join a session (cameras that are present, on its interface, not on its target network).
 
-Until its provisioning is requested, a device of a session is updated with its latest address, signal and firmware
-version.
+Until its provisioning is requested, a device of a session is updated with its latest address, signal, firmware version
+and fingerprint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.wifi import is_same_ssid
 from pi_orchestrator.features.allowlist import store as allowlist
+from pi_orchestrator.features.devices import fingerprint_store
 from pi_orchestrator.features.devices.best_address import best_address
+from pi_orchestrator.features.devices.fingerprint import Fingerprint
 from pi_orchestrator.features.devices.model import NEVER, PRESENT_STATES, Device, is_likely_camera
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.provisioning import store
@@ -54,6 +56,7 @@ class DeviceIntake:
         self._is_espressif = is_espressif
         self._seen_revisions: dict[str, int] = {}
         self._reported_at: dict[tuple[str, Mac], float] = {}
+        self._fingerprints: dict[tuple[str, Mac], Fingerprint] = {}
 
     async def run_pass(self, session: Session) -> None:
         """Add and update devices if the registry has changed since the last pass of this session.
@@ -73,6 +76,7 @@ class DeviceIntake:
         """Drop the state of a closed session."""
         self._seen_revisions.pop(session_id, None)
         self._reported_at = {key: at for key, at in self._reported_at.items() if key[0] != session_id}
+        self._fingerprints = {key: seen for key, seen in self._fingerprints.items() if key[0] != session_id}
 
     async def _store(self, tx: Tx, session_id: str, present: list[Device]) -> None:
         session = await store.get(tx.run, session_id)
@@ -98,8 +102,10 @@ class DeviceIntake:
                     in_allowlist=entry is not None,
                     container_id=entry.container_id if entry else None,
                 )
-            changed.append(self._updated(before, seen))
+            differences = await fingerprint_store.remember(tx, seen.mac, seen.fingerprint)
+            changed.append(replace(self._updated(before, seen), changed=differences))
             self._reported_at[session_id, seen.mac] = self._clock.monotonic()
+            self._fingerprints[session_id, seen.mac] = seen.fingerprint
         if changed:
             new = [device for device in changed if device.mac not in stored]
             is_activity = any(device.in_allowlist for device in new) or (
@@ -129,6 +135,8 @@ class DeviceIntake:
         if self._clock.monotonic() - reported_at < REPORT_INTERVAL_S:
             return False
         updated = self._updated(stored, seen)
+        if seen.fingerprint != self._fingerprints.get((stored.session_id, stored.mac)):
+            return True
         return (updated.ip, updated.firmware_version) != (stored.ip, stored.firmware_version)
 
     def _updated(self, device: SessionDevice, seen: Device) -> SessionDevice:

@@ -157,6 +157,20 @@ ROUTES: tuple[Route, ...] = table(
         example=_QUEUED,
     ),
     _write(
+        f"{BATCH}/{{id}}/devices/{{mac}}/confirm",
+        sessions.confirm,
+        "Confirm a camera that has changed",
+        "device.confirm",
+        status=202,
+        errors=(
+            *_CANNOT_PROVISION,
+            ErrorCode.DEVICE_NOT_FOUND,
+            ErrorCode.DEVICE_NOT_IN_ALLOWLIST,
+            ErrorCode.DEVICE_INVALID_STATE,
+        ),
+        example=_QUEUED,
+    ),
+    _write(
         f"{BATCH}/{{id}}/devices/{{mac}}/skip",
         sessions.skip,
         "Skip a camera",

@@ -27,6 +27,7 @@ from pi_orchestrator.core.errors import (
 )
 from pi_orchestrator.core.events import StoredEvent
 from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.features.devices import fingerprint_store
 from pi_orchestrator.features.discovery.scanner import Scanner
 from pi_orchestrator.features.provisioning import store
 from pi_orchestrator.features.provisioning.circuits import Circuits
@@ -220,6 +221,19 @@ class SessionService:
 
         return await self._change_device(session_id, mac, actor, change)
 
+    async def confirm(self, session_id: str, mac: Mac, actor: Actor) -> SessionDevice:
+        """Accept how a changed device answers now, and queue it; a device without changes is returned unchanged."""
+
+        def change(session: Session, device: SessionDevice, position: int) -> SessionDevice:
+            if not device.changed:
+                return device
+            confirmed = device.confirm(position)
+            if confirmed.under_way and not device.under_way:
+                self._check_may_start(session, device)
+            return confirmed
+
+        return await self._change_device(session_id, mac, actor, change, accepts_changes=True)
+
     async def skip(self, session_id: str, mac: Mac, actor: Actor) -> SessionDevice:
         """Mark a device as failed with the code SKIPPED and cancel its running step; it can be retried."""
 
@@ -276,8 +290,12 @@ class SessionService:
         change: Callable[[Session, SessionDevice, int], SessionDevice],
         *,
         starts: bool = True,
+        accepts_changes: bool = False,
     ) -> SessionDevice:
-        """Apply a command to a device; if it `starts` provisioning, the discovery phase ends."""
+        """Apply a command to a device; if it `starts` provisioning, the discovery phase ends.
+
+        `accepts_changes`: how it answers now is stored as how it was first seen.
+        """
 
         async def job(tx: Tx) -> SessionDevice:
             before = await self._session(tx, session_id)
@@ -289,6 +307,8 @@ class SessionService:
             session = before.provision() if starts and after != device else before
             await audit_log.record(tx, actor, target=mac, outcome=audit_log.change_outcome(after != device))
             if after != device:
+                if accepts_changes:
+                    await fingerprint_store.accept(tx, mac)
                 await self._save_activation(tx, before, session)
                 await self._recorder.save_step(tx, device, after)
                 tx.after_commit(self.on_change)

@@ -14,6 +14,7 @@ from enum import IntEnum, StrEnum
 from pi_orchestrator.core.error_codes import ErrorCode, SessionCode
 from pi_orchestrator.core.errors import ConflictError
 from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.features.devices.fingerprint import FingerprintChange
 
 INVALID = ErrorCode.DEVICE_INVALID_STATE
 
@@ -61,8 +62,8 @@ class SessionDevice:
     """A camera of a session; `rssi` in dBm (0: unknown).
 
     `queued`: its position in the queue, kept afterwards; None if its provisioning was never requested. `unlisted`:
-    requested although it is not on the allowlist. `in_allowlist` and `container_id` come from the allowlist at the time
-    of reading.
+    requested although it is not on the allowlist. `in_allowlist` and `container_id` come from the allowlist, and
+    `changed` (what it answers differently than when it was first seen) from the fingerprints, at the time of reading.
     """
 
     session_id: str
@@ -83,6 +84,7 @@ class SessionDevice:
     sent: Sent | None = None
     in_allowlist: bool = False
     container_id: str | None = None
+    changed: tuple[FingerprintChange, ...] = ()
 
     @property
     def under_way(self) -> bool:
@@ -93,6 +95,11 @@ class SessionDevice:
     def skipped(self) -> bool:
         """Whether an operator has skipped it."""
         return self.state is SessionDeviceState.FAILED and self.error_code == SessionCode.SKIPPED
+
+    @property
+    def awaits_confirmation(self) -> bool:
+        """Whether it was not sent the credentials because it has changed since it was first seen."""
+        return self.state is SessionDeviceState.FAILED and self.error_code == SessionCode.DEVICE_CHANGED
 
     def queue(self, position: int, *, unlisted: bool = False) -> SessionDevice:
         """Request its provisioning, at this queue position; ConflictError unless it is `discovered`."""
@@ -125,6 +132,25 @@ class SessionDevice:
             queued=position,
             # A retry after a skip counts only once: the count must be above 0 to detect a repeated retry request.
             retry_count=max(1, self.retry_count) if self.skipped else self.retry_count + 1,
+            error_code=None,
+            error_message=None,
+        )
+
+    def confirm(self, position: int) -> SessionDevice:
+        """Accept how it answers now; request its provisioning, unless it was requested before and goes on.
+
+        One that waits for this is queued again. That is no retry.
+        """
+        confirmed = replace(self, changed=())
+        if self.state is SessionDeviceState.DISCOVERED:
+            return confirmed.queue(position)
+        if not self.awaits_confirmation:
+            return confirmed
+        return replace(
+            confirmed,
+            state=SessionDeviceState.PROVISIONING,
+            progress=Step.WAITING,
+            queued=position,
             error_code=None,
             error_message=None,
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from pi_orchestrator.core.clock import parse_rfc3339, rfc3339
 from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.features.devices.fingerprint_store import changes_of
 from pi_orchestrator.features.provisioning.session import Counts, Ending, Session, SessionConfig, SessionState
 from pi_orchestrator.features.provisioning.session_device import Sent, SessionDevice, SessionDeviceState
 from pi_orchestrator.storage.database import Database, Params, Row, Tx
@@ -30,8 +31,9 @@ _SESSIONS = (
     " FROM sessions s LEFT JOIN session_devices d ON d.session_id = s.id {where} GROUP BY s.number {order}"
 )
 _DEVICES = (
-    "SELECT d.*, a.mac IS NOT NULL AS in_allowlist, a.container_id"
-    " FROM session_devices d LEFT JOIN allowlist a USING (mac) WHERE d.session_id = ? {where} ORDER BY {order}"
+    "SELECT d.*, a.mac IS NOT NULL AS in_allowlist, a.container_id, f.first, f.latest"
+    " FROM session_devices d LEFT JOIN allowlist a USING (mac) LEFT JOIN fingerprints f USING (mac)"
+    " WHERE d.session_id = ? {where} ORDER BY {order}"
 )
 
 
@@ -255,6 +257,7 @@ def _device(row: Row) -> SessionDevice:
         verified_at=_time(row["verified_at"]),
         in_allowlist=bool(row["in_allowlist"]),
         container_id=row["container_id"],
+        changed=changes_of(row["first"], row["latest"]),
     )
     if row["sent_ip"] is None:
         return device

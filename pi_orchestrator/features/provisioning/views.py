@@ -72,10 +72,22 @@ class SessionView(ApiModel):
     interrupted: bool | None = None
 
 
+class ChangedPart(ApiModel):
+    """What a camera answers differently than when it was first seen.
+
+    `part`: `server` and `headers` of HTTP, `topic` of MQTT, `device_id`; its value when it was `first` seen, and `now`.
+    """
+
+    part: str
+    first: str
+    now: str
+    text: str
+
+
 class SessionDevice(ApiModel):
     """A camera of a session; `progress` is 0 to 100, `rssi` in dBm (0: unknown).
 
-    A skipped camera is `failed` with the code `SKIPPED`.
+    A skipped camera is `failed` with the code `SKIPPED`, one that waits for a confirmation with `DEVICE_CHANGED`.
     """
 
     mac: str
@@ -93,6 +105,7 @@ class SessionDevice(ApiModel):
     error_code: str | None = None
     error_message: str | None = None
     container_id: str | None = None
+    changed_since_first_seen: list[ChangedPart] | None = None
 
 
 class SessionNetwork(ApiModel):
@@ -223,6 +236,11 @@ def device_view(device: domain.SessionDevice) -> SessionDevice:
         error_code=device.error_code,
         error_message=device.error_message,
         container_id=device.container_id,
+        changed_since_first_seen=[
+            ChangedPart(part=change.part, first=change.first, now=change.now, text=change.text)
+            for change in device.changed
+        ]
+        or None,
     )
 
 

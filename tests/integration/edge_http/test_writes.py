@@ -301,7 +301,7 @@ ACTIONS = {
     ("POST", CONTAINERS): ("container.create", ANY),
     **{
         ("POST", f"{BATCH}/{{id}}/devices/{{mac}}/{verb}"): (f"device.{verb}", LISTED)
-        for verb in ("provision", "retry", "skip")
+        for verb in ("provision", "retry", "confirm", "skip")
     },
 }
 for route in [route for route in WRITES if route.tag in ("captures", "dashboard")]:
@@ -324,6 +324,7 @@ OUTCOMES = {
     "config.reset": "was so already",
     "device.provision": "was so already",
     "device.retry": "was so already",
+    "device.confirm": "was so already",
 }
 
 

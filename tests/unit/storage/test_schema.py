@@ -26,7 +26,7 @@ NEWEST = schema.migrations()[-1][0]
 ADDS_A_COLUMN = "ALTER TABLE cameras ADD COLUMN lens TEXT;\nUPDATE cameras SET lens = 'wide';"
 ADDS_A_TABLE = "CREATE TABLE lenses (name TEXT PRIMARY KEY) STRICT;"
 # Tables that are not in OLD.
-EXCLUSIONS = ("dismissed", "replacements")
+EXCLUSIONS = ("dismissed", "fingerprints", "replacements")
 PROVISIONING = ("allowlist", "session_devices", "session_secrets", "sessions")
 DEVICE_STATES = ("discovered", "provisioning", "provisioned", "verifying", "verified", "failed")
 FAILS_HALFWAY = "CREATE TABLE half (a TEXT) STRICT;\nUPDATE cameras SET name = 'half';\nINSERT INTO nowhere VALUES (1);"

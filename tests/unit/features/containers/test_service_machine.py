@@ -26,6 +26,7 @@ from pi_orchestrator.features.cameras.service import CameraService
 from pi_orchestrator.features.containers import store as containers
 from pi_orchestrator.features.containers.pairing import PairingService
 from pi_orchestrator.features.containers.service import ContainerService
+from pi_orchestrator.features.devices.fingerprint import Fingerprint
 from pi_orchestrator.features.devices.model import Windows
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.storage import schema
@@ -71,7 +72,9 @@ class InventoryMachine(RuleBasedStateMachine):
             await self.cache.load(self.database)
             await self.exclusions.load(self.database)
             registry = DeviceRegistry(registered=self.cache, max_devices=100, windows=Windows(120, 600))
-            self.registrar = CameraRegistrar(cache=self.cache, exclusions=self.exclusions)
+            self.registrar = CameraRegistrar(
+                cache=self.cache, exclusions=self.exclusions, fingerprint_of=lambda _: Fingerprint()
+            )
             self.cameras = CameraService(database=self.database, registry=registry, registrar=self.registrar)
             self.containers = ContainerService(database=self.database, cache=self.cache, target=lambda: TARGET)
             self.pairing = PairingService(

@@ -7,6 +7,7 @@ import pytest
 
 from pi_orchestrator.core.errors import ConflictError
 from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.features.devices.fingerprint import FingerprintChange
 from pi_orchestrator.features.provisioning.session_device import Sent, SessionDevice, SessionDeviceState, Step
 
 AT = datetime(2026, 1, 11, 22, 33, 20, tzinfo=UTC)
@@ -23,6 +24,10 @@ def camera(state=DISCOVERED, **fields):
 STEPS = {
     "queue": (lambda device: device.queue(7), {DISCOVERED: PROVISIONING}),
     "retry": (lambda device: device.retry(7, max_retries=3), {FAILED: PROVISIONING}),
+    "confirm": (
+        lambda device: replace(device, error_code="DEVICE_CHANGED").confirm(7),
+        {state: state for state in EVERY} | {DISCOVERED: PROVISIONING, FAILED: PROVISIONING},
+    ),
     "skip": (SessionDevice.skip, {state: FAILED for state in EVERY if state is not VERIFIED}),
     "identifying": (SessionDevice.identifying, {PROVISIONING: PROVISIONING}),
     "sending": (lambda device: device.sending(SENT), {PROVISIONING: PROVISIONING}),
@@ -52,6 +57,14 @@ def test_step_follows_diagram(step):
             expected = "DEVICE_ALREADY_PROVISIONING"
         assert refused.value.code == expected, state
         assert "24:6F:28:00:00:10" in refused.value.message
+
+
+def test_confirmation_of_waiting_device_is_no_retry():
+    change = FingerprintChange("server", "esp-idf", "nginx")
+    waiting = camera(FAILED, error_code="DEVICE_CHANGED", error_message="changed", retry_count=2, changed=(change,))
+    confirmed = waiting.confirm(9)
+    assert (confirmed.queued, confirmed.retry_count, confirmed.error_code, confirmed.changed) == (9, 2, None, ())
+    assert camera(FAILED, error_code="DEVICE_TIMEOUT", changed=(change,)).confirm(9).state is FAILED
 
 
 def test_progress_follows_steps_to_100():

@@ -1,0 +1,163 @@
+"""A camera that answers differently than when it was first seen is marked, and waits for an operator if configured."""
+
+import pytest
+
+from tests.support import process
+from tests.support.provisioning import BASE, FAST, HOME, scripted_cameras
+from tests.support.rig import ScriptedCamera
+from tests.support.waiting import eventually
+
+WAITS = {"provisioning": {"confirm_changed": True}}
+LONG = FAST | {"verification_timeout_seconds": 600}
+CHANGED = "changed_since_first_seen"
+
+
+@pytest.fixture
+def posts(monkeypatch):
+    """MACs of the cameras that were sent a request to provision them."""
+    answer, received = ScriptedCamera.respond, []
+
+    async def recording_answer(self, request):
+        if request.method == "POST":
+            received.append(self.mac)
+        return await answer(self, request)
+
+    monkeypatch.setattr(ScriptedCamera, "respond", recording_answer)
+    return received
+
+
+async def joined(setup, **fields):
+    """The first camera, in a new session."""
+    camera = setup.cameras[0]
+    await camera.publish_status(ssid=HOME, **fields)
+    await setup.start(config=LONG)
+    await setup.wait_for_cameras(1)
+    return camera
+
+
+async def first_seen(rig, **fields):
+    """Let a daemon see the first camera, which rejects its credentials, and stop."""
+    async with scripted_cameras(rig) as setup:
+        setup.cameras[0].body["accepted"] = False
+        setup.cameras[0].headers = {"Server": "esp-idf/5.1", "X-Lens": "wide"}
+        camera = await joined(setup, **fields)
+        await setup.post(f"devices/{camera.mac}/provision")
+        end = await setup.wait_for_state(camera.mac, "failed", "verifying")
+        assert end["error_code"] == "DEVICE_REJECTED"
+        assert CHANGED not in end
+        assert (await setup.post("close")).status == 200
+
+
+async def provision(setup, camera, *, verb="provision"):
+    answer = await setup.post(f"devices/{camera.mac}/{verb}")
+    assert answer.status == 202, answer.body
+    return await setup.wait_for_state(camera.mac, "failed", "verifying")
+
+
+async def test_changed_camera_waits_until_confirmed(rig, posts):
+    await first_seen(rig)
+    async with scripted_cameras(rig, **WAITS) as setup:
+        setup.cameras[0].headers = {"Server": "nginx/1.25", "X-Lens": "wide"}
+        camera = await joined(setup)
+        for verb in ("provision", "retry"):
+            end = await provision(setup, camera, verb=verb)
+            assert (end["state"], end["error_code"]) == ("failed", "DEVICE_CHANGED")
+            assert "HTTP server 'esp-idf', now 'nginx'" in end["error_message"]
+            assert [(part["part"], part["first"], part["now"]) for part in end[CHANGED]] == [
+                ("server", "esp-idf", "nginx")
+            ]
+        assert len(posts) == 1, "only the first daemon has sent the credentials"
+        end = await provision(setup, camera, verb="confirm")
+        assert end["state"] == "verifying"
+        assert (len(posts), end["retry_count"]) == (2, 1)
+        assert CHANGED not in end
+        repeat = await setup.post(f"devices/{camera.mac}/confirm")
+        assert (repeat.status, repeat.data["state"]) == (202, "verifying")
+        assert rig.rows("SELECT outcome FROM operator_actions WHERE action = 'device.confirm' ORDER BY id") == [
+            ("ok",),
+            ("was so already",),
+        ]
+
+
+async def test_confirmation_covers_only_what_was_seen(rig, posts):
+    await first_seen(rig)
+    async with scripted_cameras(rig, **WAITS) as setup:
+        setup.cameras[0].headers = {"Server": "nginx", "X-Lens": "wide"}
+        camera = await joined(setup)
+        assert (await provision(setup, camera))["error_code"] == "DEVICE_CHANGED"
+        camera.headers = {"Server": "nginx", "X-Powered-By": "PHP"}
+        end = await provision(setup, camera, verb="confirm")
+        assert end["error_code"] == "DEVICE_CHANGED"
+        assert [part["text"] for part in end[CHANGED]] == ["HTTP headers +x-powered-by -x-lens"]
+        assert len(posts) == 1
+
+
+async def test_changed_camera_is_marked_and_sent_by_default(rig, posts):
+    await first_seen(rig)
+    async with scripted_cameras(rig) as setup:
+        setup.cameras[0].headers = {"Server": "nginx", "X-Lens": "wide"}
+        camera = await joined(setup)
+        end = await provision(setup, camera)
+        assert end["state"] == "verifying"
+        assert [part["part"] for part in end[CHANGED]] == ["server"]
+        assert len(posts) == 2
+
+
+async def test_new_firmware_version_is_no_change(rig, posts):
+    await first_seen(rig, firmware_version="2.4.1")
+    async with scripted_cameras(rig, **WAITS) as setup:
+        setup.cameras[0].headers = {"Server": "esp-idf/5.3", "X-Lens": "wide"}
+        setup.cameras[0].body["firmware_version"] = "3.0.0"
+        camera = await joined(setup, firmware_version="3.0.0")
+        end = await provision(setup, camera)
+        assert (end["state"], CHANGED in end) == ("verifying", False)
+
+
+async def test_other_topic_is_marked_before_provisioning(rig, posts):
+    await first_seen(rig)
+    async with scripted_cameras(rig, **WAITS) as setup:
+        camera = await joined(setup, topic="camera/status/evil-1", device_id="evil-1")
+
+        async def marked():
+            return (await setup.devices())[camera.mac].get(CHANGED)
+
+        parts = {part["part"]: (part["first"], part["now"]) for part in await eventually(marked)}
+        assert parts == {
+            "topic": (f"camera/status/{camera.mac}", "camera/status/evil-1"),
+            "device_id": (camera.device_id, "evil-1"),
+        }
+        assert (await setup.devices())[camera.mac]["state"] == "discovered"
+        # Confirmed before it is provisioned.
+        camera.headers = {"Server": "esp-idf", "X-Lens": "wide"}
+        assert (await provision(setup, camera, verb="confirm"))["state"] == "verifying"
+        assert len(posts) == 2
+
+
+async def test_command_line_shows_and_confirms_change(rig, posts, tmp_path):
+    await first_seen(rig)
+    async with scripted_cameras(rig, **WAITS) as setup:
+        setup.cameras[0].headers = {"Server": "nginx", "X-Lens": "wide"}
+        camera = await joined(setup)
+        await provision(setup, camera)
+        tree = rig.tree(http={"listen": [setup.admin.url.removeprefix("http://")]})
+        client = ("--config", process.write_toml(tmp_path / "client.toml", tree))
+        shown = await process.command("sessions", "devices", *client)
+        assert "changed since first seen: HTTP server 'esp-idf', now 'nginx'" in shown.out
+        confirmed = await process.command("sessions", "confirm", camera.mac, *client)
+        assert (confirmed.code, "queued" in confirmed.out) == (0, True)
+        assert (await setup.wait_for_state(camera.mac, "verifying"))["state"] == "verifying"
+
+
+async def test_fingerprints_of_strangers_are_forgotten(rig):
+    async with scripted_cameras(rig, 2) as setup:
+        camera, stranger = setup.cameras
+        assert (await setup.admin.delete(f"{BASE}/allowlist/{stranger.mac}")).status == 204
+        await setup.fleet.publish_status()
+        await setup.start(config=LONG)
+        await setup.wait_for_cameras(2)
+        assert len(rig.rows("SELECT mac FROM fingerprints")) == 2
+        assert (await setup.post("close")).status == 200
+        await rig.execute_in_thread("DELETE FROM session_devices")
+        for rule in setup.running.app.provisioning.retention:
+            await setup.running.app.resources.database.write(rule.by_number)
+        assert rig.rows("SELECT mac FROM fingerprints") == [(camera.mac,)]
