@@ -29,7 +29,11 @@ from pi_orchestrator.core.validation import clean_text
 from pi_orchestrator.core.wifi import MqttAccess
 from pi_orchestrator.net.mqtt.client import MqttClient
 from pi_orchestrator.sandbox.commands import FOREVER_S, CommandHandler, PictureError
+<<<<<<< HEAD
 from pi_orchestrator.sandbox.faults import Fault, encode_status, raw_server, status_with_fault
+=======
+from pi_orchestrator.sandbox.faults import Fault, raw_server, status_headers, status_with_fault
+>>>>>>> c4b9ad6 (docs, sandbox: say what a MAC proves, fault cloned-mac)
 from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 from pi_orchestrator.sandbox.picture import render_picture
 from pi_orchestrator.sandbox.provisioning import Provisioned, Provisioning, ProvisionRequest
@@ -107,6 +111,7 @@ class SimulatedCamera:
         self._accepted: ProvisionRequest | None = None
         self._mqtt = MqttAccess(options.broker_host, options.broker_port)
         self._container_id: str | None = None
+        self._status_answers = 0
         self._is_joining = False
         self._is_boot_looping = False
 
@@ -296,8 +301,14 @@ class SimulatedCamera:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         match request.method, request.path:
             case "GET", "/status":
+<<<<<<< HEAD
                 body = encode_status(self.fault, self.http_status())
                 return web.Response(body=body, content_type="application/json")
+=======
+                self._status_answers += 1
+                headers = status_headers(self.fault, answers=self._status_answers - 1)
+                return web.json_response(self.http_status(), headers=headers)
+>>>>>>> c4b9ad6 (docs, sandbox: say what a MAC proves, fault cloned-mac)
             case "GET", "/capture":
                 return await self._capture()
             case "POST", "/provision":

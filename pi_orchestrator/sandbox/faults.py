@@ -56,6 +56,7 @@ class Fault(StrEnum):
     PROVISION_MOVED = "provision-moved", "accepts /provision and returns with another address"
     WRONG_PASSWORD = "wrong-password", "accepts /provision, cannot join, and returns to its old network"
     ANSWER_LOST = "answer-lost", "accepts /provision, but closes the connection before the answer"
+    CLONED_MAC = "cloned-mac", "/status: other HTTP server and headers from the second answer on"
     BOOT_LOOP = "boot-loop", "after provisioning, loses power soon after every start"
     CAPTURE_SHUFFLED = "capture-shuffled", "sends the chunks of a picture in random order"
     CAPTURE_DOUBLED = "capture-doubled", "sends every chunk of a picture twice"
@@ -127,6 +128,7 @@ def status_with_fault(fault: Fault | None, body: dict[str, Any], *, mac: Mac) ->
     return body
 
 
+<<<<<<< HEAD
 def encode_status(fault: Fault | None, fields: dict[str, Any]) -> bytes:
     """The bytes of a status message or of `/status` with this fault."""
     text = json.dumps(fields)
@@ -135,6 +137,11 @@ def encode_status(fault: Fault | None, fields: dict[str, Any]) -> bytes:
     if fault is Fault.PADDED_JSON:
         text = f"\ufeff {text} \r\n" + "\0" * 16
     return text.encode()
+=======
+def status_headers(fault: Fault | None, *, answers: int) -> dict[str, str]:
+    """Headers of an answer to `/status` with this fault; `answers` were given before."""
+    return {"Server": "lighttpd", "X-Powered-By": "PHP"} if fault is Fault.CLONED_MAC and answers else {}
+>>>>>>> c4b9ad6 (docs, sandbox: say what a MAC proves, fault cloned-mac)
 
 
 def raw_server(

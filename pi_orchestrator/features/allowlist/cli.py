@@ -22,7 +22,12 @@ MAX_FILE_BYTES = 1024 * 1024
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `allowlist` and its verbs."""
-    parser = subparsers.add_parser("allowlist", help="manage the cameras that may be provisioned")
+    parser = subparsers.add_parser(
+        "allowlist",
+        help="manage the cameras that may be provisioned",
+        description="Manage the cameras that may be provisioned, by MAC. A MAC is public and can be copied: while a"
+        " camera is off, a device with its MAC is sent the password in its place. See provisioning.confirm_changed.",
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     listing = verbs.add_parser("list", help="list the entries")
     listing.add_argument("--available", action="store_true", help="only entries that no camera has used yet")

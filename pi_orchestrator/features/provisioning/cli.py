@@ -29,7 +29,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "sessions",
         help="provision many cameras in a session",
-        description="Provision many cameras in a session. Most verbs take an optional SESSION: an id or its"
+        description="Provision many cameras in a session. A camera is identified by its MAC, which can be copied: a"
+        " camera that answers differently than when it was first seen is marked, and waits for `sessions confirm` if"
+        " provisioning.confirm_changed is set. Most verbs take an optional SESSION: an id or its"
         " first characters. It can be omitted if exactly one session is open.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)

@@ -1,4 +1,8 @@
-"""Sends a camera its credentials; never sends again while an earlier send may have arrived."""
+"""Sends a camera its credentials; never sends again while an earlier send may have arrived.
+
+Identity is a MAC, proved on the connection that the credentials are sent on (`DeviceVerifier.proven_connection`), and
+how the camera answered when it was first seen. Both can be copied by a device that imitates the camera.
+"""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from pi_orchestrator.features.allowlist import store as allowlist
 from pi_orchestrator.features.cameras import store as cameras
 from pi_orchestrator.features.cameras.registration import CameraRegistrar, NewCamera
 from pi_orchestrator.features.containers import store as containers
+from pi_orchestrator.features.devices import fingerprint_store
 from pi_orchestrator.features.devices.model import NEVER
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.devices.verifier import DeviceVerifier
@@ -161,6 +162,7 @@ class DeviceProvisioner:
     async def _register(self, tx: Tx, device: SessionDevice, answer: CameraAnswer) -> None:
         """Mark the allowlist entry as used and register the camera, in the entry's container if a position is free."""
         await allowlist.mark_used(tx, device.mac)
+        await fingerprint_store.remember(tx, device.mac, self._registry.fingerprint_of(device.mac))
         if await cameras.is_registered(tx, device.mac):
             return
         seen = self._registry.get(device.mac)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support import process
-from tests.support.provisioning import BASE, FAST, HOME, scripted_cameras
+from tests.support.provisioning import BASE, FAST, HOME, batch, scripted_cameras
 from tests.support.rig import ScriptedCamera
 from tests.support.waiting import eventually
 
@@ -131,6 +131,20 @@ async def test_other_topic_is_marked_before_provisioning(rig, posts):
         camera.headers = {"Server": "esp-idf", "X-Lens": "wide"}
         assert (await provision(setup, camera, verb="confirm"))["state"] == "verifying"
         assert len(posts) == 2
+
+
+async def test_cloned_sandbox_camera_is_marked(rig):
+    async with batch(rig, 1, faults=["cloned-mac"]) as setup:
+        await setup.start()
+        await setup.wait_for_cameras(1)
+        await setup.post("provision-all", json={})
+        (camera,) = setup.cameras
+        await setup.wait_for_state(camera.mac, "verified")
+        found = (await setup.devices())[camera.mac]
+        assert {part["part"]: part["text"] for part in found[CHANGED]} == {
+            "server": "HTTP server 'Python aiohttp', now 'lighttpd'",
+            "headers": "HTTP headers +x-powered-by",
+        }
 
 
 async def test_command_line_shows_and_confirms_change(rig, posts, tmp_path):

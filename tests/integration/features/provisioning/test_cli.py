@@ -14,10 +14,10 @@ from tests.support.waiting import eventually
 
 SSID, PASSWORD = "Target Küche", "canary-4711-canary"
 VERBS = (
-    *("start", "show", "devices", "provision", "provision-all", "retry", "skip", "pause", "resume", "close"),
+    *("start", "show", "devices", "provision", "provision-all", "retry", "confirm", "skip", "pause", "resume", "close"),
     *("discard", "recoverable", "history"),
 )
-CAMERA_VERBS = ("provision", "retry", "skip")
+CAMERA_VERBS = ("provision", "retry", "confirm", "skip")
 MAC, UNKNOWN_ID = "24:6F:28:00:01:00", "00000000-0000-4000-8000-000000000000"
 BATCH = "/api/v1/provisioning/batch"
 
