@@ -8,8 +8,7 @@ do, `POST /provision` uses a second one. In both cases, from the moment at which
 * a change while the body is under way resets the connection, which also discards what the kernel would repeat;
 * what the camera has not acknowledged at the end is discarded, not repeated by the kernel in the background.
 
-An ARP frame that the kernel processes between the last check and the write, some 10 µs, is not prevented. It is
-noticed and reported. A loopback address has no entry: there, `/status` alone counts.
+A first change in the 0.1 ms between the last check and the write is not prevented. It is noticed and reported. A loopback address has no entry: there, `/status` alone counts.
 """
 
 from __future__ import annotations
@@ -72,11 +71,13 @@ class CameraConnection:
             with contextlib.suppress(OSError):
                 if _unacknowledged_bytes(self._socket):
                     self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        await self._session.close()
-        if self._socket:
-            self._socket.close()
-        if self._watch:
-            self._watch.close()
+        try:
+            await self._session.close()
+        finally:
+            if self._socket:
+                self._socket.close()
+            if self._watch:
+                self._watch.close()
 
     @property
     def is_bound(self) -> bool:

@@ -417,15 +417,15 @@ async def test_failure_write_is_retried_slowly(rig, monkeypatch, fault):
     async with batch(rig, 1, faults=[fault] if fault else ()) as setup:
         camera, calls = setup.cameras[0], []
         monkeypatch.setattr(provisioning, "RETRY_S", PAUSE_S)
-        identify = DeviceVerifier.verify
+        identify = DeviceVerifier.proven_connection
 
-        async def verify(self, *args, **kwargs):
+        def proven_connection(self, *args, **kwargs):
             calls.append(time.monotonic())
             if fault is None:
                 raise RuntimeError("a bug")
-            return await identify(self, *args, **kwargs)
+            return identify(self, *args, **kwargs)
 
-        monkeypatch.setattr(DeviceVerifier, "verify", verify)
+        monkeypatch.setattr(DeviceVerifier, "proven_connection", proven_connection)
         await setup.start()
         await setup.wait_for_cameras(1)
         await rig.execute_in_thread(
