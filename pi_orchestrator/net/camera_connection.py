@@ -8,7 +8,8 @@ do, `POST /provision` uses a second one. In both cases, from the moment at which
 * a change while the body is under way resets the connection, which also discards what the kernel would repeat;
 * what the camera has not acknowledged at the end is discarded, not repeated by the kernel in the background.
 
-A first change in the 0.1 ms between the last check and the write is not prevented. It is noticed and reported. A loopback address has no entry: there, `/status` alone counts.
+A first change in the 0.1 ms between the last check and the write is not prevented. It is noticed and reported. A
+loopback address has no entry: there, `/status` alone counts.
 """
 
 from __future__ import annotations

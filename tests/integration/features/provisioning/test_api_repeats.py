@@ -19,6 +19,7 @@ SETTINGS = {"provisioning": {"request_timeout_s": 60}}
 WRITES = {
     "devices/{mac}/provision": ((), 202),
     "devices/{mac}/retry": (("devices/{mac}/skip",), 202),
+    "devices/{mac}/confirm": ((), 202),
     "devices/{mac}/skip": ((), 200),
     "provision-all": ((), 202),
     "pause": ((), 200),
