@@ -163,7 +163,7 @@ async def test_password_is_dropped_with_the_connection(tmp_path):
 
 def connections(found):
     """TCP connections of the Pi to the camera's address: local and remote address, state."""
-    lines = found.site.pi.call(open_text, "/proc/net/tcp").splitlines()[1:]
+    lines = found.site.pi.call(open_text, "/proc/thread-self/net/tcp").splitlines()[1:]
     address = bytes(reversed([int(part) for part in found.camera.address.split(".")])).hex().upper()
     return [line for line in lines if line.split()[2] == f"{address}:0050" and line.split()[3] != "06"]
 
