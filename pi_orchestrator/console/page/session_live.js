@@ -297,7 +297,7 @@ function deviceRow(context, path, initial, onChange) {
         : "Not on the allowlist, so it is not provisioned.";
     setText(note, text);
     set(note, "data-tone", failed && !skipped ? "bad" : "warn");
-    const changed = device.changed_since_first_seen ?? [];
+    const changed = device.fingerprint_changes ?? [];
     setText(differences, changed.length ? `Changed since first seen: ${changed.map((part) => part.text).join("; ")}.` : "");
     differences.hidden = !changed.length;
     const waits = device.error_code === "DEVICE_CHANGED";

@@ -166,7 +166,7 @@ def change_line(device: Json, *, at: str, width: int) -> str:
 
 def changed_texts(device: Json) -> list[str]:
     """What a device answers differently than when it was first seen."""
-    return [str(part.get("text")) for part in device.get("changed_since_first_seen") or ()]
+    return [str(part.get("text")) for part in device.get("fingerprint_changes") or ()]
 
 
 def fingerprint(device: Json) -> tuple[object, ...]:

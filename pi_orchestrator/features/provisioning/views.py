@@ -105,7 +105,7 @@ class SessionDevice(ApiModel):
     error_code: str | None = None
     error_message: str | None = None
     container_id: str | None = None
-    changed_since_first_seen: list[ChangedPart] | None = None
+    fingerprint_changes: list[ChangedPart] | None = None
 
 
 class SessionNetwork(ApiModel):
@@ -236,7 +236,7 @@ def device_view(device: domain.SessionDevice) -> SessionDevice:
         error_code=device.error_code,
         error_message=device.error_message,
         container_id=device.container_id,
-        changed_since_first_seen=[
+        fingerprint_changes=[
             ChangedPart(part=change.part, first=change.first, now=change.now, text=change.text)
             for change in device.changed
         ]

@@ -147,6 +147,7 @@ OTHER_VALUES = {
     "provisioning.mqtt_host": ("broker.local", "broker.local"),
     "provisioning.mqtt_username": ("camera", "camera"),
     "provisioning.allow_unlisted": ("true", True),
+    "provisioning.confirm_changed": ("true", True),
     "provisioning.concurrency": ("2", 2),
     "provisioning.max_retries": ("5", 5),
     "provisioning.request_timeout_s": ("2.5", 2.5),

@@ -9,7 +9,7 @@ from tests.support.waiting import eventually
 
 WAITS = {"provisioning": {"confirm_changed": True}}
 LONG = FAST | {"verification_timeout_seconds": 600}
-CHANGED = "changed_since_first_seen"
+CHANGED = "fingerprint_changes"
 
 
 @pytest.fixture
