@@ -12,26 +12,30 @@ from pi_orchestrator.core.errors import FieldError
 Mac = NewType("Mac", str)
 """A device's MAC address in canonical spelling, `AA:BB:CC:DD:EE:FF`."""
 
+# Firmware that prints each byte with %x or String(byte, HEX) leaves out leading zeros: 24:6F:28:8:0:1.
 _SPELLINGS = re.compile(
     r"(?:[0-9A-Fa-f]{12}"
-    r"|[0-9A-Fa-f]{2}(?P<sep>[:\-_ ])[0-9A-Fa-f]{2}(?:(?P=sep)[0-9A-Fa-f]{2}){4}"
+    r"|[0-9A-Fa-f]{1,2}(?P<sep>[:\-_ ])[0-9A-Fa-f]{1,2}(?:(?P=sep)[0-9A-Fa-f]{1,2}){4}"
     r"|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4})",
     re.ASCII,
 )
-_SEPARATORS = str.maketrans("", "", ":-_ .")
+_SEPARATOR = re.compile(r"[:\-_ ]")
 # The same for JSON schemas (ECMA 262), without the multicast and all-zero addresses that no device has.
 _PATTERN = (
-    r"^(?![0:._ -]+$)[0-9A-Fa-f][02468ACEace]"
-    r"([0-9A-Fa-f]{10}|(:[0-9A-Fa-f]{2}){5}|(-[0-9A-Fa-f]{2}){5}|(_[0-9A-Fa-f]{2}){5}|( [0-9A-Fa-f]{2}){5}"
-    r"|[0-9A-Fa-f]{2}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4})$"
+    r"^(?![0:._ -]+$)([0-9A-Fa-f][02468ACEace]([0-9A-Fa-f]{10}|[0-9A-Fa-f]{2}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4})"
+    r"|[0-9A-Fa-f]?[02468ACEace]"
+    r"((:[0-9A-Fa-f]{1,2}){5}|(-[0-9A-Fa-f]{1,2}){5}|(_[0-9A-Fa-f]{1,2}){5}|( [0-9A-Fa-f]{1,2}){5}))$"
 )
 
 
 def parse_mac(text: object) -> Mac:
-    """Any usual spelling → canonical; FieldError for anything else, and for multicast, broadcast and zero."""
+    """Any usual spelling → canonical; FieldError for anything else, and for multicast, broadcast and zero.
+
+    The six groups of a MAC with separators have one or two digits.
+    """
     if not isinstance(text, str) or not _SPELLINGS.fullmatch(text):
         raise FieldError(f"{_quoted(text)} is not a MAC address such as AA:BB:CC:DD:EE:FF")
-    digits = text.translate(_SEPARATORS).upper()
+    digits = "".join(group.zfill(2) for group in _SEPARATOR.split(text.replace(".", ""))).upper()
     if digits == "0" * 12:
         raise FieldError("the all-zero MAC address is not a device's")
     if int(digits[:2], 16) & 1:

@@ -29,11 +29,14 @@ from pi_orchestrator.core.validation import clean_text
 from pi_orchestrator.core.wifi import MqttAccess
 from pi_orchestrator.net.mqtt.client import MqttClient
 from pi_orchestrator.sandbox.commands import FOREVER_S, CommandHandler, PictureError
-<<<<<<< HEAD
-from pi_orchestrator.sandbox.faults import Fault, encode_status, raw_server, status_with_fault
-=======
-from pi_orchestrator.sandbox.faults import Fault, raw_server, status_headers, status_with_fault
->>>>>>> c4b9ad6 (docs, sandbox: say what a MAC proves, fault cloned-mac)
+from pi_orchestrator.sandbox.faults import (
+    Fault,
+    encode_status,
+    raw_server,
+    short_spelling,
+    status_headers,
+    status_with_fault,
+)
 from pi_orchestrator.sandbox.options import CameraOptions, IdStyle, MacStyle, TopicStyle
 from pi_orchestrator.sandbox.picture import render_picture
 from pi_orchestrator.sandbox.provisioning import Provisioned, Provisioning, ProvisionRequest
@@ -142,7 +145,7 @@ class SimulatedCamera:
 
     def topic(self, kind: str, turn: int = 0) -> str:
         """The topic of `status`, `command` or `response/...`; `turn` as for `MacStyle.spell`."""
-        mac = self.options.mac_style.spell(self.mac, turn)
+        mac = self._spell_mac(turn)
         if self.options.topic_style is TopicStyle.DELICASA:
             return f"delicasa/{self._container_id or self.options.container_id}/camera/{mac}/{kind}"
         if kind.startswith("response/"):
@@ -170,7 +173,7 @@ class SimulatedCamera:
         """The body of `GET /status`, including a fault of the body."""
         body = {
             "device_id": self.device_id,
-            "mac": self.options.mac_style.spell(self.mac, self.message_count),
+            "mac": self._spell_mac(self.message_count),
             "firmware_version": FIRMWARE,
             "rssi": self._rssi(),
             "free_heap": self._free_heap(),
@@ -188,7 +191,7 @@ class SimulatedCamera:
                 self._power_lost = self._rebooting = False
                 self._boot = asyncio.create_task(self._run_boot(), name=self.device_id)
                 await asyncio.wait([self._boot], timeout=self._boot_limit_s())
-                if not self._boot.done():  # the boot of a flapping camera reached its time limit
+                if not self._boot.done():  # the boot of an unstable camera reached its time limit
                     await self._end_boot(power_lost=True)
                 elif not self._boot.cancelled():
                     self._boot.result()
@@ -245,7 +248,7 @@ class SimulatedCamera:
         if joins:
             self.ssid, self._mqtt, self._is_joining = ssid, request.mqtt, True
             self._container_id = request.container_id or self._container_id
-            self._is_boot_looping = self.fault is Fault.BOOT_LOOP
+            self._is_boot_looping = self.fault is Fault.PROVISION_BOOT_LOOP
         self.provisioning.last_error = None if joins else f"cannot join {ssid}: authentication failed"
 
     def _can_join(self, request: ProvisionRequest) -> bool:
@@ -255,9 +258,9 @@ class SimulatedCamera:
 
     def _boot_limit_s(self) -> float | None:
         """Time until this boot loses power, None if it does not; also sets the time off after it."""
-        if self.fault is not Fault.FLAPPING and not self._is_boot_looping:
+        if self.fault not in (Fault.FLAPPING, Fault.BOOT_LOOP) and not self._is_boot_looping:
             return None
-        self._off_s = self.options.flap_s * self._random.uniform(0.25, 0.5)
+        self._off_s = 0.0 if self.fault is Fault.BOOT_LOOP else self.options.flap_s * self._random.uniform(0.25, 0.5)
         return self.options.flap_s * self._random.uniform(0.5, 1.0)
 
     async def _run_boot(self) -> None:
@@ -456,8 +459,13 @@ class SimulatedCamera:
             self.on_event(self, event, detail)
 
     def _header(self, state: str) -> dict[str, Any]:
-        mac = self.options.mac_style.spell(self.mac, self.message_count)
+        mac = self._spell_mac(self.message_count)
         return {"device_id": self.device_id, "mac": mac, "state": state, "timestamp": _now()}
+
+    def _spell_mac(self, turn: int) -> str:
+        if self.fault is Fault.MAC_SHORT:
+            return short_spelling(self.mac)
+        return self.options.mac_style.spell(self.mac, turn)
 
     def _network(self) -> dict[str, Any]:
         optional = {"container_id": self._container_id, "last_error": self.provisioning.last_error}

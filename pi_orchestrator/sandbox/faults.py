@@ -34,6 +34,7 @@ class Fault(StrEnum):
 
     SLOW = "slow", "/status: headers immediately, then one byte of the body per second"
     WRONG_MAC = "wrong-mac", "/status: MAC address of another camera"
+    MAC_SHORT = "mac-short", "writes its MAC address without leading zeros, like 24:6F:28:8:0:1, everywhere"
     NO_MAC = "no-mac", "/status: camera settings and no MAC address, like stock firmware"
     BAD_JSON = "bad-json", "/status: truncated JSON"
     HTTP_500 = "http-500", "every request is answered with status 500"
@@ -45,6 +46,7 @@ class Fault(StrEnum):
     MANY_HEADERS = "many-headers", "answers with 10,000 headers"
     TLS_BYTES = "tls-bytes", "answers plain HTTP with TLS bytes"
     FLAPPING = "flapping", "loses power every few seconds: last will, then online again"
+    BOOT_LOOP = "boot-loop", "crashes a few seconds after every start and boots again at once, uptime 0"
     GHOST = "ghost", "a retained ONLINE message without a camera"
     NO_HTTP = "no-http", "MQTT only, no HTTP server"
     PROVISION_REJECT = "provision-reject", "/provision is rejected with status 422"
@@ -57,7 +59,7 @@ class Fault(StrEnum):
     WRONG_PASSWORD = "wrong-password", "accepts /provision, cannot join, and returns to its old network"
     ANSWER_LOST = "answer-lost", "accepts /provision, but closes the connection before the answer"
     CLONED_MAC = "cloned-mac", "/status: other HTTP server and headers from the second answer on"
-    BOOT_LOOP = "boot-loop", "after provisioning, loses power soon after every start"
+    PROVISION_BOOT_LOOP = "provision-boot-loop", "accepts /provision, then loses power soon after every start"
     CAPTURE_SHUFFLED = "capture-shuffled", "sends the chunks of a picture in random order"
     CAPTURE_DOUBLED = "capture-doubled", "sends every chunk of a picture twice"
     CAPTURE_MISSING = "capture-missing", "leaves out one chunk of every picture"
@@ -117,6 +119,11 @@ def other_mac(mac: Mac) -> Mac:
     """A MAC of the same vendor that cannot belong to the same ESP32 as `mac`."""
     digits = f"{int(mac.replace(':', ''), 16) ^ 0x80_0000:012X}"
     return Mac(":".join(digits[i : i + 2] for i in range(0, 12, 2)))
+
+
+def short_spelling(mac: Mac) -> str:
+    """A MAC without leading zeros: `24:6F:28:8:0:1`."""
+    return ":".join(f"{int(group, 16):X}" for group in mac.split(":"))
 
 
 def status_with_fault(fault: Fault | None, body: dict[str, Any], *, mac: Mac) -> dict[str, Any]:

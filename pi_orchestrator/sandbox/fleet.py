@@ -47,7 +47,11 @@ class Fleet:
         parsed = parse_faults(faults, count=count)
         moving = parsed.count(Fault.PROVISION_MOVED)
         addresses = make_addresses(network, count + moving)
-        rows = zip(make_macs(count, seed=seed), addresses[:count], parsed, strict=True)
+        macs = make_macs(count, seed=seed)
+        for index, fault in enumerate(parsed):
+            if fault is Fault.MAC_SHORT:
+                macs[index] = _with_leading_zero(macs[index], taken=macs)
+        rows = zip(macs, addresses[:count], parsed, strict=True)
         second_addresses = iter(addresses[count:])
         self.cameras = [
             SimulatedCamera(
@@ -119,6 +123,12 @@ def make_macs(count: int, *, seed: int) -> list[Mac]:
     numbers = random.Random(seed).sample(range(1 << 22), count)  # noqa: S311 - repeatable, not secret
     digits = (f"{ESPRESSIF}{number * 4:06X}" for number in numbers)
     return [Mac(":".join(d[i : i + 2] for i in range(0, 12, 2))) for d in digits]
+
+
+def _with_leading_zero(mac: Mac, *, taken: Sequence[Mac]) -> Mac:
+    """The MAC with a fourth byte below 10 hexadecimal, and not among those taken."""
+    candidates = (Mac(f"{mac[:9]}0{digit}{mac[11:]}") for digit in f"{mac[10]}0123456789ABCDEF")
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def make_addresses(network: str, count: int) -> list[IPv4Address]:

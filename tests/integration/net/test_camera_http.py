@@ -411,7 +411,7 @@ OUTCOMES = {
     "provision-vanish": None,
     "provision-moved": None,
     "wrong-password": None,
-    "boot-loop": None,
+    "provision-boot-loop": None,
     "provision-reject": (REJECTED, NOT_ARRIVED),
     "provision-echo": (REJECTED, NOT_ARRIVED),
     "provision-hang": (TIMEOUT, MAY_HAVE_ARRIVED),

@@ -143,7 +143,7 @@ async def test_lost_answer_is_applied_once(broker, http):
 
 
 async def test_boot_loop_camera_restarts(broker, http):
-    async with camera_with(broker, "boot-loop", interval=0.05) as (listener, camera):
+    async with camera_with(broker, "provision-boot-loop", interval=0.05) as (listener, camera):
         await listener.until(lambda _, body: body["message_count"] > 3)  # healthy until it is provisioned
         assert (await post(http, camera, body_of(broker)))[0] == 202
         await listener.until(is_online_on(TARGET))

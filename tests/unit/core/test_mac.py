@@ -31,10 +31,28 @@ def test_parse_usual_spellings(spelling):
 
 
 @pytest.mark.parametrize(
+    "spelling", ["24:6F:28:8:0:1", "24:6f:28:8:0:1", "24-6F-28-08-0-1", "24_6f_28_8_00_1", "24 6f 28 8 0 01"]
+)
+def test_parse_groups_without_leading_zeros(spelling):
+    assert parse_mac(spelling) == "24:6F:28:08:00:01"
+
+
+def test_first_group_without_leading_zero():
+    assert parse_mac("4:6F:28:0:0:1") == "04:6F:28:00:00:01"
+    assert try_mac("1:6F:28:0:0:1") is None, "a multicast address"
+    assert try_mac("0:0:0:0:0:0") is None
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
         " ",
+        "246F2880001",
+        "24:6F:28:800:0:1",
+        "24:6F:28:8::1",
+        "24:6F:28:8:0:",
+        "24.6F.28.8.0.1",
         "24:6F:28:B0:F7",
         "24:6F:28:B0:F7:F1:00",
         "24:6F-28:B0:F7:F1",
@@ -105,7 +123,7 @@ def test_mac_field_takes_any_spelling():
 
 
 PATTERN = re.compile(TypeAdapter(MacField).json_schema(mode="validation")["pattern"].removesuffix("$") + r"\Z")
-BYTE = st.sampled_from(["00", "01", "02", "24", "6f", "FF", "b0", "3"])
+BYTE = st.sampled_from(["00", "01", "02", "24", "6f", "FF", "b0", "3", "0", "8"])
 
 
 @given(st.lists(BYTE, min_size=5, max_size=7), st.sampled_from([":", "-", "_", " ", "", ".", "::"]), st.booleans())
@@ -131,5 +149,6 @@ def test_spellings_of_same_bytes_agree(raw):
     digits = raw.hex()
     expected = raw.hex(":").upper()
     dotted = ".".join(digits[i : i + 4] for i in (0, 4, 8))
-    for spelling in (digits, digits.upper(), raw.hex(":"), raw.hex("-").upper(), dotted):
+    short = "-".join(f"{byte:x}" for byte in raw)
+    for spelling in (digits, digits.upper(), raw.hex(":"), raw.hex("-").upper(), dotted, short):
         assert parse_mac(spelling) == expected

@@ -71,6 +71,22 @@ def test_other_mac_is_valid_and_of_another_chip():
     assert other_mac(other_mac(MAC)) == MAC
 
 
+def test_short_mac_in_topic_and_payload():
+    cam = camera(fault=Fault.MAC_SHORT)
+    cam.mac = "24:6F:28:08:00:04"
+    assert cam.topic("command") == "camera/command/24:6F:28:8:0:4"
+    assert cam.status()["mac"] == cam.http_status()["mac"] == "24:6F:28:8:0:4"
+
+
+def test_short_macs_have_a_leading_zero_and_differ():
+    options = CameraOptions(broker_host="127.0.0.1")
+    fleet = Fleet(count=200, options=options, network="127.77.0.0/24", faults=["mac-short:150"])
+    macs = [cam.mac for cam in fleet.cameras]
+    assert macs[:50] == make_macs(200, seed=1)[:50]
+    assert len(set(macs)) == 200
+    assert all(mac[9] == "0" and parse_mac(mac) == mac for mac in macs[50:])
+
+
 def test_status_changed_by_mac_faults_only():
     body = {"mac": MAC, "uptime": 1}
     changing = {fault for fault in Fault if status_with_fault(fault, body, mac=MAC) != body}

@@ -192,6 +192,25 @@ async def test_mac_spellings_and_device_id_are_one_camera(rig):
             assert (await running.camera(name))["mac_address"] == MAC
 
 
+async def test_mac_without_leading_zeros_is_one_camera(rig):
+    async with rig.daemon() as running, rig.fleet(1, faults=["mac-short"]) as fleet:
+        (camera,) = fleet.cameras
+        short = camera.status()["mac"]
+        assert len(short) < len(camera.mac)
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        (named,) = {row["mac_address"] for row in (await running.api.get("/api/v1/cameras")).data["cameras"]}
+        assert named == camera.mac
+        assert (await running.camera(short))["mac_address"] == camera.mac, "in a path"
+        assert await running.onboarding_stages(short) == await running.onboarding_stages(camera.mac) != []
+        capture = await running.api.post(f"/api/v1/cameras/{short}/capture")
+        assert (capture.status, capture.headers["X-Capture-Source"]) == (200, "mqtt"), "command and answer topics match"
+        allowlist = "/api/v1/provisioning/allowlist"
+        await running.admin.post(allowlist, json={"mac": short})
+        upload = {"data": f"mac,description\n{short},new\n".encode(), "headers": {"Content-Type": "text/csv"}}
+        imported = (await running.admin.post(f"{allowlist}/import", **upload)).data
+        assert [(row["mac"], row["effect"]) for row in imported["rows"]] == [(camera.mac, "update")], "in body and CSV"
+
+
 async def test_device_id_without_mac_is_resolved_later(rig):
     async with rig.camera(1, mac=MAC) as camera, rig.daemon() as running:
         for _ in range(3):

@@ -82,7 +82,7 @@ async def test_tolerable_fault_ends_verified(rig, monkeypatch, fault, requests):
 
 
 async def test_rebooting_camera_is_verified_or_times_out(rig):
-    async with batch(rig, 1, faults=["boot-loop"], flap_s=0.4) as setup:
+    async with batch(rig, 1, faults=["provision-boot-loop"], flap_s=0.4) as setup:
         camera = await request_first(setup)
         end = await setup.wait_for_state(camera.mac, "verified", "failed")
         assert camera.ssid == SSID
