@@ -331,11 +331,12 @@ class AnswersForMany(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceFlapping(Event):
-    """A camera goes offline repeatedly."""
+    """A camera restarts or goes offline repeatedly; `drops` counts all interruptions, `reason` is their summary."""
 
     type = "device.flapping"
     mac: Mac
     drops: int
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from pi_orchestrator.core.write_behind import PendingWrites
 from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.cameras.model import CameraStatus, camera_status
 from pi_orchestrator.features.devices.changes import Change, Kind
-from pi_orchestrator.features.devices.model import Presence
+from pi_orchestrator.features.devices.model import Device, Presence
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 
 UNREGISTERED_BURST = 300
@@ -69,6 +69,8 @@ class ChangeFeed:
                 continue
             if change.registered:
                 self._states.setdefault(change.mac, change.before)
+            elif change.after is Presence.FLAPPING and (device := self._registry.get(change.mac)) and device.is_camera:
+                self._take_other(change)
             if change.before is Presence.CLAIMED and change.after is Presence.ONLINE:
                 confirmed.append(change.mac)
         return confirmed
@@ -90,7 +92,7 @@ class ChangeFeed:
 
     def events(self, states: dict[Mac, Presence], others: Iterable[Change]) -> list[Event]:
         """Make events of taken changes; `states` are the states of cameras before their changes."""
-        events: list[Event] = [self._other(change) for change in others]
+        events: list[Event] = [event for change in others if (event := self._other(change))]
         for mac, before in states.items():
             device = self._registry.get(mac)
             if device is None or device.shown is before:
@@ -99,7 +101,7 @@ class ChangeFeed:
             previous = _API_STATUS.get(before, before).value
             events.append(CameraStatusChanged(mac=mac, status=status.value, previous=previous))
             if device.shown is Presence.FLAPPING:
-                events.append(DeviceFlapping(mac=mac, drops=len(device.drops)))
+                events.append(self._flapping(device))
         return events
 
     def _take_other(self, change: Change) -> None:
@@ -111,7 +113,12 @@ class ChangeFeed:
     def _is_of_camera(self, change: Change) -> bool:
         return any(mac in self._cache for mac in (change.mac, *change.macs))
 
-    def _other(self, change: Change) -> Event:
+    def _flapping(self, device: Device) -> DeviceFlapping:
+        interruptions = device.interruptions
+        reason = interruptions.summary(self._clock.monotonic())
+        return DeviceFlapping(mac=device.mac, drops=len(interruptions), reason=reason)
+
+    def _other(self, change: Change) -> Event | None:
         mac, ip = change.mac, str(change.ip) if change.ip else None
         macs = list(change.macs) or None
         ips = [str(address) for address in change.ips] or None
@@ -131,5 +138,6 @@ class ChangeFeed:
                 return ConflictResolved(mac=mac, ip=ip, macs=macs)
             case Kind.PROXY:
                 return AnswersForMany(mac=mac, ip=ip, ips=ips)
-            case Kind.STATE:  # pragma: no cover  # collected in `_states`
-                raise ValueError(change.kind)
+            case Kind.STATE:  # of an unregistered camera that is unstable; those of cameras are in `_states`
+                device = self._registry.get(mac)
+                return self._flapping(device) if device and device.unstable else None

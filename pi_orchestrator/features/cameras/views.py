@@ -329,7 +329,7 @@ class CameraViews:
             is_reboot_error = recovery.last_error.startswith(ErrorCode.REBOOT_FAILED)
             return recovery.last_error if is_reboot_error else f"needs power cycle: {recovery.last_error}"
         if device and device.unstable:
-            return f"unstable: it went offline {len(device.drops)} times in the last minutes"
+            return f"unstable: it {device.interruptions.summary(self._clock.monotonic())}"
         return recovery.last_error or (device.last_error if device else None)
 
     def _to_wall_time(self, at: float | None) -> str | None:

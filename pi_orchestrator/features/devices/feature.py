@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from pi_orchestrator.core.mac import Mac
-from pi_orchestrator.core.metrics import Metric, counters, gauge, gauges
+from pi_orchestrator.core.metrics import Metric, counter, counters, gauge, gauges
 from pi_orchestrator.edge_http.route import Route
 from pi_orchestrator.features.devices.model import Windows
 from pi_orchestrator.features.devices.registry import DeviceRegistry
@@ -71,6 +71,7 @@ def windows_of(settings: Settings) -> Windows:
 def _metrics(registry: DeviceRegistry) -> Iterator[Metric]:
     states = Counter(device.shown for device in registry)
     yield gauges("piorch_devices", "Devices on the camera network by state.", "status", dict(sorted(states.items())))
+    yield counter("piorch_device_restarts", "Restarts of cameras, by MQTT sessions and uptime.", registry.restarts)
     yield gauge("piorch_address_conflicts", "Addresses that several devices claim.", len(registry.conflicts()))
     yield counters(
         "piorch_device_changes", "Changes of devices by kind.", "kind", dict(sorted(registry.counts.items()))

@@ -7,7 +7,8 @@ Time is monotonic seconds, passed in. The rules:
   has already replaced, and then changes nothing.
 * Any trusted source proves a device alive. No source proves it offline, because a sleeping camera does not answer.
 * Silence is measured, never assumed from one missed answer.
-* A device that goes offline again and again is published as flapping.
+* A device that restarts, loses its MQTT session or goes offline again and again is published as flapping, also while
+  another source sees it all the time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ipaddress import IPv4Address
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.sighting import TRUSTED, Sighting, Source
 from pi_orchestrator.features.devices.fingerprint import UNKNOWN, Fingerprint
+from pi_orchestrator.features.devices.interruptions import Interruption, Interruptions
 from pi_orchestrator.features.devices.status_message import Announced, Status, with_lasting_fields
 
 STALE_WILL_WINDOW_S = 90.0
@@ -30,11 +32,6 @@ RECENTLY_SEEN_S = 180.0
 """A last will does not put a device offline at once if a source other than MQTT proved it alive within this time."""
 LEAVING_S = 3.0
 """How long such a device may take to answer a probe after its last will."""
-FLAPS = 4
-FLAPS_WITHIN_S = 600.0
-"""A device that went offline FLAPS times within this time is unstable."""
-SETTLED_AFTER_S = 300.0
-"""It is stable again after this time without going offline."""
 NEVER = float("-inf")
 
 
@@ -139,10 +136,14 @@ class Device:
     mqtt_session_ended_at: float = NEVER
     leaving_at: float | None = None
     rebooting_since: float = NEVER
-    unstable: bool = False
-    drops: list[float] = field(default_factory=list)
+    interruptions: Interruptions = field(default_factory=Interruptions)
     evaluated: tuple[int, Windows | None] = (-1, None)
     next_change_at: float = NEVER
+
+    @property
+    def unstable(self) -> bool:
+        """Whether it was interrupted so often that its state is published as flapping."""
+        return self.interruptions.is_unstable
 
     @property
     def shown(self) -> Presence:
@@ -164,21 +165,30 @@ class Device:
 
     def apply_live_status(self, status: Status, now: float) -> bool:
         """Apply a live message; True when the state changed. Stale last wills change nothing."""
+        before = self.shown
+        self._apply_live_status(status, now)
+        return self.shown is not before
+
+    def _apply_live_status(self, status: Status, now: float) -> None:
         if status.state is Announced.OFFLINE:
             if self._is_stale_will(now):
-                return False
+                return
+            if self._is_unseen_session(now):
+                self._interrupted(Interruption.RESTART, now)
             self.mqtt_session_ended_at = now
             self.revision += 1
             if self._is_seen_by_others(now):
                 # The MQTT session ended, but the device may still be present: it gets LEAVING_S to answer a probe.
                 self.leaving_at = now
-                return False
+                return
             self.ignore_evidence_until = now
-            return self._set_state(Presence.OFFLINE, now)
+            self._set_state(Presence.OFFLINE, now)
+            return
         self.last_status = status
         if not self._starts_mqtt_session(status):
             status = with_lasting_fields(status, self.claims)
         else:
+            self._record_session_start(status, now)
             self.replaced_open_mqtt_session = self.in_mqtt_session and self.state is not Presence.OFFLINE
             self.mqtt_session_since = now
         if status.last_error and status.last_error != self.last_error:
@@ -197,8 +207,9 @@ class Device:
         self.revision += 1
         if status.state is Announced.REBOOTING:
             self.rebooting_since = now
-            return self._set_state(Presence.REBOOTING, now)
-        return self._set_state(Presence.ONLINE, now)
+            self._set_state(Presence.REBOOTING, now)
+        else:
+            self._set_state(Presence.ONLINE, now)
 
     def apply_retained_status(self, status: Status) -> bool:
         """Apply a retained message, which never brings a device online; True when the state changed."""
@@ -225,10 +236,9 @@ class Device:
         if now < self.next_change_at and self.evaluated == (self.revision, windows):
             return False  # nothing to do; a shortcut, as thousands of devices are checked every second
         before = self.shown
-        if self.unstable and now - self.drops[-1] >= SETTLED_AFTER_S:
-            self.unstable = False
-            self.drops.clear()
-            self.revision += 1
+        if self.unstable:
+            self.interruptions.settle(now)
+            self.revision += 1  # the text of the interruptions changes with time
         self._resolve_leaving(now)
         state = self._by_evidence(windows, now)
         if state is not None:
@@ -243,8 +253,7 @@ class Device:
             for evidence in self.evidence.values()
             for window in (windows.idle(evidence.source), windows.offline(evidence.source))
         ]
-        if self.unstable:
-            deadlines.append(self.drops[-1] + SETTLED_AFTER_S)
+        deadlines.append(self.interruptions.next_change_at(now))
         if self.leaving_at is not None:
             deadlines.append(self.leaving_at + LEAVING_S)
         return min((deadline for deadline in deadlines if deadline > now), default=float("inf"))
@@ -315,14 +324,33 @@ class Device:
         before = self.shown
         if state is not self.state:
             if state is Presence.OFFLINE and self.state is not Presence.CLAIMED:
-                self._record_drop(now)
+                self._interrupted(Interruption.OFFLINE, now)
             self.state = state
             self.revision += 1
         return self.shown is not before
 
-    def _record_drop(self, now: float) -> None:
-        self.drops = [*(at for at in self.drops[-FLAPS:] if now - at < FLAPS_WITHIN_S), now]
-        self.unstable = self.unstable or len(self.drops) >= FLAPS
+    def _is_unseen_session(self, now: float) -> bool:
+        """Whether a last will ends a session that had no message; LEAVING_S allows for a camera that sends it twice."""
+        is_ended = self.last_message_at is not None and not self.in_mqtt_session
+        return is_ended and now - self.mqtt_session_ended_at >= LEAVING_S
+
+    def _record_session_start(self, status: Status, now: float) -> None:
+        """Record the interruption before a session that is not the first one."""
+        if self.last_message_at is None or status.state is Announced.REBOOTING:
+            return
+        before, uptime_s = self.claims.uptime_s if self.claims else None, status.uptime_s
+        # After a lost connection, the uptime has grown with the time. Half of it allows for delayed messages.
+        is_same_boot = (
+            before is not None and uptime_s is not None and uptime_s - before >= (now - self.last_message_at) / 2
+        )
+        if self.state is not Presence.OFFLINE:
+            self._interrupted(Interruption.SESSION_LOST if is_same_boot else Interruption.RESTART, now)
+        elif not is_same_boot and (not self.in_mqtt_session or (before is not None and uptime_s is not None)):
+            self.interruptions.confirm_restart()
+
+    def _interrupted(self, kind: Interruption, now: float) -> None:
+        self.interruptions.add(kind, now)
+        self.revision += 1
 
 
 def is_likely_camera(device: Device, *, espressif: bool) -> bool:

@@ -44,6 +44,7 @@ class DeviceRegistry:
         self.addresses = AddressTable(devices=self._devices, registered=registered, changes=self._changes)
         self._cleaned_up_at = NEVER
         self.evicted = 0
+        self.restarts = 0
         self.revision = 0
 
     def __len__(self) -> int:
@@ -119,8 +120,10 @@ class DeviceRegistry:
     def apply_live_status(self, mac: Mac, status: Status, now: float) -> Device:
         """Apply a live MQTT message of a device; admits an unknown device."""
         device = self._devices.get(mac) or self._admit(mac, is_confirmed=True)
-        before, was_found = device.shown, device.alive_at is not None
-        if device.apply_live_status(status, now):
+        before, was_found, restarts = device.shown, device.alive_at is not None, device.interruptions.restarts
+        is_changed = device.apply_live_status(status, now)
+        self.restarts += device.interruptions.restarts - restarts
+        if is_changed:
             self._add_state_change(device, before)
         if device.address and device.leaving_at == now:
             self.request_probe(
@@ -219,9 +222,11 @@ class DeviceRegistry:
             self._clean_up(now)
 
     def _expire(self, device: Device, now: float) -> None:
-        before = device.shown
-        if device.expire(self.windows, now):
+        before, revision = device.shown, device.revision
+        is_changed = device.expire(self.windows, now)
+        if device.revision != revision:
             self.revision += 1
+        if is_changed:
             self._add_state_change(device, before)
 
     def _clean_up(self, now: float) -> None:

@@ -128,7 +128,7 @@ def _state_reason(now: ClockReading, device: Device) -> str:
     )
     seen = ", ".join(f"{_SEEN_BY[evidence.source]} {now.age(evidence.alive_at):.0f} s ago" for evidence in alive[:3])
     if device.unstable:
-        return f"it went offline {len(device.drops)} times in the last minutes; {seen}"
+        return f"it {device.interruptions.summary(now.monotonic)}; {seen}"
     if device.state is Presence.CLAIMED:
         return "known from a retained message only; no source has proved it alive"
     if device.state is Presence.OFFLINE and device.ignore_evidence_until > (device.alive_at or NEVER):

@@ -10,7 +10,7 @@ import pytest
 
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.sighting import Sighting, Source
-from pi_orchestrator.features.devices.model import FLAPS
+from pi_orchestrator.features.devices.interruptions import LIMIT
 from pi_orchestrator.net.kernel.neighbours import Neighbour, NeighbourTable
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
@@ -376,10 +376,10 @@ async def test_flapping_camera_is_reported_as_error(rig):
         for number in range(1, 8):
             await flapping.power_off()
             await eventually(lambda: device.state == "offline")
-            await wait_for_status(running, flapping, "offline" if number < FLAPS else "error")
+            await wait_for_status(running, flapping, "offline" if number < LIMIT else "error")
             flapping.power_on()
             await eventually(lambda: device.state == "online")
-            await wait_for_status(running, flapping, "online" if number < FLAPS else "error")
+            await wait_for_status(running, flapping, "online" if number < LIMIT else "error")
         assert "unstable" in (await running.camera(flapping.mac))["health"]["last_error"]
         await eventually(lambda: running.app.onboarding.worker.metrics.already_onboarded == 7)
         assert await status(running, steady) == "online"

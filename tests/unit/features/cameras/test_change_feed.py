@@ -12,7 +12,8 @@ from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.cameras.change_feed import UNREGISTERED_BURST, UNREGISTERED_PER_S, ChangeFeed
 from pi_orchestrator.features.cameras.model import Camera, CameraStatus
 from pi_orchestrator.features.devices.addresses import MAX_ADDRESSES
-from pi_orchestrator.features.devices.model import FLAPS, LEAVING_S, Presence, Windows
+from pi_orchestrator.features.devices.interruptions import LIMIT
+from pi_orchestrator.features.devices.model import LEAVING_S, Presence, Windows
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.devices.status_message import Announced
 from tests.support.clock import FakeClock
@@ -189,7 +190,7 @@ def test_states_use_api_names(site):
     seen += site.status_changes()
     site.answer(CAMERA, X)
     seen += site.status_changes()
-    for _ in range(FLAPS):
+    for _ in range(LIMIT):
         site.now += 10
         site.publish(CAMERA)
         site.now += 10
@@ -203,15 +204,28 @@ def test_states_use_api_names(site):
 
 
 def test_flapping_camera_has_one_extra_event(site):
-    for _ in range(FLAPS + 6):
+    for _ in range(LIMIT + 6):
         site.now += 10
         site.publish(CAMERA)
         site.now += 10
         site.publish_will(CAMERA)
-    drops = len(site.registry.get(CAMERA).drops)
-    assert site.drain("device.flapping") == [("device.flapping", {"mac": CAMERA, "drops": drops})]
+        site.clock.skip(20)
+    (event,) = site.drain("device.flapping")
+    reason = "restarted 9 times and went offline once in the last 10 minutes"
+    assert event == ("device.flapping", {"mac": CAMERA, "drops": 10, "reason": reason})
     site.now += 10
     site.publish(CAMERA)
+    assert site.drain() == []
+
+
+def test_unstable_camera_without_registration_has_event(site):
+    for _ in range(LIMIT + 1):
+        site.publish(A)
+        site.publish_will(A)
+        site.now += 10
+        site.clock.skip(10)
+    reason = "restarted 4 times and went offline once in the last minute"
+    assert site.drain("device.flapping") == [("device.flapping", {"mac": A, "drops": 5, "reason": reason})]
     assert site.drain() == []
 
 

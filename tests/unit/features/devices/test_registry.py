@@ -8,15 +8,13 @@ from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.sighting import TRUSTED, Sighting, Source
 from pi_orchestrator.features.devices.addresses import MAX_ADDRESSES, MAX_CLAIMANTS, MAX_PROBE_REQUESTS
 from pi_orchestrator.features.devices.changes import MAX_CHANGES, Change, Kind
+from pi_orchestrator.features.devices.interruptions import LIMIT, SETTLED_AFTER_S, WITHIN_S
 from pi_orchestrator.features.devices.model import (
-    FLAPS,
-    FLAPS_WITHIN_S,
     LEAVING_S,
     NEVER,
     PRESENT_STATES,
     REBOOT_S,
     RECENTLY_SEEN_S,
-    SETTLED_AFTER_S,
     Presence,
     Windows,
 )
@@ -577,7 +575,7 @@ def drop(site, mac, times, each_s=20.0):
 
 
 def test_repeated_drops_are_flapping(site):
-    drop(site, A, FLAPS - 1)
+    drop(site, A, LIMIT - 1)
     assert site.state(A) is Presence.OFFLINE
     drop(site, A, 1)
     assert (site.state(A), site.registry.get(A).state) == (Presence.FLAPPING, Presence.OFFLINE)
@@ -587,20 +585,20 @@ def test_repeated_drops_are_flapping(site):
 
 
 def test_flapping_is_reported_once(site):
-    drop(site, A, FLAPS)
+    drop(site, A, LIMIT)
     site.drain()
     drop(site, A, 10)
     assert site.drain(Kind.STATE) == []
 
 
 def test_rare_drops_are_not_flapping(site):
-    drop(site, A, 20, each_s=FLAPS_WITHIN_S / (FLAPS - 1) + 1)
+    drop(site, A, 20, each_s=WITHIN_S / (LIMIT - 1) + 1)
     assert site.state(A) is Presence.OFFLINE
 
 
 @pytest.mark.parametrize("ends", [Presence.ONLINE, Presence.OFFLINE])
 def test_flapping_ends_after_quiet_time(site, ends):
-    drop(site, A, FLAPS)
+    drop(site, A, LIMIT)
     site.drain()
     site.wait(1)
     for _ in range(int(SETTLED_AFTER_S) - 2):
@@ -614,7 +612,7 @@ def test_flapping_ends_after_quiet_time(site, ends):
 
 
 def test_withdrawn_claims_are_not_flapping(site):
-    for _ in range(2 * FLAPS):
+    for _ in range(2 * LIMIT):
         site.now += 1
         site.retain(A)
         assert site.state(A) is Presence.CLAIMED
@@ -623,9 +621,9 @@ def test_withdrawn_claims_are_not_flapping(site):
 
 
 def test_drops_count_from_zero_after_settling(site):
-    drop(site, A, FLAPS)
+    drop(site, A, LIMIT)
     site.wait(SETTLED_AFTER_S)
-    drop(site, A, FLAPS - 1)
+    drop(site, A, LIMIT - 1)
     assert site.state(A) is Presence.OFFLINE
 
 

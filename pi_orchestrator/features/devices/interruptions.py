@@ -1,0 +1,85 @@
+"""Interruptions of one device: restarts, lost MQTT sessions, and times that it went offline; whether it is unstable.
+
+Pure; times are monotonic seconds, passed in. A camera that restarts again and again may be seen by ARP all the time, so
+restarts count whether or not the device went offline. One that did counts once: `confirm_restart` turns the entry into
+a restart when the device returns.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+LIMIT = 4
+WITHIN_S = 600.0
+"""A device with LIMIT interruptions within this time is unstable."""
+SETTLED_AFTER_S = 300.0
+"""It is stable again after this time without an interruption."""
+MINUTE_S = 60.0
+MAX_KEPT = 100
+
+
+class Interruption(StrEnum):
+    """Kinds of interruptions, as texts for people."""
+
+    RESTART = "restarted"
+    SESSION_LOST = "lost its MQTT session"
+    OFFLINE = "went offline"
+
+
+@dataclass(slots=True)
+class Interruptions:
+    """The newest interruptions: at most MAX_KEPT, each within WITHIN_S of the next; `restarts` counts all restarts."""
+
+    is_unstable: bool = False
+    restarts: int = 0
+    _entries: list[tuple[float, Interruption]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, kind: Interruption, now: float) -> None:
+        """Record an interruption."""
+        recent = [entry for entry in self._entries if now - entry[0] < WITHIN_S]
+        self._entries = [*recent[1 - MAX_KEPT :], (now, kind)]
+        self.restarts += kind is Interruption.RESTART
+        self.is_unstable = self.is_unstable or len(self._entries) >= LIMIT
+
+    def confirm_restart(self) -> None:
+        """The device is back after it went offline, and has restarted: its last interruption was a restart."""
+        if self._entries and self._entries[-1][1] is Interruption.OFFLINE:
+            self._entries[-1] = (self._entries[-1][0], Interruption.RESTART)
+            self.restarts += 1
+
+    def settle(self, now: float) -> bool:
+        """End the instability after SETTLED_AFTER_S without an interruption; True if it ended now."""
+        if not self.is_unstable or now - self._entries[-1][0] < SETTLED_AFTER_S:
+            return False
+        self.is_unstable = False
+        self._entries.clear()
+        return True
+
+    def next_change_at(self, now: float) -> float:
+        """The next time at which silence alone changes `is_unstable` or `summary`; infinite if it does not."""
+        if not self.is_unstable:
+            return float("inf")
+        aged = (at + MINUTE_S for at, _ in self._entries if at + MINUTE_S > now)
+        return min(self._entries[-1][0] + SETTLED_AFTER_S, next(aged, float("inf")))
+
+    def summary(self, now: float) -> str:
+        """What happened how often, such as `restarted 7 times in the last minute`; empty if nothing did."""
+        last_minute = self._counted(now, MINUTE_S)
+        if last_minute.total() >= LIMIT:
+            return f"{_described(last_minute)} in the last minute"
+        recent = self._counted(now, WITHIN_S)
+        return f"{_described(recent)} in the last {WITHIN_S / 60:.0f} minutes" if recent else ""
+
+    def _counted(self, now: float, within_s: float) -> Counter[Interruption]:
+        return Counter(kind for at, kind in self._entries if now - at < within_s)
+
+
+def _described(counts: Counter[Interruption]) -> str:
+    return " and ".join(
+        f"{kind} {'once' if counts[kind] == 1 else f'{counts[kind]} times'}" for kind in Interruption if counts[kind]
+    )
