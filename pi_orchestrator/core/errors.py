@@ -149,6 +149,8 @@ class StorageError(OrchestratorError):
 class VerificationError(OrchestratorError):
     """It is not proved that the camera holds the address."""
 
+    code: VerificationCode
+
     def __init__(self, message: str, *, code: VerificationCode) -> None:
         super().__init__(message, code=code)
 

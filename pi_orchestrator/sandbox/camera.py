@@ -304,14 +304,10 @@ class SimulatedCamera:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         match request.method, request.path:
             case "GET", "/status":
-<<<<<<< HEAD
                 body = encode_status(self.fault, self.http_status())
-                return web.Response(body=body, content_type="application/json")
-=======
                 self._status_answers += 1
                 headers = status_headers(self.fault, answers=self._status_answers - 1)
-                return web.json_response(self.http_status(), headers=headers)
->>>>>>> c4b9ad6 (docs, sandbox: say what a MAC proves, fault cloned-mac)
+                return web.Response(body=body, content_type="application/json", headers=headers)
             case "GET", "/capture":
                 return await self._capture()
             case "POST", "/provision":

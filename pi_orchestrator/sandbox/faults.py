@@ -135,7 +135,6 @@ def status_with_fault(fault: Fault | None, body: dict[str, Any], *, mac: Mac) ->
     return body
 
 
-<<<<<<< HEAD
 def encode_status(fault: Fault | None, fields: dict[str, Any]) -> bytes:
     """The bytes of a status message or of `/status` with this fault."""
     text = json.dumps(fields)
@@ -144,11 +143,11 @@ def encode_status(fault: Fault | None, fields: dict[str, Any]) -> bytes:
     if fault is Fault.PADDED_JSON:
         text = f"\ufeff {text} \r\n" + "\0" * 16
     return text.encode()
-=======
+
+
 def status_headers(fault: Fault | None, *, answers: int) -> dict[str, str]:
     """Headers of an answer to `/status` with this fault; `answers` were given before."""
     return {"Server": "lighttpd", "X-Powered-By": "PHP"} if fault is Fault.CLONED_MAC and answers else {}
->>>>>>> c4b9ad6 (docs, sandbox: say what a MAC proves, fault cloned-mac)
 
 
 def raw_server(

@@ -10,8 +10,40 @@ from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.features.cameras.model import RecoveryState
 
 
+class OnboardingFailure(Protocol):
+    """The last failed onboarding attempt of a camera; times are monotonic seconds."""
+
+    @property
+    def text(self) -> str:
+        """Code and message."""
+
+    @property
+    def code(self) -> str | None:
+        """The code; None for an internal error."""
+
+    @property
+    def message(self) -> str:
+        """The reason."""
+
+    @property
+    def failures(self) -> int:
+        """Failed attempts in a row."""
+
+    @property
+    def failed_at(self) -> float:
+        """Time of the failure."""
+
+    @property
+    def next_attempt_at(self) -> float:
+        """Time from which the next message of the camera starts an attempt."""
+
+    @property
+    def remedy(self) -> str:
+        """What an operator can do."""
+
+
 class OnboardingActivity(Protocol):
-    """Which cameras are being onboarded."""
+    """Which cameras are being onboarded, and why others were not."""
 
     @property
     def revision(self) -> object:
@@ -19,6 +51,9 @@ class OnboardingActivity(Protocol):
 
     def is_onboarding(self, mac: Mac) -> bool:
         """Whether an attempt is running or waiting."""
+
+    def last_failure(self, mac: Mac) -> OnboardingFailure | None:
+        """The last failed attempt of an unregistered camera; None if it has not failed."""
 
 
 class RebootActivity(Protocol):
@@ -111,6 +146,10 @@ class _Unplugged:
     def is_onboarding(self, mac: Mac) -> bool:
         del mac
         return False
+
+    def last_failure(self, mac: Mac) -> OnboardingFailure | None:
+        del mac
+        return None
 
     def is_rebooting(self, mac: Mac) -> bool:
         del mac

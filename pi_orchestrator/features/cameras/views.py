@@ -14,6 +14,12 @@ from pi_orchestrator.core.events import StoredEvent
 from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.core.stream_events import CAMERA_LIST
 from pi_orchestrator.features.cameras.cache import CameraCache
+from pi_orchestrator.features.cameras.error_views import (
+    OnboardingFailureView,
+    current_error,
+    onboarding_failure_view,
+    onboarding_reason,
+)
 from pi_orchestrator.features.cameras.model import Camera as Registered
 from pi_orchestrator.features.cameras.model import (
     CameraStatus,
@@ -67,6 +73,7 @@ class Camera(ApiModel):
     position: int | None = None
     firmware_version: str | None = None
     health: CameraHealth
+    onboarding_failure: OnboardingFailureView | None = None
 
 
 class RemedyView(ApiModel):
@@ -79,8 +86,9 @@ class RemedyView(ApiModel):
 
 
 class Diagnostics(ApiModel):
-    """Connection quality, errors and recovery of a camera; `error_count`: how often it reported a new error text.
+    """Connection quality, errors and recovery of a camera; `error_count`: occurrences of the kind of `last_error`.
 
+    That is: failed captures in a row, interruptions, failed onboarding attempts, or new error texts that it reported.
     `unreadable`: what its last status message is, if that could not be read.
     """
 
@@ -226,6 +234,7 @@ class CameraViews:
         return (
             recovery.state,
             recovery.last_error,
+            self.ports.onboarding.last_failure(mac),
             self.ports.reboots.is_rebooting(mac),
             picture.taken_at if picture else None,
         )
@@ -261,8 +270,9 @@ class CameraViews:
                 resolution=claims.resolution if claims else None,
                 firmware_version=firmware,
                 last_capture=rfc3339(picture.taken_at) if picture else None,
-                last_error=self._error_message(mac),
+                last_error=self.error(mac)[0],
             ),
+            onboarding_failure=self.onboarding_failure(mac),
         )
 
     def status(self, mac: Mac) -> CameraStatus:
@@ -281,13 +291,14 @@ class CameraViews:
         """The view of a camera with diagnostics and evidence."""
         device = self._registry.get(mac)
         rssi = device.claims.rssi_dbm if device and device.claims else None
+        last_error, error_count = self.error(mac)
         recovery = self.ports.recovery.of(mac)
         return DiagnosedCamera(
             **dict(self.camera(mac)),
             diagnostics=Diagnostics(
                 connection_quality=connection_quality(rssi),
-                error_count=device.error_count if device else 0,
-                last_error=self._error_message(mac),
+                error_count=error_count,
+                last_error=last_error,
                 last_error_time=self._to_wall_time(recovery.failed_at) if recovery.last_error else None,
                 unreadable=self._unreadable.of(mac, now.monotonic),
                 avg_capture_time_ms=self.ports.pictures.average_ms(mac),
@@ -298,7 +309,7 @@ class CameraViews:
                     advice=recovery.advice,
                 ),
             ),
-            why=state_reason(now, device, unreadable=self._unreadable) if device else "",
+            why=self.reason(now, device) if device else "",
             evidence=[evidence_view(now, evidence) for evidence in sorted_evidence(device)] if device else [],
         )
 
@@ -322,15 +333,21 @@ class CameraViews:
     def _address(self, mac: Mac, camera: Registered | None) -> str:
         return best_address(self._registry, mac, recorded=camera.ip_address if camera else None) or ""
 
-    def _error_message(self, mac: Mac) -> str | None:
-        """The current error of a camera; None if it has none."""
-        recovery, device = self.ports.recovery.of(mac), self._registry.get(mac)
-        if recovery.state is RecoveryState.NEEDS_POWER_CYCLE:
-            is_reboot_error = recovery.last_error.startswith(ErrorCode.REBOOT_FAILED)
-            return recovery.last_error if is_reboot_error else f"needs power cycle: {recovery.last_error}"
-        if device and device.unstable:
-            return f"unstable: it {device.interruptions.summary(self._clock.monotonic())}"
-        return recovery.last_error or (device.last_error if device else None)
+    def reason(self, now: ClockReading, device: Device) -> str:
+        """The reason for the state of a device, and why it is not onboarded."""
+        why = state_reason(now, device, unreadable=self._unreadable)
+        failure = self.ports.onboarding.last_failure(device.mac)
+        return f"{why}; {onboarding_reason(failure, now)}" if failure else why
+
+    def error(self, mac: Mac) -> tuple[str | None, int]:
+        """The current error of a camera, and how often this kind of error has occurred; (None, 0) if it has none."""
+        recovery, failure = self.ports.recovery.of(mac), self.ports.onboarding.last_failure(mac)
+        return current_error(self._registry.get(mac), recovery, failure, now=self._clock.monotonic())
+
+    def onboarding_failure(self, mac: Mac) -> OnboardingFailureView | None:
+        """Why the last attempt to onboard a camera failed; None if it did not."""
+        failure = self.ports.onboarding.last_failure(mac)
+        return onboarding_failure_view(failure, ClockReading.by(self._clock)) if failure else None
 
     def _to_wall_time(self, at: float | None) -> str | None:
         return None if at is None else rfc3339(self._clock.wall() - timedelta(seconds=self._clock.monotonic() - at))

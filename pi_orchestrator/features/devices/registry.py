@@ -88,6 +88,17 @@ class DeviceRegistry:
         """The proven address of a device; None while it is contested."""
         return self.addresses.address_of(mac)
 
+    def is_proven(self, mac: Mac, now: float) -> bool:
+        """Whether a device on the camera network has answered for this MAC by ARP or HTTP, or the radio lists it.
+
+        A message proves none of that: anybody who reaches the broker can send it.
+        """
+        device = self._devices.get(mac)
+        station = device.evidence.get(Source.STATION) if device else None
+        if station and now - station.alive_at < self.windows.offline(Source.STATION):
+            return True
+        return self.addresses.address_of(mac) is not None
+
     def conflicts(self) -> dict[IPv4Address, frozenset[Mac]]:
         """The contested addresses, each with the devices that answer for it."""
         return self.addresses.conflicts()

@@ -76,6 +76,7 @@ def build(res: Resources, *, devices: Devices, cameras: Cameras) -> Discovery:
         unreadable=devices.unreadable,
         cache=cameras.cache,
         vendors=devices.vendors,
+        cameras=cameras.views,
     )
 
     def reload(settings: Settings) -> None:

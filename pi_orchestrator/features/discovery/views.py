@@ -5,7 +5,9 @@ from __future__ import annotations
 from pi_orchestrator.core.clock import Clock, rfc3339
 from pi_orchestrator.core.mac import is_local
 from pi_orchestrator.features.cameras.cache import CameraCache
+from pi_orchestrator.features.cameras.error_views import OnboardingFailureView
 from pi_orchestrator.features.cameras.model import Camera
+from pi_orchestrator.features.cameras.views import CameraViews
 from pi_orchestrator.features.devices.model import PRESENT_STATES, Device, Evidence, Presence
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.devices.unreadable import UnreadableMessages
@@ -15,7 +17,6 @@ from pi_orchestrator.features.devices.views import (
     UnreadableView,
     evidence_view,
     sorted_evidence,
-    state_reason,
     unreadable_views,
 )
 from pi_orchestrator.http.model import ApiModel, Time
@@ -26,7 +27,7 @@ class DeviceView(ApiModel):
     """A device: `status` from all evidence, with the reason `why`.
 
     `near`: other devices whose MACs are so close that they may be of the same ESP32. `conflict`: other devices that
-    claim its address.
+    claim its address. `onboarding_failure`: why the last attempt to onboard it failed, and when the next one comes.
     """
 
     mac_address: str
@@ -46,6 +47,7 @@ class DeviceView(ApiModel):
     locally_administered: bool
     near: list[str]
     conflict: list[str]
+    onboarding_failure: OnboardingFailureView | None = None
     evidence: list[EvidenceView]
 
 
@@ -60,12 +62,14 @@ class DeviceViews:
         unreadable: UnreadableMessages,
         cache: CameraCache,
         vendors: VendorLookup,
+        cameras: CameraViews,
     ) -> None:
         self._clock = clock
         self._registry = registry
         self._unreadable = unreadable
         self._cache = cache
         self._vendors = vendors
+        self._cameras = cameras
 
     def listed(self, *, only_here: bool, limit: int) -> tuple[list[DeviceView], int]:
         """At most `limit` devices, cameras first, then by address; and the number without the limit."""
@@ -94,7 +98,7 @@ class DeviceViews:
             ip_address=str(device.address or _reported_ip(reports) or ""),
             ip_addresses=[str(address) for address in device.addresses],
             status=device.shown,
-            why=state_reason(now, device, unreadable=self._unreadable),
+            why=self._cameras.reason(now, device),
             hostname=next((report.host_name for report in reports if report.host_name), ""),
             vendor=self._vendors.name(device.mac) or "",
             signal_strength=next((report.rssi_dbm for report in reports if report.rssi_dbm is not None), 0),
@@ -107,6 +111,7 @@ class DeviceViews:
             locally_administered=is_local(device.mac),
             near=list(registry.same_chip_candidates(device.mac)),
             conflict=sorted(contested - {device.mac}),
+            onboarding_failure=self._cameras.onboarding_failure(device.mac),
             evidence=[evidence_view(now, report) for report in reports],
         )
 

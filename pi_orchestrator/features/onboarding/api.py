@@ -15,6 +15,8 @@ from pi_orchestrator.core.errors import FieldError
 from pi_orchestrator.core.mac import Mac, MacField
 from pi_orchestrator.core.validation import clean_text
 from pi_orchestrator.features.cameras import exclusion_store
+from pi_orchestrator.features.cameras.error_views import OnboardingFailureView
+from pi_orchestrator.features.cameras.views import CameraViews
 from pi_orchestrator.features.devices.unreadable import UnreadableMessages
 from pi_orchestrator.features.onboarding import store
 from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
@@ -82,7 +84,8 @@ class Status(ApiModel):
     """Toggle, settings and counters.
 
     `running`: enabled, in the mode `dev`, and started. `tokens`: attempts that may start now. `waiting`: cameras that
-    wait for a token.
+    wait for a token; `waiting_unproven`: those of them that are known from messages alone, they wait behind the others.
+    `dropped`: how often a camera found no place in the line, since the start.
     """
 
     enabled: bool
@@ -93,6 +96,8 @@ class Status(ApiModel):
     target_container: str
     tokens: float
     waiting: int
+    waiting_unproven: int
+    dropped: int
 
 
 class ToggleResult(ApiModel):
@@ -143,11 +148,23 @@ class Rule(ApiModel):
     code: str | None = None
 
 
+class Waiting(ApiModel):
+    """The place of a camera in the waiting line, 1 for the next one.
+
+    `proven`: a device on the camera network answered for it; a camera known from messages alone waits behind those.
+    """
+
+    position: int
+    proven: bool
+    seconds_to_token: float
+
+
 class Explanation(ApiModel):
     """The policy's result for a camera now, rule by rule in order.
 
-    `unreadable`: status messages that could not be read, of this camera or else of unknown ones: such a camera is not
-    seen, whatever the rules say.
+    The rule `retry` is listed only after a failed attempt, which `onboarding_failure` describes. `waiting`: only while
+    the camera waits for a token. `unreadable`: status messages that could not be read, of this camera or else of unknown
+    ones: such a camera is not seen, whatever the rules say.
     """
 
     mac: str
@@ -155,6 +172,8 @@ class Explanation(ApiModel):
     allowed: bool
     rules: list[Rule]
     unreadable: list[str]
+    waiting: Waiting | None = None
+    onboarding_failure: OnboardingFailureView | None = None
 
 
 class AuditQuery(Paging):
@@ -212,6 +231,8 @@ async def status(worker: OnboardingWorker) -> Status:
         target_container=settings.target_container,
         tokens=round(worker.tokens, 2),
         waiting=worker.waiting,
+        waiting_unproven=worker.unproven,
+        dropped=worker.overflowed,
     )
 
 
@@ -257,7 +278,7 @@ async def clean_events(database: Database, query: CleanupQuery, actor: Actor) ->
 
 
 async def explain(
-    worker: OnboardingWorker, messages: UnreadableMessages, clock: Clock, query: ExplainQuery
+    worker: OnboardingWorker, messages: UnreadableMessages, views: CameraViews, clock: Clock, query: ExplainQuery
 ) -> Explanation:
     """The policy's result for a camera, without side effects."""
     results = await worker.explain(query.mac, query.ip)
@@ -270,7 +291,17 @@ async def explain(
             for result in results
         ],
         unreadable=messages.about(query.mac, clock.monotonic()),
+        waiting=_waiting(worker, query.mac),
+        onboarding_failure=views.onboarding_failure(query.mac),
     )
+
+
+def _waiting(worker: OnboardingWorker, mac: Mac) -> Waiting | None:
+    line, position = worker.line, worker.line.position(mac)
+    if position is None:
+        return None
+    seconds = round(line.start_in_s(position), 1)
+    return Waiting(position=position, proven=line.is_proven(mac), seconds_to_token=seconds)
 
 
 def _json_number(seconds: float) -> int | float:

@@ -40,6 +40,8 @@ log = get_logger(__name__)
 class OnboardingError(OrchestratorError):
     """A verified camera cannot be placed in the target container."""
 
+    code: RejectionCode
+
     def __init__(self, message: str, *, code: RejectionCode) -> None:
         super().__init__(message, code=code)
 
@@ -123,8 +125,8 @@ class AttemptRunner:
         except _DisabledError:
             log.info("onboarding stopped by the kill switch", mac=attempt.mac)
         except Exception:
-            self._backoff.failed(attempt.mac)
             message = "internal error; see the daemon's log"
+            self._backoff.failed(attempt.mac, None, message)
             self._outcomes.add(attempt.event(Stage.FAILED, message=message))
             log.exception("onboarding attempt crashed", mac=attempt.mac)
 
@@ -186,7 +188,7 @@ class AttemptRunner:
             await event_store.append(tx, OnboardingFailed(mac=attempt.mac, code=error.code, message=error.message))
             tx.after_commit(lambda: self._outcomes.count(failed=1))
 
-        self._backoff.failed(attempt.mac)
+        self._backoff.failed(attempt.mac, error.code, error.message)
         attempt.settled = True  # its onboarding event is queued: the kill switch must not write another
         await self._write_if_enabled(job)
         log.warning("onboarding failed", mac=attempt.mac, code=error.code, reason=error.message)

@@ -57,7 +57,7 @@ def status(args: argparse.Namespace) -> int:
         ("container", data["target_container"]),
         ("limit", f"{config['max_per_minute']} per minute, burst of {config['burst_size']}"),
         ("tokens left", data["tokens"]),
-        ("waiting", data["waiting"]),
+        ("waiting", _waiting_text(data)),
         ("networks", ", ".join(config["subnet_allowlist"])),
         *((name.replace("_", " "), value) for name, value in metrics.items()),
     ]
@@ -104,9 +104,20 @@ def explain(args: argparse.Namespace) -> int:
     else:
         rows = [(rule["rule"], rule["result"], rule["why"]) for rule in data["rules"]]
         print(table(("RULE", "RESULT", "WHY"), rows, flow=True))
+        if waiting := data.get("waiting"):
+            kind = "proven" if waiting["proven"] else "known from messages alone, behind those that are proven"
+            seconds = waiting["seconds_to_token"]
+            print(wrapped(f"It waits for a token: position {waiting['position']}, {kind}; about {seconds:.0f} s."))
         for text in data["unreadable"]:
             print(wrapped(f"Status messages cannot be read: {text}."))
     return 0 if data["allowed"] else 1
+
+
+def _waiting_text(data: dict[str, Any]) -> str:
+    text = str(data["waiting"])
+    if data["waiting_unproven"]:
+        text += f", {data['waiting_unproven']} of them known from messages alone"
+    return f"{text}; {data['dropped']} dropped because the line was full" if data["dropped"] else text
 
 
 def _print_message(args: argparse.Namespace, data: dict[str, Any]) -> int:

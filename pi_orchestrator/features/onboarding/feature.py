@@ -39,6 +39,7 @@ def build(res: Resources, *, devices: Devices, cameras: Cameras) -> Onboarding:
         database=res.database,
         registrar=cameras.registrar,
         neighbours=devices.neighbours,
+        registry=devices.registry,
         verifier=devices.verifier,
     )
 
@@ -84,6 +85,7 @@ def _metrics(worker: OnboardingWorker) -> Iterator[Metric]:
     yield counters("piorch_onboarding", "Onboarding outcomes.", "outcome", outcomes)
     yield gauge("piorch_onboarding_tokens", "Tokens left in the limiter.", worker.tokens)
     yield gauge("piorch_onboarding_waiting", "Cameras waiting for a token.", worker.waiting)
+    yield gauge("piorch_onboarding_waiting_unproven", "Waiting cameras known from messages alone.", worker.unproven)
     yield counter(
         "piorch_onboarding_line_overflow", "Cameras dropped because the waiting line was full.", worker.overflowed
     )

@@ -1,4 +1,8 @@
-"""The waiting line: where cameras wait for a token, in arrival order.
+"""The waiting line: where cameras wait for a token.
+
+Proven cameras come first: a device on the camera network answered for them (ARP, HTTP, the radio's list of stations).
+Anybody who reaches the broker can invent a camera that only sends messages, so those fill at most a part of the line.
+Both kinds are in arrival order.
 
 Pure: the token bucket and the concurrency limit decide which attempt may start; the worker runs it.
 """
@@ -6,6 +10,7 @@ Pure: the token bucket and the concurrency limit decide which attempt may start;
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.mac import Mac
@@ -14,16 +19,28 @@ from pi_orchestrator.features.onboarding.attempt import OnboardingAttempt
 
 MAX_WAITING = 1000
 """Maximum number of waiting cameras; any further camera is dropped and counted."""
+MAX_UNPROVEN = 500
+"""Maximum number of those that are known from messages alone."""
 
 
 class WaitingLine:
     """Waiting attempts, attempts in flight, and the limiter between them."""
 
-    def __init__(self, *, clock: Clock, burst_size: int, max_per_minute: int, concurrency: int) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        burst_size: int,
+        max_per_minute: int,
+        concurrency: int,
+        has_proof: Callable[[Mac], bool] = lambda _: False,
+    ) -> None:
         self._clock = clock
+        self._has_proof = has_proof
         self._concurrency = concurrency
         self.bucket = TokenBucket(capacity=burst_size, rate=max_per_minute / 60, now=clock.monotonic())
         self.waiting: OrderedDict[Mac, OnboardingAttempt] = OrderedDict()
+        self._proven: OrderedDict[Mac, OnboardingAttempt] = OrderedDict()
         self.in_flight: dict[Mac, OnboardingAttempt] = {}
         self.overflowed = 0
 
@@ -32,19 +49,56 @@ class WaitingLine:
         """Attempts that the limiter would allow now."""
         return self.bucket.tokens(self._clock.monotonic())
 
+    @property
+    def unproven(self) -> int:
+        """Number of waiting cameras that are known from messages alone."""
+        return len(self.waiting) - len(self._proven)
+
     def append(self, attempt: OnboardingAttempt) -> bool:
-        """Add an attempt at the end. If the line is full, count the overflow and return False."""
-        if len(self.waiting) >= MAX_WAITING:
+        """Add an attempt at the end of its kind. If there is no place, count the overflow and return False.
+
+        In a full line, a proven camera takes the place of the newest unproven one, which counts as overflow.
+        """
+        is_proven = self._has_proof(attempt.mac)
+        if not is_proven and self.unproven >= MAX_UNPROVEN:
             self.overflowed += 1
             return False
+        if len(self.waiting) >= MAX_WAITING:
+            self.overflowed += 1
+            if not is_proven or not self._drop_newest_unproven():
+                return False
         self.waiting[attempt.mac] = attempt
+        if is_proven:
+            self._proven[attempt.mac] = attempt
         return True
+
+    def promote(self) -> None:
+        """Move the waiting cameras that have been proven since they joined to the end of the proven ones."""
+        for mac, attempt in self.waiting.items():
+            if mac not in self._proven and self._has_proof(mac):
+                self._proven[mac] = attempt
 
     def front(self) -> OnboardingAttempt | None:
         """The next attempt to start; None if the line is empty or `concurrency` attempts are in flight."""
         if len(self.in_flight) >= self._concurrency:
             return None
-        return next(iter(self.waiting.values()), None)
+        return next(iter((self._proven or self.waiting).values()), None)
+
+    def is_proven(self, mac: Mac) -> bool:
+        """Whether a waiting camera was proven when that was last examined."""
+        return mac in self._proven
+
+    def position(self, mac: Mac) -> int | None:
+        """The place of a waiting camera, 1 for the front; None if it does not wait."""
+        if mac not in self.waiting:
+            return None
+        others = (waiting for waiting in self.waiting if waiting not in self._proven)
+        line = list(self._proven) if mac in self._proven else [*self._proven, *others]
+        return line.index(mac) + 1
+
+    def start_in_s(self, position: int) -> float:
+        """Seconds until a token for this position, if no other camera joins before it."""
+        return max(0.0, position - self.tokens) / self.bucket.rate
 
     def start(self, attempt: OnboardingAttempt) -> bool:
         """Spend a token and move an attempt from waiting to in flight; False if no token is left."""
@@ -57,6 +111,12 @@ class WaitingLine:
     def remove(self, attempt: OnboardingAttempt) -> None:
         """Remove a waiting attempt without spending a token."""
         del self.waiting[attempt.mac]
+        self._proven.pop(attempt.mac, None)
+
+    def clear(self) -> None:
+        """Remove every waiting attempt."""
+        self.waiting.clear()
+        self._proven.clear()
 
     def finish(self, mac: Mac) -> None:
         """Remove a finished attempt from those in flight."""
@@ -74,6 +134,13 @@ class WaitingLine:
         for attempt in limited:
             attempt.limited = True
         return limited
+
+    def _drop_newest_unproven(self) -> bool:
+        newest = next((mac for mac in reversed(self.waiting) if mac not in self._proven), None)
+        if newest is None:
+            return False
+        del self.waiting[newest]
+        return True
 
     def reconfigure(self, *, burst_size: int, max_per_minute: int, concurrency: int) -> None:
         """Change the limits; spent tokens stay spent."""

@@ -23,6 +23,8 @@ _STATUS = {
     "target_container": "550e8400-e29b-41d4-a716-446655440000",
     "tokens": 2.5,
     "waiting": 0,
+    "waiting_unproven": 0,
+    "dropped": 0,
 }
 _AUDIT = {
     "events": [

@@ -1,8 +1,9 @@
 """Auto-onboarding: from a camera's first message to a paired row.
 
-The policy is evaluated for each camera that is seen. A camera that passes joins the waiting line (`line.py`), in
-arrival order, and leaves it when the token bucket and the concurrency limit allow. Then its attempt runs
-(`attempt.py`). This file has the control (enable, kill switch, settings, explain) and the loop.
+The policy is evaluated for each camera that is seen. A camera that passes joins the waiting line (`line.py`), proven
+cameras before those known from messages alone. It leaves the line when the token bucket and the concurrency limit
+allow; then its attempt runs (`attempt.py`). This file has the control (enable, kill switch, settings, explain) and the
+loop.
 
 The kill switch has priority: each write of an attempt reads the toggle within its own transaction, and the database's
 single writer serializes these reads and the switch.
@@ -26,10 +27,11 @@ from pi_orchestrator.core.supervisor import Beat
 from pi_orchestrator.features.cameras import store as camera_store
 from pi_orchestrator.features.cameras.registration import CameraRegistrar
 from pi_orchestrator.features.containers import store as container_store
+from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.devices.verifier import DeviceVerifier
 from pi_orchestrator.features.onboarding import store
 from pi_orchestrator.features.onboarding.attempt import AttemptRunner, OnboardingAttempt
-from pi_orchestrator.features.onboarding.backoff import RetryBackoff
+from pi_orchestrator.features.onboarding.backoff import LastFailure, RetryBackoff, retry_rule
 from pi_orchestrator.features.onboarding.line import WaitingLine
 from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.features.onboarding.outcomes import OutcomeRecorder
@@ -50,6 +52,7 @@ from pi_orchestrator.storage.database import Database, Tx
 
 TARGET_LABEL = "Auto-onboarded"
 IDLE_S = 10.0
+OVERFLOW_LOG_S = 60.0
 INBOX_LIMIT = 8192
 _RATE_LIMITED = RuleResult("rate", passed=False, why="waiting for a token", code=RejectionCode.ONBOARD_RATE_LIMITED)
 
@@ -69,6 +72,7 @@ class OnboardingWorker:
         database: Database,
         registrar: CameraRegistrar,
         neighbours: NeighbourTable,
+        registry: DeviceRegistry,
         verifier: DeviceVerifier,
     ) -> None:
         self.settings = settings
@@ -85,6 +89,7 @@ class OnboardingWorker:
             burst_size=settings.burst_size,
             max_per_minute=settings.max_per_minute,
             concurrency=settings.concurrency,
+            has_proof=lambda mac: registry.is_proven(mac, clock.monotonic()),
         )
         self._runner = AttemptRunner(
             settings=settings,
@@ -101,6 +106,7 @@ class OnboardingWorker:
         self._wake = asyncio.Event()
         self._toggle = asyncio.Lock()
         self._started = False
+        self._overflow_logged_at = float("-inf")
         self.enabled = False
 
     # State, for operators and the API.
@@ -121,6 +127,11 @@ class OnboardingWorker:
         return len(self.line.waiting)
 
     @property
+    def unproven(self) -> int:
+        """Number of waiting cameras that are known from messages alone."""
+        return self.line.unproven
+
+    @property
     def overflowed(self) -> int:
         """Number of cameras dropped because the waiting line was full."""
         return self.line.overflowed
@@ -137,12 +148,16 @@ class OnboardingWorker:
 
     @property
     def revision(self) -> object:
-        """A value that differs after each change of `under_way`."""
-        return self.under_way
+        """A value that differs after each change of `under_way` or of a camera's last failure."""
+        return self.under_way, self._backoff.revision
 
     def is_onboarding(self, mac: Mac) -> bool:
         """Whether this camera is being verified now."""
         return mac in self.line.in_flight
+
+    def last_failure(self, mac: Mac) -> LastFailure | None:
+        """The last failed attempt of an unregistered camera; None if it has not failed."""
+        return None if mac in self._registrar.cache else self._backoff.last(mac)
 
     # Control.
 
@@ -168,7 +183,7 @@ class OnboardingWorker:
             stopped, tasks = list(self.line.in_flight.values()), list(self._tasks.values())
             for task in tasks:
                 task.cancel()
-            self.line.waiting.clear()
+            self.line.clear()
             rejections = self._outcomes.rejections
             pending, counts = rejections.take(), Counter(rejections.take_counts())
 
@@ -209,9 +224,12 @@ class OnboardingWorker:
         await self._database.write(job)
 
     async def explain(self, mac: Mac, ip: str | None) -> list[RuleResult]:
-        """Every rule's result for a camera, without side effects."""
+        """Every rule's result for a camera, without side effects; after a failed attempt also that of its back-off."""
         await self._read_own_addresses()
-        return list(evaluate(self._policy(), self._facts(mac, ip, tokens=self.tokens)))
+        results = list(evaluate(self._policy(), self._facts(mac, ip, tokens=self.tokens)))
+        if failure := self.last_failure(mac):
+            results.append(retry_rule(failure, now=self._clock.monotonic()))
+        return results
 
     def reconfigure(self, settings: AutoOnboardSettings) -> None:
         """Apply new settings; spent tokens stay spent."""
@@ -300,10 +318,23 @@ class OnboardingWorker:
             self._outcomes.add(attempt.rejection(failed_rule))
             return
         if not self.line.append(attempt):
+            self._log_overflow()
             return
         self._start_ready()
         if self.line.waiting:
             self._wake.set()  # the loop may sleep longer than until the next token: the line was empty
+
+    def _log_overflow(self) -> None:
+        """Log that the line has no place, at most once in OVERFLOW_LOG_S."""
+        now = self._clock.monotonic()
+        if now - self._overflow_logged_at >= OVERFLOW_LOG_S:
+            self._overflow_logged_at = now
+            log.warning(
+                "onboarding line full, cameras dropped until their next message",
+                waiting=self.waiting,
+                known_from_messages_alone=self.unproven,
+                dropped=self.overflowed,
+            )
 
     async def _serve_line(self, beat: Beat) -> None:
         while True:
@@ -314,6 +345,8 @@ class OnboardingWorker:
 
     def _start_ready(self) -> None:
         """Start attempts from the front of the line while tokens and concurrency allow."""
+        if self.line.wait_s() <= 0:
+            self.line.promote()
         while attempt := self.line.front():
             failed_rule = self._failed_rule(attempt.mac, attempt.ip)
             if failed_rule:

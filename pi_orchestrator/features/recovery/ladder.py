@@ -11,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pi_orchestrator.features.cameras.model import RecoveryState
+from pi_orchestrator.features.captures import model as capture
 
+ATTEMPT_S = capture.LIMIT_S
+"""Failures within the time limit of one capture are one failure: impatient clients repeat a request several times."""
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 60.0
 ESCALATE_AFTER_S = 600.0
@@ -32,6 +35,8 @@ _ADVICE = {
 class RecoveryLadder:
     """Recovery state of one camera. `since`: start of the state. `failures`: in a row since the last reboot.
 
+    `counted_at`: time of the last failure that was counted; `failed_at`: that of the last one.
+
     `was_rebooted`: a reboot was accepted or has failed since the last reset (picture or boot). `rebooted_at`: the last
     accepted reboot, also from before the reset.
     """
@@ -40,6 +45,7 @@ class RecoveryLadder:
     since: float = 0.0
     failures: int = 0
     failed_at: float | None = None
+    counted_at: float | None = None
     last_error: str = ""
     was_rebooted: bool = False
     rebooted_at: float | None = None
@@ -62,10 +68,14 @@ class RecoveryLadder:
     def capture_failed(self, reason: str, now: float, *, seen_at: float, reboot_after: int, auto_reboot: bool) -> bool:
         """A capture failed by the fault of the camera, which was last seen at `seen_at`; True if it must be rebooted.
 
-        `reboot_after`: number of failures in a row before a reboot.
+        `reboot_after`: number of failures in a row before a reboot. Failures within ATTEMPT_S of a counted one are not
+        counted.
         """
-        self.failures += 1
         self.failed_at, self.last_error = now, reason
+        if self.failures and self.counted_at is not None and now - self.counted_at < ATTEMPT_S:
+            return False
+        self.failures += 1
+        self.counted_at = now
         if self.state is RecoveryState.OK:
             self._set_state(RecoveryState.RETRYING, now)
         if self.state is not RecoveryState.RETRYING or self.failures < reboot_after:

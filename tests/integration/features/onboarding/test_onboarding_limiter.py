@@ -3,15 +3,19 @@
 import contextlib
 import random
 from datetime import timedelta
+from ipaddress import IPv4Address
 
 import pytest
 
+from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.core.sighting import Sighting, Source
 from pi_orchestrator.features.onboarding import line
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
 LIMITED = ("rejected_by_policy", "ONBOARD_RATE_LIMITED")
 PAIRED = [("discovered", None), ("verified", None), ("registered", None), ("paired", None)]
+EXPLAIN = "/api/v1/onboarding/auto/policy/explain"
 TEN_A_MINUTE = {"burst_size": 5, "max_per_minute": 10}
 TOKEN_INTERVAL_S = 6.000_001
 """Seconds between two tokens at 10 per minute, plus a margin for floating point."""
@@ -121,6 +125,65 @@ async def test_full_line_drops_cameras_until_later(rig, monkeypatch):
             await dropped.publish_status()
             await clock.advance(1.001)
         await until_paired(running, 10)
+
+
+async def test_invented_macs_do_not_delay_a_proven_camera(rig):
+    """1,500 MACs that exist in messages only; the real camera also answered ARP: it gets the next token."""
+    clock, invented = FakeClock(), 1500
+    limits = {"burst_size": 1, "max_per_minute": 1, "verification_timeout_sec": 1}
+    async with rig.camera(4000) as camera, rig.daemon(clock=clock, auto_onboard=limits) as running:
+        worker, registry = running.app.onboarding.worker, running.app.devices.registry
+        async with rig.broker.client() as client:
+            for number in range(1, invented + 1):
+                await rig.announce(number, client=client)
+        await eventually(lambda: worker.waiting + worker.overflowed == invented - 1, what="one has the only token")
+        seen = Sighting(Mac(camera.mac), Source.ARP, clock.monotonic(), IPv4Address(camera.address), binds=True)
+        registry.add_sighting(seen, clock.monotonic())
+        await camera.publish_status()
+        await eventually(lambda: running.app.cameras.presence.messages["live"] == invented + 1)
+        await clock.advance(60.001)
+        await until_paired(running, 1)
+        assert onboarded(running) == [camera.mac]
+        assert worker.waiting == worker.unproven == line.MAX_UNPROVEN
+
+
+async def test_waiting_cameras_are_shown(rig, monkeypatch):
+    monkeypatch.setattr(line, "MAX_UNPROVEN", 2)
+    clock = FakeClock()
+    limits = {"burst_size": 1, "max_per_minute": 1}
+    async with cameras(rig, 5) as arrivals, rig.daemon(clock=clock, auto_onboard=limits) as running:
+        registry, proven = running.app.devices.registry, arrivals[-1]
+        await announce_all(rig, arrivals[:4])
+        await until_paired(running, 1)
+        registry.add_sighting(Sighting(Mac(proven.mac), Source.STATION, clock.monotonic()), clock.monotonic())
+        await proven.publish_status()
+        await eventually(lambda: running.app.onboarding.worker.waiting == 3)
+        status = await running.status()
+        assert (status["waiting"], status["waiting_unproven"], status["dropped"]) == (3, 2, 1)
+        assert await running.metric("piorch_onboarding_waiting_unproven") == 2
+
+        async def waiting(camera):
+            return (await running.api.get(EXPLAIN, params={"mac": camera.mac})).data.get("waiting")
+
+        assert await waiting(proven) == {"position": 1, "proven": True, "seconds_to_token": 60.0}
+        assert await waiting(arrivals[2]) == {"position": 3, "proven": False, "seconds_to_token": 180.0}
+        assert await waiting(arrivals[0]) is None
+
+
+async def test_waiting_camera_is_promoted_when_it_is_proven(rig):
+    clock = FakeClock()
+    limits = {"burst_size": 1, "max_per_minute": 1}
+    async with cameras(rig, 3) as arrivals, rig.daemon(clock=clock, auto_onboard=limits) as running:
+        await announce_all(rig, arrivals)
+        await until_paired(running, 1)
+        await eventually(lambda: running.app.onboarding.worker.waiting == 2)
+        last = arrivals[-1]
+        running.app.devices.registry.add_sighting(
+            Sighting(Mac(last.mac), Source.STATION, clock.monotonic()), clock.monotonic()
+        )
+        await clock.advance(60.001)
+        await until_paired(running, 2)
+        assert onboarded(running) == [arrivals[0].mac, last.mac]
 
 
 async def test_concurrency_is_limited_and_order_kept(rig):

@@ -26,6 +26,7 @@ CAMERAS = "/api/v1/cameras"
 def short_retries(monkeypatch):
     """Reduce the delays of the ladder to tenths of a second; the timeouts of captures do not change."""
     monkeypatch.setattr(reboots, "RETURN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(recovery_ladder, "ATTEMPT_S", 0.05)
     monkeypatch.setattr(recovery_ladder, "FIRST_RETRY_S", 0.1)
     monkeypatch.setattr(recovery_ladder, "LONGEST_RETRY_S", 0.2)
     monkeypatch.setattr("pi_orchestrator.features.recovery.worker.TICK_S", 0.05)
@@ -89,6 +90,22 @@ async def test_failing_cameras_are_rebooted_one_by_one(rig, short_retries):
         ladders = [running.app.recovery.tracker.of(camera.mac) for camera in fleet.cameras]
         await eventually(lambda: sum(ladder.failures >= 5 for ladder in ladders) == 4)
         assert sum(camera.restarts for camera in fleet.cameras) == 1
+
+
+async def test_one_click_with_repeats_reboots_nothing(rig, monkeypatch):
+    """A dashboard repeats a failed request three times: one failure, and a count that agrees with the error."""
+    monkeypatch.setattr(recovery_ladder, "FIRST_RETRY_S", 3600.0)
+    monkeypatch.setattr(recovery_ladder, "LONGEST_RETRY_S", 3600.0)
+    async with rig.daemon() as running, rig.fleet(1, faults=["capture-error"], interval=0.2) as fleet:
+        (camera,) = fleet.cameras
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        for _ in range(4):
+            assert (await running.api.post(f"{CAMERAS}/{camera.mac}/capture")).status == 502
+        ladder = running.app.recovery.tracker.of(camera.mac)
+        assert (ladder.failures, running.app.recovery.tracker.to_reboot(), camera.restarts) == (1, [], 0)
+        (shown,) = (await running.api.get(f"{CAMERAS}/diagnostics")).data
+        assert shown["diagnostics"]["error_count"] == shown["diagnostics"]["remedy"]["failures"] == 1
+        assert shown["diagnostics"]["last_error"].startswith("CAPTURE_FAILED")
 
 
 async def test_reboot_without_broker_is_not_a_camera_failure(rig, short_retries):

@@ -87,6 +87,50 @@ def test_full_line_drops_attempts(waiting_line, monkeypatch):
     assert list(waiting_line.waiting.values()) == attempts(2)
 
 
+def test_proven_cameras_come_first_in_arrival_order(clock):
+    proven = set()
+    waiting_line = WaitingLine(
+        clock=clock, burst_size=10, max_per_minute=6, concurrency=10, has_proof=proven.__contains__
+    )
+    arrived = attempts(6)
+    for queued in arrived[:4]:
+        waiting_line.append(queued)
+    proven |= {arrived[3].mac, arrived[5].mac}
+    waiting_line.append(arrived[4])
+    waiting_line.append(arrived[5])
+    assert [waiting_line.position(queued.mac) for queued in arrived] == [2, 3, 4, 5, 6, 1], "3 is not examined yet"
+    waiting_line.promote()
+    assert (waiting_line.unproven, waiting_line.position(arrived[3].mac)) == (4, 2)
+    assert start_all(waiting_line) == [arrived[number] for number in (5, 3, 0, 1, 2, 4)]
+    assert waiting_line.position(arrived[0].mac) is None
+
+
+def test_proven_camera_takes_place_in_a_full_line(clock, monkeypatch):
+    monkeypatch.setattr(line, "MAX_WAITING", 4)
+    monkeypatch.setattr(line, "MAX_UNPROVEN", 2)
+    proven = {attempt(number).mac for number in range(10, 20)}
+    waiting_line = WaitingLine(
+        clock=clock, burst_size=1, max_per_minute=6, concurrency=1, has_proof=proven.__contains__
+    )
+    assert [waiting_line.append(queued) for queued in attempts(3)] == [True, True, False], "a part is for proven ones"
+    assert [waiting_line.append(attempt(number)) for number in range(10, 15)] == [True, True, True, True, False]
+    assert list(waiting_line.waiting) == [attempt(number).mac for number in (10, 11, 12, 13)]
+    assert (waiting_line.unproven, waiting_line.overflowed) == (0, 4)
+
+
+def test_time_to_a_token_grows_with_the_position(waiting_line):
+    for queued in attempts(4):
+        waiting_line.append(queued)
+    assert [waiting_line.start_in_s(position) for position in (1, 2, 3, 4)] == [0, 0, 10, 20]
+
+
+def test_cleared_line_is_empty(clock):
+    waiting_line = WaitingLine(clock=clock, burst_size=1, max_per_minute=6, concurrency=1, has_proof=lambda _: True)
+    waiting_line.append(attempt(1))
+    waiting_line.clear()
+    assert (waiting_line.front(), waiting_line.unproven, waiting_line.position(attempt(1).mac)) == (None, 0, None)
+
+
 def test_attempts_that_wait_for_a_token_are_returned_once(waiting_line):
     for queued in attempts(3):
         waiting_line.append(queued)

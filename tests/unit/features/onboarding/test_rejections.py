@@ -6,11 +6,19 @@ import pytest
 
 from pi_orchestrator.core.error_codes import VerificationCode
 from pi_orchestrator.core.mac import Mac
-from pi_orchestrator.features.onboarding.backoff import BASE_S, CAP_S, RetryBackoff
+from pi_orchestrator.features.onboarding.backoff import (
+    BASE_S,
+    CAP_S,
+    MAX_MESSAGE_CHARS,
+    LastFailure,
+    RetryBackoff,
+    retry_rule,
+)
 from pi_orchestrator.features.onboarding.backoff import MAX_TRACKED as BACKOFF_MAX_TRACKED
 from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.features.onboarding.policy import RejectionCode
 from pi_orchestrator.features.onboarding.rejections import FLOOD_BURST, LONGEST_WINDOW_S, MAX_TRACKED, RejectionLog
+from pi_orchestrator.features.onboarding.remedies import remedy_for
 
 MAC = Mac("24:6F:28:B0:F7:F1")
 OTHER = Mac("24:6F:28:B0:F7:F2")
@@ -158,7 +166,7 @@ async def test_backoff_grows_with_failures(clock):
     backoff = RetryBackoff(clock=clock)
     assert not backoff.must_wait(MAC)
     for failures in range(10):
-        backoff.failed(MAC)
+        backoff.failed(MAC, VerificationCode.TIMEOUT, "no answer")
         limit_s = min(CAP_S, BASE_S * 2**failures)
         await clock.advance(limit_s / 10 - 0.01)
         assert backoff.must_wait(MAC)
@@ -167,13 +175,40 @@ async def test_backoff_grows_with_failures(clock):
         assert not backoff.must_wait(MAC)
 
 
+def test_last_failure_has_reason_and_next_attempt(clock):
+    backoff = RetryBackoff(clock=clock)
+    assert backoff.last(MAC) is None
+    for _ in range(9):
+        backoff.failed(MAC, VerificationCode.TIMEOUT, "no answer " * 1000)
+    failure = backoff.last(MAC)
+    assert (failure.code, failure.failures, failure.failed_at) == ("VERIFY_TIMEOUT", 9, clock.monotonic())
+    assert len(failure.message) == MAX_MESSAGE_CHARS
+    assert failure.failed_at < failure.next_attempt_at <= failure.failed_at + CAP_S
+    assert "signal" in failure.remedy
+    backoff.forget(MAC)
+    assert backoff.last(MAC) is None
+
+
+@pytest.mark.parametrize("code", [*VerificationCode, RejectionCode.CONTAINER_FULL, RejectionCode.CONTAINER_UNKNOWN])
+def test_every_failure_code_has_a_remedy(code):
+    assert remedy_for(code) != remedy_for(None)
+
+
+def test_retry_rule_fails_until_next_attempt():
+    failure = LastFailure(VerificationCode.TIMEOUT, "no answer within 5 s", 9, failed_at=100.0, next_attempt_at=140.0)
+    waiting, due = retry_rule(failure, now=110.0), retry_rule(failure, now=140.0)
+    assert (waiting.passed, waiting.code, due.passed, due.code) == (False, "VERIFY_TIMEOUT", True, None)
+    assert "failed 9 times in a row: VERIFY_TIMEOUT: no answer within 5 s; next attempt in 30 s; check" in waiting.why
+    assert "next attempt with its next message" in due.why
+
+
 async def test_success_resets_backoff(clock):
     backoff = RetryBackoff(clock=clock)
     for _ in range(8):
-        backoff.failed(MAC)
+        backoff.failed(MAC, VerificationCode.TIMEOUT, "no answer")
     backoff.forget(MAC)
     assert not backoff.must_wait(MAC)
-    backoff.failed(MAC)
+    backoff.failed(MAC, VerificationCode.TIMEOUT, "no answer")
     await clock.advance(BASE_S)
     assert not backoff.must_wait(MAC)
 
@@ -181,7 +216,7 @@ async def test_success_resets_backoff(clock):
 def test_backoff_drops_the_oldest_failure(clock):
     backoff = RetryBackoff(clock=clock)
     for number in range(BACKOFF_MAX_TRACKED + 1):
-        backoff.failed(numbered_mac(number))
+        backoff.failed(numbered_mac(number), VerificationCode.TIMEOUT, "no answer")
     assert not backoff.must_wait(numbered_mac(0))
     assert backoff.must_wait(numbered_mac(1))
     assert backoff.must_wait(numbered_mac(BACKOFF_MAX_TRACKED))

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pi_orchestrator.features.cameras.model import RecoveryState
+from pi_orchestrator.features.recovery import ladder as recovery_ladder
 from pi_orchestrator.features.recovery.ladder import (
+    ATTEMPT_S,
     ESCALATE_AFTER_S,
     FIRST_RETRY_S,
     LONGEST_RETRY_S,
@@ -18,6 +20,19 @@ from pi_orchestrator.features.recovery.ladder import (
 LIMIT = 3
 STILL_SEEN = math.inf
 """A last sighting after every failure, so that the camera may be rebooted."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_failure_counts():
+    """Failures at one time are separate attempts, except in the tests of that limit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery_ladder, "ATTEMPT_S", 0.0)
+        yield
+
+
+@pytest.fixture
+def attempt_limit(monkeypatch):
+    monkeypatch.setattr(recovery_ladder, "ATTEMPT_S", ATTEMPT_S)
 
 
 def fail(ladder, times=1, *, now=100.0, auto_reboot=True, seen_at=STILL_SEEN):
@@ -39,6 +54,27 @@ def test_failing_camera_is_retried_rebooted_and_escalated():
     assert fail(ladder, 3, now=130.0) == [False] * 3
     assert (ladder.state, ladder.since) == (RecoveryState.NEEDS_POWER_CYCLE, 130.0)
     assert "unplug" in ladder.advice
+
+
+def test_repeats_within_one_attempt_are_one_failure(attempt_limit):
+    ladder = RecoveryLadder()
+    for seconds in (0, 1, 2, 5, 10, 20, ATTEMPT_S - 0.1):
+        assert fail(ladder, now=100.0 + seconds) == [False]
+    assert (ladder.failures, ladder.state, ladder.failed_at) == (1, RecoveryState.RETRYING, 100 + ATTEMPT_S - 0.1)
+    assert [fail(ladder, now=100.0 + attempt * ATTEMPT_S) for attempt in (1, 2)] == [[False], [True]]
+    assert ladder.failures == LIMIT
+
+
+def test_failure_after_success_or_reboot_counts_at_once(attempt_limit):
+    ladder = RecoveryLadder()
+    fail(ladder)
+    ladder.capture_succeeded(101.0)
+    fail(ladder, now=102.0)
+    assert (ladder.failures, ladder.state) == (1, RecoveryState.RETRYING)
+    ladder.reboot_requested(103.0)
+    ladder.reboot_finished(110.0)
+    fail(ladder, now=111.0)
+    assert ladder.failures == 1
 
 
 def test_success_resets_the_ladder_in_any_state():
