@@ -1,7 +1,7 @@
 // Shared by the card and the page of a camera: picture, signal, evidence, actions.
 
 import { fill, h, keyed, set, setText } from "./dom.js";
-import { dbm, moment, sentence } from "./format.js";
+import { clock, dbm, moment, now, sentence } from "./format.js";
 import { icon, signalBars } from "./icons.js";
 import { advice, age, confirm, dialog, field, toast, toastError } from "./ui.js";
 
@@ -95,12 +95,19 @@ export function evidenceList(limit = 2) {
 }
 
 /** A camera's problem as {text, advice}, or null. */
-export function problemOf({ lastError, diagnostics, status }) {
+export function problemOf({ lastError, diagnostics, status, onboardingFailure }) {
   const { remedy, unreadable } = diagnostics ?? {};
   if (unreadable) return { text: `it ${unreadable}`, advice: "Correct its firmware." };
   if (remedy && remedy.state !== "ok")
     return { text: lastError || remedy.state.replaceAll("_", " "), advice: remedy.advice ?? "" };
-  return lastError && status !== "offline" ? { text: lastError, advice: "" } : null;
+  if (!lastError || status === "offline") return null;
+  return { text: lastError, advice: onboardingFailure ? onboardingAdvice(onboardingFailure) : "" };
+}
+
+/** What to do about a failed onboarding, and when the next attempt comes. */
+export function onboardingAdvice({ failures, remedy, next_attempt_at: next }) {
+  const attempt = Date.parse(next) > now() ? `at ${clock(next)}` : "with the camera's next message";
+  return `Attempts failed: ${failures}. Next attempt ${attempt}. ${sentence(remedy)}`;
 }
 
 /** A note with a camera's problem, hidden if there is none; `.show(camera)`. */

@@ -120,10 +120,14 @@ function switchPanel({ api }) {
     const nextTokenS = ((1 - left) * 60) / config.max_per_minute;
     tokens.show(left / config.burst_size, `${Math.floor(left)} of ${config.burst_size}`, left < 1 ? "warn" : "");
     const rate = `Rate limit: ${config.max_per_minute} per minute.`;
+    const next = left < 1 ? `, next attempt in ${duration(Math.max(1, nextTokenS))}` : "";
+    const unproven = current.waiting_unproven
+      ? ` ${current.waiting_unproven} of them are known from messages alone and wait behind the others.`
+      : "";
     setText(
       waitingText,
       current.waiting
-        ? `${count(current.waiting, "camera")} waiting${left < 1 ? `, next attempt in ${duration(Math.max(1, nextTokenS))}` : ""}. ${rate}`
+        ? `${count(current.waiting, "camera")} waiting${next}.${unproven} ${rate}`
         : `No camera is waiting. ${rate}`,
     );
   };
@@ -316,15 +320,23 @@ function policyCheck({ api }) {
   );
 }
 
-function policyResult({ allowed, rules, unreadable }) {
+function policyResult({ allowed, rules, waiting, unreadable }) {
   const rows = rules.map((rule) => {
     const badge = state(rule.result, rule.rule.replaceAll("_", " "));
     return h("li", {}, badge, h("p", {}, rule.why, rule.code && [" ", h("code", {}, rule.code)]));
   });
   const head = state(allowed ? "pass" : "fail", allowed ? "Would be onboarded" : "Would be rejected");
   set(head, "class", "state big-state");
+  const place =
+    waiting &&
+    h(
+      "p",
+      {},
+      `It waits for a token at position ${waiting.position}, about ${duration(waiting.seconds_to_token)}`,
+      waiting.proven ? "." : ". It is known from messages alone, so it waits behind the others.",
+    );
   const notes = unreadable.map((text) =>
     h("p", { class: "note", "data-tone": "warn" }, `Status messages cannot be read: ${text}.`),
   );
-  return [head, h("ul", { class: "checks" }, rows), notes];
+  return [head, place, h("ul", { class: "checks" }, rows), notes];
 }

@@ -29,7 +29,7 @@ export class Cameras extends EventTarget {
     stream.addEventListener("resync", () => this.refresh());
     api.addEventListener("key", () => this.refresh());
     const reload = ({ mac }) => this.touch(mac);
-    for (const kind of ["renamed", "captured", "remedy", "reboot"]) stream.on(`camera.${kind}`, reload);
+    for (const kind of ["renamed", "captured", "remedy", "reboot", "onboarding_failed"]) stream.on(`camera.${kind}`, reload);
     stream.on("camera.status_changed", ({ mac, status }) => this.patch(mac, { status }) || reload({ mac }));
     const changes = ["onboarded", "registered", "paired", "unassigned", "removed", "replaced"];
     const fullLoadTypes = changes.map((change) => `camera.${change}`);
@@ -188,6 +188,7 @@ function merged(live, paired) {
     seenAt: live.last_seen ?? "",
     pictureAt: (paired?.last_image !== "" && health.last_capture) || "", // a picture that is no longer stored is ignored
     lastError: health.last_error ?? "",
+    onboardingFailure: live.onboarding_failure ?? null,
     registered: Boolean(paired),
     paired_at: paired?.paired_at ?? "",
     ...(diagnostics && { diagnostics }),

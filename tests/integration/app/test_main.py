@@ -306,6 +306,17 @@ async def test_onboarding_explain_lists_rules(cli, rig):
     assert answer.json["allowed"] is False
 
 
+async def test_onboarding_explain_has_last_failure(cli, rig):
+    await rig.announce(50)  # no server at this address
+    await cli.process.logged("onboarding failed")
+    done = await cli("onboarding", "explain", rig.mac(50), "--ip", rig.address(50), code=1)
+    text = " ".join(done.out.split())
+    assert "retry fail onboarding failed once: VERIFY_UNREACHABLE: " in text
+    assert "next attempt in " in text
+    assert "cameras.http_port" in text
+    assert too_long(done.out) == []
+
+
 async def test_api_keys_are_created_listed_and_revoked(cli):
     created = await cli("api-key", "create", "dashboard", "--scope", "read")
     secret, advice = created.out.splitlines()

@@ -403,3 +403,23 @@ async def test_dialogue_late_error_is_a_toast(chromium):
         await page.wait_for_function("window.ended?.[0] === null")
         await page.evaluate("fail('It failed later')")
         await page.get_by_role("alert").get_by_text("Reboot: It failed later").wait_for()
+
+
+async def test_problem_of_camera_not_onboarded_has_remedy(chromium):
+    async with bare_page(chromium, lambda *_: (404, {})) as page:
+        texts = await page.evaluate(
+            """async () => {
+                const { problemOf } = await import("/camera_parts.js");
+                const failure = (next) => ({failures: 9, remedy: "check its signal", next_attempt_at: next});
+                const camera = (next) => ({
+                    lastError: "not onboarded: VERIFY_TIMEOUT: no answer",
+                    status: "discovered",
+                    onboardingFailure: failure(next),
+                });
+                return ["2026-01-01T00:00:00Z", "2999-01-01T00:00:00Z"].map((next) => problemOf(camera(next)));
+            }"""
+        )
+    assert {text["text"] for text in texts} == {"not onboarded: VERIFY_TIMEOUT: no answer"}
+    due, waiting = (text["advice"] for text in texts)
+    assert due == "Attempts failed: 9. Next attempt with the camera's next message. Check its signal"
+    assert waiting.startswith("Attempts failed: 9. Next attempt at ")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pi_orchestrator.core.mac import Mac
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
@@ -191,3 +192,63 @@ async def test_reload_stops_denied_verification(rig):
         camera.answer_now.set()
         await running.wait_until_processed(rig)
         assert camera.mac not in running.app.cameras.cache
+
+
+async def test_repeated_failure_is_shown_on_the_camera(rig):
+    """VERIFY_TIMEOUT × 9: reason, next attempt and remedy are on the camera, in its evidence and in `explain`."""
+    clock = FakeClock()
+    settings = {"auto_onboard": {"verification_timeout_sec": 0.1}}
+    async with rig.camera(1) as camera, rig.daemon(clock=clock, **settings) as running:
+        camera.answer_now.clear()
+        worker = running.app.onboarding.worker
+        for failed in range(1, 10):
+            await camera.publish_status()
+            await eventually(lambda failed=failed: worker.metrics.failed == failed, what=f"failure {failed}")
+            last = worker.last_failure(Mac(camera.mac))
+            if failed < 9:
+                await clock.advance(last.next_attempt_at - clock.monotonic() + 0.01)
+        text = f"VERIFY_TIMEOUT: {last.message}"
+
+        shown = await running.camera(camera.mac)
+        assert (shown["status"], shown["health"]["last_error"]) == ("discovered", f"not onboarded: {text}")
+        failure = shown["onboarding_failure"]
+        assert (failure["code"], failure["message"], failure["failures"]) == ("VERIFY_TIMEOUT", last.message, 9)
+        assert failure["failed_at"] < failure["next_attempt_at"]
+        assert "signal" in failure["remedy"]
+
+        (diagnosed,) = (await running.api.get("/api/v1/cameras/diagnostics")).json
+        assert (diagnosed["diagnostics"]["error_count"], diagnosed["diagnostics"]["last_error"]) == (
+            9,
+            f"not onboarded: {text}",
+        )
+        device = (await running.api.get(f"/api/v1/devices/{camera.mac}")).data
+        for evidence in (diagnosed, device):
+            assert f"onboarding failed 9 times in a row: {text}; next attempt in " in evidence["why"]
+        assert device["onboarding_failure"]["failures"] == 9
+
+        explain = f"/api/v1/onboarding/auto/policy/explain?mac={camera.mac}&ip={camera.address}"
+        explained = (await running.api.get(explain)).data
+        assert (explained["allowed"], explained["onboarding_failure"]["failures"]) == (False, 9)
+        rule = explained["rules"][-1]
+        assert (rule["rule"], rule["result"], rule["code"]) == ("retry", "fail", "VERIFY_TIMEOUT")
+        assert "signal" in rule["why"]
+
+        await clock.advance(last.next_attempt_at - clock.monotonic() + 0.01)
+        explained = (await running.api.get(explain)).data
+        assert (explained["allowed"], explained["rules"][-1]["result"]) == (True, "pass")
+        camera.answer_now.set()
+        await camera.publish_status()
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        shown = await running.camera(camera.mac)
+        assert "onboarding_failure" not in shown
+        assert "last_error" not in shown["health"]
+        assert [rule["rule"] for rule in (await running.api.get(explain)).data["rules"]][-1] == "rate"
+
+
+async def test_list_shows_a_new_failure(rig):
+    """The list is encoded once per change: a failure is one."""
+    async with rig.daemon() as running:
+        await rig.announce(1)  # no server at this address
+        await eventually(lambda: running.app.onboarding.worker.metrics.failed == 1)
+        (listed,) = (await running.api.get("/api/v1/cameras")).data["cameras"]
+        assert listed["onboarding_failure"]["code"] == "VERIFY_UNREACHABLE"

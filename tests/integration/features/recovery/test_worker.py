@@ -26,7 +26,7 @@ CAMERAS = "/api/v1/cameras"
 def short_retries(monkeypatch):
     """Reduce the delays of the ladder to tenths of a second; the timeouts of captures do not change."""
     monkeypatch.setattr(reboots, "RETURN_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(recovery_ladder, "ATTEMPT_S", 0.05)
+    monkeypatch.setattr(recovery_ladder, "ATTEMPT_S", 0.0)
     monkeypatch.setattr(recovery_ladder, "FIRST_RETRY_S", 0.1)
     monkeypatch.setattr(recovery_ladder, "LONGEST_RETRY_S", 0.2)
     monkeypatch.setattr("pi_orchestrator.features.recovery.worker.TICK_S", 0.05)
@@ -103,7 +103,7 @@ async def test_one_click_with_repeats_reboots_nothing(rig, monkeypatch):
             assert (await running.api.post(f"{CAMERAS}/{camera.mac}/capture")).status == 502
         ladder = running.app.recovery.tracker.of(camera.mac)
         assert (ladder.failures, running.app.recovery.tracker.to_reboot(), camera.restarts) == (1, [], 0)
-        (shown,) = (await running.api.get(f"{CAMERAS}/diagnostics")).data
+        (shown,) = (await running.api.get(f"{CAMERAS}/diagnostics")).json
         assert shown["diagnostics"]["error_count"] == shown["diagnostics"]["remedy"]["failures"] == 1
         assert shown["diagnostics"]["last_error"].startswith("CAPTURE_FAILED")
 
