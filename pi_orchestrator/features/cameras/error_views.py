@@ -37,11 +37,11 @@ def onboarding_failure_view(failure: OnboardingFailure, now: ClockReading) -> On
 
 
 def onboarding_reason(failure: OnboardingFailure, now: ClockReading) -> str:
-    """Why a camera is not onboarded, and when the next attempt comes, in one sentence."""
+    """Why a camera is not onboarded, when the next attempt comes and what to do, in one sentence."""
     wait_s = -now.age(failure.next_attempt_at)
     following = f"in {wait_s:.0f} s" if wait_s > 0 else "with its next message"
     times = "once" if failure.failures == 1 else f"{failure.failures} times in a row"
-    return f"onboarding failed {times}: {failure.text}; next attempt {following}"
+    return f"onboarding failed {times}: {failure.text}; next attempt {following}; {failure.remedy}"
 
 
 def current_error(

@@ -21,6 +21,7 @@ def short_timeouts(monkeypatch):
         monkeypatch.setattr(capture, name, seconds)
     monkeypatch.setattr(captures, "HTTP_S", 1.0)
     monkeypatch.setattr(reboots, "RETURN_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(ladder, "ATTEMPT_S", 0.0)
     monkeypatch.setattr(ladder, "FIRST_RETRY_S", 0.1)
     monkeypatch.setattr("pi_orchestrator.features.recovery.worker.TICK_S", 0.05)
 

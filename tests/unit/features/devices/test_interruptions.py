@@ -174,7 +174,7 @@ def test_interruptions_are_bounded():
     assert interruptions.summary(10.0) == "restarted 100 times in the last minute"
 
 
-def test_kinds_are_told_apart_in_text():
+def test_summary_names_each_kind():
     interruptions = Interruptions()
     for kind in (Interruption.OFFLINE, Interruption.RESTART, Interruption.RESTART, Interruption.SESSION_LOST):
         interruptions.add(kind, 5.0)
