@@ -163,8 +163,8 @@ class Explanation(ApiModel):
     """The policy's result for a camera now, rule by rule in order.
 
     The rule `retry` is listed only after a failed attempt, which `onboarding_failure` describes. `waiting`: only while
-    the camera waits for a token. `unreadable`: status messages that could not be read, of this camera or else of unknown
-    ones: such a camera is not seen, whatever the rules say.
+    the camera waits for a token. `unreadable`: status messages that could not be read, of this camera or else of
+    unknown ones: such a camera is not seen, whatever the rules say.
     """
 
     mac: str
