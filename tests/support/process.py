@@ -52,7 +52,7 @@ signal.signal(signal.SIGUSR2, list_tasks)
 PROBED = patched(PROBES)
 
 # Python code for `patched`: a broker that hangs is detected after 7.5 s.
-SHORT_KEEPALIVE = "from pi_orchestrator.net.mqtt import link; link.KEEPALIVE_S = 5"
+SHORT_KEEPALIVE = "from pi_orchestrator.net.mqtt import session; session.KEEPALIVE_S = 5"
 
 
 def environment(**extra):

@@ -65,7 +65,7 @@ PRIVATE_EXCEPTIONS = {
 """(importer, target): the legacy API converts the answers of other features; the doctor uses the checks of a scan."""
 
 LIBRARY_IMPORTERS = {
-    "aiomqtt": ("net.mqtt.link", "net.mqtt.client", "sandbox"),
+    "aiomqtt": ("net.mqtt.link", "net.mqtt.client", "net.mqtt.session", "net.mqtt.check", "sandbox"),
     "aiosqlite": ("storage.database",),
     "amqtt": ("net.mqtt.broker",),
     "cryptography": ("storage.vault",),

@@ -1,8 +1,13 @@
-"""aiomqtt's client, made safe to cancel and without socket leaks.
+"""aiomqtt's client, safe to cancel, without socket leaks, with bounded reading and with the broker's reasons.
 
-Works around three problems of aiomqtt. It connects in a thread that cannot be cancelled, so an aborted connect leaves
-a socket open (and, if the broker answers later, an MQTT session under this client id). Its `asyncio.wait_for` loses a
-cancellation that arrives together with a result (before Python 3.12). Its disconnect waits for a broker that hangs.
+Works around problems of aiomqtt and of paho below it. aiomqtt connects in a thread that cannot be cancelled, so an
+aborted connect leaves a socket open (and, if the broker answers later, an MQTT session under this client id). Its
+`asyncio.wait_for` loses a cancellation that arrives together with a result (before Python 3.12). Its disconnect waits
+for a broker that hangs. It ignores the reason with which a broker refuses a message. paho reads a packet of any
+announced size into memory.
+
+All use of private attributes of both libraries is in this file; tests/unit/net/mqtt/test_client.py holds it against
+the installed versions.
 """
 
 from __future__ import annotations
@@ -10,27 +15,97 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 import aiomqtt
+from paho.mqtt import client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 T = TypeVar("T")
 
 DISCONNECT_TIMEOUT_S = 0.5
 BATCH_SIZE = 32
 """Limit of messages returned by one `queued`, so that other tasks can run in a flood."""
+MAX_PACKET_BYTES: Final = 2 * 1024 * 1024
+"""Limit of one received packet. Pictures come in chunks, which are much smaller."""
+MAX_UNACKNOWLEDGED = 64
+"""With MQTT 5, the broker sends at most this number of messages before they are acknowledged."""
+MAX_TOPIC_BYTES = 512
+"""Topics of packets over the limit are reported up to this length."""
+FILTERS_PER_PACKET = 64
+_KEEPALIVE_TIMEOUT = 0x8D
+
+_REASONS = {
+    0x80: "refused without a reason",
+    0x82: "protocol error",
+    0x84: "unsupported protocol version",
+    0x85: "client identifier rejected",
+    0x86: "bad user name or password",
+    0x87: "not authorised",
+    0x88: "server unavailable",
+    0x89: "server busy",
+    0x8A: "banned",
+    0x8B: "the broker is shutting down",
+    0x8D: "keep-alive timeout",
+    0x8E: "another client has connected with this client id",
+    0x8F: "topic filter invalid",
+    0x90: "topic name invalid",
+    0x95: "packet too large",
+    0x97: "quota exceeded",
+    0x98: "closed by an administrator",
+    0x9A: "retained messages not supported",
+    0x9B: "QoS not supported",
+    0x9F: "connection rate exceeded",
+}
+
+
+class RefusedError(aiomqtt.MqttError):
+    """The broker refused a connection or a message; `code` is its reason code of MQTT 5."""
+
+    def __init__(self, what: str, reason: ReasonCode) -> None:
+        super().__init__(f"{what}: {reason_text(reason)}")
+        self.code: int = reason.value
+
+
+class ClosedEarlyError(aiomqtt.MqttError):
+    """The broker closed the connection instead of an answer to CONNECT, or its answer was no MQTT packet."""
+
+
+class PacketTooLargeError(aiomqtt.MqttError):
+    """A packet over the limit was announced: `size` in bytes; `topic` (None: unknown) and `retained` of a message."""
+
+    def __init__(self, size: int, limit: int, topic: str | None, *, retained: bool) -> None:
+        where = f" on {topic}" if topic else ""
+        super().__init__(f"dropped the connection at a message of {size:,} bytes{where}; the limit is {limit:,}")
+        self.size = size
+        self.topic = topic
+        self.retained = retained
 
 
 class MqttClient(aiomqtt.Client):
     """One connection: `open`, then `close` (with DISCONNECT) or `drop` (without)."""
 
+    def __init__(self, *args: Any, max_packet_bytes: int = MAX_PACKET_BYTES, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._limit = _PacketLimit(self._client, max_packet_bytes)
+        self._refused: dict[int, ReasonCode] = {}
+        self.is_mqtt5: Final = options.get("protocol") is aiomqtt.ProtocolVersion.V5
+        self.broker_limit: int | None = None
+        """The largest packet that the broker accepts, if it announced one."""
+        if self.is_mqtt5:
+            self._properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            self._properties.MaximumPacketSize = max_packet_bytes
+            self._properties.ReceiveMaximum = MAX_UNACKNOWLEDGED
+
     async def open(self) -> None:
-        """Connect; MqttError if the broker is unreachable or does not answer."""
+        """Connect; MqttError if the broker is unreachable, does not answer or refuses (RefusedError)."""
         opening = asyncio.ensure_future(self.__aenter__())
         try:
             await asyncio.shield(opening)
-        except BaseException:
+        except BaseException as error:
             # End the wait for the broker's answer, then wait for the connecting thread.
             if not self._connected.done():
                 self._connected.set_exception(aiomqtt.MqttError("connect aborted"))
@@ -39,11 +114,58 @@ class MqttClient(aiomqtt.Client):
             if not opening.cancelled():
                 opening.exception()  # retrieved, so that asyncio does not log it
             await self.drop()
+            if isinstance(error, aiomqtt.exceptions.MqttConnectError) and isinstance(error.rc, ReasonCode):
+                raise RefusedError("the broker refused the connection", error.rc) from None
             raise
+
+    async def receive(self) -> list[aiomqtt.Message]:
+        """Wait for messages and take the next ones, in order; MqttError with the reason once disconnected."""
+        try:
+            first = await anext(self.messages)
+        except aiomqtt.MqttError:
+            raise self._lost() from None
+        return [first, *self.queued()]
 
     def queued(self) -> list[aiomqtt.Message]:
         """Take the next received messages, in order; aiomqtt's iterator would create a task per message."""
         return [self._queue.get_nowait() for _ in range(min(self._queue.qsize(), BATCH_SIZE))]
+
+    async def subscribe_filters(self, filters: Sequence[str], *, silence_s: float, limit_s: float) -> dict[str, str]:
+        """Subscribe with QoS 1; returns the refused filters, each with the reason.
+
+        MqttError if the broker sends nothing for `silence_s`, or has not answered after `limit_s`. Retained messages
+        may arrive before the answer, so another task must call `receive` meanwhile.
+        """
+        refused: dict[str, str] = {}
+        for start in range(0, len(filters), FILTERS_PER_PACKET):
+            part = filters[start : start + FILTERS_PER_PACKET]
+            answer = self.subscribe([(topic_filter, 1) for topic_filter in part], timeout=limit_s)
+            codes = await self.while_receiving(answer, silence_s=silence_s)
+            for topic_filter, code in zip(part, codes, strict=False):
+                if isinstance(code, ReasonCode) and code.is_failure:
+                    refused[topic_filter] = reason_text(code)
+        return refused
+
+    async def while_receiving(self, call: Awaitable[T], *, silence_s: float) -> T:
+        """Await a call to the broker; MqttError if nothing at all is received for `silence_s`, or at the end."""
+        waiting = asyncio.ensure_future(call)
+        try:
+            while True:
+                before = self._limit.received
+                await asyncio.wait(
+                    (waiting, self._disconnected), timeout=silence_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if self._disconnected.done():
+                    raise self._lost()
+                if waiting.done():
+                    return waiting.result()
+                if self._limit.received == before:
+                    raise aiomqtt.MqttError("no answer from the broker")
+        finally:
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            if not waiting.cancelled():
+                waiting.exception()  # retrieved, so that asyncio does not log it
 
     async def close(self) -> None:
         """Send DISCONNECT, so that the broker discards the last will; waits at most `DISCONNECT_TIMEOUT_S`."""
@@ -63,9 +185,115 @@ class MqttClient(aiomqtt.Client):
         if self._disconnected.done() and not self._disconnected.cancelled():
             self._disconnected.exception()  # retrieved, so that asyncio does not log it
 
+    def _lost(self) -> aiomqtt.MqttError:
+        """Why the connection ended, in words."""
+        error = None if self._disconnected.cancelled() else self._disconnected.exception()
+        if isinstance(error, aiomqtt.MqttCodeError):
+            if isinstance(error.rc, ReasonCode) and error.rc.value == _KEEPALIVE_TIMEOUT:
+                return aiomqtt.MqttError("no answer from the broker")
+        elif isinstance(error, aiomqtt.MqttError):
+            return error
+        return aiomqtt.MqttError("the broker closed the connection")
+
     async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109  # aiomqtt's signature
         try:
             async with asyncio.timeout(self.timeout if timeout is None else timeout):
                 return await fut
         except TimeoutError:
             raise aiomqtt.MqttError("no answer from the broker") from None
+
+    @contextlib.contextmanager
+    def _pending_call(self, mid: int, value: T, pending_dict: dict[int, T]) -> Iterator[None]:
+        try:
+            with super()._pending_call(mid, value, pending_dict):
+                yield
+            if reason := self._refused.get(mid):
+                raise RefusedError("the broker refused the message", reason)
+        finally:
+            self._refused.pop(mid, None)
+
+    def _on_publish(
+        self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        if reason_code.is_failure and mid in self._pending_publishes:
+            self._refused[mid] = reason_code
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_connect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        self.broker_limit = getattr(properties, "MaximumPacketSize", None)
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_disconnect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        error = self._limit.exceeded or (
+            RefusedError("the broker closed the connection", reason_code)
+            if flags.is_disconnect_packet_from_server and reason_code.is_failure
+            else None
+        )
+        if not self._connected.done():
+            # aiomqtt would wait for its time limit.
+            self._connected.set_exception(
+                error or ClosedEarlyError("the broker closed the connection without an answer to CONNECT")
+            )
+            self._connected.exception()  # retrieved, so that asyncio does not log it where nothing waits
+        elif error and not self._connected.exception() and not self._disconnected.done():
+            self._disconnected.set_exception(error)
+        else:
+            super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+
+class _PacketLimit:
+    """Bounds what paho reads from its socket: of a packet over the limit, only the topic is read.
+
+    It replaces `_sock_recv`, which paho calls for every read. An OSError there makes paho close the connection.
+    """
+
+    def __init__(self, client: paho.Client, limit: int) -> None:
+        self._client = client
+        self._read = client._sock_recv  # noqa: SLF001
+        self._bytes = limit
+        self.received = 0
+        """Bytes received so far."""
+        self.exceeded: PacketTooLargeError | None = None
+        client._sock_recv = self._recv  # type: ignore[method-assign]  # noqa: SLF001
+
+    def _recv(self, bufsize: int) -> bytes:
+        packet = self._client._in_packet  # noqa: SLF001
+        if packet["have_remaining"] and packet["remaining_length"] > self._bytes:
+            bufsize = self._missing_of_topic(packet["command"], packet["packet"], packet["remaining_length"])
+        data = self._read(bufsize)
+        self.received += len(data)
+        return data
+
+    def _missing_of_topic(self, command: int, body: bytearray, size: int) -> int:
+        """Number of bytes to read until the topic is known; OSError if it is known, or if there is none."""
+        topic, retained = None, False
+        if command & 0xF0 == paho.PUBLISH:
+            retained = bool(command & 1)
+            end = 2 + int.from_bytes(body[:2], "big")
+            if len(body) < 2:
+                return 2 - len(body)
+            if end <= 2 + MAX_TOPIC_BYTES:
+                if len(body) < end:
+                    return end - len(body)
+                topic = body[2:end].decode(errors="replace")
+        self.exceeded = PacketTooLargeError(size, self._bytes, topic, retained=retained)
+        raise OSError(str(self.exceeded))
+
+
+def reason_text(reason: ReasonCode) -> str:
+    """A broker's reason in words."""
+    return _REASONS.get(reason.value) or str(reason).lower()

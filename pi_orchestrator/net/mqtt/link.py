@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
-from asyncio import to_thread
 from collections.abc import Callable
 
 import aiomqtt
@@ -20,17 +18,16 @@ from pi_orchestrator.core.errors import MqttUnavailableError
 from pi_orchestrator.core.health import Health, State
 from pi_orchestrator.core.logging import get_logger
 from pi_orchestrator.core.supervisor import Beat, full_jitter
-from pi_orchestrator.net.mqtt.client import MqttClient
+from pi_orchestrator.net.mqtt.client import MqttClient, PacketTooLargeError, RefusedError
+from pi_orchestrator.net.mqtt.session import ECHO_TOPIC, STATUS_TOPIC, SessionOpener
+from pi_orchestrator.net.mqtt.subscriptions import Subscriptions
 from pi_orchestrator.settings import MqttSettings
 
 NAME = "mqtt"
-STATUS_TOPIC = "piorch/status"
-ECHO_TOPIC = "piorch/echo"
-QUEUE_LIMIT = 4096
-QUEUE_LIMIT_BYTES = 32 * 1024 * 1024
-CONNECT_TIMEOUT_S = 3.0
-KEEPALIVE_S = 15
-"""Keep-alive interval; a broker that hangs is detected within 1.5 intervals."""
+SILENCE_S = 10.0
+"""Time without any data from the broker after which a subscribe has failed."""
+SUBSCRIBE_LIMIT_S = 300.0
+"""Time for a subscribe; retained messages may come before the broker's answer."""
 MAX_RETRY_DELAY_S = 2.0
 MIN_STABLE_S = 5.0
 MAX_LOGGED_EARLY_DISCONNECTS = 5
@@ -52,6 +49,11 @@ class MqttConnection:
         self._routes: list[tuple[str, list[str], Handler]] = []
         self._client: MqttClient | None = None
         self._discards = _DiscardCounter()
+        self._opener = SessionOpener(
+            settings=settings, port=port, monotonic=clock.monotonic, logger=self._discards.logger
+        )
+        self._subscriptions = Subscriptions(username=settings.username)
+        self._reported_problem: str | None = None
         self.on_lost: Callable[[], None] | None = None
         self._connected_at = 0.0
         self.received = 0
@@ -60,6 +62,7 @@ class MqttConnection:
     def route(self, topic_filter: str, handler: Handler) -> None:
         """Subscribe a handler to a filter (`+`, no `#`) at every connect; call before `run`. The first match counts."""
         self._routes.append((topic_filter, topic_filter.split("/"), handler))
+        self._subscriptions.add(topic_filter)
 
     @property
     def connected(self) -> bool:
@@ -106,12 +109,12 @@ class MqttConnection:
             beat()
             connections_before = self.connections
             try:
-                await self._run_connection(
-                    await to_thread(self._tls_context), quiet=early_disconnects > MAX_LOGGED_EARLY_DISCONNECTS
-                )
+                await self._run_connection(quiet=early_disconnects > MAX_LOGGED_EARLY_DISCONNECTS)
                 reason = "the broker closed the connection"
             except (aiomqtt.MqttError, OSError, UnicodeError) as error:
                 reason = str(error) or type(error).__name__
+                if isinstance(error, PacketTooLargeError):
+                    self._subscriptions.add_too_large(error, self._clock.monotonic())
             finally:
                 self._client = None
             if self.connections > connections_before:
@@ -128,52 +131,79 @@ class MqttConnection:
             is_reported = True
             await self._clock.sleep(full_jitter(attempt, base_s=0.25, cap_s=MAX_RETRY_DELAY_S))
 
-    async def _run_connection(self, tls: ssl.SSLContext | None, *, quiet: bool) -> None:
-        client = self._new_client(tls)
-        await client.open()
+    async def _run_connection(self, *, quiet: bool) -> None:
+        client = await self._opener.open(self._settings.client_id, _WILL)
+        # Reads from the start: retained messages may arrive before the answer to the subscribe.
+        reading = asyncio.create_task(self._read(client), name="mqtt-reader")
         try:
-            await client.subscribe([(topic_filter, 1) for topic_filter, _, _ in self._routes])
-            await client.publish(STATUS_TOPIC, "online", qos=1, retain=True)
+            await self._subscribe(client, self._subscriptions.wanted(self._clock.monotonic()))
+            await self._publish_online(client)
             self._client = client
             self.connections += 1
             self._connected_at = self._clock.monotonic()
-            self._health.set(NAME, State.OK, f"{self._settings.host}:{self._port}")
             (log.debug if quiet else log.info)("mqtt connected", host=self._settings.host, port=self._port)
-            async for first in client.messages:
-                for message in (first, *client.queued()):
-                    self.received += 1
-                    self._dispatch(message.topic.value, message.payload, message.retain)
+            self._report_subscriptions()
+            await self._keep_subscribed(client, reading)
         finally:
             if self._client is not None and self.on_lost:
                 self.on_lost()
             self._client = None
+            reading.cancel()
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.exception()  # retrieved, so that asyncio does not log it
             # Publish `offline` here: after a DISCONNECT the broker does not send the last will.
             await _publish_offline(client)
             await client.close()
 
-    def _new_client(self, tls: ssl.SSLContext | None) -> MqttClient:
-        settings = self._settings
-        return MqttClient(
-            hostname=settings.host,
-            port=self._port,
-            username=settings.username,
-            password=settings.password.get_secret_value() if settings.password else None,
-            identifier=settings.client_id,
-            keepalive=KEEPALIVE_S,
-            will=aiomqtt.Will(STATUS_TOPIC, "offline", qos=1, retain=True),
-            timeout=CONNECT_TIMEOUT_S,
-            max_queued_incoming_messages=QUEUE_LIMIT,
-            queue_type=_Queue,
-            tls_context=tls,
-            logger=self._discards.logger,
-        )
+    async def _publish_online(self, client: MqttClient) -> None:
+        online = client.publish(STATUS_TOPIC, "online", qos=1, retain=True, timeout=SUBSCRIBE_LIMIT_S)
+        try:
+            await client.while_receiving(online, silence_s=SILENCE_S)
+            self._subscriptions.publish_refusal = None
+        except RefusedError as error:
+            self._subscriptions.publish_refusal = str(error)
+
+    async def _read(self, client: MqttClient) -> None:
+        while True:
+            for message in await client.receive():
+                self.received += 1
+                self._dispatch(message.topic.value, message.payload, message.retain)
+
+    async def _keep_subscribed(self, client: MqttClient, reading: asyncio.Task[None]) -> None:
+        """Subscribe again to refused filters and to those left out, when it is time; until the connection ends."""
+        while True:
+            due_at = self._subscriptions.next_due()
+            wait_s = None if due_at is None else max(0.1, due_at - self._clock.monotonic())
+            await asyncio.wait([reading], timeout=wait_s)
+            if reading.done():
+                return reading.result()
+            due = self._subscriptions.due(self._clock.monotonic())
+            if due:
+                await self._subscribe(client, due)
+                self._report_subscriptions()
+
+    async def _subscribe(self, client: MqttClient, filters: list[str]) -> None:
+        refused = await client.subscribe_filters(filters, silence_s=SILENCE_S, limit_s=SUBSCRIBE_LIMIT_S)
+        self._subscriptions.add_answer(filters, refused, self._clock.monotonic())
+
+    def _report_subscriptions(self) -> None:
+        problem = self._subscriptions.problem()
+        if problem:
+            self._health.set(NAME, State.DEGRADED, problem)
+            if problem != self._reported_problem:
+                log.warning("mqtt subscriptions incomplete", reason=problem, host=self._settings.host)
+        else:
+            self._health.set(NAME, State.OK, f"{self._settings.host}:{self._port}")
+        self._reported_problem = problem
 
     def _dispatch(self, topic: str, payload: bytes, retained: bool) -> None:
         parts = topic.split("/")
-        for _, patterns, handler in self._routes:
+        for topic_filter, patterns, handler in self._routes:
             if len(parts) == len(patterns) and all(
                 pattern in ("+", part) for pattern, part in zip(patterns, parts, strict=True)
             ):
+                self._subscriptions.add_topic(topic_filter, topic)
                 handler(topic, payload, retained)
                 return
 
@@ -181,36 +211,8 @@ class MqttConnection:
         self._health.set(NAME, State.DEGRADED, reason)
         (log.warning if first else log.debug)("mqtt not connected", reason=reason, host=self._settings.host)
 
-    def _tls_context(self) -> ssl.SSLContext | None:
-        if not self._settings.tls:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self._settings.ca_file)
-        except OSError as error:
-            raise OSError(f"mqtt.ca_file {self._settings.ca_file} cannot be used: {error.strerror or error}") from None
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        return context
 
-
-class _Queue(asyncio.Queue[aiomqtt.Message]):
-    """aiomqtt's queue, also bounded in bytes: parts of pictures are large, and any client may publish them."""
-
-    def __init__(self, maxsize: int = 0) -> None:
-        super().__init__(maxsize)
-        self._queued_bytes = 0
-
-    def full(self) -> bool:
-        """Whether the limit of messages or of bytes is reached."""
-        return super().full() or self._queued_bytes > QUEUE_LIMIT_BYTES
-
-    def _put(self, item: aiomqtt.Message) -> None:
-        self._queued_bytes += len(item.payload)
-        super()._put(item)
-
-    def _get(self) -> aiomqtt.Message:
-        item = super()._get()
-        self._queued_bytes -= len(item.payload)
-        return item
+_WILL = aiomqtt.Will(STATUS_TOPIC, "offline", qos=1, retain=True)
 
 
 async def _publish_offline(client: aiomqtt.Client) -> None:

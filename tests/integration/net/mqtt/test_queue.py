@@ -1,10 +1,11 @@
 """The queue of received messages: bounded in messages and bytes; what does not fit is dropped and counted."""
 
 import pytest
+from aiomqtt import Will
 
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.health import Health
-from pi_orchestrator.net.mqtt import link
+from pi_orchestrator.net.mqtt import session
 from pi_orchestrator.net.mqtt.link import MqttConnection
 from pi_orchestrator.settings.model import MqttSettings
 from tests.support.waiting import eventually
@@ -13,12 +14,11 @@ from tests.support.waiting import eventually
 @pytest.fixture
 async def stalled(broker, monkeypatch):
     """A connection with a queue of five messages or 1,000 bytes, whose client is open, subscribed and never read."""
-    monkeypatch.setattr(link, "QUEUE_LIMIT", 5)
-    monkeypatch.setattr(link, "QUEUE_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(session, "QUEUE_LIMIT", 5)
+    monkeypatch.setattr(session, "QUEUE_LIMIT_BYTES", 1000)
     settings, clock = MqttSettings(host=broker.host, port=broker.port), Clock()
     connection = MqttConnection(settings=settings, port=broker.port, clock=clock, health=Health(clock=clock))
-    client = connection._new_client(None)
-    await client.open()
+    client = await connection._opener.open("pi-orchestrator", Will("t/will"))
     try:
         await client.subscribe("t")
         yield connection, client

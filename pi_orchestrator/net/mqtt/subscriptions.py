@@ -1,0 +1,138 @@
+"""Which topic filters the daemon subscribes to: those that the broker refuses, and those left out for a time.
+
+A message over the size limit ends the connection (`net.mqtt.client`). If it is retained, the broker sends it again
+after every subscribe. So its filter is left out for a time, longer after each repeat; meanwhile the topics of that
+filter that have brought messages before are subscribed one by one, without the topic of the large message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pi_orchestrator.core.bounded_dict import BoundedDict
+from pi_orchestrator.core.validation import clean_text
+from pi_orchestrator.net.mqtt.client import PacketTooLargeError
+
+REFUSED_RETRY_S = 60.0
+LEFT_OUT_S = 60.0
+"""First time for which a filter is left out; doubled after each repeat, up to MAX_LEFT_OUT_S."""
+MAX_LEFT_OUT_S = 3600.0
+TOLERATED = 2
+"""Large messages on a filter that are not retained, until it is left out."""
+MAX_TOPICS = 256
+"""Topics that are remembered for each filter."""
+MAX_TOPIC_CHARS = 200
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether a topic belongs to a filter (`+`, no `#`)."""
+    patterns, parts = topic_filter.split("/"), topic.split("/")
+    return len(parts) == len(patterns) and all(
+        pattern in ("+", part) for pattern, part in zip(patterns, parts, strict=True)
+    )
+
+
+@dataclass(slots=True)
+class _Filter:
+    """State of one filter; times are monotonic seconds."""
+
+    refusal: str | None = None
+    large: PacketTooLargeError | None = None
+    count: int = 0
+    again_at: float | None = None
+    """When to subscribe to the filter again; None: it is subscribed at every connect."""
+    topics: BoundedDict[str, None] = field(default_factory=lambda: BoundedDict(MAX_TOPICS))
+    large_topics: BoundedDict[str, None] = field(default_factory=lambda: BoundedDict(MAX_TOPICS))
+
+    @property
+    def is_left_out(self) -> bool:
+        return self.again_at is not None and self.large is not None
+
+    def narrow(self) -> list[str]:
+        return [topic for topic in self.topics if topic not in self.large_topics]
+
+
+def refusal_text(refused: Mapping[str, str], user: str) -> str:
+    """The reasons of refused filters, and the lines to add to the broker's ACL."""
+    rules = ", ".join(f"topic read {name}" for name in refused)
+    return f"{', '.join(sorted({*refused.values()}))}; add to its ACL for {user}: {rules}"
+
+
+class Subscriptions:
+    """The filters of the daemon, with their state."""
+
+    def __init__(self, *, username: str | None) -> None:
+        self._username = username
+        self._filters: dict[str, _Filter] = {}
+        self.publish_refusal: str | None = None
+        """Why the broker refused the daemon's own status, None if it accepted it."""
+
+    def add(self, topic_filter: str) -> None:
+        """Add a filter."""
+        self._filters[topic_filter] = _Filter()
+
+    def wanted(self, now: float) -> list[str]:
+        """What to subscribe to at a connect."""
+        found: list[str] = []
+        for name, entry in self._filters.items():
+            if entry.is_left_out and entry.again_at is not None and now < entry.again_at:
+                found += entry.narrow()
+            else:
+                found.append(name)
+                entry.again_at = None
+        return found
+
+    def due(self, now: float) -> list[str]:
+        """The refused filters and those left out, of which the time is over."""
+        due = [name for name, entry in self._filters.items() if entry.again_at is not None and entry.again_at <= now]
+        for name in due:
+            self._filters[name].again_at = None
+        return due
+
+    def next_due(self) -> float | None:
+        """When `due` returns filters next; None: never."""
+        return min((entry.again_at for entry in self._filters.values() if entry.again_at is not None), default=None)
+
+    def add_answer(self, subscribed: Iterable[str], refused: dict[str, str], now: float) -> None:
+        """Record the broker's answer to a subscribe: the refused filters, with reasons."""
+        for name in subscribed:
+            if entry := self._filters.get(name):
+                entry.refusal = refused.get(name)
+                entry.again_at = now + REFUSED_RETRY_S if entry.refusal else None
+
+    def add_topic(self, topic_filter: str, topic: str) -> None:
+        """Record that a topic of a filter has brought a message."""
+        if len(topic) <= MAX_TOPIC_CHARS:
+            self._filters[topic_filter].topics[topic] = None
+
+    def add_too_large(self, error: PacketTooLargeError, now: float) -> None:
+        """Record a message over the limit; its filter is left out for a time if that can help."""
+        for name, entry in self._filters.items():
+            if error.topic is None or not matches(name, error.topic):
+                continue
+            entry.count += 1
+            entry.large_topics[error.topic] = None
+            repeats = entry.count - 1 if error.retained else entry.count - 1 - TOLERATED
+            if repeats >= 0:
+                entry.large = error
+                entry.again_at = now + min(LEFT_OUT_S * 2.0 ** min(repeats, 16), MAX_LEFT_OUT_S)
+
+    def problem(self) -> str | None:
+        """What is not received and what to do, for people; None if every filter is subscribed."""
+        parts: list[str] = []
+        refused = {name: entry.refusal for name, entry in self._filters.items() if entry.refusal}
+        user = f"user {self._username}" if self._username else "anonymous clients"
+        if refused:
+            parts.append(f"the broker refuses subscriptions: {refusal_text(refused, user)}")
+        if self.publish_refusal:
+            parts.append(f"{self.publish_refusal}; add to its ACL for {user}: topic write piorch/#")
+        for name, entry in self._filters.items():
+            if entry.is_left_out and entry.large is not None:
+                topic = clean_text(entry.large.topic) or "?"
+                parts.append(
+                    f"{name} is left out for now, except {len(entry.narrow())} known topics: {topic} has a message of"
+                    f" {entry.large.size:,} bytes. Remove it (mosquitto_pub -r -n -t '{topic}'), and set"
+                    " max_packet_size in the broker's settings"
+                )
+        return "; ".join(parts) or None

@@ -1,0 +1,230 @@
+"""Subscriptions: refused ones are reported, floods of retained messages are read, large messages are not."""
+
+import asyncio
+import base64
+import contextlib
+import getpass
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pi_orchestrator.core.clock import Clock
+from pi_orchestrator.core.health import Health, State
+from pi_orchestrator.net.mqtt import link, subscriptions
+from pi_orchestrator.net.mqtt.link import MqttConnection
+from pi_orchestrator.settings.model import MqttSettings
+from tests.support.broker import Broker
+from tests.support.mqtt_peer import MqttPeer, publish_large
+from tests.support.waiting import eventually
+
+STATUS, RESPONSE = "camera/status/+", "camera/response/+"
+
+
+class Running:
+    """A connection of the daemon, with what it received."""
+
+    def __init__(self, broker, **options):
+        clock = Clock()
+        self.health = Health(clock=clock)
+        self.health.add(link.NAME)
+        settings = MqttSettings(host=broker.host, port=broker.port, **options)
+        self.connection = MqttConnection(settings=settings, port=broker.port, clock=clock, health=self.health)
+        self.topics = []
+        for topic_filter in (STATUS, RESPONSE):
+            self.connection.route(topic_filter, lambda topic, payload, retained: self.topics.append(topic))
+
+    @property
+    def state(self):
+        return self.health.get(link.NAME).state
+
+    @property
+    def reason(self):
+        return self.health.get(link.NAME).reason
+
+
+@contextlib.asynccontextmanager
+async def running(broker, **options):
+    subject = Running(broker, **options)
+    task = asyncio.create_task(subject.connection.run(lambda: None))
+    try:
+        yield subject
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+# Refused subscriptions.
+
+
+@pytest.mark.parametrize("is_mqtt5", [True, False])
+async def test_refused_filter_is_degraded(is_mqtt5):
+    refusal = 0x87 if is_mqtt5 else 0x80
+    async with MqttPeer(knows_mqtt5=is_mqtt5, grants={STATUS: refusal}).running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.connection.connected)
+        assert subject.state is State.DEGRADED
+        assert f"topic read {STATUS}" in subject.reason
+        assert RESPONSE not in subject.reason
+        assert ("not authorised" in subject.reason) == is_mqtt5
+
+
+async def test_refused_filter_granted_later_is_ok(monkeypatch):
+    monkeypatch.setattr(subscriptions, "REFUSED_RETRY_S", 0.1)
+    async with MqttPeer(grants={STATUS: 0x87}).running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.state is State.DEGRADED)
+        peer.grants.clear()
+        await eventually(lambda: subject.state is State.OK)
+        assert subject.connection.connections == 1
+
+
+ALLOWED = (("subscribeLiteral", RESPONSE), ("publishClientSend", "#"), ("publishClientReceive", "#"))
+SALT = b"123456789012"
+DYNAMIC_SECURITY = {
+    "defaultACLAccess": dict.fromkeys(("publishClientSend", "publishClientReceive", "subscribe", "unsubscribe"), False),
+    "roles": [
+        {
+            "rolename": "daemon",
+            "acls": [{"acltype": kind, "topic": topic, "priority": 0, "allow": True} for kind, topic in ALLOWED],
+        }
+    ],
+    "clients": [
+        {
+            "username": "pi",
+            "roles": [{"rolename": "daemon"}],
+            "salt": base64.b64encode(SALT).decode(),
+            "iterations": 101,
+            "password": base64.b64encode(hashlib.pbkdf2_hmac("sha512", b"secret", SALT, 101)).decode(),
+        }
+    ],
+}
+
+
+async def test_mosquitto_refusing_filter_is_degraded(tmp_path):
+    broker = Broker(tmp_path)
+    plugin = subprocess.run(
+        ["find", "/usr/lib", "-name", "mosquitto_dynamic_security.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    (tmp_path / "security.json").write_text(json.dumps(DYNAMIC_SECURITY))
+    with broker.conf.open("a") as conf:
+        conf.write(f"user {getpass.getuser()}\nplugin {plugin}\nplugin_opt_config_file {tmp_path}/security.json\n")
+    await broker.start()
+    try:
+        login = {"username": "pi", "password": "secret"}
+        async with running(broker, **login) as subject, broker.client(**login) as camera:
+            await eventually(lambda: subject.connection.connected)
+            assert subject.state is State.DEGRADED
+            assert f"for user pi: topic read {STATUS}" in subject.reason
+            assert RESPONSE not in subject.reason
+            await camera.publish("camera/response/r", b"{}", qos=1)
+            await eventually(lambda: subject.topics == ["camera/response/r"])
+    finally:
+        await broker.kill()
+
+
+# MQTT 5 and 3.1.1.
+
+
+@pytest.mark.parametrize("refusal", ["code", "close"])
+async def test_broker_without_mqtt5_is_remembered(refusal):
+    async with MqttPeer(knows_mqtt5=False, refusal=refusal).running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.state is State.OK)
+        assert peer.versions == [5, 4]
+        peer.writers[-1].transport.abort()
+        await eventually(lambda: subject.connection.connections == 2)
+        assert peer.versions == [5, 4, 4]
+
+
+# Floods and large messages.
+
+
+async def test_unpaced_retained_flood_is_read(tmp_path):
+    """The broker sends 10,000 retained messages before it answers the subscribe."""
+    broker = Broker(tmp_path)
+    with broker.conf.open("a") as conf:
+        conf.write("max_inflight_messages 0\n")
+    await broker.start()
+    try:
+        async with broker.client(max_inflight_messages=1000) as client:
+            for number in range(10_000):
+                await client.publish(f"camera/status/flood-{number}", b"{}" * 100, qos=0, retain=True)
+            await client.publish("camera/status/last", b"{}", qos=1, retain=True)
+        async with running(broker) as subject:
+            await eventually(lambda: subject.connection.connected)
+            await eventually(lambda: len(subject.topics) >= 10_001)
+            assert subject.connection.discarded == 0
+            assert subject.connection.connections == 1
+    finally:
+        await broker.kill()
+
+
+@pytest.mark.parametrize("is_mqtt5", [True, False])
+async def test_large_retained_message_is_left_out(is_mqtt5, monkeypatch):
+    monkeypatch.setattr(subscriptions, "LEFT_OUT_S", 1000.0)
+    large = ("camera/status/evil", 250 << 20, True)
+    async with (
+        MqttPeer(knows_mqtt5=is_mqtt5, large=large, large_filter=STATUS).running() as peer,
+        running(peer) as subject,
+    ):
+        await eventually(lambda: subject.connection.connected)
+        assert subject.state is State.DEGRADED
+        assert "camera/status/evil has a message of 262,144," in subject.reason
+        assert peer.subscribed == [[STATUS, RESPONSE], [RESPONSE]]
+        assert peer.large_bytes_sent < 32 << 20, "the rest is not read"
+
+
+async def test_left_out_filter_is_tried_again(monkeypatch):
+    monkeypatch.setattr(subscriptions, "LEFT_OUT_S", 0.2)
+    peer = MqttPeer(knows_mqtt5=False, large=("camera/status/evil", 250 << 20, True), large_filter=STATUS)
+    async with peer.running(), running(peer) as subject:
+        await eventually(lambda: subject.state is State.DEGRADED and subject.connection.connected)
+        peer.large = None
+        await eventually(lambda: subject.state is State.OK)
+        assert STATUS in peer.subscribed[-1]
+
+
+MEASURE = """
+import asyncio, pathlib, sys
+from tests.integration.net.mqtt.test_subscribe import Running
+class Peer: host, port = "127.0.0.1", int(sys.argv[1])
+async def main():
+    subject = Running(Peer)
+    task = asyncio.create_task(subject.connection.run(lambda: None))
+    await asyncio.to_thread(sys.stdin.readline)
+    status = pathlib.Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) // 1024, file=sys.stderr)
+    task.cancel()
+asyncio.run(main())
+"""
+
+
+async def peak_mib(port, done):
+    """Peak memory of a process with a connection, in MiB; `done` is awaited before it is measured."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MEASURE, str(port), stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    await done()
+    _, err = await process.communicate(b"\n")
+    return int(err.split()[-1])
+
+
+async def test_large_packet_takes_no_memory():
+    peer = MqttPeer(knows_mqtt5=False, large=("camera/status/evil", 250 << 20, True), large_filter=STATUS)
+    async with peer.running():
+
+        async def seen_twice():
+            await eventually(lambda: len(peer.subscribed) > 1 or peer.large_bytes_sent == 250 << 20)
+
+        assert await peak_mib(peer.port, seen_twice) < 100
+
+
+async def test_large_retained_message_of_mosquitto_takes_no_memory(broker):
+    await publish_large(broker, "camera/status/evil", 250 << 20)
+
+    async def is_online():
+        async with broker.client() as client:
+            await client.subscribe("piorch/status")
+            assert (await anext(aiter(client.messages))).payload == b"online"
+
+    assert await peak_mib(broker.port, is_online) < 100

@@ -1,0 +1,137 @@
+"""A peer that speaks MQTT as a broker on a raw socket, and misbehaves as a test wants it."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+
+from tests.support.broker import free_port
+
+CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 14
+BLOCK = bytes(1 << 20)
+
+
+def length_field(size):
+    """The remaining length of a fixed header."""
+    out = bytearray()
+    while True:
+        size, digit = divmod(size, 128)
+        out.append(digit | (0x80 if size else 0))
+        if not size:
+            return bytes(out)
+
+
+def packet(kind, body=b"", flags=0):
+    return bytes([kind << 4 | flags]) + length_field(len(body)) + body
+
+
+def text(value):
+    raw = value.encode()
+    return len(raw).to_bytes(2, "big") + raw
+
+
+async def publish_large(broker, topic, size):
+    """Publish a retained message of zero bytes, without a copy of it in memory; returns when the broker has it."""
+    reader, writer = await asyncio.open_connection(broker.host, broker.port)
+    writer.write(packet(CONNECT, text("MQTT") + b"\x04\x02\x00\x3c" + text("")))
+    await reader.readexactly(4)
+    head = text(topic) + b"\0\1"
+    writer.write(bytes([PUBLISH << 4 | 3]) + length_field(len(head) + size) + head)
+    for _ in range(size // len(BLOCK)):
+        writer.write(BLOCK)
+        await writer.drain()
+    assert (await reader.readexactly(4))[0] >> 4 == PUBACK
+    writer.close()
+
+
+@dataclass
+class MqttPeer:
+    """`large`: (topic, bytes, retained) of a message sent after each subscribe to `large_filter`."""
+
+    knows_mqtt5: bool = True
+    refusal: str = "code"
+    """How MQTT 5 is refused: `code` (CONNACK of MQTT 3.1.1), `close`."""
+    grants: dict = field(default_factory=dict)
+    """Filter → code in SUBACK; 1 for the others."""
+    large: tuple | None = None
+    large_filter: str = ""
+    port: int = field(default_factory=free_port)
+    host: str = "127.0.0.1"
+
+    def __post_init__(self):
+        self.versions = []
+        self.subscribed = []
+        """Lists of filters, one for each SUBSCRIBE."""
+        self.large_bytes_sent = 0
+        self.writers = []
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        server = await asyncio.start_server(self._serve, self.host, self.port)
+        try:
+            yield self
+        finally:
+            server.close()
+            for writer in self.writers:
+                writer.transport.abort()
+
+    async def _serve(self, reader, writer):
+        self.writers.append(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                kind = (await reader.readexactly(1))[0] >> 4
+                size = shift = 0
+                while True:
+                    digit = (await reader.readexactly(1))[0]
+                    size |= (digit & 127) << shift
+                    shift += 7
+                    if not digit & 128:
+                        break
+                if not await self._answer(writer, kind, await reader.readexactly(size)):
+                    break
+        writer.close()
+
+    async def _answer(self, writer, kind, body):
+        is_mqtt5 = bool(self.versions) and self.versions[-1] == 5
+        properties = b"\0" if is_mqtt5 else b""
+        if kind == CONNECT:
+            self.versions.append(body[6])
+            if body[6] == 5 and not self.knows_mqtt5:
+                if self.refusal == "code":
+                    writer.write(packet(CONNACK, b"\0\1"))
+                return False
+            writer.write(packet(CONNACK, b"\0\0" + (b"\0" if body[6] == 5 else b"")))
+        elif kind == SUBSCRIBE:
+            filters = self._filters(body[3 if is_mqtt5 else 2 :])
+            self.subscribed.append(filters)
+            codes = bytes(self.grants.get(name, 1) for name in filters)
+            writer.write(packet(SUBACK, body[:2] + properties + codes))
+            if self.large and self.large_filter in filters:
+                await self._send_large(writer, properties)
+        elif kind == PUBLISH:
+            writer.write(packet(PUBACK, self._message_id(body)))
+        elif kind == PINGREQ:
+            writer.write(packet(13))
+        return kind != DISCONNECT
+
+    def _filters(self, body):
+        found = []
+        while body:
+            end = 2 + int.from_bytes(body[:2], "big")
+            found.append(body[2:end].decode())
+            body = body[end + 1 :]
+        return found
+
+    def _message_id(self, body):
+        end = 2 + int.from_bytes(body[:2], "big")
+        return body[end : end + 2]
+
+    async def _send_large(self, writer, properties):
+        topic, size, retained = self.large
+        head = text(topic) + properties
+        writer.write(bytes([PUBLISH << 4 | int(retained)]) + length_field(len(head) + size) + head)
+        while size > 0:
+            block = BLOCK[: min(size, len(BLOCK))]
+            writer.write(block)
+            await writer.drain()
+            self.large_bytes_sent += len(block)
+            size -= len(block)
