@@ -1,9 +1,12 @@
 """A real mosquitto on a free loopback port."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import itertools
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -40,6 +43,13 @@ def free_port():
     raise AssertionError("no free port")
 
 
+def password_line(username, password, *, salt=b"123456789012", iterations=101):
+    """A line of mosquitto's password file."""
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, iterations)
+    encoded = (base64.b64encode(part).decode() for part in (salt, digest))
+    return f"{username}:$7${iterations}${'$'.join(encoded)}\n"
+
+
 @dataclass
 class Broker:
     """A mosquitto child process."""
@@ -53,6 +63,8 @@ class Broker:
         self.conf = self.folder / "mosquitto.conf"
         self.conf.write_text(
             f"listener {self.port} {self.host}\nallow_anonymous true\npersistence false\nmax_queued_messages 20000\n"
+            # Else mosquitto gives up root, and cannot read files in a folder of pytest.
+            f"user {pwd.getpwuid(os.geteuid()).pw_name}\n"
         )
 
     async def start(self):

@@ -18,6 +18,7 @@ RESPONSE_TOPICS = (
     "delicasa/+/camera/+/response/+",
     "delicasa/+/camera/+/response/+/+",
 )
+COMMAND_TOPIC = "camera/command/+"
 MAX_FIELDS = 32
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
@@ -48,7 +49,7 @@ def command_topic(status_topic: str) -> str:
     """The command topic of a camera, from the topic of its status messages; FieldError if that is no status topic."""
     match status_topic.split("/"):
         case ["camera", "status", name]:
-            return f"camera/command/{name}"
+            return COMMAND_TOPIC.replace("+", name)
         case ["delicasa", container, "camera", name, "status"]:
             return f"delicasa/{container}/camera/{name}/command"
     raise FieldError(f"{status_topic[:80]!r} is not a status topic of a camera")

@@ -58,15 +58,16 @@ def examine(settings: Settings) -> Iterator[Finding]:
     import asyncio
 
     from pi_orchestrator.core.logging import configure
-    from pi_orchestrator.features.system.doctor_broker import check_broker
+    from pi_orchestrator.features.system.doctor_broker import examine_broker
     from pi_orchestrator.features.system.doctor_network import examine_network
+    from pi_orchestrator.features.system.doctor_state import check_state_dir
 
     configure(level="error", style="auto")
     yield from asyncio.run(examine_network(settings))
+    yield from examine_broker(settings)
     checks: tuple[Callable[[Settings], Finding], ...] = (
-        check_broker,
         _check_clock,
-        _check_state_dir,
+        check_state_dir,
         _check_disk,
         _check_ports,
         _check_dashboard,
@@ -89,27 +90,6 @@ def _check_clock(_settings: Settings) -> Finding:
         "not synchronized: times may be wrong, and nothing is deleted by age",
         "check: timedatectl status",
     )
-
-
-def _check_state_dir(settings: Settings) -> Finding:
-    import os
-
-    folder = settings.storage.state_dir
-    if not folder.exists():
-        parent = next(path for path in folder.parents if path.exists())
-        if os.access(parent, os.W_OK):
-            return Finding("state", "ok", f"{folder} will be created at the first start")
-        return Finding(
-            "state",
-            "fail",
-            f"{folder} does not exist, and this user cannot create it",
-            "install with scripts/install.sh, or use --state-dir",
-        )
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return Finding(
-            "state", "fail", f"{folder} is not writable by this user", "run as the daemon's user, or use --state-dir"
-        )
-    return Finding("state", "ok", f"{folder} is writable")
 
 
 def _check_disk(settings: Settings) -> Finding:

@@ -1,33 +1,97 @@
-"""The check of `doctor` for the MQTT broker."""
+"""The checks of `doctor` for the MQTT broker: it does there what the daemon does."""
 
 from __future__ import annotations
 
+import asyncio
+from importlib.util import find_spec
+
+from pi_orchestrator.features.commands.model import COMMAND_TOPIC, RESPONSE_TOPICS
+from pi_orchestrator.features.devices.status_message import STATUS_TOPICS
 from pi_orchestrator.features.system.cli_finding import Finding
-from pi_orchestrator.settings import Settings
+from pi_orchestrator.net.mqtt.check import BrokerReport, check_broker
+from pi_orchestrator.net.mqtt.client import MAX_PACKET_BYTES
+from pi_orchestrator.net.mqtt.subscriptions import refusal_text
+from pi_orchestrator.settings import MqttSettings, Settings
+
+FILTERS = (*STATUS_TOPICS, *RESPONSE_TOPICS)
+"""What the daemon subscribes to."""
+ACL_REMEDY = (
+    "scripts/install.sh makes a user and an ACL. Add to the broker's settings: password_file"
+    " /etc/mosquitto/pi-orchestrator.passwd, and: acl_file /etc/mosquitto/pi-orchestrator.acl. Add to [mqtt] in"
+    ' config.toml: username = "pi-orchestrator", and: password_file = "/etc/pi-orchestrator/mqtt_password".'
+    " Then: sudo systemctl restart mosquitto pi-orchestrator"
+)
+SIZE_REMEDY = "add to the broker's settings: max_packet_size 266240. Then: sudo systemctl restart mosquitto"
+_LOGIN_CODES = (0x86, 0x87)
+_CLIENT_ID_CODE = 0x85
 
 
-def check_broker(settings: Settings) -> Finding:
-    """Check that the MQTT broker accepts connections."""
-    import socket
-    from importlib.util import find_spec
-
-    address = f"{settings.mqtt.host}:{settings.mqtt.port}"
+def examine_broker(settings: Settings) -> list[Finding]:
+    """Check connection and subscriptions, who may send commands, and the limit of sizes."""
     if settings.mqtt.embedded:
-        if find_spec("amqtt") is None:
-            return Finding(
-                "broker",
-                "fail",
-                "mqtt.embedded needs the package amqtt, which is not installed",
-                "install pi-orchestrator[demo]",
-            )
-        return Finding("broker", "ok", "embedded in the daemon")
-    try:
-        socket.create_connection((settings.mqtt.host, settings.mqtt.port), timeout=3).close()
-    except OSError as error:
+        return [_check_embedded(), *(Finding(check, "ok", "embedded in the daemon") for check in ("acl", "packets"))]
+    report = asyncio.run(check_broker(settings.mqtt, filters=FILTERS, command_topic=COMMAND_TOPIC))
+    if report.error:
+        unknown = ("warn", "unknown until the broker works", "fix the broker first")
+        return [_connect_finding(settings.mqtt, report), Finding("acl", *unknown), Finding("packets", *unknown)]
+    return [_topics_finding(settings.mqtt, report), _acl_finding(report), _size_finding(report)]
+
+
+def _check_embedded() -> Finding:
+    if find_spec("amqtt") is None:
         return Finding(
             "broker",
             "fail",
-            f"no answer at {address}: {error.strerror or error}",
-            "sudo systemctl start mosquitto, or correct mqtt.host and mqtt.port",
+            "mqtt.embedded needs the package amqtt, which is not installed",
+            "install pi-orchestrator[demo]",
         )
-    return Finding("broker", "ok", f"answers at {address}")
+    return Finding("broker", "ok", "embedded in the daemon")
+
+
+def _connect_finding(mqtt: MqttSettings, report: BrokerReport) -> Finding:
+    address = f"{mqtt.host}:{mqtt.port}"
+    if report.error_code is None:
+        remedy = "sudo systemctl start mosquitto, or correct mqtt.host and mqtt.port"
+        if mqtt.tls:
+            remedy += "; with TLS also mqtt.tls and mqtt.ca_file"
+        return Finding("broker", "fail", f"no answer at {address}: {report.error}", remedy)
+    if report.error_code in _LOGIN_CODES:
+        remedy = "correct mqtt.username and mqtt.password_file; the broker must know this user and password"
+    elif report.error_code == _CLIENT_ID_CODE:
+        remedy = "change mqtt.client_id"
+    else:
+        remedy = "see the broker's log: journalctl -u mosquitto"
+    return Finding("broker", "fail", f"{address}: {report.error}", remedy)
+
+
+def _topics_finding(mqtt: MqttSettings, report: BrokerReport) -> Finding:
+    address = f"{mqtt.host}:{mqtt.port}"
+    user = f"user {mqtt.username}" if mqtt.username else "anonymous clients"
+    if report.refused:
+        reasons, _, remedy = refusal_text(report.refused, user).partition("; ")
+        what = f"{address} refuses subscriptions ({reasons}): {', '.join(report.refused)}"
+        return Finding("broker", "fail", what, remedy)
+    if report.undelivered:
+        rules = ", ".join(f"topic read {name}" for name in report.undelivered)
+        what = f"{address} does not deliver messages of: {', '.join(report.undelivered)}"
+        return Finding("broker", "fail", what, f"add to its ACL for {user}: {rules}")
+    if report.unpublished:
+        topics = ", ".join(f"{topic} ({reason})" for topic, reason in report.unpublished.items())
+        remedy = f"add to its ACL for {user}: topic readwrite camera/#, topic readwrite piorch/#"
+        return Finding("broker", "fail", f"{address} does not accept messages on: {topics}", remedy)
+    return Finding("broker", "ok", f"works at {address} ({report.protocol}): connected, subscribed, published")
+
+
+def _acl_finding(report: BrokerReport) -> Finding:
+    if report.is_open_to_commands:
+        return Finding("acl", "warn", "any client can send commands to cameras", ACL_REMEDY)
+    return Finding("acl", "ok", "clients without a user cannot send commands to cameras")
+
+
+def _size_finding(report: BrokerReport) -> Finding:
+    if report.is_size_limited is False:
+        what = f"the broker accepts messages over {MAX_PACKET_BYTES // 2**20} MiB: a client can exhaust the memory"
+        return Finding("packets", "warn", what, SIZE_REMEDY)
+    if report.is_size_limited is None:
+        return Finding("packets", "warn", "cannot be found out: the broker refuses the test message", SIZE_REMEDY)
+    return Finding("packets", "ok", "the broker limits the size of messages")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -36,6 +37,7 @@ MAX_UNACKNOWLEDGED = 64
 MAX_TOPIC_BYTES = 512
 """Topics of packets over the limit are reported up to this length."""
 FILTERS_PER_PACKET = 64
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
 _KEEPALIVE_TIMEOUT = 0x8D
 
 _REASONS = {
@@ -116,6 +118,8 @@ class MqttClient(aiomqtt.Client):
             await self.drop()
             if isinstance(error, aiomqtt.exceptions.MqttConnectError) and isinstance(error.rc, ReasonCode):
                 raise RefusedError("the broker refused the connection", error.rc) from None
+            if type(error) is aiomqtt.MqttError:
+                raise aiomqtt.MqttError(_ERRNO.sub("", str(error))) from None
             raise
 
     async def receive(self) -> list[aiomqtt.Message]:

@@ -15,11 +15,13 @@ from pi_orchestrator.net.wifi.nl80211 import Radio, Station
 from pi_orchestrator.net.wifi.stations import StationReading
 from pi_orchestrator.settings.overrides import render
 from tests.support import lan
+from tests.support.mqtt_peer import MqttPeer
 from tests.support.process import COMMAND, ROOT, UNPRIVILEGED, command, daemon, environment, write_toml
 
 CHECKS = [
     *("interface", "engine", "leases", "stations", "mdns"),
-    *("broker", "clock", "state", "disk", "ports", "dashboard", "onboarding", "overrides", "settings", "messages"),
+    *("broker", "acl", "packets", "clock", "state", "disk", "ports"),
+    *("dashboard", "onboarding", "overrides", "settings", "messages"),
 ]
 # A separate network namespace, in which lo is down.
 NEW_NETNS = (*(shutil.which("unshare") or "unshare", *(() if os.geteuid() == 0 else ("--map-root-user",)), "--net"),)
@@ -78,7 +80,9 @@ async def test_healthy_machine_passes_and_creates_nothing(doctor, rig):
     assert findings["interface"]["what"] == "lo is up"
     for check in ("engine", "leases", "stations", "mdns"):
         assert "switched off (discovery." in findings[check]["what"]
-    assert findings["broker"]["what"] == f"answers at 127.0.0.1:{rig.broker.port}"
+    assert findings["broker"]["what"] == (
+        f"works at 127.0.0.1:{rig.broker.port} (MQTT 5): connected, subscribed, published"
+    )
     assert findings["state"]["what"] == f"{rig.state_dir} will be created at the first start"
     assert findings["overrides"]["what"] == "in effect: none"
     assert not rig.state_dir.exists()
@@ -193,6 +197,41 @@ async def test_unreachable_broker_fails_with_remedy(doctor, rig):
     assert "broker.invalid" in finding["what"]
 
 
+async def test_broker_refusing_login_fails_with_reason(doctor, rig):
+    await rig.broker.stop()
+    rig.broker.conf.write_text(rig.broker.conf.read_text().replace("allow_anonymous true", "allow_anonymous false"))
+    await rig.broker.start()
+    findings = await doctor()
+    finding = findings["broker"]
+    assert finding["result"] == "fail"
+    assert finding["what"].endswith("the broker refused the connection: not authorised")
+    assert "mqtt.password_file" in finding["remedy"]
+    assert findings["acl"]["what"] == findings["packets"]["what"] == "unknown until the broker works"
+
+
+async def test_broker_refusing_filter_fails_with_acl_line(doctor):
+    async with MqttPeer(grants={"camera/status/+": 0x87}).running() as peer:
+        finding = (await doctor(mqtt={"port": peer.port}))["broker"]
+    assert finding["result"] == "fail"
+    assert finding["what"].endswith("refuses subscriptions (not authorised): camera/status/+")
+    assert finding["remedy"] == "add to its ACL for anonymous clients: topic read camera/status/+"
+
+
+async def test_open_broker_is_warned_of(doctor):
+    findings = await doctor()
+    assert findings["acl"]["result"] == findings["packets"]["result"] == "warn"
+    assert "acl_file /etc/mosquitto/pi-orchestrator.acl" in findings["acl"]["remedy"]
+    assert "max_packet_size" in findings["packets"]["remedy"]
+
+
+async def test_broker_with_limit_is_ok(doctor, rig):
+    await rig.broker.stop()
+    with rig.broker.conf.open("a") as conf:
+        conf.write("max_packet_size 266240\n")
+    await rig.broker.start()
+    assert (await doctor())["packets"]["result"] == "ok"
+
+
 async def test_embedded_broker_requires_amqtt(doctor, tmp_path):
     embedded = {"mqtt": {"embedded": True, "port": 0}}
     assert (await doctor(**embedded))["broker"]["result"] == "ok"
@@ -217,6 +256,23 @@ async def test_unusable_state_folder_fails(doctor, tmp_path):
         assert finding["result"] == "fail"
         assert expected in finding["what"]
         assert "--state-dir" in finding["remedy"]
+
+
+async def test_state_folder_without_space_fails(doctor, tmp_path):
+    """It is writable by its mode; a written file is what shows the fault."""
+    folder = tmp_path / "state"
+    folder.symlink_to("/proc/self/task")
+    finding = (await doctor(storage={"state_dir": str(folder)}))["state"]
+    assert finding["result"] == "fail"
+    assert "is not writable by this user: " in finding["what"]
+
+
+async def test_database_of_other_user_fails(doctor, rig):
+    rig.state_dir.mkdir(mode=0o700)
+    (rig.state_dir / "orchestrator.db").touch(mode=0o400)
+    finding = (await doctor(prefix=UNPRIVILEGED))["state"]
+    assert finding["result"] == "fail"
+    assert "orchestrator.db cannot be opened: Permission denied" in finding["what"]
 
 
 async def test_full_disk_fails(doctor):

@@ -1,0 +1,194 @@
+"""Checks a broker by doing what the daemon does there: connect, subscribe, publish and receive.
+
+All test messages are empty, not retained, and go to topics of an id that no camera has; one, without a subscriber, is
+as large as the daemon's limit. The last will has the daemon's topic, so that the broker checks the same permission,
+but it is empty, not retained, and discarded by the DISCONNECT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiomqtt
+
+from pi_orchestrator.net.mqtt.client import MAX_PACKET_BYTES, MqttClient, RefusedError
+from pi_orchestrator.net.mqtt.session import ECHO_TOPIC, STATUS_TOPIC, SessionOpener
+from pi_orchestrator.settings import MqttSettings
+
+SILENCE_S = 5.0
+LIMIT_S = 60.0
+DELIVERY_S = 5.0
+"""Time in which a message must come back that the broker has acknowledged."""
+_TOO_LARGE = 0x95
+
+
+@dataclass(slots=True)
+class BrokerReport:
+    """What a broker allows; None: it cannot be found out."""
+
+    error: str | None = None
+    """Why the connection failed; then nothing else is known."""
+    error_code: int | None = None
+    """The broker's reason code, if it refused the connection."""
+    protocol: str = ""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Filters that the broker refuses, with reasons."""
+    undelivered: list[str] = field(default_factory=list)
+    """Filters that it grants, without delivering their messages."""
+    unpublished: dict[str, str] = field(default_factory=dict)
+    """Topics that the daemon publishes on and the broker refuses, with reasons."""
+    is_open_to_commands: bool | None = None
+    """Whether a client without a user can send commands to cameras."""
+    is_size_limited: bool | None = None
+    """Whether the broker refuses messages over the daemon's limit."""
+
+
+async def check_broker(settings: MqttSettings, *, filters: Sequence[str], command_topic: str) -> BrokerReport:
+    """Check a broker with the daemon's settings; `filters` are the daemon's, `command_topic` has one `+`."""
+    report = BrokerReport()
+    try:
+        async with _session(settings) as session:
+            await _Check(session, settings, report).run(filters, command_topic)
+    except RefusedError as error:
+        report.error, report.error_code = str(error), error.code
+    except (aiomqtt.MqttError, OSError, UnicodeError) as error:
+        report.error = str(error) or type(error).__name__
+    return report
+
+
+class _Session:
+    """A connection, and the topics of its id on which messages have arrived."""
+
+    def __init__(self, client: MqttClient, name: str) -> None:
+        self.client = client
+        self.name = name
+        self._arrived: set[str] = set()
+        self._changed = asyncio.Event()
+
+    async def read(self) -> None:
+        """Read until the connection ends; messages for others are dropped."""
+        while True:
+            for message in await self.client.receive():
+                if self.name in message.topic.value:
+                    self._arrived.add(message.topic.value)
+                    self._changed.set()
+
+    async def missing(self, *topics: str) -> list[str]:
+        """The topics without a message, DELIVERY_S later at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DELIVERY_S):
+                while not self._arrived.issuperset(topics):
+                    self._changed.clear()
+                    await self._changed.wait()
+        return [topic for topic in topics if topic not in self._arrived]
+
+    async def publish(self, topic: str, payload: bytes = b"") -> RefusedError | None:
+        """Publish with QoS 1; the refusal, if the broker gives one (MQTT 5)."""
+        try:
+            await self.client.while_receiving(
+                self.client.publish(topic, payload, qos=1, timeout=LIMIT_S), silence_s=SILENCE_S
+            )
+        except RefusedError as error:
+            return error
+        return None
+
+    async def subscribe(self, filters: Sequence[str]) -> dict[str, str]:
+        """Subscribe; the refused filters, with reasons."""
+        return await self.client.subscribe_filters(filters, silence_s=SILENCE_S, limit_s=LIMIT_S)
+
+
+@asynccontextmanager
+async def _session(settings: MqttSettings) -> AsyncIterator[_Session]:
+    suffix = secrets.token_hex(4)
+    opener = SessionOpener(
+        settings=settings, port=settings.port, monotonic=time.monotonic, logger=logging.getLogger("mqtt-library")
+    )
+    will = aiomqtt.Will(STATUS_TOPIC, b"", qos=1, retain=False)
+    # More than the largest test message.
+    client = await opener.open(f"{settings.client_id}-doctor-{suffix}", will, max_packet_bytes=2 * MAX_PACKET_BYTES)
+    session = _Session(client, f"piorch-doctor-{suffix}")
+    reading = asyncio.create_task(session.read())
+    try:
+        yield session
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await client.close()
+
+
+class _Check:
+    def __init__(self, session: _Session, settings: MqttSettings, report: BrokerReport) -> None:
+        self._session = session
+        self._settings = settings
+        self._report = report
+
+    async def run(self, filters: Sequence[str], command_topic: str) -> None:
+        report, session = self._report, self._session
+        report.protocol = "MQTT 5" if session.client.is_mqtt5 else "MQTT 3.1.1"
+        command = command_topic.replace("+", session.name)
+        report.refused = await session.subscribe(filters)
+        await session.subscribe([command])
+        await self._check_publishing(command)
+        await self._check_delivery([name for name in filters if name not in report.refused])
+        await self._check_commands(command_topic)
+        await self._check_size()  # last: the broker may close the connection
+
+    async def _check_publishing(self, command: str) -> None:
+        for topic in (ECHO_TOPIC, command):
+            if refusal := await self._session.publish(topic):
+                self._report.unpublished[topic] = str(refusal)
+        if not self._session.client.is_mqtt5 and await self._session.missing(command):
+            self._report.unpublished[command] = "the message does not come back"
+
+    async def _check_delivery(self, filters: Sequence[str]) -> None:
+        """Only with MQTT 5: without a reason it cannot be known whether sending or receiving is not allowed."""
+        if not self._session.client.is_mqtt5:
+            return
+        sent = {name.replace("+", self._session.name): name for name in filters}
+        accepted = [topic for topic in sent if not await self._session.publish(topic)]
+        self._report.undelivered = [sent[topic] for topic in await self._session.missing(*accepted)]
+
+    async def _check_commands(self, command_topic: str) -> None:
+        """Send a command without a user, to an id that no camera has."""
+        session = self._session
+        topic = command_topic.replace("+", f"{session.name}-any")
+        await session.subscribe([topic])
+        anonymous = self._settings.model_copy(update={"username": None, "password": None})
+        try:
+            async with _session(anonymous) as other:
+                is_refused = await other.publish(topic) is not None
+                is_told = other.client.is_mqtt5
+        except aiomqtt.MqttError:
+            self._report.is_open_to_commands = False  # it is not let in
+            return
+        if is_refused or is_told:
+            self._report.is_open_to_commands = not is_refused
+            return
+        self._report.is_open_to_commands = not await session.missing(topic)
+
+    async def _check_size(self) -> None:
+        session, limit = self._session, self._session.client.broker_limit
+        if limit is not None:
+            self._report.is_size_limited = limit <= MAX_PACKET_BYTES
+            return
+        topic = f"piorch/doctor/{session.name}"
+        if not session.client.is_mqtt5:
+            await session.subscribe([topic])
+        try:
+            refusal = await session.publish(topic, bytes(MAX_PACKET_BYTES + 1))
+        except aiomqtt.MqttError:
+            self._report.is_size_limited = True  # it closes the connection
+            return
+        if refusal is not None:
+            self._report.is_size_limited = True if refusal.code == _TOO_LARGE else None
+        elif session.client.is_mqtt5:
+            self._report.is_size_limited = False
+        else:
+            self._report.is_size_limited = bool(await session.missing(topic))
