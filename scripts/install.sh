@@ -27,6 +27,9 @@ readonly NO_CAPS=/etc/systemd/system/$NAME.service.d/no-capabilities.conf
 readonly SYSUSERS=/etc/sysusers.d/$NAME.conf
 readonly TMPFILES=/etc/tmpfiles.d/$NAME.conf
 readonly BROKER=/etc/mosquitto/conf.d/$NAME.conf
+readonly BROKER_ACL=/etc/mosquitto/$NAME.acl
+readonly BROKER_USERS=/etc/mosquitto/$NAME.passwd
+readonly MQTT_PASSWORD=$ETC/mqtt_password
 readonly SYSCTL=/etc/sysctl.d/60-$NAME.conf
 readonly POLKIT=/etc/polkit-1/rules.d/50-$NAME.rules
 readonly COMMAND=/usr/local/bin/$NAME
@@ -66,6 +69,10 @@ no_caps=''
 python=''
 ap=$DEFAULT_AP
 unfinished=''
+broker=''       # new: this script writes the settings; ours, other: they exist
+other_broker='' # a file that already has a listener on 1883
+acl=''          # the settings of this script have the ACL, so the daemon needs its user
+add_user=''     # the configuration chooses no broker or user yet
 
 step() { printf '%s%s\n' "${dry:+would: }" "$1"; }
 kept() { printf '%s\n' "$1"; }
@@ -148,7 +155,7 @@ need_root() {
 check_checkout() {
     local file
     for file in pyproject.toml scripts/lock/build.txt scripts/lock/runtime.txt config/config.toml \
-        config/mosquitto-$NAME.conf systemd/$NAME.service; do
+        config/mosquitto-$NAME.conf config/mosquitto-$NAME.acl systemd/$NAME.service; do
         [[ -f $CHECKOUT/$file ]] ||
             fail "$file is missing from the checkout" "get a complete copy of $NAME"
     done
@@ -199,13 +206,116 @@ create_user() {
     fi
 }
 
+# Decides what is done about the broker and its user, before anything is changed.
+plan_broker() {
+    local files keys
+    mapfile -t files < <(broker_files)
+    # Mosquitto does not start with two listeners on one port.
+    other_broker=$(in_files '(listener|port)[[:space:]]+1883' "${files[@]}")
+    keys=$(mqtt_keys "$root$ETC/config.toml")
+    if [[ -e $root$BROKER ]]; then
+        broker=ours
+        acl=$(in_files "acl_file[[:space:]]+$BROKER_ACL" "$root$BROKER")
+    elif [[ -n $other_broker ]]; then
+        broker=other
+    else
+        broker=new
+        # Nor does it start if a setting is given twice.
+        if [[ -z $keys || $keys == *"username = \"$NAME\""* ]] &&
+            [[ -z $(in_files '(acl_file|password_file|per_listener_settings)' "${files[@]}") ]]; then
+            acl=yes
+        fi
+    fi
+    if [[ -n $acl && -z $keys ]]; then
+        add_user=yes
+    fi
+}
+
+broker_files() { # except the one of this script
+    find "$root/etc/mosquitto/mosquitto.conf" "$root/etc/mosquitto/conf.d" -maxdepth 1 -name '*.conf' \
+        ! -path "$root$BROKER" 2>/dev/null | sort || true
+}
+
+in_files() { # setting (a regular expression), files: the first file that has it
+    local setting=$1
+    shift
+    if (($#)); then
+        grep -lsE "^[[:space:]]*$setting([[:space:]]|\$)" "$@" | head -n 1 || true
+    fi
+}
+
+mqtt_keys() { # lines of a configuration that choose the broker and the user
+    awk '/^[[:space:]]*\[/ { inside = /^[[:space:]]*\[mqtt\]/ }
+        /^[[:space:]]*mqtt\./ || inside && /^[[:space:]]*(host|embedded|username|password|password_file)[[:space:]]*=/' \
+        "$1" 2>/dev/null || true
+}
+
+with_mqtt_user() { # a configuration, with the user
+    awk -v name="$NAME" -v file="$MQTT_PASSWORD" '
+        function user() { printf "username = \"%s\"\npassword_file = \"%s\"\n", name, file }
+        { print }
+        !done && /^[[:space:]]*\[mqtt\][[:space:]]*(#.*)?$/ { user(); done = 1 }
+        END { if (!done) { print "\n[mqtt]"; user() } }' "$1"
+}
+
+# The broker reads its two files as its own user, and the daemon its password.
+install_broker_user() {
+    if [[ -e $root$MQTT_PASSWORD && -e $root$BROKER_USERS ]]; then
+        kept "MQTT user $NAME is kept ($BROKER_USERS)"
+    else
+        step "MQTT user $NAME ($BROKER_USERS)"
+        run install -d "$root${BROKER_USERS%/*}" "$root$ETC"
+        run write_mqtt_user "$root$MQTT_PASSWORD" "$root$BROKER_USERS" ||
+            fail "the MQTT user cannot be created" "see the message above, then run this again"
+    fi
+    if [[ -e $root$BROKER_ACL ]]; then
+        kept "broker ACL $BROKER_ACL is kept"
+    else
+        step "broker ACL $BROKER_ACL"
+        run install -D -m 0640 "$CHECKOUT/config/mosquitto-$NAME.acl" "$root$BROKER_ACL"
+    fi
+    if real && [[ -z $dry ]]; then
+        chown mosquitto: "$BROKER_USERS" "$BROKER_ACL"
+        chown "$NAME:" "$MQTT_PASSWORD"
+    fi
+}
+
+# Creates the password unless it exists, and the line of mosquitto's password file for it (mode 0600 both). The
+# password is in no argument, so other users cannot read it in the process list.
+write_mqtt_user() {
+    "$python" - "$NAME" "$1" "$2" <<'PROGRAM'
+import base64, hashlib, os, pathlib, secrets, sys
+
+name, password_file, users_file = sys.argv[1], *map(pathlib.Path, sys.argv[2:])
+iterations, salt = 20000, secrets.token_bytes(12)
+os.umask(0o077)
+
+
+def write(file, text):
+    partial = file.with_name(file.name + ".partial")
+    partial.unlink(missing_ok=True)
+    partial.write_text(text)
+    partial.replace(file)
+
+
+if not password_file.exists():
+    write(password_file, secrets.token_urlsafe(24) + "\n")
+digest = hashlib.pbkdf2_hmac("sha512", password_file.read_text().strip().encode(), salt, iterations)
+fields = [name, "$7", str(iterations), *(base64.b64encode(part).decode() for part in (salt, digest))]
+others = users_file.read_text().splitlines(True) if users_file.exists() else []
+others = [line for line in others if not line.startswith(name + ":")]
+write(users_file, "".join(others) + fields[0] + ":" + "$".join(fields[1:]) + "\n")
+PROGRAM
+}
+
 install_config() {
     local current=$root$ETC/config.toml
     if [[ ! -e $current ]]; then
         step "configuration $ETC/config.toml"
-        run install -D -m 0640 "$CHECKOUT/config/config.toml" "$current"
+        run write_config "$current"
         run rm -f "$current.new"
-    elif cmp -s "$CHECKOUT/config/config.toml" "$current"; then
+    elif cmp -s "$CHECKOUT/config/config.toml" "$current" ||
+        cmp -s <(with_mqtt_user "$CHECKOUT/config/config.toml") "$current"; then
         kept "configuration $ETC/config.toml is up to date"
         run rm -f "$current.new"
     else
@@ -219,6 +329,13 @@ install_config() {
         run systemd-tmpfiles --create "$TMPFILES"
     else
         run install -d -m 0700 "$root$STATE"
+    fi
+}
+
+write_config() {
+    install -D -m 0640 "$CHECKOUT/config/config.toml" "$1"
+    if [[ -n $add_user ]]; then
+        with_mqtt_user "$CHECKOUT/config/config.toml" >"$1"
     fi
 }
 
@@ -256,32 +373,42 @@ pip_install() { "$root$release/bin/python" -m pip --disable-pip-version-check --
 check_config() {
     step "check $ETC/config.toml with the new version"
     [[ -z $dry ]] || return 0
-    local output
-    # An empty environment, because the service does not get the variables of this shell.
-    output=$(env -i PATH="$PATH" "$root$release/bin/$NAME" check-config --config "$root$ETC/config.toml" 2>&1) || {
+    local output variables=(PATH="$PATH")
+    real || variables+=(PIORCH_MQTT__PASSWORD_FILE="$root$MQTT_PASSWORD")
+    # No other variables, because the service does not get those of this shell.
+    output=$(env -i "${variables[@]}" "$root$release/bin/$NAME" check-config --config "$root$ETC/config.toml" 2>&1) || {
         printf '%s\n' "$output" >&2
         fail "the new version does not accept the configuration" "correct $ETC/config.toml, then run this again"
     }
 }
 
 install_broker() {
-    local other
-    if [[ -e $root$BROKER ]]; then
-        kept "broker settings $BROKER are kept"
-        grep -qF "listener 1883 $ap" "$root$BROKER" ||
-            note "they lack $ap; edit them if the AP's address changed"
-        return 0
+    if [[ -n $add_user && -e $root$ETC/config.toml && -z $(mqtt_keys "$root$ETC/config.toml") ]]; then
+        step "add the MQTT user to $ETC/config.toml"
+        run add_mqtt_user
     fi
-    # Mosquitto does not start with two listeners on one port.
-    other=$(grep -lsE '^[[:space:]]*(listener|port)[[:space:]]+1883([[:space:]]|$)' \
-        "$root"/etc/mosquitto/mosquitto.conf "$root"/etc/mosquitto/conf.d/*.conf | head -n 1) || true
-    if [[ -n $other ]]; then
-        kept "broker settings are not changed"
-        note "${other#"$root"} already has a listener on 1883"
-        return 0
-    fi
+    case $broker in
+        ours)
+            kept "broker settings $BROKER are kept"
+            grep -qF "listener 1883 $ap" "$root$BROKER" ||
+                note "they lack $ap; edit them if the AP's address changed"
+            note_missing_acl "$BROKER"
+            return 0
+            ;;
+        other)
+            kept "broker settings are not changed"
+            note "${other_broker#"$root"} already has a listener on 1883"
+            note_missing_acl "${other_broker#"$root"}"
+            return 0
+            ;;
+    esac
     step "broker settings $BROKER"
     note "mosquitto listens on 127.0.0.1 and $ap"
+    if [[ -n $acl ]]; then
+        note "only the daemon can send commands to cameras (ACL)"
+    else
+        note_missing_acl "$BROKER"
+    fi
     step "kernel setting $SYSCTL"
     note "net.ipv4.ip_nonlocal_bind = 1: mosquitto may start before the AP"
     if real && [[ -n $start ]]; then
@@ -289,7 +416,7 @@ install_broker() {
     fi
     [[ -z $dry ]] || return 0
     install -d "$root$(dirname "$BROKER")" "$root$(dirname "$SYSCTL")"
-    sed "s/${DEFAULT_AP//./\\.}/$ap/g" "$CHECKOUT/config/mosquitto-$NAME.conf" >"$root$BROKER"
+    write_broker >"$root$BROKER"
     printf '%s\n' "# Lets mosquitto bind before the access point is up; it exits if it cannot bind." \
         "net.ipv4.ip_nonlocal_bind = 1" >"$root$SYSCTL"
     if real; then
@@ -301,6 +428,34 @@ install_broker() {
             note "to apply: sudo systemctl restart mosquitto"
         fi
     fi
+}
+
+# Without the daemon's user, the ACL would refuse the daemon too.
+write_broker() {
+    local drop=()
+    [[ -n $acl ]] || drop=(-e '/^password_file /d' -e '/^acl_file /d')
+    sed -e "s/${DEFAULT_AP//./\\.}/$ap/g" "${drop[@]}" "$CHECKOUT/config/mosquitto-$NAME.conf"
+}
+
+add_mqtt_user() {
+    local text
+    text=$(with_mqtt_user "$root$ETC/config.toml")
+    printf '%s\n' "$text" >"$root$ETC/config.toml" # keeps owner and mode
+}
+
+note_missing_acl() { # the broker settings to complete
+    local files
+    mapfile -t files < <(broker_files)
+    [[ -z $(in_files '(acl_file|plugin|auth_plugin)' "$root$BROKER" "${files[@]}") ]] || return 0
+    note "any client can send commands to cameras. To change that, add to"
+    note "$1:"
+    note "  password_file $BROKER_USERS"
+    note "  acl_file $BROKER_ACL"
+    note "  max_packet_size 266240"
+    note "and below [mqtt] in $ETC/config.toml:"
+    note "  username = \"$NAME\""
+    note "  password_file = \"$MQTT_PASSWORD\""
+    note "then: sudo systemctl restart mosquitto $NAME"
 }
 
 # Without polkit NetworkManager is not installed either, so no rule is needed.
@@ -373,6 +528,8 @@ install_all() {
     install_packages
     choose_python
     create_user
+    plan_broker
+    install_broker_user
     install_config
     build_release
     check_config
@@ -394,6 +551,16 @@ remove() { # path installed by this script
     if [[ -e $root$1 || -L $root$1 ]]; then
         step "remove $1"
         run rm -rf -- "$root$1"
+    fi
+}
+
+remove_broker_file() { # unless other broker settings use it
+    local files
+    mapfile -t files < <(broker_files)
+    if [[ -n $(in_files "(acl_file|password_file)[[:space:]]+$1" "${files[@]}") ]]; then
+        note "kept: $1, used by other broker settings"
+    else
+        remove "$1"
     fi
 }
 
@@ -422,6 +589,8 @@ uninstall_all() {
             services try-restart mosquitto || note "mosquitto did not restart: journalctl -u mosquitto -n 20"
         fi
     fi
+    remove_broker_file "$BROKER_ACL"
+    remove_broker_file "$BROKER_USERS"
     remove "$POLKIT"
     remove "$TMPFILES"
     remove "$SYSUSERS"

@@ -4,6 +4,7 @@ Most tests install a stand-in of three files with no dependency, so that they ne
 the real program from its lock file.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -11,13 +12,24 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+import tomllib
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiomqtt
 import pip
 import pytest
+from pydantic import SecretStr
 
+from pi_orchestrator.core.health import State
+from pi_orchestrator.features.commands.model import COMMAND_TOPIC
+from pi_orchestrator.features.system.doctor_broker import FILTERS
+from pi_orchestrator.net.mqtt.check import BrokerReport, check_broker
+from pi_orchestrator.settings.model import MqttSettings
+from tests.support.broker import Broker
+from tests.support.rig import Rig
 from tests.support.sampling import Scale
+from tests.support.waiting import eventually
 
 REPO = Path(__file__).resolve().parents[3]
 OPT = "opt/pi-orchestrator"
@@ -26,6 +38,10 @@ STATE = "var/lib/pi-orchestrator"
 POLKIT = "etc/polkit-1/rules.d/50-pi-orchestrator.rules"
 UNIT_TEXT = (REPO / "systemd/pi-orchestrator.service").read_text()
 BROKER = "etc/mosquitto/conf.d/pi-orchestrator.conf"
+BROKER_ACL = "etc/mosquitto/pi-orchestrator.acl"
+BROKER_USERS = "etc/mosquitto/pi-orchestrator.passwd"
+MQTT_PASSWORD = "etc/pi-orchestrator/mqtt_password"
+MQTT_USER = {"username": "pi-orchestrator", "password_file": f"/{MQTT_PASSWORD}"}
 UNIT = "etc/systemd/system/pi-orchestrator.service"
 WHEELS = Path(sys.prefix) / "wheels"
 """The locked packages, if scripts/env.sh has kept them; `locked.txt` has the lock files they belong to."""
@@ -100,7 +116,8 @@ def checkout() -> Iterator[Path]:
         (folder / "python").chmod(0o755)
         shutil.copytree(REPO / "systemd", folder / "systemd")
         shutil.copy(REPO / "scripts/install.sh", folder / "scripts")
-        shutil.copy(REPO / "config/mosquitto-pi-orchestrator.conf", folder / "config")
+        for ending in ("conf", "acl"):
+            shutil.copy(REPO / f"config/mosquitto-pi-orchestrator.{ending}", folder / "config")
         yield folder
 
 
@@ -221,8 +238,16 @@ def test_dry_run_prints_steps_of_installation(tmp_path: Path, checkout: Path) ->
             re.sub(r"\d{8}T\d{6}Z", "TIME", line.removeprefix("would: ")) for line in lines if "previous" not in line
         ]
 
+    first = steps("--dry-run")
+    assert first == steps()
+    for created in (BROKER, BROKER_ACL, BROKER_USERS):
+        assert any(f"/{created}" in line for line in first), created
     assert steps("--dry-run") == steps()
-    assert steps("--dry-run") == steps()
+    (tmp_path / "root" / BROKER).unlink()
+    (tmp_path / "root" / CONFIG).write_text("[mqtt]\n")
+    added = steps("--dry-run")
+    assert "add the MQTT user to /etc/pi-orchestrator/config.toml" in added
+    assert added == steps()
 
 
 def test_dry_run_changes_nothing(tmp_path: Path, checkout: Path, installed: Path) -> None:
@@ -277,7 +302,7 @@ def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None
     assert (root / DROP_IN).exists()
 
     install_below(root, checkout, "--uninstall")
-    for removed in (OPT, UNIT, DROP_IN, BROKER, POLKIT, "usr/local/bin/pi-orchestrator"):
+    for removed in (OPT, UNIT, DROP_IN, BROKER, BROKER_ACL, BROKER_USERS, POLKIT, "usr/local/bin/pi-orchestrator"):
         assert not os.path.lexists(root / removed), removed
     assert "9000" in (root / CONFIG).read_text()
     assert (root / STATE / "state.db").read_text() == "precious"
@@ -324,6 +349,124 @@ def test_existing_broker_is_unchanged(tmp_path: Path, checkout: Path) -> None:
     output = install_below(tmp_path, checkout, "--dry-run").stdout
     assert "mine.conf already has a listener on 1883" in output
     assert f"broker settings /{BROKER}" not in output
+    for line in (
+        f"password_file /{BROKER_USERS}",
+        f"acl_file /{BROKER_ACL}",
+        "max_packet_size 266240",
+        'username = "pi-orchestrator"',
+        f'password_file = "/{MQTT_PASSWORD}"',
+    ):
+        assert f"note:   {line}" in output
+    assert install_below(tmp_path, checkout)
+    assert "mqtt" not in tomllib.loads((tmp_path / CONFIG).read_text()), "the broker does not know the user"
+    other.write_text(f"listener 1883\nacl_file /{BROKER_ACL}\n")
+    assert "any client can send commands" not in install_below(tmp_path, checkout, "--dry-run").stdout
+    assert f"kept: /{BROKER_ACL}" in install_below(tmp_path, checkout, "--uninstall").stdout
+    assert (tmp_path / BROKER_ACL).exists()
+    assert not (tmp_path / BROKER_USERS).exists()
+
+
+def mqtt_settings(root: Path) -> object:
+    return tomllib.loads((root / CONFIG).read_text()).get("mqtt")
+
+
+def test_daemon_gets_broker_user(tmp_path: Path, checkout: Path, installed: Path) -> None:
+    password = (installed / MQTT_PASSWORD).read_text()
+    assert len(password) > 24
+    for file in (MQTT_PASSWORD, BROKER_USERS):
+        assert (installed / file).stat().st_mode & 0o777 == 0o600
+    assert password.strip() not in (installed / BROKER_USERS).read_text()
+    assert mqtt_settings(installed) == MQTT_USER
+
+    # An upgrade keeps user, password and other lines; an installation over a kept configuration makes the user again.
+    with (installed / BROKER_USERS).open("a") as users:
+        users.write("other:$7$1$c2FsdA==$aGFzaA==\n")
+    before = (installed / BROKER_USERS).read_bytes()
+    install_below(installed, checkout)
+    assert (installed / BROKER_USERS).read_bytes() == before
+    install_below(installed, checkout, "--uninstall")
+    assert not (installed / BROKER_USERS).exists()
+    install_below(installed, checkout)
+    assert (installed / MQTT_PASSWORD).read_text() == password
+    assert (installed / BROKER_USERS).read_text().startswith("pi-orchestrator:$7$")
+    assert mqtt_settings(installed) == MQTT_USER
+
+
+def test_own_broker_choice_is_kept(tmp_path: Path, checkout: Path) -> None:
+    root = tmp_path / "root"
+    (root / CONFIG).parent.mkdir(parents=True)
+    (root / CONFIG).write_text("[mqtt]\nhost = '10.0.0.1'\n")
+    output = install_below(root, checkout).stdout
+    assert mqtt_settings(root) == {"host": "10.0.0.1"}
+    assert "acl_file" not in (root / BROKER).read_text().replace("# ", "")
+    assert f"note:   acl_file /{BROKER_ACL}" in output
+
+
+@contextlib.asynccontextmanager
+async def installed_broker(root: Path, folder: Path) -> AsyncIterator[Broker]:
+    """Run mosquitto with the installed settings: on a free port of loopback only."""
+    broker = Broker(folder)
+    text = (root / BROKER).read_text().replace(" /etc/mosquitto/", f" {root}/etc/mosquitto/")
+    text = re.sub(r"^listener 1883 10\..*$", "", text, flags=re.MULTILINE)
+    user = broker.conf.read_text().splitlines()[-1]
+    broker.conf.write_text(text.replace("listener 1883 127.0.0.1", f"listener {broker.port} 127.0.0.1\n{user}"))
+    await broker.start()
+    try:
+        yield broker
+    finally:
+        await broker.kill()
+
+
+async def test_installed_acl_protects_commands(tmp_path: Path, installed: Path) -> None:
+    password = (installed / MQTT_PASSWORD).read_text().strip()
+    login = {"username": "pi-orchestrator", "password": password}
+    async with installed_broker(installed, tmp_path) as broker:
+        settings = MqttSettings(
+            host=broker.host, port=broker.port, password=SecretStr(password), username=login["username"]
+        )
+        report = await check_broker(settings, filters=FILTERS, command_topic=COMMAND_TOPIC)
+        assert report == BrokerReport(protocol="MQTT 5", is_open_to_commands=False, is_size_limited=True)
+
+        mac = "24:6F:28:00:00:01"
+        delicasa = f"delicasa/box/camera/{mac}"
+        options = {"protocol": aiomqtt.ProtocolVersion.V5}
+        async with broker.client(**login, **options) as daemon, broker.client(**options) as camera:
+            await daemon.subscribe([("camera/#", 1), ("delicasa/#", 1), ("piorch/#", 1)])
+            await camera.subscribe([("#", 1)])
+            refused = (f"camera/command/{mac}", f"{delicasa}/command", "piorch/status", "piorch/echo", "other")
+            allowed = (
+                f"camera/status/{mac}",
+                "camera/response/r",
+                "camera/response/r/chunk",
+                f"{delicasa}/status",
+                f"{delicasa}/response/r/ack",
+            )
+            for topic in (*refused, *allowed):
+                await camera.publish(topic, "from the camera", qos=1)
+            received = aiter(daemon.messages)
+            assert [(await anext(received)).topic.value for _ in allowed] == list(allowed)
+
+            commands = (f"camera/command/{mac}", f"{delicasa}/command", "piorch/status")
+            for topic in (*allowed, *commands):
+                await daemon.publish(topic, "from the daemon", qos=1)
+            messages = aiter(camera.messages)
+            assert [(await anext(messages)).topic.value for _ in commands] == list(commands), "and no picture"
+
+
+async def test_daemon_works_with_installed_broker(tmp_path: Path, installed: Path, rig: Rig) -> None:
+    """Cameras without a user are onboarded, give pictures and are rebooted."""
+    password_file = str(installed / MQTT_PASSWORD)
+    async with installed_broker(installed, tmp_path) as rig.broker:
+        mqtt = {"port": rig.broker.port, "username": "pi-orchestrator", "password_file": password_file}
+        async with rig.daemon(mqtt=mqtt) as running, rig.fleet(1) as fleet:
+            (camera,) = fleet.cameras
+            assert running.app.resources.health.get("mqtt").state is State.OK
+
+            async def picture() -> object:
+                answer = await running.api.post(f"/api/v1/cameras/{camera.mac}/capture")
+                return answer if answer.status == 200 else None
+
+            assert (await eventually(picture)).headers["X-Capture-Source"] == "mqtt"
 
 
 @pytest.mark.timeout(300)  # downloads packages with --slow, or if the environment has kept none
@@ -337,11 +480,18 @@ def test_real_program_is_installed_from_lock_file(
         monkeypatch.setenv("PIP_FIND_LINKS", str(WHEELS))
     install(REPO, "--root", tmp_path, "--python", sys.executable if Scale.slow else checkout / "python")
     python = tmp_path / OPT / "venv/bin/python"
-    assert (tmp_path / CONFIG).read_bytes() == (REPO / "config/config.toml").read_bytes()
+    with_user = re.sub(
+        r"^\[mqtt\]$",
+        f'[mqtt]\nusername = "pi-orchestrator"\npassword_file = "/{MQTT_PASSWORD}"',
+        (REPO / "config/config.toml").read_text(),
+        flags=re.MULTILINE,
+    )
+    assert (tmp_path / CONFIG).read_text() == with_user
     # The lock file contains every declared dependency, and the command is installed.
     for command in (
         [python, "-m", "pip", "--disable-pip-version-check", "check"],
         [tmp_path / OPT / "venv/bin/pi-orchestrator", "check-config", "--config", tmp_path / CONFIG],
     ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        variables = os.environ | {"PIORCH_MQTT__PASSWORD_FILE": str(tmp_path / MQTT_PASSWORD)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
         assert done.returncode == 0, done.stdout + done.stderr
