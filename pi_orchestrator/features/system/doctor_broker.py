@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import SecretStr
 
 from pi_orchestrator.features.commands.model import COMMAND_TOPIC, RESPONSE_TOPICS
 from pi_orchestrator.features.devices.status_message import STATUS_TOPICS
@@ -22,6 +26,8 @@ ACL_REMEDY = (
     " Then: sudo systemctl restart mosquitto pi-orchestrator"
 )
 SIZE_REMEDY = "add to the broker's settings: max_packet_size 266240. Then: sudo systemctl restart mosquitto"
+CREDENTIAL = Path("/etc/credstore/pi-orchestrator.mqtt_password")
+"""Where systemd reads the daemon's password; a command is not given credentials."""
 _LOGIN_CODES = (0x86, 0x87)
 _CLIENT_ID_CODE = 0x85
 
@@ -30,11 +36,23 @@ def examine_broker(settings: Settings) -> list[Finding]:
     """Check connection and subscriptions, who may send commands, and the limit of sizes."""
     if settings.mqtt.embedded:
         return [_check_embedded(), *(Finding(check, "ok", "embedded in the daemon") for check in ("acl", "packets"))]
-    report = asyncio.run(check_broker(settings.mqtt, filters=FILTERS, command_topic=COMMAND_TOPIC))
+    mqtt = _with_credential(settings.mqtt)
+    report = asyncio.run(check_broker(mqtt, filters=FILTERS, command_topic=COMMAND_TOPIC))
     if report.error:
         unknown = ("warn", "unknown until the broker works", "fix the broker first")
-        return [_connect_finding(settings.mqtt, report), Finding("acl", *unknown), Finding("packets", *unknown)]
-    return [_topics_finding(settings.mqtt, report), _acl_finding(report), _size_finding(report)]
+        return [_connect_finding(mqtt, report), Finding("acl", *unknown), Finding("packets", *unknown)]
+    return [_topics_finding(mqtt, report), _acl_finding(report), _size_finding(report)]
+
+
+def _with_credential(mqtt: MqttSettings) -> MqttSettings:
+    """The settings with the password that systemd passes to the daemon, if this user may read it."""
+    if "CREDENTIALS_DIRECTORY" in os.environ:
+        return mqtt
+    try:
+        password = CREDENTIAL.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return mqtt
+    return mqtt.model_copy(update={"password": SecretStr(password)})
 
 
 def _check_embedded() -> Finding:

@@ -15,8 +15,9 @@ from pi_orchestrator.net.wifi.nl80211 import Radio, Station
 from pi_orchestrator.net.wifi.stations import StationReading
 from pi_orchestrator.settings.overrides import render
 from tests.support import lan
+from tests.support.broker import password_line
 from tests.support.mqtt_peer import MqttPeer
-from tests.support.process import COMMAND, ROOT, UNPRIVILEGED, command, daemon, environment, write_toml
+from tests.support.process import COMMAND, ROOT, UNPRIVILEGED, command, daemon, environment, patched, write_toml
 
 CHECKS = [
     *("interface", "engine", "leases", "stations", "mdns"),
@@ -207,6 +208,19 @@ async def test_broker_refusing_login_fails_with_reason(doctor, rig):
     assert finding["what"].endswith("the broker refused the connection: not authorised")
     assert "mqtt.password_file" in finding["remedy"]
     assert findings["acl"]["what"] == findings["packets"]["what"] == "unknown until the broker works"
+
+
+async def test_password_of_systemd_credential_is_used(doctor, rig, tmp_path):
+    await rig.broker.stop()
+    (tmp_path / "users").write_text(password_line("pi", "secret"))
+    with rig.broker.conf.open("a") as conf:
+        conf.write(f"password_file {tmp_path}/users\n")
+    await rig.broker.start()
+    assert (await doctor(mqtt={"username": "pi"}))["broker"]["result"] == "fail"
+    (tmp_path / "credential").write_text("secret\n")
+    code = "from pathlib import Path\nfrom pi_orchestrator.features.system import doctor_broker"
+    program = patched(f"{code}\ndoctor_broker.CREDENTIAL = Path({str(tmp_path / 'credential')!r})")
+    assert (await doctor(program=program, mqtt={"username": "pi"}))["broker"]["result"] == "ok"
 
 
 async def test_broker_refusing_filter_fails_with_acl_line(doctor):

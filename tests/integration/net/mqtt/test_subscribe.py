@@ -11,13 +11,14 @@ import sys
 import pytest
 
 from pi_orchestrator.core.clock import Clock
+from pi_orchestrator.core.errors import MqttUnavailableError
 from pi_orchestrator.core.health import Health, State
 from pi_orchestrator.net.mqtt import link, subscriptions
 from pi_orchestrator.net.mqtt.link import MqttConnection
 from pi_orchestrator.settings.model import MqttSettings
 from tests.support.broker import Broker
 from tests.support.mqtt_peer import MqttPeer, publish_large
-from tests.support.waiting import eventually
+from tests.support.waiting import HANG_S, eventually
 
 STATUS, RESPONSE = "camera/status/+", "camera/response/+"
 
@@ -118,6 +119,23 @@ async def test_mosquitto_refusing_filter_is_degraded(tmp_path):
             assert RESPONSE not in subject.reason
             await camera.publish("camera/response/r", b"{}", qos=1)
             await eventually(lambda: subject.topics == ["camera/response/r"])
+    finally:
+        await broker.kill()
+
+
+async def test_refused_publish_is_an_error(tmp_path):
+    """MQTT 3.1.1 has no code for it: the broker acknowledges a message that it drops."""
+    broker = Broker(tmp_path)
+    (tmp_path / "acl").write_text("topic read #\ntopic write piorch/#\n")
+    with broker.conf.open("a") as conf:
+        conf.write(f"acl_file {tmp_path}/acl\n")
+    await broker.start()
+    try:
+        async with running(broker) as subject:
+            await eventually(lambda: subject.state is State.OK)
+            with pytest.raises(MqttUnavailableError, match="refused the message: not authorised"):
+                await subject.connection.publish("camera/command/x", b"{}", timeout_s=HANG_S)
+            assert subject.connection.connected
     finally:
         await broker.kill()
 

@@ -1,0 +1,103 @@
+"""What the client relies on in private parts of paho: the size of a packet is known before its body is read."""
+
+import asyncio
+import socket
+
+import aiomqtt
+import pytest
+from paho.mqtt.enums import MQTTErrorCode
+
+from pi_orchestrator.net.mqtt.client import MAX_TOPIC_BYTES, MqttClient
+from tests.support.mqtt_peer import CONNACK, PUBLISH, length_field, packet, text
+
+LIMIT = 1000
+
+
+@pytest.fixture
+async def connected():
+    """(client, socket of the peer) after CONNACK, without a connect."""
+    client = MqttClient("127.0.0.1", max_packet_bytes=LIMIT)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    client._client._sock = ours
+    theirs.send(packet(CONNACK, b"\0\0"))
+    client._client.loop_read()
+    assert client._connected.done()
+    yield client, theirs
+    theirs.close()
+    ours.close()
+
+
+def read(client):
+    code = MQTTErrorCode.MQTT_ERR_SUCCESS
+    while client._client.socket() is not None and code is MQTTErrorCode.MQTT_ERR_SUCCESS:
+        before = client._limit.received
+        code = client._client.loop_read()
+        if client._limit.received == before:
+            break
+    return code
+
+
+def header(topic, size, *, retained=False):
+    head = text(topic)
+    return bytes([PUBLISH << 4 | int(retained)]) + length_field(len(head) + size) + head
+
+
+async def test_packet_at_limit_is_received(connected):
+    client, peer = connected
+    peer.send(header("t", LIMIT - 3) + bytes(LIMIT - 3))
+    read(client)
+    (message,) = client.queued()
+    assert len(message.payload) == LIMIT - 3
+
+
+@pytest.mark.parametrize("retained", [True, False])
+async def test_packet_over_limit_is_refused_with_topic(connected, retained):
+    client, peer = connected
+    peer.send(header("camera/status/x", LIMIT, retained=retained) + bytes(LIMIT))
+    assert read(client) is MQTTErrorCode.MQTT_ERR_CONN_LOST
+    error = client._lost()
+    assert (error.topic, error.retained, error.size) == ("camera/status/x", retained, LIMIT + 17)
+    assert client._limit.received == 4 + 3 + 17, "CONNACK, fixed header and topic"
+    assert client._client.socket() is None
+
+
+async def test_topic_in_pieces_is_found(connected):
+    client, peer = connected
+    for byte in header("camera/status/x", 250 << 20):
+        peer.send(bytes([byte]))
+        read(client)
+    assert client._lost().topic == "camera/status/x"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        bytes([9 << 4]) + length_field(250 << 20),
+        bytes([PUBLISH << 4]) + length_field(250 << 20) + (MAX_TOPIC_BYTES + 1).to_bytes(2, "big"),
+    ],
+    ids=["no message", "long topic"],
+)
+async def test_large_packet_without_topic_is_refused(connected, start):
+    client, peer = connected
+    peer.send(start)
+    read(client)
+    assert (client._lost().topic, client._client.socket()) == (None, None)
+
+
+async def test_mqtt5_announces_limit_to_broker():
+    client = MqttClient("127.0.0.1", protocol=aiomqtt.ProtocolVersion.V5, max_packet_bytes=LIMIT)
+    assert (client._properties.MaximumPacketSize, client._properties.ReceiveMaximum) == (LIMIT, 64)
+
+
+async def test_connection_closed_before_answer_ends_open():
+    async def close(reader, writer):
+        await reader.read(10)
+        writer.close()
+
+    server = await asyncio.start_server(close, "127.0.0.1", 0)
+    async with server:
+        client = MqttClient("127.0.0.1", server.sockets[0].getsockname()[1], timeout=60)
+        with pytest.raises(aiomqtt.MqttError, match="without an answer to CONNECT"):
+            await client.open()

@@ -1,0 +1,90 @@
+"""Which filters are subscribed to after refusals and large messages."""
+
+import pytest
+
+from pi_orchestrator.net.mqtt.client import PacketTooLargeError
+from pi_orchestrator.net.mqtt.subscriptions import (
+    LEFT_OUT_S,
+    MAX_LEFT_OUT_S,
+    MAX_TOPIC_CHARS,
+    MAX_TOPICS,
+    REFUSED_RETRY_S,
+    TOLERATED,
+    Subscriptions,
+    matches,
+)
+
+STATUS, RESPONSE = "camera/status/+", "camera/response/+/+"
+
+
+@pytest.fixture
+def subscriptions():
+    subject = Subscriptions(username=None)
+    subject.add(STATUS)
+    subject.add(RESPONSE)
+    return subject
+
+
+def large(topic, *, retained=True):
+    return PacketTooLargeError(3 << 20, 2 << 20, topic, retained=retained)
+
+
+@pytest.mark.parametrize(
+    "topic, result",
+    [("camera/status/x", True), ("camera/status", False), ("camera/status/x/y", False), ("a/b/c", False)],
+)
+def test_filter_matches_its_topics(topic, result):
+    assert matches(STATUS, topic) is result
+
+
+def test_large_retained_message_leaves_known_topics(subscriptions):
+    for name in ("a", "evil", "b", "x" * MAX_TOPIC_CHARS):
+        subscriptions.add_topic(STATUS, f"camera/status/{name}")
+    subscriptions.add_too_large(large("camera/status/evil"), 0)
+    assert subscriptions.wanted(1) == ["camera/status/a", "camera/status/b", RESPONSE]
+    assert "camera/status/evil has a message of 3,145,728 bytes" in subscriptions.problem()
+    assert subscriptions.next_due() == LEFT_OUT_S
+    assert subscriptions.due(LEFT_OUT_S) == [STATUS]
+    assert subscriptions.problem() is None
+
+
+def test_repeats_double_the_time_up_to_limit(subscriptions):
+    times = []
+    for _ in range(20):
+        subscriptions.add_too_large(large("camera/status/evil"), 0)
+        times.append(subscriptions.next_due())
+        subscriptions.due(times[-1])
+    assert times[:3] == [LEFT_OUT_S, 2 * LEFT_OUT_S, 4 * LEFT_OUT_S]
+    assert max(times) == times[-1] == MAX_LEFT_OUT_S
+
+
+def test_live_large_messages_are_tolerated_first(subscriptions):
+    for _ in range(TOLERATED):
+        subscriptions.add_too_large(large("camera/status/evil", retained=False), 0)
+        assert subscriptions.wanted(0) == [STATUS, RESPONSE]
+    subscriptions.add_too_large(large("camera/status/evil", retained=False), 0)
+    assert subscriptions.wanted(0) == [RESPONSE]
+
+
+@pytest.mark.parametrize("topic", [None, "other/topic"])
+def test_unknown_large_topic_changes_nothing(subscriptions, topic):
+    subscriptions.add_too_large(large(topic), 0)
+    assert subscriptions.wanted(0) == [STATUS, RESPONSE]
+    assert subscriptions.problem() is None
+
+
+def test_remembered_topics_are_limited(subscriptions):
+    for number in range(10 * MAX_TOPICS):
+        subscriptions.add_topic(STATUS, f"camera/status/{number}")
+    subscriptions.add_too_large(large("camera/status/evil"), 0)
+    assert len(subscriptions.wanted(0)) == MAX_TOPICS + 1
+
+
+def test_refused_filter_is_due_again(subscriptions):
+    subscriptions.add_answer([STATUS, RESPONSE], {STATUS: "not authorised"}, 0)
+    problem = subscriptions.problem()
+    assert "not authorised; add to its ACL for anonymous clients: topic read camera/status/+" in problem
+    assert subscriptions.due(REFUSED_RETRY_S - 1) == []
+    assert subscriptions.due(REFUSED_RETRY_S) == [STATUS]
+    subscriptions.add_answer([STATUS], {}, REFUSED_RETRY_S)
+    assert (subscriptions.problem(), subscriptions.next_due()) == (None, None)
