@@ -85,6 +85,7 @@ def _metrics(res: Resources, answered: Counter[int]) -> Iterator[Metric]:
     yield info("piorch_build", "Version of the program.", {"version": __version__})
     yield gauge("piorch_mqtt_connected", "1 while connected to the broker.", res.mqtt.connected)
     yield counter("piorch_mqtt_connections", "Connections to the broker.", res.mqtt.connections)
+    yield counter("piorch_mqtt_messages_too_large", "Messages over the size limit, dropped.", res.mqtt.too_large)
     statuses = {str(status): number for status, number in sorted(answered.items())}
     yield counters("piorch_http_responses", "HTTP responses by status.", "status", statuses)
     yield counter("piorch_database_commits", "Commits of the database writer.", res.database.commits)

@@ -30,6 +30,7 @@ from pi_orchestrator.core.wifi import MqttAccess
 from pi_orchestrator.net.mqtt.client import MqttClient
 from pi_orchestrator.sandbox.commands import FOREVER_S, CommandHandler, PictureError
 from pi_orchestrator.sandbox.faults import (
+    LARGE_MESSAGE_BYTES,
     Fault,
     encode_status,
     raw_server,
@@ -415,6 +416,9 @@ class SimulatedCamera:
         finally:
             reporting.cancel()
             await asyncio.wait([reporting])
+            if self.fault is Fault.LARGE_MESSAGE:
+                with contextlib.suppress(aiomqtt.MqttError):  # remove the retained message from the broker
+                    await link.publish(self.topic("status", self.message_count), b"", qos=1, retain=True)
 
     async def _report(self, link: MqttClient) -> None:
         if self._is_boot_looping:
@@ -439,8 +443,10 @@ class SimulatedCamera:
     async def _publish_status(self, link: MqttClient, state: str = "ONLINE", *, qos: int = 0) -> None:
         self.message_count += 1
         topic = self.topic("status", self.message_count)
-        payload = encode_status(self.fault, self.status(state))
-        await link.publish(topic, payload, qos=qos, retain=self.options.retain)
+        payload, retain = encode_status(self.fault, self.status(state)), self.options.retain
+        if self.fault is Fault.LARGE_MESSAGE:
+            payload, retain = payload.ljust(LARGE_MESSAGE_BYTES), True
+        await link.publish(topic, payload, qos=qos, retain=retain)
 
     def _set_online(self) -> None:
         self.connected.set()

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import aiomqtt
@@ -32,6 +32,9 @@ BATCH_SIZE = 32
 """Limit of messages returned by one `queued`, so that other tasks can run in a flood."""
 MAX_PACKET_BYTES: Final = 2 * 1024 * 1024
 """Limit of one received packet. Pictures come in chunks, which are much smaller."""
+MAX_SKIPPED_BYTES: Final = 16 * 1024 * 1024
+"""With MQTT 3.1.1, a message over the limit is read and dropped up to this size; a larger one ends the connection."""
+SKIP_BLOCK_BYTES = 65_536
 MAX_UNACKNOWLEDGED = 64
 """With MQTT 5, the broker sends at most this number of messages before they are acknowledged."""
 MAX_TOPIC_BYTES = 512
@@ -81,7 +84,7 @@ class PacketTooLargeError(aiomqtt.MqttError):
 
     def __init__(self, size: int, limit: int, topic: str | None, *, retained: bool) -> None:
         where = f" on {topic}" if topic else ""
-        super().__init__(f"dropped the connection at a message of {size:,} bytes{where}; the limit is {limit:,}")
+        super().__init__(f"a message of {size:,} bytes{where} is over the limit of {limit:,}")
         self.size = size
         self.topic = topic
         self.retained = retained
@@ -92,9 +95,13 @@ class MqttClient(aiomqtt.Client):
 
     def __init__(self, *args: Any, max_packet_bytes: int = MAX_PACKET_BYTES, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._limit = _PacketLimit(self._client, max_packet_bytes)
-        self._refused: dict[int, ReasonCode] = {}
         self.is_mqtt5: Final = options.get("protocol") is aiomqtt.ProtocolVersion.V5
+        # A broker of MQTT 5 knows the limit; if it exceeds it, nothing that it sends can be relied on.
+        skip_limit = max_packet_bytes if self.is_mqtt5 else MAX_SKIPPED_BYTES
+        self._limit = _PacketLimit(self._client, max_packet_bytes, skip_limit=skip_limit)
+        self._refused: dict[int, ReasonCode] = {}
+        self.on_skipped: Callable[[PacketTooLargeError], None] | None = None
+        """Called for each message that was dropped because of its size."""
         self.broker_limit: int | None = None
         """The largest packet that the broker accepts, if it announced one."""
         if self.is_mqtt5:
@@ -223,6 +230,13 @@ class MqttClient(aiomqtt.Client):
             self._refused[mid] = reason_code
         super()._on_publish(client, userdata, mid, reason_code, properties)
 
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        skipped, self._limit.skipped = self._limit.skipped, None
+        if skipped is None:
+            super()._on_message(client, userdata, message)
+        elif self.on_skipped:
+            self.on_skipped(skipped)
+
     def _on_connect(
         self,
         client: paho.Client,
@@ -260,42 +274,57 @@ class MqttClient(aiomqtt.Client):
 
 
 class _PacketLimit:
-    """Bounds what paho reads from its socket: of a packet over the limit, only the topic is read.
+    """Bounds what paho keeps of a packet over the limit: a message is skipped up to a size, else the connection ends.
 
     It replaces `_sock_recv`, which paho calls for every read. An OSError there makes paho close the connection.
     """
 
-    def __init__(self, client: paho.Client, limit: int) -> None:
+    def __init__(self, client: paho.Client, limit: int, *, skip_limit: int) -> None:
         self._client = client
         self._read = client._sock_recv  # noqa: SLF001
         self._bytes = limit
+        self._skip_bytes = skip_limit
         self.received = 0
         """Bytes received so far."""
         self.exceeded: PacketTooLargeError | None = None
+        """The packet that ended the connection."""
+        self.skipped: PacketTooLargeError | None = None
+        """The message that is being skipped; paho then delivers only its end."""
         client._sock_recv = self._recv  # type: ignore[method-assign]  # noqa: SLF001
 
     def _recv(self, bufsize: int) -> bytes:
         packet = self._client._in_packet  # noqa: SLF001
         if packet["have_remaining"] and packet["remaining_length"] > self._bytes:
-            bufsize = self._missing_of_topic(packet["command"], packet["packet"], packet["remaining_length"])
+            bufsize = self._bounded(bufsize, packet["command"], packet["packet"], packet["remaining_length"])
         data = self._read(bufsize)
         self.received += len(data)
         return data
 
-    def _missing_of_topic(self, command: int, body: bytearray, size: int) -> int:
-        """Number of bytes to read until the topic is known; OSError if it is known, or if there is none."""
-        topic, retained = None, False
-        if command & 0xF0 == paho.PUBLISH:
-            retained = bool(command & 1)
-            end = 2 + int.from_bytes(body[:2], "big")
-            if len(body) < 2:
-                return 2 - len(body)
-            if end <= 2 + MAX_TOPIC_BYTES:
-                if len(body) < end:
-                    return end - len(body)
-                topic = body[2:end].decode(errors="replace")
+    def _bounded(self, bufsize: int, command: int, body: bytearray, size: int) -> int:
+        """Number of bytes to read next of a packet over the limit; OSError to end the connection."""
+        if command & 0xF0 != paho.PUBLISH:
+            raise self._end(size, None, retained=False)
+        retained = bool(command & 1)
+        if len(body) < 2:
+            return 2 - len(body)
+        end = 2 + int.from_bytes(body[:2], "big")
+        if end > 2 + MAX_TOPIC_BYTES:
+            raise self._end(size, None, retained=retained)
+        if len(body) < end:
+            return end - len(body)
+        topic = body[2:end].decode(errors="replace")
+        if size > self._skip_bytes:
+            raise self._end(size, topic, retained=retained)
+        self.skipped = PacketTooLargeError(size, self._bytes, topic, retained=retained)
+        head = end + (2 if command & 0x06 else 0)  # the topic and the message id, which is acknowledged
+        if len(body) < head:
+            return head - len(body)
+        del body[head:]
+        return min(bufsize, SKIP_BLOCK_BYTES)
+
+    def _end(self, size: int, topic: str | None, *, retained: bool) -> OSError:
         self.exceeded = PacketTooLargeError(size, self._bytes, topic, retained=retained)
-        raise OSError(str(self.exceeded))
+        return OSError(str(self.exceeded))
 
 
 def reason_text(reason: ReasonCode) -> str:

@@ -29,6 +29,7 @@ SILENCE_S = 10.0
 SUBSCRIBE_LIMIT_S = 300.0
 """Time for a subscribe; retained messages may come before the broker's answer."""
 MAX_RETRY_DELAY_S = 2.0
+SKIPPED_LOG_S = 60.0
 MIN_STABLE_S = 5.0
 MAX_LOGGED_EARLY_DISCONNECTS = 5
 
@@ -56,6 +57,9 @@ class MqttConnection:
         self._reported_problem: str | None = None
         self.on_lost: Callable[[], None] | None = None
         self._connected_at = 0.0
+        self.too_large = 0
+        """Messages dropped because of their size."""
+        self._skipped_again_at = 0.0
         self.received = 0
         self.connections = 0
 
@@ -114,6 +118,7 @@ class MqttConnection:
             except (aiomqtt.MqttError, OSError, UnicodeError) as error:
                 reason = str(error) or type(error).__name__
                 if isinstance(error, PacketTooLargeError):
+                    self.too_large += 1
                     self._subscriptions.add_too_large(error, self._clock.monotonic())
             finally:
                 self._client = None
@@ -133,6 +138,7 @@ class MqttConnection:
 
     async def _run_connection(self, *, quiet: bool) -> None:
         client = await self._opener.open(self._settings.client_id, _WILL)
+        client.on_skipped = self._report_skipped
         # Reads from the start: retained messages may arrive before the answer to the subscribe.
         reading = asyncio.create_task(self._read(client), name="mqtt-reader")
         try:
@@ -206,6 +212,13 @@ class MqttConnection:
                 self._subscriptions.add_topic(topic_filter, topic)
                 handler(topic, payload, retained)
                 return
+
+    def _report_skipped(self, error: PacketTooLargeError) -> None:
+        self.too_large += 1
+        now = self._clock.monotonic()
+        if now >= self._skipped_again_at:
+            self._skipped_again_at = now + SKIPPED_LOG_S
+            log.warning("mqtt message too large, dropped", reason=str(error), count=self.too_large)
 
     def _report_lost(self, reason: str, *, first: bool) -> None:
         self._health.set(NAME, State.DEGRADED, reason)

@@ -13,7 +13,7 @@ import pytest
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.errors import MqttUnavailableError
 from pi_orchestrator.core.health import Health, State
-from pi_orchestrator.net.mqtt import link, subscriptions
+from pi_orchestrator.net.mqtt import link, session, subscriptions
 from pi_orchestrator.net.mqtt.link import MqttConnection
 from pi_orchestrator.settings.model import MqttSettings
 from tests.support.broker import Broker
@@ -245,3 +245,26 @@ async def test_large_retained_message_of_mosquitto_takes_no_memory(broker):
             assert (await anext(aiter(client.messages))).payload == b"online"
 
     assert await peak_mib(broker.port, is_online) < 100
+
+
+@pytest.fixture(params=["MQTT 5", "MQTT 3.1.1"])
+def protocol(request, monkeypatch):
+    if request.param == "MQTT 3.1.1":
+        never = property(lambda _: float("inf"), lambda *_: None)
+        monkeypatch.setattr(session.SessionOpener, "_mqtt5_again_at", never, raising=False)
+    return request.param
+
+
+async def test_camera_with_large_messages_affects_no_other(rig, protocol):
+    async with rig.daemon() as running, rig.fleet(3, faults=["large-message:1"]) as fleet:
+        healthy = {camera.mac for camera in fleet.cameras if camera.fault is None}
+
+        async def all_online():
+            cameras = (await running.api.get("/api/v1/espcam/paired")).data["cameras"]
+            return healthy == {camera["mac_address"] for camera in cameras if camera["status"] == "online"}
+
+        await eventually(all_online)
+        mqtt = running.app.resources.mqtt
+        if protocol == "MQTT 3.1.1":
+            await eventually(lambda: mqtt.too_large)
+        assert (mqtt.connections, running.app.resources.health.get(link.NAME).state) == (1, State.OK)

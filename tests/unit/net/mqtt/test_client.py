@@ -8,7 +8,7 @@ import pytest
 from paho.mqtt.enums import MQTTErrorCode
 
 from pi_orchestrator.net.mqtt.client import MAX_TOPIC_BYTES, MqttClient
-from tests.support.mqtt_peer import CONNACK, PUBLISH, length_field, packet, text
+from tests.support.mqtt_peer import CONNACK, PUBACK, PUBLISH, length_field, packet, text
 
 LIMIT = 1000
 
@@ -17,6 +17,7 @@ LIMIT = 1000
 async def connected():
     """(client, socket of the peer) after CONNACK, without a connect."""
     client = MqttClient("127.0.0.1", max_packet_bytes=LIMIT)
+    client._limit._skip_bytes = LIMIT
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
@@ -25,8 +26,8 @@ async def connected():
     client._client.loop_read()
     assert client._connected.done()
     yield client, theirs
+    client._client._sock_close()
     theirs.close()
-    ours.close()
 
 
 def read(client):
@@ -61,6 +62,25 @@ async def test_packet_over_limit_is_refused_with_topic(connected, retained):
     assert (error.topic, error.retained, error.size) == ("camera/status/x", retained, LIMIT + 17)
     assert client._limit.received == 4 + 3 + 17, "CONNACK, fixed header and topic"
     assert client._client.socket() is None
+
+
+@pytest.mark.parametrize("piece", [7, 1000, 1 << 20])
+async def test_skipped_message_is_acknowledged_and_not_kept(connected, piece):
+    client, peer = connected
+    client._limit._skip_bytes = 100 * LIMIT
+    skipped = []
+    client.on_skipped = skipped.append
+    body = b"\x12\x34" + bytes(50 * LIMIT)
+    head = header("camera/status/x", len(body))
+    data = bytes([head[0] | 2]) + head[1:] + body + header("t", 4) + b"next"
+    for start in range(0, len(data), piece):
+        peer.send(data[start : start + piece])
+        read(client)
+        assert len(client._client._in_packet["packet"]) <= 65_536 + 100
+    (message,) = client.queued()
+    assert (message.topic.value, message.payload) == ("t", b"next")
+    assert [(error.topic, error.size) for error in skipped] == [("camera/status/x", len(body) + 17)]
+    assert await asyncio.get_running_loop().sock_recv(peer, 100) == packet(PUBACK, b"\x12\x34")
 
 
 async def test_topic_in_pieces_is_found(connected):
