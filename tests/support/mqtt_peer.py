@@ -49,7 +49,7 @@ class MqttPeer:
 
     knows_mqtt5: bool = True
     refusal: str = "code"
-    """How MQTT 5 is refused: `code` (CONNACK of MQTT 3.1.1), `close`."""
+    """How MQTT 5 is refused: `code` (CONNACK of MQTT 3.1.1), `close`, `silence`."""
     grants: dict = field(default_factory=dict)
     """Filter → code in SUBACK; 1 for the others."""
     large: tuple | None = None
@@ -98,7 +98,7 @@ class MqttPeer:
             if body[6] == 5 and not self.knows_mqtt5:
                 if self.refusal == "code":
                     writer.write(packet(CONNACK, b"\0\1"))
-                return False
+                return self.refusal == "silence"
             writer.write(packet(CONNACK, b"\0\0" + (b"\0" if body[6] == 5 else b"")))
         elif kind == SUBSCRIBE:
             filters = self._filters(body[3 if is_mqtt5 else 2 :])

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import aiomqtt
 
-from pi_orchestrator.net.mqtt.client import MAX_PACKET_BYTES, MqttClient, RefusedError
+from pi_orchestrator.net.mqtt.client import MAX_PACKET_BYTES, MqttClient, NoAnswerError, RefusedError
 from pi_orchestrator.net.mqtt.session import ECHO_TOPIC, STATUS_TOPIC, SessionOpener
 from pi_orchestrator.settings import MqttSettings
 
@@ -112,7 +112,11 @@ async def _session(settings: MqttSettings) -> AsyncIterator[_Session]:
     )
     will = aiomqtt.Will(STATUS_TOPIC, b"", qos=1, retain=False)
     # More than the largest test message.
-    client = await opener.open(f"{settings.client_id}-doctor-{suffix}", will, max_packet_bytes=2 * MAX_PACKET_BYTES)
+    name, limit = f"{settings.client_id}-doctor-{suffix}", 2 * MAX_PACKET_BYTES
+    try:
+        client = await opener.open(name, will, max_packet_bytes=limit)
+    except NoAnswerError:  # it may be the MQTT version
+        client = await opener.open(name, will, max_packet_bytes=limit)
     session = _Session(client, f"piorch-doctor-{suffix}")
     reading = asyncio.create_task(session.read())
     try:

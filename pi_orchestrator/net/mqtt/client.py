@@ -79,6 +79,13 @@ class ClosedEarlyError(aiomqtt.MqttError):
     """The broker closed the connection instead of an answer to CONNECT, or its answer was no MQTT packet."""
 
 
+class NoAnswerError(aiomqtt.MqttError):
+    """The broker did not answer in time."""
+
+    def __init__(self) -> None:
+        super().__init__("no answer from the broker")
+
+
 class PacketTooLargeError(aiomqtt.MqttError):
     """A packet over the limit was announced: `size` in bytes; `topic` (None: unknown) and `retained` of a message."""
 
@@ -171,7 +178,7 @@ class MqttClient(aiomqtt.Client):
                 if waiting.done():
                     return waiting.result()
                 if self._limit.received == before:
-                    raise aiomqtt.MqttError("no answer from the broker")
+                    raise NoAnswerError
         finally:
             waiting.cancel()
             await asyncio.wait([waiting])
@@ -201,7 +208,7 @@ class MqttClient(aiomqtt.Client):
         error = None if self._disconnected.cancelled() else self._disconnected.exception()
         if isinstance(error, aiomqtt.MqttCodeError):
             if isinstance(error.rc, ReasonCode) and error.rc.value == _KEEPALIVE_TIMEOUT:
-                return aiomqtt.MqttError("no answer from the broker")
+                return NoAnswerError()
         elif isinstance(error, aiomqtt.MqttError):
             return error
         return aiomqtt.MqttError("the broker closed the connection")
@@ -211,7 +218,7 @@ class MqttClient(aiomqtt.Client):
             async with asyncio.timeout(self.timeout if timeout is None else timeout):
                 return await fut
         except TimeoutError:
-            raise aiomqtt.MqttError("no answer from the broker") from None
+            raise NoAnswerError from None
 
     @contextlib.contextmanager
     def _pending_call(self, mid: int, value: T, pending_dict: dict[int, T]) -> Iterator[None]:

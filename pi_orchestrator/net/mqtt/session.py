@@ -1,7 +1,7 @@
 """Opens a connection to the configured broker: as the daemon does it, for the daemon and for `doctor`.
 
-MQTT 5 is tried first, because a client can then limit what the broker sends. A broker that does not know it gets
-MQTT 3.1.1; that is remembered for `REMEMBER_S`.
+MQTT 5 is tried first, because a client can then limit what the broker sends. A broker that refuses it gets MQTT 3.1.1,
+and one that does not answer gets it at the next attempt; what works is remembered for `REMEMBER_S`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import aiomqtt
 
-from pi_orchestrator.net.mqtt.client import MAX_PACKET_BYTES, ClosedEarlyError, MqttClient, RefusedError
+from pi_orchestrator.net.mqtt.client import MAX_PACKET_BYTES, ClosedEarlyError, MqttClient, NoAnswerError, RefusedError
 from pi_orchestrator.settings import MqttSettings
 
 STATUS_TOPIC = "piorch/status"
@@ -40,6 +40,7 @@ class SessionOpener:
         self._monotonic = monotonic
         self._logger = logger
         self._mqtt5_again_at = 0.0
+        self._was_silent = False
 
     async def open(
         self, identifier: str, will: aiomqtt.Will, *, max_packet_bytes: int = MAX_PACKET_BYTES
@@ -50,15 +51,20 @@ class SessionOpener:
         def client(protocol: aiomqtt.ProtocolVersion) -> MqttClient:
             return self.new_client(identifier, will, protocol, tls, max_packet_bytes=max_packet_bytes)
 
-        if self._monotonic() < self._mqtt5_again_at:
+        if self._settings.embedded or self._monotonic() < self._mqtt5_again_at:
             return await _opened(client(aiomqtt.ProtocolVersion.V311))
-        try:
-            return await _opened(client(aiomqtt.ProtocolVersion.V5))
-        except ClosedEarlyError:
-            pass
-        except RefusedError as error:
-            if error.code not in (_UNSUPPORTED_VERSION, _PROTOCOL_ERROR):
+        was_silent, self._was_silent = self._was_silent, False
+        if not was_silent:
+            try:
+                return await _opened(client(aiomqtt.ProtocolVersion.V5))
+            except NoAnswerError:
+                self._was_silent = True
                 raise
+            except ClosedEarlyError:
+                pass
+            except RefusedError as error:
+                if error.code not in (_UNSUPPORTED_VERSION, _PROTOCOL_ERROR):
+                    raise
         opened = await _opened(client(aiomqtt.ProtocolVersion.V311))
         self._mqtt5_again_at = self._monotonic() + REMEMBER_S
         return opened

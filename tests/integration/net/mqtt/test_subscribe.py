@@ -153,6 +153,13 @@ async def test_broker_without_mqtt5_is_remembered(refusal):
         assert peer.versions == [5, 4, 4]
 
 
+async def test_broker_silent_to_mqtt5_gets_next_attempt(monkeypatch):
+    monkeypatch.setattr(session, "CONNECT_TIMEOUT_S", 0.3)
+    async with MqttPeer(knows_mqtt5=False, refusal="silence").running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.state is State.OK)
+        assert peer.versions == [5, 4]
+
+
 # Floods and large messages.
 
 
