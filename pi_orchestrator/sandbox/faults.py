@@ -27,7 +27,7 @@ _CHUNK: Final = b"A" * 65_536
 _SPEC = re.compile(r"(?P<name>[a-z0-9-]+)(?::(?P<count>[0-9]{1,6}))?", re.ASCII)
 
 
-LARGE_MESSAGE_BYTES: Final = 3 * 1024 * 1024
+LARGE_MESSAGE_BYTES: Final = 13 * 1024 * 1024
 
 
 class Fault(StrEnum):
@@ -51,7 +51,7 @@ class Fault(StrEnum):
     FLAPPING = "flapping", "loses power every few seconds: last will, then online again"
     BOOT_LOOP = "boot-loop", "crashes a few seconds after every start and boots again at once, uptime 0"
     GHOST = "ghost", "a retained ONLINE message without a camera"
-    LARGE_MESSAGE = "large-message", "every status is a retained message of 3 MiB, more than the daemon reads"
+    LARGE_MESSAGE = "large-message", "every status is a retained message of 13 MiB, more than the daemon reads"
     NO_HTTP = "no-http", "MQTT only, no HTTP server"
     PROVISION_REJECT = "provision-reject", "/provision is rejected with status 422"
     PROVISION_HANG = "provision-hang", "/provision is never answered; /status is"

@@ -12,8 +12,7 @@ from pydantic import SecretStr
 from pi_orchestrator.features.commands.model import COMMAND_TOPIC, RESPONSE_TOPICS
 from pi_orchestrator.features.devices.status_message import STATUS_TOPICS
 from pi_orchestrator.features.system.cli_finding import Finding
-from pi_orchestrator.net.mqtt.check import BrokerReport, check_broker
-from pi_orchestrator.net.mqtt.client import MAX_PACKET_BYTES
+from pi_orchestrator.net.mqtt.check import TEST_BYTES, BrokerReport, check_broker
 from pi_orchestrator.net.mqtt.subscriptions import refusal_text
 from pi_orchestrator.settings import MqttSettings, Settings
 
@@ -108,7 +107,7 @@ def _acl_finding(report: BrokerReport) -> Finding:
 
 def _size_finding(report: BrokerReport) -> Finding:
     if report.is_size_limited is False:
-        what = f"the broker accepts messages over {MAX_PACKET_BYTES // 2**20} MiB: a client can exhaust the memory"
+        what = f"the broker accepts messages of {TEST_BYTES // 2**20} MiB: a client can exhaust the memory"
         return Finding("packets", "warn", what, SIZE_REMEDY)
     if report.is_size_limited is None:
         return Finding("packets", "warn", "cannot be found out: the broker refuses the test message", SIZE_REMEDY)

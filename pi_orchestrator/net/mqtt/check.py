@@ -1,7 +1,7 @@
 """Checks a broker by doing what the daemon does there: connect, subscribe, publish and receive.
 
 All test messages are empty, not retained, and go to topics of an id that no camera has; one, without a subscriber, is
-as large as the daemon's limit. The last will has the daemon's topic, so that the broker checks the same permission,
+as large as a broker should refuse. The last will has the daemon's topic, so that the broker checks the same permission,
 but it is empty, not retained, and discarded by the DISCONNECT.
 """
 
@@ -26,6 +26,8 @@ SILENCE_S = 5.0
 LIMIT_S = 60.0
 DELIVERY_S = 5.0
 """Time in which a message must come back that the broker has acknowledged."""
+TEST_BYTES = 2 * 1024 * 1024
+"""Size of the message that a broker should refuse."""
 _TOO_LARGE = 0x95
 
 
@@ -47,7 +49,7 @@ class BrokerReport:
     is_open_to_commands: bool | None = None
     """Whether a client without a user can send commands to cameras."""
     is_size_limited: bool | None = None
-    """Whether the broker refuses messages over the daemon's limit."""
+    """Whether the broker refuses messages of TEST_BYTES."""
 
 
 async def check_broker(settings: MqttSettings, *, filters: Sequence[str], command_topic: str) -> BrokerReport:
@@ -111,8 +113,7 @@ async def _session(settings: MqttSettings) -> AsyncIterator[_Session]:
         settings=settings, port=settings.port, monotonic=time.monotonic, logger=logging.getLogger("mqtt-library")
     )
     will = aiomqtt.Will(STATUS_TOPIC, b"", qos=1, retain=False)
-    # More than the largest test message.
-    name, limit = f"{settings.client_id}-doctor-{suffix}", 2 * MAX_PACKET_BYTES
+    name, limit = f"{settings.client_id}-doctor-{suffix}", MAX_PACKET_BYTES
     try:
         client = await opener.open(name, will, max_packet_bytes=limit)
     except NoAnswerError:  # it may be the MQTT version
@@ -186,7 +187,7 @@ class _Check:
         if not session.client.is_mqtt5:
             await session.subscribe([topic])
         try:
-            refusal = await session.publish(topic, bytes(MAX_PACKET_BYTES + 1))
+            refusal = await session.publish(topic, bytes(TEST_BYTES))
         except aiomqtt.MqttError:
             self._report.is_size_limited = True  # it closes the connection
             return

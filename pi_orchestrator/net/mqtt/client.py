@@ -30,9 +30,9 @@ T = TypeVar("T")
 DISCONNECT_TIMEOUT_S = 0.5
 BATCH_SIZE = 32
 """Limit of messages returned by one `queued`, so that other tasks can run in a flood."""
-MAX_PACKET_BYTES: Final = 2 * 1024 * 1024
-"""Limit of one received packet. Pictures come in chunks, which are much smaller."""
-MAX_SKIPPED_BYTES: Final = 16 * 1024 * 1024
+MAX_PACKET_BYTES: Final = 12 * 1024 * 1024
+"""Limit of one received packet: the largest picture in a single chunk, in base64."""
+MAX_SKIPPED_BYTES: Final = 32 * 1024 * 1024
 """With MQTT 3.1.1, a message over the limit is read and dropped up to this size; a larger one ends the connection."""
 SKIP_BLOCK_BYTES = 65_536
 MAX_UNACKNOWLEDGED = 64
