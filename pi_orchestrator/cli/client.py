@@ -8,12 +8,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 from pi_orchestrator.cli.options import load_settings
 from pi_orchestrator.core.error_codes import LocalCode
 from pi_orchestrator.core.errors import ArgumentsError, OrchestratorError, SettingsError, UnauthorizedError
+
+if TYPE_CHECKING:
+    from pi_orchestrator.settings import Settings
 
 TIMEOUT_S = 35.0
 """Longer than a capture may take (30 s)."""
@@ -155,6 +158,11 @@ def connect(args: argparse.Namespace) -> Client:
             raise
         # With --url the configuration is optional: this user may not be allowed to read it.
         return Client(url=url, key=key)
+    return connect_to(settings, url=url, key=key)
+
+
+def connect_to(settings: Settings, *, url: str | None = None, key: str | None = None) -> Client:
+    """A client for the daemon of this machine with these settings."""
     if not url:
         url = settings.http.listen[0].url
     if not key and settings.auth.api_key:

@@ -320,6 +320,30 @@ class ConflictResolved(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceIdConflict(Event):
+    """Several cameras share a device id, and `topic` if they share that, too; with one of `macs`, another client
+    publishes as this camera.
+    """
+
+    type = "device.id_conflict"
+    mac: Mac
+    id: str
+    topic: str | None = None
+    macs: Sequence[Mac]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceIdConflictResolved(Event):
+    """One camera alone uses a device id again, or no other client publishes as this camera any more."""
+
+    type = "device.id_conflict_resolved"
+    mac: Mac
+    id: str
+    topic: str | None = None
+    macs: Sequence[Mac]
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnswersForMany(Event):
     """A device answers for so many addresses that it is treated as a proxy."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, NewType
+from typing import Annotated, Literal, NewType
 
 from pydantic import BeforeValidator, WithJsonSchema
 
@@ -35,7 +35,7 @@ def parse_mac(text: object) -> Mac:
     """
     if not isinstance(text, str) or not _SPELLINGS.fullmatch(text):
         raise FieldError(f"{_quoted(text)} is not a MAC address such as AA:BB:CC:DD:EE:FF")
-    digits = "".join(group.zfill(2) for group in _SEPARATOR.split(text.replace(".", ""))).upper()
+    digits = _digits(text)
     if digits == "0" * 12:
         raise FieldError("the all-zero MAC address is not a device's")
     if int(digits[:2], 16) & 1:
@@ -57,6 +57,19 @@ def may_be_same_chip(mac: Mac, other: Mac) -> bool:
     return 0 < distance <= 3
 
 
+def spelled_mac(text: str, mac: Mac) -> Literal["near", "reversed"] | None:
+    """How a text that spells a MAC differs from `mac`: by 1 to 3, or in the order of its bytes; None: in another way.
+
+    The reversed bytes may be a multicast address, which is no MAC of a device.
+    """
+    if not _SPELLINGS.fullmatch(text):
+        return None
+    digits, own = _digits(text), mac.replace(":", "")
+    if digits != own and [digits[i : i + 2] for i in range(0, 12, 2)] == mac.split(":")[::-1]:
+        return "reversed"
+    return "near" if 0 < abs(int(digits, 16) - int(own, 16)) <= 3 else None
+
+
 def is_local(mac: Mac) -> bool:
     """Whether the MAC is locally administered (random or virtual), not assigned by a manufacturer."""
     return bool(int(mac[:2], 16) & 2)
@@ -67,6 +80,11 @@ def same_chip_macs(mac: Mac) -> list[Mac]:
     number = int(mac.replace(":", ""), 16)
     digits = (f"{number + offset:012X}" for offset in (-3, -2, -1, 1, 2, 3) if 0 < number + offset < 1 << 48)
     return [Mac(":".join(d[i : i + 2] for i in range(0, 12, 2))) for d in digits]
+
+
+def _digits(text: str) -> str:
+    """The twelve hexadecimal digits, in upper case, of a text that matches _SPELLINGS."""
+    return "".join(group.zfill(2) for group in _SEPARATOR.split(text.replace(".", ""))).upper()
 
 
 def _quoted(text: object) -> str:

@@ -32,6 +32,7 @@ from pi_orchestrator.sandbox.commands import FOREVER_S, CommandHandler, PictureE
 from pi_orchestrator.sandbox.faults import (
     LARGE_MESSAGE_BYTES,
     Fault,
+    device_id_of,
     encode_status,
     raw_server,
     short_spelling,
@@ -78,11 +79,16 @@ class SimulatedCamera:
         start_delay: float = 0.0,
         connect_limit: asyncio.Semaphore | None = None,
         on_event: OnEvent | None = None,
+        victim: Mac | None = None,
     ) -> None:
+        if fault is Fault.TOPIC_TAKEOVER and victim is None:
+            raise FieldError("the fault topic-takeover needs a camera without a fault")
         if fault is Fault.PROVISION_MOVED and second_address is None:
             raise FieldError("the fault provision-moved needs a second address")
         self.mac = mac
-        self.device_id = f"espcam-{mac.replace(':', '').lower()[-6:]}"
+        self.device_id = device_id_of(fault, mac)
+        self.published_mac = victim if victim and fault is Fault.TOPIC_TAKEOVER else mac
+        """The MAC in its MQTT messages."""
         self.address = address
         self.options = options
         self.fault = fault
@@ -146,12 +152,13 @@ class SimulatedCamera:
 
     def topic(self, kind: str, turn: int = 0) -> str:
         """The topic of `status`, `command` or `response/...`; `turn` as for `MacStyle.spell`."""
-        mac = self._spell_mac(turn)
+        mac = self._spell_mac(self.mac, turn)
         if self.options.topic_style is TopicStyle.DELICASA:
             return f"delicasa/{self._container_id or self.options.container_id}/camera/{mac}/{kind}"
         if kind.startswith("response/"):
             return f"camera/{kind}"
-        return f"camera/{kind}/{mac if self.options.id_style is IdStyle.MAC else self.device_id}"
+        has_mac_topic = self.options.id_style is IdStyle.MAC and not (self.fault and self.fault.uses_own_topic_id)
+        return f"camera/{kind}/{mac if has_mac_topic else self.device_id}"
 
     def status(self, state: str = "ONLINE") -> dict[str, Any]:
         """The MQTT status message, with all fields of the contract that it supports."""
@@ -174,7 +181,7 @@ class SimulatedCamera:
         """The body of `GET /status`, including a fault of the body."""
         body = {
             "device_id": self.device_id,
-            "mac": self._spell_mac(self.message_count),
+            "mac": self._spell_mac(self.mac, self.message_count),
             "firmware_version": FIRMWARE,
             "rssi": self._rssi(),
             "free_heap": self._free_heap(),
@@ -352,7 +359,7 @@ class SimulatedCamera:
     async def _picture(self) -> bytes:
         if self.fault is Fault.CAPTURE_HANGS and not self.restarts:
             await asyncio.sleep(FOREVER_S)
-        if self.fault is Fault.CAPTURE_ERROR:
+        if self.fault in (Fault.CAPTURE_ERROR, Fault.TOPIC_TAKEOVER):
             raise PictureError("frame buffer timeout")
         try:
             # Not on the event loop: importing Pillow reads files, and drawing takes milliseconds.
@@ -369,7 +376,7 @@ class SimulatedCamera:
             self._mqtt.port,
             username=self._mqtt.username,
             password=self._mqtt.password.get_secret_value() if self._mqtt.password else None,
-            identifier=self.device_id,
+            identifier=f"espcam-{self.mac}" if self.fault is Fault.SHARED_ID else self.device_id,
             keepalive=self.options.keepalive,
             bind_address=str(self.address),
             timeout=5,
@@ -461,13 +468,13 @@ class SimulatedCamera:
             self.on_event(self, event, detail)
 
     def _header(self, state: str) -> dict[str, Any]:
-        mac = self._spell_mac(self.message_count)
+        mac = self._spell_mac(self.published_mac, self.message_count)
         return {"device_id": self.device_id, "mac": mac, "state": state, "timestamp": _now()}
 
-    def _spell_mac(self, turn: int) -> str:
+    def _spell_mac(self, mac: Mac, turn: int) -> str:
         if self.fault is Fault.MAC_SHORT:
-            return short_spelling(self.mac)
-        return self.options.mac_style.spell(self.mac, turn)
+            return short_spelling(mac)
+        return self.options.mac_style.spell(mac, turn)
 
     def _network(self) -> dict[str, Any]:
         optional = {"container_id": self._container_id, "last_error": self.provisioning.last_error}

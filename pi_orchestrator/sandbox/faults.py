@@ -21,6 +21,7 @@ from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.sandbox.server import tcp_server
 
 BYTE_INTERVAL_S: Final = 1.0
+SHARED_ID: Final = "esp32cam"
 BOMB_BYTES: Final = 16 * 1024 * 1024
 MANY_HEADERS: Final = 10_000
 _CHUNK: Final = b"A" * 65_536
@@ -82,6 +83,9 @@ class Fault(StrEnum):
     BAD_STATUS = "bad-status", "status and /status with an unescaped quote, so that they are not JSON"
     PLAIN_WILL = "plain-will", "its last will is the plain text offline"
     UPTIME_KEPT = "uptime-kept", "reboots without a REBOOTING message, and its uptime continues"
+    SHARED_ID = "shared-id", "has the device id esp32cam and its topics, like every camera with this fault"
+    TOPIC_TAKEOVER = "topic-takeover", "publishes as the first healthy camera on a topic of its own, with errors"
+    ID_REVERSED = "id-reversed", "its device id and topics are its MAC with the bytes in reverse order"
     REBOOT_IGNORED = "reboot-ignored", "confirms a restart but does not reboot"
     REBOOT_VANISH = "reboot-vanish", "reboots and stays offline until its power is cycled"
 
@@ -96,6 +100,11 @@ class Fault(StrEnum):
     def accepts_tcp(self) -> bool:
         """Whether a camera with this fault accepts TCP connections."""
         return self not in {Fault.GHOST, Fault.NO_HTTP}
+
+    @property
+    def uses_own_topic_id(self) -> bool:
+        """Whether the fault is in the id of the camera's topics, whatever the style of ids."""
+        return self in {Fault.SHARED_ID, Fault.TOPIC_TAKEOVER, Fault.ID_REVERSED}
 
     @property
     def is_raw(self) -> bool:
@@ -128,6 +137,24 @@ def other_mac(mac: Mac) -> Mac:
 def short_spelling(mac: Mac) -> str:
     """A MAC without leading zeros: `24:6F:28:8:0:1`."""
     return ":".join(f"{int(group, 16):X}" for group in mac.split(":"))
+
+
+def reversed_mac(mac: Mac) -> str:
+    """The MAC with its bytes in reverse order, without separators; it may be a multicast address."""
+    return "".join(mac.split(":")[::-1]).lower()
+
+
+def device_id_of(fault: Fault | None, mac: Mac) -> str:
+    """The device id of a camera with this fault."""
+    digits = mac.replace(":", "").lower()[-6:]
+    match fault:
+        case Fault.SHARED_ID:
+            return SHARED_ID
+        case Fault.TOPIC_TAKEOVER:
+            return f"evil-{digits}"
+        case Fault.ID_REVERSED:
+            return reversed_mac(mac)
+    return f"espcam-{digits}"
 
 
 def status_with_fault(fault: Fault | None, body: dict[str, Any], *, mac: Mac) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class Fleet:
             if fault is Fault.MAC_SHORT:
                 macs[index] = _with_leading_zero(macs[index], taken=macs)
         rows = zip(macs, addresses[:count], parsed, strict=True)
+        victim = next((mac for mac, fault in zip(macs, parsed, strict=True) if fault is None), None)
         second_addresses = iter(addresses[count:])
         self.cameras = [
             SimulatedCamera(
@@ -63,6 +64,7 @@ class Fleet:
                 start_delay=stagger * index,
                 connect_limit=connect_limit,
                 on_event=on_event,
+                victim=victim,
             )
             for index, (mac, address, fault) in enumerate(rows)
         ]

@@ -174,7 +174,7 @@ class MqttSettings(Section):
         None, description="certificate authority to trust instead of the system's"
     )
     client_id: str = Field(
-        "pi-orchestrator", min_length=1, description="must be unique on the broker, and must not change"
+        "pi-orchestrator", min_length=1, description="prefix of the MQTT client id; 8 random characters are added"
     )
     embedded: bool = Field(False, description="run a broker inside the process: for demos, not for production")
 

@@ -188,9 +188,10 @@ async function loadPresence({ api }, camera, place) {
   }
 }
 
-function deviceNotes({ conflict, near, locally_administered: local, vendor }) {
+function deviceNotes({ conflict, near, notes: nameNotes, locally_administered: local, vendor }) {
   const notes = [
     conflict.length && `Address conflict: ${conflict.join(", ")} answered for the same address.`,
+    ...nameNotes.map((note) => `${sentence(note)}.`),
     near.length && `Adjacent MACs, possibly of the same board: ${near.join(", ")}.`,
     local && "Its MAC is locally administered, not assigned by a vendor.",
     vendor && `Vendor: ${vendor.replace(/\.$/, "")}.`,

@@ -95,7 +95,8 @@ export function evidenceList(limit = 2) {
 }
 
 /** A camera's problem as {text, advice}, or null. */
-export function problemOf({ lastError, diagnostics, status, onboardingFailure }) {
+export function problemOf({ lastError, diagnostics, status, onboardingFailure, warnings }) {
+  if (warnings?.length) return { text: warnings[0], advice: [...warnings.slice(1), lastError].filter(Boolean).join(". ") };
   const { remedy, unreadable } = diagnostics ?? {};
   if (unreadable) return { text: `it ${unreadable}`, advice: "Correct its firmware." };
   if (remedy && remedy.state !== "ok")

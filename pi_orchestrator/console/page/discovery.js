@@ -19,7 +19,7 @@ const chosen = { filter: "cameras", search: "" };
 const FILTERS = {
   cameras: ["Cameras", (device) => device.is_camera || device.registered],
   unregistered: ["Not registered", (device) => !device.registered],
-  conflicts: ["Conflicts", (device) => device.conflict.length > 0],
+  conflicts: ["Conflicts", (device) => device.conflict.length > 0 || device.id_conflict.length > 0],
   all: ["All devices", () => true],
 };
 
@@ -57,6 +57,8 @@ export function mount(root, context) {
     "device.answers_for_many",
     "device.conflict",
     "device.conflict_resolved",
+    "device.id_conflict",
+    "device.id_conflict_resolved",
     "device.flapping",
     "camera.status_changed",
     "camera.onboarded",
@@ -342,12 +344,13 @@ function deviceRow(context, initial) {
         device.conflict.length
           ? `Address conflict with ${device.conflict.join(", ")}. Check whether two devices have the same static address.`
           : "",
+        ...device.notes.map((note) => `${sentence(note)}.`),
         near,
       ]
         .filter(Boolean)
         .join(" "),
     );
-    set(warning, "data-tone", device.conflict.length ? "bad" : "info");
+    set(warning, "data-tone", device.conflict.length || device.id_conflict.length ? "bad" : "info");
     pairButton.hidden = device.registered || !device.is_camera;
     openLink.hidden = !device.registered && !device.is_camera;
     if (details.open) showEvidence();

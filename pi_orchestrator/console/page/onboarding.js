@@ -2,7 +2,7 @@
 
 import { lineChart } from "./charts.js";
 import { fill, h, keyed, set, setText } from "./dom.js";
-import { count, duration } from "./format.js";
+import { count, duration, sentence } from "./format.js";
 import { advice, age, button, confirm, empty, field, meter, problem, section, state, toast, toastError } from "./ui.js";
 
 export const title = "Onboarding";
@@ -320,7 +320,7 @@ function policyCheck({ api }) {
   );
 }
 
-function policyResult({ allowed, rules, waiting, unreadable }) {
+function policyResult({ allowed, rules, waiting, unreadable, notes }) {
   const rows = rules.map((rule) => {
     const badge = state(rule.result, rule.rule.replaceAll("_", " "));
     return h("li", {}, badge, h("p", {}, rule.why, rule.code && [" ", h("code", {}, rule.code)]));
@@ -335,8 +335,9 @@ function policyResult({ allowed, rules, waiting, unreadable }) {
       `It waits for a token at position ${waiting.position}, about ${duration(waiting.seconds_to_token)}`,
       waiting.proven ? "." : ". It is known from messages alone, so it waits behind the others.",
     );
-  const notes = unreadable.map((text) =>
-    h("p", { class: "note", "data-tone": "warn" }, `Status messages cannot be read: ${text}.`),
-  );
-  return [head, place, h("ul", { class: "checks" }, rows), notes];
+  const warnings = [
+    ...notes.map((text) => `${sentence(text)}.`),
+    ...unreadable.map((text) => `Status messages cannot be read: ${text}.`),
+  ].map((text) => h("p", { class: "note", "data-tone": "warn" }, text));
+  return [head, place, h("ul", { class: "checks" }, rows), warnings];
 }

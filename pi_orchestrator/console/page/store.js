@@ -7,6 +7,7 @@ const REFRESH_MS = 30000;
 const MAX_SINGLE_LOADS = 8;
 const DELAY_MS = 250;
 const FULL_LOAD_PAUSE_MS = 2500;
+const ID_CONFLICTS = ["device.id_conflict", "device.id_conflict_resolved"];
 
 /** Registered cameras and unregistered cameras that are present, by MAC. Event `change`: `all` has changed. */
 export class Cameras extends EventTarget {
@@ -33,7 +34,7 @@ export class Cameras extends EventTarget {
     stream.on("camera.status_changed", ({ mac, status }) => this.patch(mac, { status }) || reload({ mac }));
     const changes = ["onboarded", "registered", "paired", "unassigned", "removed", "replaced"];
     const fullLoadTypes = changes.map((change) => `camera.${change}`);
-    for (const type of [...fullLoadTypes, "container.created", "container.updated", "container.deleted"])
+    for (const type of [...fullLoadTypes, ...ID_CONFLICTS, "container.created", "container.updated", "container.deleted"])
       stream.on(type, () => this.#scheduleReload({ all: true }));
     setInterval(() => document.hidden || stream.state !== "open" || this.refresh(), REFRESH_MS);
   }
@@ -189,6 +190,7 @@ function merged(live, paired) {
     pictureAt: (paired?.last_image !== "" && health.last_capture) || "", // a picture that is no longer stored is ignored
     lastError: health.last_error ?? "",
     onboardingFailure: live.onboarding_failure ?? null,
+    warnings: live.warnings ?? [],
     registered: Boolean(paired),
     paired_at: paired?.paired_at ?? "",
     ...(diagnostics && { diagnostics }),

@@ -41,12 +41,12 @@ class AddressResolver:
         self._neighbours = neighbours
         self._verifier = verifier
 
-    async def proven(self, mac: Mac) -> tuple[str, CameraAnswer]:
-        """The verified address and the camera's answer.
+    async def proven(self, mac: Mac, *, at: str | None = None) -> tuple[str, CameraAnswer]:
+        """The verified address, `at` or the best known one, and the camera's answer.
 
         VerificationError if the device does not prove its MAC; FieldError as from `resolve`, and if it is no camera.
         """
-        ip = await self.resolve(mac)
+        ip = await self.resolve(mac, at=at)
         answer = await self._verifier.verify(mac, ip, timeout_s=self.timeout_s)
         device = self._registry.get(mac)
         if not (answer.is_camera or mac in self._cache or (device and device.is_camera)):
@@ -54,10 +54,13 @@ class AddressResolver:
             raise FieldError(f"the device at {ip} is not a camera")
         return ip, answer
 
-    async def resolve(self, mac: Mac) -> str:
-        """The proved, else the claimed, else the recorded address; FieldError if none is known or it is not allowed."""
+    async def resolve(self, mac: Mac, *, at: str | None = None) -> str:
+        """`at`, else the proved, else the claimed, else the recorded address.
+
+        FieldError if none is known or it is not allowed.
+        """
         camera = self._cache.get(mac)
-        ip = best_address(self._registry, mac, recorded=camera.ip_address if camera else None)
+        ip = at or best_address(self._registry, mac, recorded=camera.ip_address if camera else None)
         if ip is None:
             raise FieldError("no address is known for this camera: it has not published one, and no scan has found it")
         address = parse_ipv4(ip)

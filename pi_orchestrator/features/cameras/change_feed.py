@@ -14,22 +14,29 @@ from pi_orchestrator.core.events import (
     ConflictResolved,
     DeviceFlapping,
     DeviceFound,
+    DeviceIdConflict,
+    DeviceIdConflictResolved,
     DeviceMoved,
     Event,
     MultipleAddresses,
 )
+from pi_orchestrator.core.logging import get_logger
 from pi_orchestrator.core.mac import Mac, is_local
 from pi_orchestrator.core.token_bucket import TokenBucket
 from pi_orchestrator.core.write_behind import PendingWrites
 from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.cameras.model import CameraStatus, camera_status
 from pi_orchestrator.features.devices.changes import Change, Kind
-from pi_orchestrator.features.devices.model import Device, Presence
+from pi_orchestrator.features.devices.model import NEVER, Device, Presence
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 
 UNREGISTERED_BURST = 300
 UNREGISTERED_PER_S = 0.2
 """Any host can fake devices, so events of unregistered devices are limited; those of cameras are not."""
+
+LOG_INTERVAL_S = 60.0
+"""Minimum time between two log lines of conflicts."""
+log = get_logger(__name__)
 
 _API_STATUS = {Presence.CLAIMED: CameraStatus.CONNECTING, Presence.FLAPPING: CameraStatus.ERROR}
 """The API's name of a state, where it differs."""
@@ -54,11 +61,18 @@ class ChangeFeed:
         )
         self._budget = TokenBucket(capacity=UNREGISTERED_BURST, rate=UNREGISTERED_PER_S, now=clock.monotonic())
         self._over_budget = 0
+        self._logged_at = NEVER
 
     @property
     def dropped(self) -> int:
         """Number of changes without an event, because of the limits."""
         return self._over_budget + self._others.dropped
+
+    def _log_conflict(self, change: Change) -> None:
+        now = self._clock.monotonic()
+        if change.kind is Kind.ID_CONFLICT and now - self._logged_at >= LOG_INTERVAL_S:
+            self._logged_at = now
+            log.warning("device id or topic in use by several clients", id=change.device_id, macs=list(change.macs))
 
     def collect(self) -> list[Mac]:
         """Take the changes since the last call; returns the devices whose retained claim has been confirmed."""
@@ -105,6 +119,7 @@ class ChangeFeed:
         return events
 
     def _take_other(self, change: Change) -> None:
+        self._log_conflict(change)
         if self._is_of_camera(change) or self._budget.take(self._clock.monotonic()):
             self._others.add(change)
         else:
@@ -138,6 +153,12 @@ class ChangeFeed:
                 return ConflictResolved(mac=mac, ip=ip, macs=macs)
             case Kind.PROXY:
                 return AnswersForMany(mac=mac, ip=ip, ips=ips)
+            case Kind.ID_CONFLICT:
+                return DeviceIdConflict(mac=mac, id=change.device_id or "", topic=change.topic, macs=list(change.macs))
+            case Kind.ID_CONFLICT_OVER:
+                return DeviceIdConflictResolved(
+                    mac=mac, id=change.device_id or "", topic=change.topic, macs=list(change.macs)
+                )
             case Kind.STATE:  # of an unregistered camera that is unstable; those of cameras are in `_states`
                 device = self._registry.get(mac)
                 return self._flapping(device) if device and device.unstable else None

@@ -27,6 +27,7 @@ def card(camera: dict[str, Any], *, why: str) -> str:
         "address": camera["ip_address"],
         "status": camera["status"],
         "last error": health.get("last_error"),
+        "warning": "; ".join(camera.get("warnings", ())),
         "position": _position(camera),
         "firmware": camera.get("firmware_version"),
         "signal": f"{_rssi(camera)} dBm" if _rssi(camera) else None,

@@ -19,6 +19,7 @@ from pi_orchestrator.features.cameras.model import camera_status
 from pi_orchestrator.features.cameras.presence import PresenceWorker
 from pi_orchestrator.features.cameras.registration import CameraRegistrar
 from pi_orchestrator.features.cameras.service import CameraService
+from pi_orchestrator.features.cameras.topic_check import TopicCheck
 from pi_orchestrator.features.cameras.views import CameraViews
 from pi_orchestrator.features.devices.feature import Devices
 from pi_orchestrator.features.devices.registry import DeviceRegistry
@@ -49,6 +50,16 @@ def build(res: Resources, *, devices: Devices, cache: CameraCache, may_repeat_se
     settings = res.settings
     excluded = ExcludedCameras()
     registrar = CameraRegistrar(cache=cache, exclusions=excluded, fingerprint_of=devices.registry.fingerprint_of)
+    addresses = AddressResolver(
+        ap_subnet=settings.ap.subnet,
+        target_subnets=settings.provisioning.target_subnets,
+        allow_loopback=settings.loopback_cameras,
+        timeout_s=settings.auto_onboard.verification_timeout_sec,
+        registry=devices.registry,
+        cache=cache,
+        neighbours=devices.neighbours,
+        verifier=devices.verifier,
+    )
     presence = PresenceWorker(
         ap_subnet=settings.ap.subnet,
         clock=res.clock,
@@ -59,6 +70,7 @@ def build(res: Resources, *, devices: Devices, cache: CameraCache, may_repeat_se
         unreadable=devices.unreadable,
         neighbours=devices.neighbours,
         may_repeat_secret=may_repeat_secret,
+        topic_check=TopicCheck(clock=res.clock, registry=devices.registry, addresses=addresses),
     )
     for topic in STATUS_TOPICS:
         res.mqtt.route(topic, presence.on_message)
@@ -71,17 +83,6 @@ def build(res: Resources, *, devices: Devices, cache: CameraCache, may_repeat_se
 
     async def snapshot(_session_id: str | None) -> list[StoredEvent]:
         return [views.list_event()]
-
-    addresses = AddressResolver(
-        ap_subnet=settings.ap.subnet,
-        target_subnets=settings.provisioning.target_subnets,
-        allow_loopback=settings.loopback_cameras,
-        timeout_s=settings.auto_onboard.verification_timeout_sec,
-        registry=devices.registry,
-        cache=cache,
-        neighbours=devices.neighbours,
-        verifier=devices.verifier,
-    )
 
     def reload(settings: Settings) -> None:
         addresses.timeout_s = settings.auto_onboard.verification_timeout_sec

@@ -27,6 +27,7 @@ from pi_orchestrator.features.cameras import store as camera_store
 from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.cameras.change_feed import ChangeFeed
 from pi_orchestrator.features.cameras.model import Camera
+from pi_orchestrator.features.cameras.topic_check import TopicCheck
 from pi_orchestrator.features.devices.best_address import best_address
 from pi_orchestrator.features.devices.changes import Change
 from pi_orchestrator.features.devices.model import PRESENT_STATES, Device, Presence
@@ -81,6 +82,7 @@ class PresenceWorker:
         unreadable: UnreadableMessages,
         neighbours: NeighbourTable,
         may_repeat_secret: Callable[[Mac], bool],
+        topic_check: TopicCheck,
     ) -> None:
         self._ap_subnet = ap_subnet
         self._clock = clock
@@ -91,6 +93,7 @@ class PresenceWorker:
         self._unreadable = unreadable
         self._neighbours = neighbours
         self._may_repeat_secret = may_repeat_secret
+        self._topic_check = topic_check
         self._unresolved: BoundedDict[str, _Unresolved] = BoundedDict(MAX_UNRESOLVED, on_drop=self._count_dropped)
         self._withheld: dict[Mac, int] = {}
         self._changes = ChangeFeed(clock=clock, cache=cache, registry=registry)
@@ -115,7 +118,10 @@ class PresenceWorker:
             return
         self._unreadable.clear(topic)
         self.messages["retained" if retained else "live"] += 1
-        mac = status.mac or self._known_mac(status.topic_id)
+        if not status.has_mac and self._is_ambiguous(status):
+            self.messages["ambiguous"] += 1
+            return
+        mac = self._sender(status)
         if mac is None:
             self._postpone(status, retained)
         else:
@@ -126,12 +132,16 @@ class PresenceWorker:
 
     def _apply_plain_will(self, will: Status, retained: bool) -> None:
         """Apply a last will of plain text to the device known under its topic; it admits no device."""
-        mac = will.mac or self._known_mac(will.topic_id)
         self.messages["retained" if retained else "live"] += 1
-        if not retained:
-            self._unresolved.pop(will.topic_id, None)  # the waiting message is older than the last will
-            if mac and self._registry.get(mac):
-                self._registry.apply_live_status(mac, will, self._clock.monotonic())
+        if retained:
+            return
+        if self._is_ambiguous(will):
+            self.messages["ambiguous"] += 1
+            return
+        self._unresolved.pop(will.topic_id, None)  # the waiting message is older than the last will
+        mac = self._sender(will)
+        if mac and self._registry.get(mac):
+            self._apply_live(mac, will)
 
     def _keep_reason(self, topic: str, payload: bytes, reason: str) -> None:
         if not payload:
@@ -145,6 +155,37 @@ class PresenceWorker:
         now, is_birth = self._clock.monotonic(), is_plain_birth(payload)
         self._unreadable.add(topic, payload, reason, mac=mac, now=now, quiet=is_birth)
 
+    def _is_ambiguous(self, status: Status) -> bool:
+        """Whether several cameras share the topic of a message without `mac`, or its id if nobody speaks there."""
+        names = self._registry.names
+        speakers = names.speakers_on(status.topic, status.topic_id)
+        return len(speakers) > 1 or (not speakers and bool(names.sharers(status.topic_id)))
+
+    def _sender(self, status: Status) -> Mac | None:
+        """The MAC that a message belongs to; None if it is not known yet."""
+        if status.has_mac:
+            return status.mac
+        speaker = next(iter(self._registry.names.speakers_on(status.topic, status.topic_id)), None)
+        if status.mac:
+            # A last will often has no `mac`; the topic may spell another MAC than the one of its speaker.
+            return speaker if speaker and self._registry.get(status.mac) is None else status.mac
+        known = speaker or self._known_mac(status.topic_id)
+        return self._holder_elsewhere(known, status) or known if known else None
+
+    def _holder_elsewhere(self, known: Mac, status: Status) -> Mac | None:
+        """The other camera that published on the topic of `known`: it answers for the address in the message.
+
+        Both must have proved different addresses: a camera that has moved is no other camera.
+        """
+        try:
+            holder = self._registry.holder(parse_ipv4(status.ip)) if status.ip else None
+        except FieldError:
+            return None
+        if holder is None or holder[0] == known or self._registry.address_of(known) is None:
+            return None
+        other = self._registry.get(holder[0])
+        return other.mac if other and other.state is Presence.ONLINE else None
+
     async def load(self) -> None:
         """Restore presence: times of this boot count as evidence, older ones only as last seen."""
         now = self._clock.monotonic()
@@ -157,6 +198,7 @@ class PresenceWorker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._announce_on_enable(), name="presence-announce")
+                tasks.create_task(self._topic_check.run(), name="presence-topics")
                 while True:
                     beat()
                     await self.tick()
@@ -187,7 +229,10 @@ class PresenceWorker:
         else:
             device_before = self._registry.get(mac)
             before = device_before.state if device_before else Presence.OFFLINE
-            device = self._registry.apply_live_status(mac, status, self._clock.monotonic())
+            applied = self._apply_live(mac, status)
+            if applied is None:
+                return
+            device = applied
             # A camera that reports a reboot is about to disconnect: it is announced when it is back.
             if status.state is not Announced.OFFLINE and device.state is not Presence.REBOOTING:
                 appeared = before not in (Presence.ONLINE, Presence.IDLE)
@@ -200,6 +245,14 @@ class PresenceWorker:
                 self._registry.learn_device_id(name, mac)
             if not retained:
                 self._unresolved.pop(name, None)  # the waiting message is older than this one
+
+    def _apply_live(self, mac: Mac, status: Status) -> Device | None:
+        """Apply a live message to the registry; None if the camera has established another topic."""
+        camera, now = self._cache.get(mac), self._clock.monotonic()
+        recorded_id = camera.device_id if camera else None
+        device = self._registry.apply_live_status(mac, status, now, recorded_id=recorded_id)
+        self.messages["second_topic"] += device is None
+        return device
 
     def _without_secrets(self, mac: Mac, status: Status) -> Status:
         """The message without secrets in `last_error`: configured secrets are masked.

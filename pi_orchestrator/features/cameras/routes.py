@@ -106,7 +106,7 @@ ROUTES: tuple[Route, ...] = table(
         "One camera",
         Scope.READ,
         shape=ENVELOPE_WITH_FIELDS,
-        errors=(ErrorCode.CAMERA_NOT_FOUND,),
+        errors=(ErrorCode.CAMERA_NOT_FOUND, ErrorCode.CONFLICT),
         example=CAMERA,
     ),
     Route(
@@ -118,7 +118,7 @@ ROUTES: tuple[Route, ...] = table(
         Scope.OPERATE,
         action="camera.rename",
         shape=ENVELOPE_WITH_FIELDS,
-        errors=(ErrorCode.CAMERA_NOT_FOUND,),
+        errors=(ErrorCode.CAMERA_NOT_FOUND, ErrorCode.CONFLICT),
         example={**CAMERA, "name": "Entrance"},
     ),
     Route(

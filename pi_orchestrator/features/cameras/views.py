@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pi_orchestrator.core.clock import Clock, rfc3339
 from pi_orchestrator.core.error_codes import ErrorCode
-from pi_orchestrator.core.errors import NotFoundError
+from pi_orchestrator.core.errors import ConflictError, NotFoundError
 from pi_orchestrator.core.events import StoredEvent
 from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.core.stream_events import CAMERA_LIST
@@ -38,6 +38,7 @@ from pi_orchestrator.features.devices.views import (
     EvidenceView,
     evidence_view,
     last_seen,
+    name_notes,
     sorted_evidence,
     state_reason,
 )
@@ -59,7 +60,10 @@ class CameraHealth(ApiModel):
 
 
 class Camera(ApiModel):
-    """A camera; `id` and `device_id` are the same, and so are `lastSeen` and `last_seen`."""
+    """A camera; `id` and `device_id` are the same, and so are `lastSeen` and `last_seen`.
+
+    While several cameras use one device id, their `id` is their MAC. `warnings`: what is wrong with its names.
+    """
 
     id: str
     device_id: str
@@ -74,6 +78,7 @@ class Camera(ApiModel):
     firmware_version: str | None = None
     health: CameraHealth
     onboarding_failure: OnboardingFailureView | None = None
+    warnings: list[str] | None = None
 
 
 class RemedyView(ApiModel):
@@ -181,7 +186,8 @@ class CameraViews:
         return registered + sorted(unregistered)
 
     def find(self, name: str) -> Mac:
-        """The MAC for an id; NotFoundError if no camera has it."""
+        """The MAC for an id; NotFoundError if no camera has it, ConflictError if several do."""
+        self.check_unambiguous(name)
         mac = self._resolve_id(name)
         if mac is None or (mac not in self._cache and self._registry.get(mac) is None):
             raise NotFoundError(
@@ -191,14 +197,39 @@ class CameraViews:
             )
         return mac
 
+    def check_unambiguous(self, name: str) -> None:
+        """ConflictError if a device id may refer to several cameras."""
+        sharers = self._sharers(name)
+        if sharers:
+            number = "two" if len(sharers) == 2 else len(sharers)
+            raise ConflictError(
+                f"{number} cameras share the id {name}: flash different ids",
+                details=f"use the MAC: {', '.join(sharers)}",
+            )
+
+    def _sharers(self, name: str) -> list[Mac]:
+        """The cameras to which a device id may refer, if there are several.
+
+        Where they share only the id, not the topic, the record decides: the others are shown with their MAC as id.
+        """
+        names, recorded = self._registry.names, self._cache.find(name)
+        if try_mac(name):
+            return []
+        if recorded is None:
+            return list(names.sharers(name))
+        user = names.find(name)
+        if user and user != recorded and names.speaks_as(user, name):
+            return sorted((recorded, user))
+        return list(names.topic_sharers(name))
+
     def _resolve_id(self, name: str) -> Mac | None:
+        if self._sharers(name):
+            return None
         return self._cache.find(name) or self._registry.find(name) or try_mac(name)
 
     def _id(self, mac: Mac, device: Device | None, camera: Registered | None) -> str:
         """The id of a camera; its claimed id only if that resolves to this camera."""
-        if camera:
-            return camera.device_id
-        claimed = device_id_for(mac, device.device_id if device else None)
+        claimed = camera.device_id if camera else device_id_for(mac, device.device_id if device else None)
         return claimed if self._resolve_id(claimed) == mac else mac
 
     def encoded_list(self) -> bytes:
@@ -218,7 +249,8 @@ class CameraViews:
         device, camera = self._registry.get(mac), self._cache.get(mac)
         revision = device.revision if device else -1
         onboarding = self.ports.onboarding.is_onboarding(mac)
-        version = (device, revision, camera, self._id(mac, device, camera), onboarding, self._port_values(mac))
+        names = self._registry.names.conflicts_of(mac)
+        version = (device, revision, camera, self._id(mac, device, camera), names, onboarding, self._port_values(mac))
         cached = self._encoded.get(mac)
         if cached and cached[0] == version:
             return cached[1]
@@ -273,7 +305,11 @@ class CameraViews:
                 last_error=self.error(mac)[0],
             ),
             onboarding_failure=self.onboarding_failure(mac),
+            warnings=self._warnings(device),
         )
+
+    def _warnings(self, device: Device | None) -> list[str] | None:
+        return (name_notes(self._registry, device) or None) if device else None
 
     def status(self, mac: Mac) -> CameraStatus:
         """The status of a camera."""

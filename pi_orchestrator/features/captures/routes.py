@@ -15,7 +15,13 @@ _PICTURE = {
     "camera_id": "espcam-b0f7f1",
     "file_size": 22,
 }
-_ERRORS = (ErrorCode.CAMERA_NOT_FOUND, ErrorCode.CAMERA_OFFLINE, ErrorCode.CAPTURE_TIMEOUT, ErrorCode.CAPTURE_FAILED)
+_ERRORS = (
+    ErrorCode.CAMERA_NOT_FOUND,
+    ErrorCode.CONFLICT,
+    ErrorCode.CAMERA_OFFLINE,
+    ErrorCode.CAPTURE_TIMEOUT,
+    ErrorCode.CAPTURE_FAILED,
+)
 
 ROUTES: tuple[Route, ...] = table(
     "captures",
@@ -45,7 +51,7 @@ ROUTES: tuple[Route, ...] = table(
         shape=BINARY,
         also=(304,),
         produces=captures.JPEG,
-        errors=(ErrorCode.CAMERA_NOT_FOUND, ErrorCode.NOT_FOUND),
+        errors=(ErrorCode.CAMERA_NOT_FOUND, ErrorCode.CONFLICT, ErrorCode.NOT_FOUND),
         example="the bytes of a JPEG",
     ),
 )

@@ -118,6 +118,19 @@ class CaptureService:
             self._check_online(mac)
         return await self.running.run(mac, lambda: self._capture(mac))
 
+    async def answers_by_http(self, mac: Mac) -> bool:
+        """Whether a camera gives a picture by HTTP at its proven address now; a picture counts, a failure does not."""
+        started = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(capture.LIMIT_S), self._slots:
+                jpeg = await self._fetch_by_http(mac)
+        except (OrchestratorError, TimeoutError):
+            return False
+        now = self._clock.monotonic()
+        picture = Picture(jpeg, self._clock.wall(), now, Source.HTTP, round((now - started) * 1000))
+        self._take_picture(mac, picture)
+        return True
+
     def last(self, mac: Mac) -> Picture | None:
         """The newest picture of a camera, or None if it is not in memory."""
         picture = self._pictures.get(mac)
@@ -164,11 +177,14 @@ class CaptureService:
                 seen_at = (device.alive_at if device else None) or NEVER
                 self._observer.capture_failed(mac, f"{error.code}: {error.message}", seen_at=seen_at)
             raise
+        self._take_picture(mac, picture)
+        return picture
+
+    def _take_picture(self, mac: Mac, picture: Picture) -> None:
         self.outcomes[picture.source] += 1
         self._store(mac, picture)
         self._observer.capture_succeeded(mac)
         self._recorder.captured(mac, picture)
-        return picture
 
     async def _capture_in_time(self, mac: Mac) -> Picture:
         """Capture within `LIMIT_S`, the wait for a slot included."""
@@ -235,6 +251,8 @@ class CaptureService:
                 raise CaptureError(f"{command.failure} during the capture", is_camera_fault=False)
             is_small = sum(len(payload) for _, payload in messages) <= INLINE_PARSE_BYTES
             answers = _parse(messages) if is_small else await asyncio.to_thread(_parse, messages)
+        if command.is_void:  # a conflict was found while they were parsed
+            raise CaptureError(command.failure or "", is_camera_fault=False)
         for answer in answers:
             if command.is_foreign(answer.names, answer.request_id):
                 self._channel.messages["foreign"] += 1

@@ -2,7 +2,8 @@
 
 The answer's topic has the request id, which is random for each command. Messages with an unknown id are dropped
 unparsed. No camera can answer for another: a sender name in the topic is checked here; who parses the payload checks
-the sender names and the request id in it with `PendingCommand.is_foreign`.
+the sender names and the request id in it with `PendingCommand.is_foreign`. While cameras share a topic, no command is
+sent to them, and those that are pending fail: either camera may have answered.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ PUBLISH_S = 3.0
 class PendingCommand:
     """One command and its answer messages: wait for `arrived`, then read them from `received`.
 
-    `failure` is the reason if no more messages will arrive.
+    `failure` is the reason if no more messages will arrive. `is_void`: another camera may have sent those that did.
     """
 
     def __init__(self, *, mac: Mac, budget: ByteBudget, is_other_camera: Callable[[str], bool]) -> None:
@@ -46,6 +47,7 @@ class PendingCommand:
         self.request_id = uuid.uuid4().hex
         self.arrived = asyncio.Event()
         self.failure: str | None = None
+        self.is_void = False
         self.is_other_camera = is_other_camera
         self._budget = budget
         self._inbox: deque[tuple[Phase, bytes]] = deque()
@@ -70,6 +72,12 @@ class PendingCommand:
         """End the command; later messages are ignored."""
         self.failure = self.failure or reason
         self.arrived.set()
+
+    def void(self, reason: str) -> None:
+        """End the command and drop its unread messages."""
+        self.is_void = True
+        with self.received():
+            self.fail(reason)
 
     @contextmanager
     def received(self) -> Iterator[list[tuple[Phase, bytes]]]:
@@ -97,6 +105,7 @@ class CommandChannel:
         self.budget = ByteBudget(BUDGET_BYTES, retry_after_s=BUDGET_RETRY_S)
         self.messages: Counter[str] = Counter()
         mqtt.on_lost = self._fail_all
+        registry.names.on_conflict = self._void_shared
 
     def on_response(self, topic: str, payload: bytes, retained: bool) -> None:
         """Route one MQTT message of an answer to its pending command."""
@@ -138,15 +147,19 @@ class CommandChannel:
         return device is None or device.state is Presence.OFFLINE
 
     def can_reach(self, mac: Mac) -> bool:
-        """Whether a command can be sent to a camera by MQTT now."""
+        """Whether a command can be sent to a camera, and to no other one, by MQTT now."""
         device = self._registry.get(mac)
-        return (
+        return self.refusal(mac) is None and (
             self._mqtt.connected
             and device is not None
             and device.last_status is not None
             and device.in_mqtt_session
             and device.state is not Presence.OFFLINE
         )
+
+    def refusal(self, mac: Mac) -> str | None:
+        """Why a command by MQTT could reach another camera; None if it could not."""
+        return self._registry.names.blocks_commands(mac)
 
     @property
     def pending(self) -> int:
@@ -169,11 +182,13 @@ class CommandChannel:
 
     async def send(self, command: PendingCommand, action: Action, **fields: str) -> None:
         """Send a pending command; MqttUnavailableError if it cannot be sent."""
-        device = self._registry.get(command.mac)
-        if device is None or device.last_status is None:
+        if reason := self.refusal(command.mac):
+            raise MqttUnavailableError(reason)
+        status_topic = self._registry.names.topic_of(command.mac)
+        if status_topic is None:
             raise MqttUnavailableError("no MQTT message received from the camera yet")
         try:
-            topic = command_topic(device.last_status.topic)
+            topic = command_topic(status_topic)
         except FieldError as error:
             raise MqttUnavailableError(str(error)) from None
         await self._mqtt.publish(topic, command_payload(action, command.request_id, **fields), timeout_s=PUBLISH_S)
@@ -182,8 +197,15 @@ class CommandChannel:
         for command in self._open.values():
             command.fail("the MQTT broker disconnected")
 
+    def _void_shared(self) -> None:
+        for command in self._open.values():
+            if reason := self.refusal(command.mac):
+                command.void(reason)
+
     def _is_other_camera(self, mac: Mac, name: str) -> bool:
         """Whether a sender name is not a name of this camera."""
+        if self._registry.names.uses(mac, name):
+            return False  # whatever MAC it spells
         sender = try_mac(name) or self._cache.find(name) or self._registry.find(name)
         if sender:
             return sender != mac

@@ -171,7 +171,8 @@ class RebootService:
     async def _send_restart(self, mac: Mac, before: float) -> None:
         """Send the command; RebootError if the camera does not accept it by MQTT or HTTP."""
         self._commands.check_online(mac)
-        error = await self._send_by_mqtt(mac, before) if self._commands.can_reach(mac) else "not reachable by MQTT"
+        is_reachable = self._commands.can_reach(mac)
+        error = await self._send_by_mqtt(mac, before) if is_reachable else self._commands.unreachable_reason(mac)
         if error is not None:
             await self._send_by_http(mac, error)
 

@@ -22,6 +22,7 @@ ROUTES: tuple[Route, ...] = table(
         keyed=True,
         errors=(
             ErrorCode.CAMERA_NOT_FOUND,
+            ErrorCode.CONFLICT,
             ErrorCode.CAMERA_OFFLINE,
             ErrorCode.MQTT_UNAVAILABLE,
             ErrorCode.DEVICE_ALREADY_PROVISIONING,
@@ -47,6 +48,7 @@ ROUTES: tuple[Route, ...] = table(
         shape=ENVELOPE_WITH_FIELDS,
         errors=(
             ErrorCode.CAMERA_NOT_FOUND,
+            ErrorCode.CONFLICT,
             ErrorCode.CAMERA_OFFLINE,
             ErrorCode.DEVICE_ALREADY_PROVISIONING,
             ErrorCode.REBOOT_FAILED,

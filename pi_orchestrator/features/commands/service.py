@@ -48,6 +48,11 @@ class CommandService:
         """Whether a command can be sent to a camera by MQTT now."""
         return self._channel.can_reach(mac)
 
+    def unreachable_reason(self, mac: Mac) -> str:
+        """Why no command can be sent to a camera by MQTT."""
+        reason = self._channel.refusal(mac)
+        return f"not by MQTT: {reason}" if reason else "not reachable by MQTT"
+
     def is_connected_since(self, since: float) -> bool:
         """Whether the broker has been connected without a break since a monotonic time."""
         return self._channel.is_connected_since(since)
@@ -66,6 +71,8 @@ class CommandService:
         if self.can_reach(mac):
             return await self.send_by_mqtt(mac, action, **fields)
         if action not in (Action.PING, Action.HEALTH_CHECK):
+            if reason := self._channel.refusal(mac):
+                raise MqttUnavailableError(f"{action} requires MQTT, and {reason}")
             raise MqttUnavailableError(f"{action} requires MQTT, and the camera is not reachable by MQTT")
         try:
             _, status = await self._addresses.proven(mac)

@@ -189,8 +189,9 @@ async def assign(
     )
 
 
-async def unassign(service: ContainerService, path: PlacePath, actor: Actor) -> Unassigned:
+async def unassign(service: ContainerService, views: CameraViews, path: PlacePath, actor: Actor) -> Unassigned:
     """Remove a camera from a container; it stays registered. Same answer if it was not assigned to it."""
+    views.check_unambiguous(path.device_id)
     camera = await service.unassign(path.id, path.device_id, actor)
     return Unassigned(
         container_id=path.id,

@@ -118,7 +118,7 @@ ROUTES: tuple[Route, ...] = (
             Scope.OPERATE,
             action="container.assign",
             status=201,
-            errors=(*_ASSIGNMENT_ERRORS, ErrorCode.CAMERA_NOT_FOUND),
+            errors=(*_ASSIGNMENT_ERRORS, ErrorCode.CAMERA_NOT_FOUND, ErrorCode.CONFLICT),
             example={"container_id": _ID, **_ASSIGNMENT},
         ),
         Route(
@@ -129,7 +129,7 @@ ROUTES: tuple[Route, ...] = (
             "Remove a camera from a container",
             Scope.OPERATE,
             action="container.unassign",
-            errors=(*_NOT_FOUND, ErrorCode.CAMERA_NOT_FOUND),
+            errors=(*_NOT_FOUND, ErrorCode.CAMERA_NOT_FOUND, ErrorCode.CONFLICT),
             example={
                 "container_id": _ID,
                 "device_id": "espcam-b0f7f1",

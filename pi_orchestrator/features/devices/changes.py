@@ -24,6 +24,8 @@ class Kind(StrEnum):
     CONFLICT = "conflict"
     CONFLICT_OVER = "conflict_resolved"
     PROXY = "answers_for_many"
+    ID_CONFLICT = "id_conflict"
+    ID_CONFLICT_OVER = "id_conflict_resolved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Change:
     previous_ip: IPv4Address | None = None
     macs: tuple[Mac, ...] = ()
     ips: tuple[IPv4Address, ...] = ()
+    device_id: str | None = None
+    topic: str | None = None
 
 
 class ChangeLog:

@@ -73,6 +73,9 @@ def _metrics(registry: DeviceRegistry) -> Iterator[Metric]:
     yield gauges("piorch_devices", "Devices on the camera network by state.", "status", dict(sorted(states.items())))
     yield counter("piorch_device_restarts", "Restarts of cameras, by MQTT sessions and uptime.", registry.restarts)
     yield gauge("piorch_address_conflicts", "Addresses that several devices claim.", len(registry.conflicts()))
+    yield gauge(
+        "piorch_id_conflicts", "Device ids or topics that several clients use.", len(registry.names.conflicts())
+    )
     yield counters(
         "piorch_device_changes", "Changes of devices by kind.", "kind", dict(sorted(registry.counts.items()))
     )

@@ -211,6 +211,12 @@ class Device:
         else:
             self._set_state(Presence.ONLINE, now)
 
+    def forget_claims(self) -> None:
+        """Forget what came on another topic than the camera's own: it may be another client's."""
+        self.claims = self.last_status = self.device_id = self.last_error = None
+        self.error_count = 0
+        self.revision += 1
+
     def apply_retained_status(self, status: Status) -> bool:
         """Apply a retained message, which never brings a device online; True when the state changed."""
         if self.last_message_at is not None or Source.RECORD in self.evidence or status.state is Announced.OFFLINE:

@@ -1,7 +1,7 @@
 """The table of all devices, keyed by MAC.
 
 Every source reports here. A sighted device is admitted, its evidence stored, its state derived. `addresses.py` holds
-which device answers for which address, `changes.py` the changes of devices.
+which device answers for which address, `names.py` which one uses which topic and device id, `changes.py` the changes.
 
 The table is bounded. Registered cameras are never evicted. Of the other devices, those known only from forgeable frames
 (unconfirmed) are evicted before the confirmed ones; in each group, the one unseen for the longest time goes first.
@@ -19,7 +19,8 @@ from pi_orchestrator.features.devices.addresses import AddressTable
 from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
 from pi_orchestrator.features.devices.fingerprint import UNKNOWN, Fingerprint
 from pi_orchestrator.features.devices.model import NEVER, Device, Evidence, Presence, Windows
-from pi_orchestrator.features.devices.status_message import Status
+from pi_orchestrator.features.devices.names import NameTable
+from pi_orchestrator.features.devices.status_message import Announced, Status
 
 MAX_DEVICE_IDS = 4
 FORGET_AFTER_S = 86400.0
@@ -42,6 +43,7 @@ class DeviceRegistry:
         self._device_ids: dict[Mac, list[str]] = {}
         self._changes = ChangeLog(registered=registered)
         self.addresses = AddressTable(devices=self._devices, registered=registered, changes=self._changes)
+        self.names = NameTable(changes=self._changes, registered=registered)
         self._cleaned_up_at = NEVER
         self.evicted = 0
         self.restarts = 0
@@ -58,8 +60,13 @@ class DeviceRegistry:
         return self._devices.get(mac)
 
     def find(self, device_id: str) -> Mac | None:
-        """The MAC of the device with this device id; None if no device has announced the id."""
-        return self._macs_by_id.get(device_id)
+        """The MAC of the device that uses this device id, or was the first to announce it.
+
+        None if no device has announced the id, and while several use it.
+        """
+        if self.names.sharers(device_id):
+            return None
+        return self.names.find(device_id) or self._macs_by_id.get(device_id)
 
     def same_chip_candidates(self, mac: Mac) -> list[Mac]:
         """Devices in the table whose MAC is so close to `mac` that both may belong to one ESP32."""
@@ -128,14 +135,30 @@ class DeviceRegistry:
 
     # Reports of the sources.
 
-    def apply_live_status(self, mac: Mac, status: Status, now: float) -> Device:
-        """Apply a live MQTT message of a device; admits an unknown device."""
+    def apply_live_status(
+        self, mac: Mac, status: Status, now: float, *, recorded_id: str | None = None
+    ) -> Device | None:
+        """Apply a live MQTT message of a device; admits an unknown device.
+
+        None if it is not applied, because the device has established another topic. `recorded_id` is its device id in
+        the record.
+        """
+        silent_after_s = self.windows.offline(Source.MQTT)
+        names_before, topic_before = self.names.revision, self.names.topic_of(mac)
+        is_own = self.names.hear(mac, status, now, silent_after_s=silent_after_s, recorded_id=recorded_id)
+        self.revision += self.names.revision != names_before
+        if not is_own:
+            return None
         device = self._devices.get(mac) or self._admit(mac, is_confirmed=True)
+        if topic_before not in (None, self.names.topic_of(mac)):
+            device.forget_claims()
         before, was_found, restarts = device.shown, device.alive_at is not None, device.interruptions.restarts
         is_changed = device.apply_live_status(status, now)
         self.restarts += device.interruptions.restarts - restarts
         if is_changed:
             self._add_state_change(device, before)
+        if status.state is Announced.OFFLINE and device.mqtt_session_ended_at == now:
+            self.names.end_session(mac, now)
         if device.address and device.leaving_at == now:
             self.request_probe(
                 device.address
@@ -145,6 +168,14 @@ class DeviceRegistry:
         self._touch(mac, is_confirmed=True)
         self.revision += 1
         return device
+
+    def confirm_device_id(self, mac: Mac, device_id: str | None, now: float) -> bool:
+        """Apply the device id that a camera names by HTTP at its proven address; whether its topic changed."""
+        has_changed = self.names.confirm(mac, device_id, now)
+        if has_changed:
+            self._devices[mac].forget_claims()
+            self.revision += 1
+        return has_changed
 
     def apply_retained_status(self, mac: Mac, status: Status) -> Device:
         """Apply a retained MQTT message about a device; admits an unknown device."""
@@ -228,6 +259,9 @@ class DeviceRegistry:
         """Update the state of silent devices, and remove unregistered ones that were offline for FORGET_AFTER_S."""
         for device in self:
             self._expire(device, now)
+        names_before = self.names.revision
+        self.names.expire(now, silent_after_s=self.windows.offline(Source.MQTT))
+        self.revision += self.names.revision != names_before
         if now - self._cleaned_up_at >= CLEANUP_S:
             self._cleaned_up_at = now
             self._clean_up(now)
@@ -292,6 +326,7 @@ class DeviceRegistry:
 
     def _forget(self, mac: Mac) -> None:
         self.addresses.forget(self._devices.pop(mac))
+        self.names.forget(mac)
         for device_id in self._device_ids.pop(mac, ()):
             del self._macs_by_id[device_id]
         self._unconfirmed.pop(mac, None)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pi_orchestrator.core.errors import FieldError
 from pi_orchestrator.core.identifiers import parse_device_id
-from pi_orchestrator.core.mac import Mac, try_mac
+from pi_orchestrator.core.mac import Mac, spelled_mac, try_mac
 from pi_orchestrator.core.validation import clean_number, clean_text, parse_camera_object, plain_word
 
 MAX_STATUS_BYTES = 16 * 1024
@@ -43,6 +43,9 @@ class Announced(StrEnum):
 class Status:
     """One status message. `mac` is None if it contains only a device id; `ip` is a claim, not validated.
 
+    `has_mac`: `mac` is from the field of this name, and the device id is only a name, whatever it spells. Without the
+    field, `mac` is what the topic or the device id spells.
+
     `topic` is the one it was published on; the camera's command topic is derived from it. `topic_id` is the MAC or
     device id in it, as written there.
     """
@@ -64,6 +67,7 @@ class Status:
     last_error: str | None = None
     reason: str | None = None
     topic: str = ""
+    has_mac: bool = False
 
 
 # Fields that stay valid when a later message of the session leaves them out.
@@ -97,9 +101,11 @@ def parse_status(topic: str, payload: bytes) -> Status:
     name = topic_id(topic)
     fields = parse_camera_object(payload, max_bytes=MAX_STATUS_BYTES)
     device_id = _first(fields, "device_id", "id")
+    claimed = try_mac(_first(fields, "mac", "mac_address"))
     return Status(
         topic_id=name,
-        mac=_agreed_mac(name, _first(fields, "mac", "mac_address"), device_id),
+        mac=_stated_mac(name, claimed) if claimed else _spelled_mac(name, device_id),
+        has_mac=claimed is not None,
         device_id=parse_device_id(device_id, None),
         state=_state(_first(fields, "state", "status")),
         ip=_text(fields, 45, "ip", "ip_address"),
@@ -134,9 +140,20 @@ def is_plain_birth(payload: bytes) -> bool:
     return plain_word(payload) in _BIRTH_WORDS
 
 
-def _agreed_mac(name: str, claimed: object, device_id: object) -> Mac | None:
-    """The MAC that topic, `mac` field and device id agree on; MacContradictionError if they name two."""
-    found = {mac for mac in (try_mac(name), try_mac(claimed), try_mac(device_id)) if mac}
+def _stated_mac(name: str, mac: Mac) -> Mac:
+    """The MAC of the `mac` field; MacContradictionError if the topic names another one.
+
+    Some firmware puts another MAC of the same ESP32 in its topic, or its own with the bytes reversed.
+    """
+    topic_mac = try_mac(name)
+    if topic_mac not in (None, mac) and not spelled_mac(name, mac):
+        raise MacContradictionError(sorted({topic_mac, mac}), topic_mac=topic_mac)
+    return mac
+
+
+def _spelled_mac(name: str, device_id: object) -> Mac | None:
+    """The MAC that topic and device id spell; MacContradictionError if they spell two."""
+    found = {mac for mac in (try_mac(name), try_mac(device_id)) if mac}
     if len(found) > 1:
         raise MacContradictionError(sorted(found), topic_mac=try_mac(name))
     return found.pop() if found else None

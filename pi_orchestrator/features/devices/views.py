@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pi_orchestrator.core.clock import Clock, rfc3339
+from pi_orchestrator.core.mac import spelled_mac
 from pi_orchestrator.core.sighting import TRUSTED, Source
 from pi_orchestrator.features.devices.model import NEVER, Device, Evidence, Presence
+from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.features.devices.status_message import topic_id
 from pi_orchestrator.features.devices.unreadable import UnreadableMessages, UnreadableTopic
 from pi_orchestrator.http.model import ApiModel, Time
 
@@ -138,6 +141,27 @@ def _state_reason(now: ClockReading, device: Device) -> str:
     if device.mqtt_session_ended_at > (device.last_message_at or NEVER):
         return f"{seen}; its MQTT session ended {now.age(device.mqtt_session_ended_at):.0f} s ago"
     return seen or "no source has proved it alive yet"
+
+
+def name_notes(registry: DeviceRegistry, device: Device) -> list[str]:
+    """What an operator should know of the names of a device, one sentence each: conflicts, and ids that spell a MAC."""
+    notes = []
+    for conflict in registry.names.conflicts_of(device.mac):
+        others = ", ".join(mac for mac in conflict.macs if mac != device.mac)
+        notes.append(f"{conflict.reason} (the other: {others})" if others else conflict.reason)
+        notes += [
+            f"{rival.messages} messages on {rival.topic} were not applied"
+            for rival in registry.names.rivals(device.mac)
+            if not others
+        ]
+    topic = registry.names.topic_of(device.mac)
+    names = {device.device_id, topic_id(topic) if topic else None}
+    for name in sorted(name for name in names if name):
+        if (relation := spelled_mac(name, device.mac)) == "reversed":
+            notes.append(f"its id {name} is its MAC with the bytes in reverse order: correct the firmware")
+        elif relation == "near":
+            notes.append(f"its id {name} is another MAC of its ESP32; it is known by {device.mac}")
+    return notes
 
 
 def last_seen(device: Device, clock: Clock) -> datetime | None:

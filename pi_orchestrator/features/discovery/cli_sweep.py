@@ -100,6 +100,8 @@ def _view(standalone: StandaloneScan, device: Device) -> dict[str, Any]:
         "locally_administered": is_local(device.mac),
         "near": list(registry.same_chip_candidates(device.mac)),
         "conflict": sorted(contested - {device.mac}),
+        "id_conflict": [],
+        "notes": [],
         "evidence": [_evidence(report, now) for report in reports],
     }
 

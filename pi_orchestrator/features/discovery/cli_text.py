@@ -35,6 +35,8 @@ def remarks(devices: Sequence[Row]) -> Iterator[str]:
     for address, macs in contested.items():
         yield wrapped(f"Conflict: {address} is claimed by {' and '.join(sorted(macs))}; it is assigned to no device.")
     for device in devices:
+        for note in device["notes"]:
+            yield wrapped(f"{device['mac_address']}: {note}.")
         if len(device["ip_addresses"]) > 1:
             yield wrapped(f"{device['mac_address']} has several addresses: {', '.join(device['ip_addresses'])}.")
 

@@ -27,6 +27,8 @@ _DEVICE = {
     "locally_administered": False,
     "near": [],
     "conflict": [],
+    "id_conflict": [],
+    "notes": [],
     "evidence": [
         {
             "source": "arp",

@@ -16,6 +16,7 @@ from pi_orchestrator.features.devices.views import (
     EvidenceView,
     UnreadableView,
     evidence_view,
+    name_notes,
     sorted_evidence,
     unreadable_views,
 )
@@ -28,6 +29,7 @@ class DeviceView(ApiModel):
 
     `near`: other devices whose MACs are so close that they may be of the same ESP32. `conflict`: other devices that
     claim its address. `onboarding_failure`: why the last attempt to onboard it failed, and when the next one comes.
+    `id_conflict`: other devices that use its device id. `notes`: what is wrong with its names.
     """
 
     mac_address: str
@@ -48,6 +50,8 @@ class DeviceView(ApiModel):
     near: list[str]
     conflict: list[str]
     onboarding_failure: OnboardingFailureView | None = None
+    id_conflict: list[str]
+    notes: list[str]
     evidence: list[EvidenceView]
 
 
@@ -112,6 +116,10 @@ class DeviceViews:
             near=list(registry.same_chip_candidates(device.mac)),
             conflict=sorted(contested - {device.mac}),
             onboarding_failure=self._cameras.onboarding_failure(device.mac),
+            id_conflict=sorted(
+                {mac for found in registry.names.conflicts_of(device.mac) for mac in found.macs} - {device.mac}
+            ),
+            notes=name_notes(registry, device),
             evidence=[evidence_view(now, report) for report in reports],
         )
 

@@ -17,7 +17,9 @@ from pi_orchestrator.core.validation import clean_text
 from pi_orchestrator.features.cameras import exclusion_store
 from pi_orchestrator.features.cameras.error_views import OnboardingFailureView
 from pi_orchestrator.features.cameras.views import CameraViews
+from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.devices.unreadable import UnreadableMessages
+from pi_orchestrator.features.devices.views import name_notes
 from pi_orchestrator.features.onboarding import store
 from pi_orchestrator.features.onboarding.onboarding_event import OnboardingEvent, Stage
 from pi_orchestrator.features.onboarding.worker import OnboardingWorker
@@ -164,7 +166,7 @@ class Explanation(ApiModel):
 
     The rule `retry` is listed only after a failed attempt, which `onboarding_failure` describes. `waiting`: only while
     the camera waits for a token. `unreadable`: status messages that could not be read, of this camera or else of
-    unknown ones: such a camera is not seen, whatever the rules say.
+    unknown ones: such a camera is not seen, whatever the rules say. `notes`: what is wrong with its names.
     """
 
     mac: str
@@ -174,6 +176,7 @@ class Explanation(ApiModel):
     unreadable: list[str]
     waiting: Waiting | None = None
     onboarding_failure: OnboardingFailureView | None = None
+    notes: list[str]
 
 
 class AuditQuery(Paging):
@@ -278,10 +281,16 @@ async def clean_events(database: Database, query: CleanupQuery, actor: Actor) ->
 
 
 async def explain(
-    worker: OnboardingWorker, messages: UnreadableMessages, views: CameraViews, clock: Clock, query: ExplainQuery
+    worker: OnboardingWorker,
+    messages: UnreadableMessages,
+    views: CameraViews,
+    registry: DeviceRegistry,
+    clock: Clock,
+    query: ExplainQuery,
 ) -> Explanation:
     """The policy's result for a camera, without side effects."""
     results = await worker.explain(query.mac, query.ip)
+    device = registry.get(query.mac)
     return Explanation(
         mac=query.mac,
         ip=query.ip,
@@ -293,6 +302,7 @@ async def explain(
         unreadable=messages.about(query.mac, clock.monotonic()),
         waiting=_waiting(worker, query.mac),
         onboarding_failure=views.onboarding_failure(query.mac),
+        notes=name_notes(registry, device) if device else [],
     )
 
 

@@ -225,7 +225,7 @@ async def _register(
     firmware_version = answer.firmware_version or attempt.firmware_version
     new_camera = NewCamera(
         mac=attempt.mac,
-        device_id=attempt.device_id or answer.device_id,
+        device_id=answer.device_id or attempt.device_id,  # proved before claimed
         ip=attempt.ip,
         firmware_version=firmware_version,
         is_present=True,

@@ -110,6 +110,8 @@ def explain(args: argparse.Namespace) -> int:
             print(wrapped(f"It waits for a token: position {waiting['position']}, {kind}; about {seconds:.0f} s."))
         for text in data["unreadable"]:
             print(wrapped(f"Status messages cannot be read: {text}."))
+        for note in data["notes"]:
+            print(wrapped(f"Note: {note}."))
     return 0 if data["allowed"] else 1
 
 

@@ -116,6 +116,7 @@ ROUTES: tuple[Route, ...] = table(
             "unreadable": [
                 "publishes on camera/status/espcam-b0f7f1 what is no JSON: unescaped quote at byte 31",
             ],
+            "notes": [],
         },
     ),
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.error_codes import ErrorCode, SessionCode
 from pi_orchestrator.core.errors import FieldError, VerificationError
+from pi_orchestrator.core.wifi import is_same_ssid
 from pi_orchestrator.features.allowlist import store as allowlist
 from pi_orchestrator.features.cameras import store as cameras
 from pi_orchestrator.features.cameras.registration import CameraRegistrar, NewCamera
@@ -26,6 +27,7 @@ from pi_orchestrator.features.provisioning.delivery import CredentialDelivery
 from pi_orchestrator.features.provisioning.return_watch import (
     POLL_S,
     PROBE_INTERVAL_S,
+    SETTLED_S,
     ListeningTime,
     ReturnWatch,
     check_target_address,
@@ -111,8 +113,9 @@ class DeviceProvisioner:
         """
         device = await self._steps.take(device, SessionDevice.returning, starts_work=True)
         timeout_s = session.config.verification_timeout_seconds
-        listening = ListeningTime(float(timeout_s), self._clock.monotonic())
-        probed_at, reason = NEVER, "the camera did not return"
+        started_at = self._clock.monotonic()
+        listening = ListeningTime(float(timeout_s), started_at)
+        probed_at, asked_at, reason = NEVER, NEVER, "the camera did not return"
         while listening.left_s > 0:
             ip = self._watch.return_address(session, device)
             now = self._clock.monotonic()
@@ -125,15 +128,41 @@ class DeviceProvisioner:
                     if problem is None:
                         return
                     reason = problem
-            if ssid := self._watch.wrong_network(session, device, self._clock.monotonic()):
-                raise DeviceFailedError(
-                    f"the camera joined {ssid!r} instead of {session.target_ssid!r}; check the password",
-                    code=SessionCode.WRONG_NETWORK,
-                    not_delivered=True,
-                )
+            reported_ssid = self._watch.wrong_network(session, device, now)
+            # Before SETTLED_S, a camera that has accepted may still answer from its old network.
+            if reported_ssid and now - max(asked_at + PROBE_INTERVAL_S, started_at + SETTLED_S) >= 0:
+                asked_at = now
+                device, problem = await self._check_wrong_network(session, device, reported_ssid, listening.left_s)
+                if problem is None:
+                    return
+                reason = problem
             listening.advance(now, is_connected=self._mqtt.connected)
             await self._clock.sleep(POLL_S)
         raise DeviceFailedError(f"not verified within {timeout_s} s: {reason}", code=SessionCode.VERIFICATION_TIMEOUT)
+
+    async def _check_wrong_network(
+        self, session: Session, device: SessionDevice, reported_ssid: str, left_s: float
+    ) -> tuple[SessionDevice, str | None]:
+        """Ask the camera by HTTP which network it is on, because any client can publish a message in its name.
+
+        DeviceFailedError if it names another network than the target; else as `_read_back`.
+        """
+        for ip in self._watch.known_addresses(device):
+            try:
+                own = await self._neighbours.own_addresses()
+                check_target_address(ip, self._target_networks, own=own, allow_loopback=self._allow_loopback)
+                answer = await self._verifier.verify(device.mac, ip, timeout_s=min(self._request_timeout_s, left_s))
+            except (FieldError, VerificationError):
+                continue
+            if is_same_ssid(answer.ssid, session.target_ssid):
+                return await self._read_back(session, device, ip, left_s)
+            if answer.ssid:
+                raise DeviceFailedError(
+                    f"the camera joined {answer.ssid!r} instead of {session.target_ssid!r}; check the password",
+                    code=SessionCode.WRONG_NETWORK,
+                    not_delivered=True,
+                )
+        return device, f"a message names the network {reported_ssid!r}, but the camera did not confirm it by HTTP"
 
     async def _read_back(
         self, session: Session, device: SessionDevice, ip: str, left_s: float

@@ -128,8 +128,14 @@ class ReturnWatch:
         report = self.report(device)
         return report is not None and report.status.ssid is None
 
+    def known_addresses(self, device: SessionDevice) -> list[str]:
+        """The addresses at which the camera can be asked: proved, reported, and that of the send of its credentials."""
+        report, proved = self.report(device), self._registry.address_of(device.mac)
+        found = (str(proved or ""), report.address if report else None, device.sent.ip if device.sent else None)
+        return list(dict.fromkeys(ip for ip in found if ip))
+
     def wrong_network(self, session: Session, device: SessionDevice, now: float) -> str | None:
-        """The network that the camera has joined instead of the target network, if any."""
+        """The network that the camera reports instead of the target network, if any; unconfirmed."""
         report = self.report(device)
         return report.wrong_network(session.target_ssid, now) if report else None
 

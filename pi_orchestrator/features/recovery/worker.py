@@ -163,6 +163,9 @@ class RecoveryWorker:
             await self._captures.take(mac)
 
     async def _reboot(self, mac: Mac) -> None:
+        """Reboot a camera, unless it gives a picture by HTTP: failed answers by MQTT may be another client's."""
+        if await self._captures.answers_by_http(mac) or mac not in self._tracker.to_reboot():
+            return
         try:
             await self._reboots.reboot(mac, actor=RECOVERY_ACTOR)
         except RebootError as error:

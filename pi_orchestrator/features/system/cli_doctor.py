@@ -59,6 +59,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
     from pi_orchestrator.core.logging import configure
     from pi_orchestrator.features.system.doctor_broker import examine_broker
+    from pi_orchestrator.features.system.doctor_cameras import check_cameras
     from pi_orchestrator.features.system.doctor_network import examine_network
     from pi_orchestrator.features.system.doctor_state import check_state_dir
 
@@ -72,6 +73,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _check_ports,
         _check_dashboard,
         _check_onboarding,
+        check_cameras,
     )
     for check in checks:
         yield check(settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 
 import aiomqtt
@@ -44,6 +45,8 @@ class MqttConnection:
 
     def __init__(self, *, settings: MqttSettings, port: int, clock: Clock, health: Health) -> None:
         self._settings = settings
+        self.client_id = f"{settings.client_id}-{secrets.token_hex(4)}"
+        """New in each process: a client that took it would disconnect the daemon."""
         self._port = port
         self._clock = clock
         self._health = health
@@ -123,7 +126,7 @@ class MqttConnection:
             finally:
                 self._client = None
             if self.connections > connections_before:
-                # Repeatedly disconnected right after connecting (another daemon with this client id?): back off,
+                # Repeatedly disconnected right after connecting (by a client that has its client id?): back off,
                 # and log less. If the broker was unreachable in between, this is an ordinary outage.
                 is_short = self._clock.monotonic() - self._connected_at < MIN_STABLE_S
                 early_disconnects = early_disconnects + 1 if is_short and not is_unreachable else 0
@@ -137,7 +140,7 @@ class MqttConnection:
             await self._clock.sleep(full_jitter(attempt, base_s=0.25, cap_s=MAX_RETRY_DELAY_S))
 
     async def _run_connection(self, *, quiet: bool) -> None:
-        client = await self._opener.open(self._settings.client_id, _WILL)
+        client = await self._opener.open(self.client_id, _WILL)
         client.on_skipped = self._report_skipped
         # Reads from the start: retained messages may arrive before the answer to the subscribe.
         reading = asyncio.create_task(self._read(client), name="mqtt-reader")

@@ -33,6 +33,7 @@ def device(number, **fields):
         "locally_administered": False,
         "near": [],
         "conflict": [],
+        "notes": [],
         "evidence": [{"source": "arp", "proves_life": True, "age_seconds": 2.0, "detail": "answered"}],
     }
     return view | fields

@@ -25,9 +25,10 @@ NAMES = """
     allowlist.changed camera.captured camera.dismissal_lifted camera.onboarded camera.onboarding_failed camera.paired
     camera.reboot camera.registered camera.remedy camera.removed camera.renamed camera.replaced camera.status_changed
     camera.unassigned config.changed container.created container.deleted container.updated device.answers_for_many
-    device.conflict device.conflict_resolved device.discovered device.flapping device.found device.moved
-    device.multiple_addresses device.state_changed error network.status_changed onboarding.audited onboarding.disabled
-    onboarding.enabled scan.ended scan.started session.status
+    device.conflict device.conflict_resolved device.discovered device.flapping device.found device.id_conflict
+    device.id_conflict_resolved device.moved device.multiple_addresses device.state_changed error
+    network.status_changed onboarding.audited onboarding.disabled onboarding.enabled scan.ended scan.started
+    session.status
 """
 
 

@@ -73,7 +73,7 @@ def test_other_mac_is_valid_and_of_another_chip():
 
 def test_short_mac_in_topic_and_payload():
     cam = camera(fault=Fault.MAC_SHORT)
-    cam.mac = "24:6F:28:08:00:04"
+    cam.mac = cam.published_mac = "24:6F:28:08:00:04"
     assert cam.topic("command") == "camera/command/24:6F:28:8:0:4"
     assert cam.status()["mac"] == cam.http_status()["mac"] == "24:6F:28:8:0:4"
 
@@ -85,6 +85,36 @@ def test_short_macs_have_a_leading_zero_and_differ():
     assert macs[:50] == make_macs(200, seed=1)[:50]
     assert len(set(macs)) == 200
     assert all(mac[9] == "0" and parse_mac(mac) == mac for mac in macs[50:])
+
+
+def test_shared_id_is_same_for_every_camera():
+    one = camera(fault=Fault.SHARED_ID)
+    assert (one.device_id, one.topic("status"), one.topic("command")) == (
+        "esp32cam",
+        "camera/status/esp32cam",
+        "camera/command/esp32cam",
+    )
+    assert one.status()["mac"] == MAC
+
+
+def test_reversed_id_spells_own_mac():
+    one = camera(fault=Fault.ID_REVERSED)
+    assert (one.device_id, one.topic("status")) == ("f1f7b0286f24", "camera/status/f1f7b0286f24")
+
+
+def test_takeover_publishes_as_first_healthy_camera():
+    fleet = Fleet(
+        count=2, options=CameraOptions(broker_host="127.0.0.1"), network="127.77.0.0/16", faults=["topic-takeover"]
+    )
+    victim, attacker = fleet.cameras
+    assert attacker.status()["mac"] == victim.mac
+    assert attacker.http_status()["mac"] == attacker.mac
+    assert attacker.topic("status") != victim.topic("status")
+
+
+def test_takeover_needs_healthy_camera():
+    with pytest.raises(FieldError, match="needs a camera without a fault"):
+        Fleet(count=1, options=CameraOptions(broker_host="127.0.0.1"), faults=["topic-takeover"])
 
 
 def test_status_changed_by_mac_faults_only():

@@ -255,14 +255,14 @@ async def test_many_spellings_do_not_hide_device_id(rig):
     async with rig.daemon(auto_onboard={"enabled": False}) as running:
         for spelling in spellings:
             await rig.publish(f"camera/status/{spelling}", {"ip": rig.address(1)})
-        await rig.publish("camera/status/espcam-b0f7f0", {"mac": MAC, "device_id": "espcam-b0f7f0"})
-        await rig.publish("camera/status/espcam-b0f7f0", {"rssi": -42})
+        await rig.publish(f"camera/status/{MAC}", {"mac": MAC, "device_id": "espcam-b0f7f0", "rssi": -42})
         await running.wait_until_processed(rig)
         assert (await running.camera("espcam-b0f7f0"))["health"]["wifi_rssi"] == -42
 
 
 async def test_shared_device_id_keeps_cameras_apart(rig):
-    async with rig.camera(1) as first, rig.camera(2) as second, rig.daemon() as running:
+    shared = {"device_id": "kitchen"}
+    async with rig.camera(1, **shared) as first, rig.camera(2, **shared) as second, rig.daemon() as running:
         await first.publish_status(device_id="kitchen")
         await eventually(lambda: first.mac in running.app.cameras.cache)
         await second.publish_status(device_id="kitchen")

@@ -124,7 +124,7 @@ async def test_repeated_retained_claims_change_nothing(rig):
         await advance(clock, running, 700)
         assert await status(running, camera) == "offline"
         # A client with the same id: the broker disconnects the daemon.
-        async with rig.broker.client(identifier=running.app.resources.settings.mqtt.client_id):
+        async with rig.broker.client(identifier=running.app.resources.mqtt.client_id):
             await eventually(lambda: not running.app.resources.mqtt.connected)
         await advance(clock, running, 5)
         await eventually(lambda: running.app.cameras.presence.messages["retained"] == 1)

@@ -84,7 +84,7 @@ DEVICE = {
     **dict.fromkeys(("mac_address", "ip_address", "status", "why", "hostname", "vendor"), str),
     **dict.fromkeys(("registered", "is_camera", "locally_administered"), bool),
     **dict.fromkeys(("device_id?", "firmware_version?", "first_seen?", "last_seen?"), str),
-    **dict.fromkeys(("ip_addresses", "near", "conflict"), [str]),
+    **dict.fromkeys(("ip_addresses", "near", "conflict", "id_conflict", "notes"), [str]),
     "signal_strength": int,
     "evidence": [dict],
 }

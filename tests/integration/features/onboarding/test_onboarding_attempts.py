@@ -173,13 +173,13 @@ async def test_http_answer_cannot_claim_other_id(rig):
 
 async def test_contradictory_mac_is_stored_as_failure(rig):
     async with rig.daemon() as running:
-        await rig.broker.publish("camera/status/246F28000001", '{"mac": "24:6F:28:00:00:02"}')
+        await rig.broker.publish("camera/status/246F28000001", '{"mac": "24:6F:28:00:00:20"}')
 
         async def stages():
             return await running.onboarding_stages("24:6F:28:00:00:01")
 
         assert await eventually(stages) == [("failed", "MAC_MISMATCH")]
-        assert await running.onboarding_stages("24:6F:28:00:00:02") == []
+        assert await running.onboarding_stages("24:6F:28:00:00:20") == []
 
 
 async def test_reload_stops_denied_verification(rig):

@@ -244,11 +244,43 @@ async def test_retained_message_is_no_proof(rig):
         camera.body["ssid"] = SSID
         app = setup.running.app
         before = app.cameras.presence.messages["retained"]
-        async with rig.broker.client(identifier=app.resources.settings.mqtt.client_id):
+        async with rig.broker.client(identifier=app.resources.mqtt.client_id):
             # A client with the same id: the broker disconnects the daemon and resends retained messages on reconnect.
             await eventually(lambda: app.cameras.presence.messages["retained"] > before)
         end = await setup.wait_for_state(camera.mac, "failed", "verified")
         assert (end["state"], end["error_code"], camera.requests) == ("failed", "VERIFICATION_TIMEOUT", 2)
+
+
+async def test_forged_wrong_network_is_asked_about(rig):
+    """Any client can publish a message in the name of a camera; the camera itself is on the target network."""
+    async with scripted_cameras(rig) as setup:
+        camera = await awaited_camera(setup, config=FAST)
+        camera.body["ssid"] = SSID
+        await rig.publish(f"camera/status/{camera.mac}", {"mac": camera.mac, "ssid": "EvilNet", "uptime": 0})
+        end = await setup.wait_for_state(camera.mac, "failed", "verified")
+        assert (end["state"], end.get("error_code")) == ("verified", None)
+
+
+async def test_unconfirmed_wrong_network_is_reported_at_the_end(rig):
+    async with scripted_cameras(rig) as setup:
+        camera = await awaited_camera(setup, config=FAST)
+        camera.answer_now.clear()
+        await rig.publish(f"camera/status/{camera.mac}", {"mac": camera.mac, "ssid": "EvilNet", "uptime": 0})
+        end = await setup.wait_for_state(camera.mac, "failed", "verified")
+        assert (end["state"], end["error_code"]) == ("failed", "VERIFICATION_TIMEOUT")
+        assert "'EvilNet', but the camera did not confirm it" in end["error_message"]
+
+
+async def test_second_topic_cannot_fail_a_device(rig):
+    async with scripted_cameras(rig) as setup:
+        camera = await awaited_camera(setup)
+        camera.body["ssid"] = SSID
+        await rig.publish("camera/status/evil-1", {"mac": camera.mac, "ssid": "EvilNet", "uptime": 0})
+        await eventually(lambda: setup.running.app.devices.registry.names.rivals(camera.mac))
+        assert setup.running.app.devices.registry.get(camera.mac).claims.ssid == HOME
+        await camera.publish_status(ssid=SSID)
+        end = await setup.wait_for_state(camera.mac, "failed", "verified")
+        assert end["state"] == "verified"
 
 
 async def test_contradicting_answer_is_not_verified(rig):

@@ -16,6 +16,7 @@ from pi_orchestrator.features.commands import service as commands
 from pi_orchestrator.features.devices.model import Presence
 from pi_orchestrator.features.recovery import ladder as recovery_ladder
 from pi_orchestrator.sandbox.camera import SimulatedCamera
+from pi_orchestrator.sandbox.commands import PictureError
 from tests.support.rig import set_verification_timeout
 from tests.support.waiting import eventually
 
@@ -106,6 +107,25 @@ async def test_one_click_with_repeats_reboots_nothing(rig, monkeypatch):
         (shown,) = (await running.api.get(f"{CAMERAS}/diagnostics")).json
         assert shown["diagnostics"]["error_count"] == shown["diagnostics"]["remedy"]["failures"] == 1
         assert shown["diagnostics"]["last_error"].startswith("CAPTURE_FAILED")
+
+
+async def test_camera_with_pictures_by_http_is_not_rebooted(rig, short_retries, monkeypatch):
+    """Three errors by MQTT may be another client's; a picture by HTTP shows that the camera is healthy."""
+
+    async def fail():
+        raise PictureError("forged")
+
+    async with rig.daemon(cameras={"capture_cache_s": 0}) as running, rig.fleet(1, interval=0.2) as fleet:
+        (camera,) = fleet.cameras
+        monkeypatch.setattr(camera.commands, "_picture", fail)
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        tracker = running.app.recovery.tracker
+        answers = [await running.api.post(f"{CAMERAS}/{camera.mac}/capture") for _ in range(tracker.reboot_after)]
+        assert {answer.status for answer in answers} == {502}
+        await eventually(lambda: running.app.captures.service.outcomes["http"] >= 1)
+        assert tracker.of(camera.mac).state is RecoveryState.OK
+        assert camera.restarts == 0
+        assert "restart" not in camera.commands.received_actions
 
 
 async def test_reboot_without_broker_is_not_a_camera_failure(rig, short_retries):

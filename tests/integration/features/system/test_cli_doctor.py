@@ -15,14 +15,15 @@ from pi_orchestrator.net.wifi.nl80211 import Radio, Station
 from pi_orchestrator.net.wifi.stations import StationReading
 from pi_orchestrator.settings.overrides import render
 from tests.support import lan
-from tests.support.broker import password_line
+from tests.support.broker import free_port, password_line
 from tests.support.mqtt_peer import MqttPeer
 from tests.support.process import COMMAND, ROOT, UNPRIVILEGED, command, daemon, environment, patched, write_toml
+from tests.support.waiting import eventually
 
 CHECKS = [
     *("interface", "engine", "leases", "stations", "mdns"),
     *("broker", "acl", "packets", "clock", "state", "disk", "ports"),
-    *("dashboard", "onboarding", "overrides", "settings", "messages"),
+    *("dashboard", "onboarding", "cameras", "overrides", "settings", "messages"),
 ]
 # A separate network namespace, in which lo is down.
 NEW_NETNS = (*(shutil.which("unshare") or "unshare", *(() if os.geteuid() == 0 else ("--map-root-user",)), "--net"),)
@@ -87,6 +88,19 @@ async def test_healthy_machine_passes_and_creates_nothing(doctor, rig):
     assert findings["state"]["what"] == f"{rig.state_dir} will be created at the first start"
     assert findings["overrides"]["what"] == "in effect: none"
     assert not rig.state_dir.exists()
+
+
+async def test_shared_device_id_is_found(doctor, rig):
+    port = free_port()
+    async with (
+        rig.daemon(http={"listen": [f"127.0.0.1:{port}"]}) as running,
+        rig.fleet(2, faults=["shared-id:2"], interval=0.2) as fleet,
+    ):
+        await eventually(running.app.devices.registry.names.conflicts)
+        finding = (await doctor(http={"listen": [f"127.0.0.1:{port}"]}))["cameras"]
+        assert finding["result"] == "warn"
+        assert "two cameras share the id esp32cam: flash different ids" in finding["what"]
+        assert all(camera.mac in finding["what"] for camera in fleet.cameras)
 
 
 async def test_missing_interface_lists_alternatives(doctor):

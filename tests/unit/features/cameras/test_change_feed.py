@@ -107,6 +107,17 @@ def test_conflict_events(site):
     assert site.drain() == [("device.conflict_resolved", {"mac": B, "ip": "192.168.10.5"})]
 
 
+def test_id_conflict_events(site):
+    topic = "camera/status/esp32cam"
+    for mac in (A, B):
+        site.publish(mac, topic=topic, topic_id="esp32cam", has_mac=True)
+    payload = {"mac": A, "id": "esp32cam", "topic": topic, "macs": [A, B]}
+    assert site.drain("device.id_conflict") == [("device.id_conflict", payload)]
+    site.wait(601)
+    site.publish(B, topic=topic, topic_id="esp32cam", has_mac=True)
+    assert site.drain("device.id_conflict_resolved") == [("device.id_conflict_resolved", payload)]
+
+
 def test_multiple_addresses_event(site):
     site.answer(A, Y)
     site.answer(A, X)

@@ -102,7 +102,7 @@ class Site:
 
 
 def status(mac, state=Announced.ONLINE, **fields):
-    return Status(topic_id=mac, mac=mac, device_id=fields.pop("device_id", None), state=state, **fields)
+    return Status(**({"topic_id": mac, "mac": mac, "device_id": None, "state": state} | fields))
 
 
 @pytest.fixture

@@ -213,15 +213,31 @@ def test_mac_is_agreed_by_topic_payload_and_id(topic, fields, mac):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"mac": "24:6F:28:B0:F7:F2"},
-        {"mac_address": "24:6F:28:B0:F7:F2"},
-        {"device_id": "246F28B0F7F2"},
-        {"mac": MAC, "device_id": "246F28B0F7F2"},
+        {"mac": "24:6F:28:B0:F8:F2"},
+        {"mac_address": "24:6F:28:B0:F8:F2"},
+        {"device_id": "246F28B0F8F2"},
     ],
 )
 def test_two_macs_contradict_each_other(fields):
-    with pytest.raises(FieldError, match="names two MAC addresses, 24:6F:28:B0:F7:F1 and 24:6F:28:B0:F7:F2"):
+    with pytest.raises(FieldError, match="names two MAC addresses, 24:6F:28:B0:F7:F1 and 24:6F:28:B0:F8:F2"):
         status(**fields)
+
+
+@pytest.mark.parametrize("device_id", ["246F28B0F7F2", "f1f7b0286f24", "F0:F7:B0:28:6F:24", "246F28000010"])
+def test_device_id_that_spells_other_mac_is_name(device_id):
+    parsed = status(mac=MAC, device_id=device_id)
+    assert (parsed.mac, parsed.device_id, parsed.has_mac) == (MAC, device_id, True)
+
+
+@pytest.mark.parametrize("topic_mac", ["246F28B0F7F2", "246F28B0F7EE", "f1f7b0286f24", "F1-F7-B0-28-6F-24"])
+def test_near_or_reversed_topic_mac_is_name(topic_mac):
+    parsed = status(f"camera/status/{topic_mac}", mac=MAC)
+    assert (parsed.mac, parsed.topic_id) == (MAC, topic_mac)
+
+
+def test_topic_mac_alone_is_identity():
+    parsed = status(f"camera/status/{MAC}", device_id="esp32cam")
+    assert (parsed.mac, parsed.has_mac) == (MAC, False)
 
 
 @pytest.mark.parametrize(

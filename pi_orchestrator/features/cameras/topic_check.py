@@ -1,0 +1,55 @@
+"""Asks a camera by HTTP which device id it has, while two MQTT clients publish as this camera."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pi_orchestrator.core.clock import Clock
+from pi_orchestrator.core.errors import FieldError, VerificationError
+from pi_orchestrator.core.logging import get_logger
+from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.features.cameras.address_resolver import AddressResolver
+from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.net.camera_http import CameraAnswer
+
+PASS_S = 1.0
+MAX_CONCURRENT = 4
+
+log = get_logger(__name__)
+
+
+class TopicCheck:
+    """`run_pass` asks the cameras that the registry doubts; the answer counts only from the camera's proved address."""
+
+    def __init__(self, *, clock: Clock, registry: DeviceRegistry, addresses: AddressResolver) -> None:
+        self._clock = clock
+        self._registry = registry
+        self._addresses = addresses
+
+    async def run(self) -> None:
+        """One pass every PASS_S, until cancelled."""
+        while True:
+            await self.run_pass()
+            await self._clock.sleep(PASS_S)
+
+    async def run_pass(self) -> None:
+        """Ask at most MAX_CONCURRENT cameras."""
+        macs = self._registry.names.take_questions(self._clock.monotonic(), MAX_CONCURRENT)
+        await asyncio.gather(*(self._ask(mac) for mac in macs))
+
+    async def _answer(self, mac: Mac) -> CameraAnswer | None:
+        """The answer of a camera at its address, else at one in the messages that were not applied."""
+        others = {rival.ip for rival in self._registry.names.rivals(mac) if rival.ip}
+        for ip in (None, *sorted(others)):
+            try:
+                return (await self._addresses.proven(mac, at=ip))[1]
+            except (FieldError, VerificationError) as error:
+                log.debug("camera did not name its device id", mac=mac, ip=ip, reason=str(error))
+        return None
+
+    async def _ask(self, mac: Mac) -> None:
+        answer = await self._answer(mac)
+        if answer is None:
+            return
+        if self._registry.confirm_device_id(mac, answer.device_id, self._clock.monotonic()):
+            log.warning("camera has another topic than assumed", mac=mac, topic=self._registry.names.topic_of(mac))

@@ -1,0 +1,340 @@
+"""Who speaks on which topic and under which device id: conflicts, second topics, bounds."""
+
+import pytest
+
+from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.features.devices.changes import Kind
+from pi_orchestrator.features.devices.model import NEVER, Windows
+from pi_orchestrator.features.devices.names import (
+    ASK_INTERVAL_S,
+    MAX_QUESTIONS,
+    MAX_RIVALS,
+    MAX_SHARERS,
+    REPEAT_S,
+)
+from pi_orchestrator.features.devices.registry import DeviceRegistry
+from pi_orchestrator.features.devices.speakers import SETTLED_S, UNDISPUTED_S, IdConflict
+from pi_orchestrator.features.devices.status_message import Announced, Status
+
+A, B, C = (Mac(f"24:6F:28:04:00:{last}") for last in ("04", "08", "0C"))
+SILENT_S = 600.0
+SHARED = "camera/status/esp32cam"
+
+
+class Site:
+    """A registry with a manual clock."""
+
+    def __init__(self, *, max_devices=64):
+        self.registry = DeviceRegistry(
+            registered=set(), max_devices=max_devices, windows=Windows(idle_after_s=120, offline_after_s=SILENT_S)
+        )
+        self.now = 1000.0
+
+    @property
+    def names(self):
+        return self.registry.names
+
+    def publish(self, mac, topic=SHARED, *, state=Announced.ONLINE, recorded_id=None, **fields):
+        """Publish with the `mac` field; whether the message was applied."""
+        topic_id = topic.split("/")[3 if topic.startswith("delicasa") else 2]
+        defaults = {"device_id": None, "has_mac": True, "topic": topic}
+        status = Status(topic_id=topic_id, mac=mac, state=state, **(defaults | fields))
+        applied = self.registry.apply_live_status(mac, status, self.now, recorded_id=recorded_id)
+        return applied is not None
+
+    def will(self, mac, topic=SHARED):
+        return self.publish(mac, topic, state=Announced.OFFLINE)
+
+    def wait(self, seconds):
+        self.now += seconds
+        self.registry.expire(self.now)
+
+    def conflict_events(self):
+        kinds = (Kind.ID_CONFLICT, Kind.ID_CONFLICT_OVER)
+        return [
+            (change.kind, change.device_id, change.topic, change.macs)
+            for change in self.registry.drain()
+            if change.kind in kinds
+        ]
+
+    def are_blocked(self, *macs):
+        return [self.names.blocks_commands(mac) is not None for mac in macs]
+
+
+@pytest.fixture
+def site():
+    return Site()
+
+
+# Shared ids.
+
+
+def test_shared_topic_is_conflict_once(site):
+    for _ in range(3):
+        assert site.publish(A)
+        assert site.publish(B)
+    assert site.names.conflicts() == [IdConflict("esp32cam", SHARED, (A, B))]
+    assert site.are_blocked(A, B) == [True, True]
+    assert site.conflict_events() == [(Kind.ID_CONFLICT, "esp32cam", SHARED, (A, B))]
+    assert site.names.conflicts()[0].reason == "two cameras share the id esp32cam: flash different ids"
+
+
+def test_shared_id_on_own_topics_blocks_no_command(site):
+    site.publish(A, f"camera/status/{A}", device_id="esp32cam")
+    site.publish(B, f"camera/status/{B}", device_id="esp32cam")
+    assert site.conflict_events() == [(Kind.ID_CONFLICT, "esp32cam", None, (A, B))]
+    assert site.are_blocked(A, B) == [False, False]
+    assert site.names.sharers("esp32cam") == (A, B)
+    assert site.registry.find("esp32cam") is None
+
+
+def test_conflict_ends_when_one_is_silent(site):
+    site.publish(A)
+    site.publish(B)
+    site.wait(SILENT_S - 1)
+    site.publish(B)
+    assert site.are_blocked(A, B) == [True, True]
+    site.wait(1)
+    assert site.are_blocked(A, B) == [False, False]
+    assert [kind for kind, *_ in site.conflict_events()] == [Kind.ID_CONFLICT, Kind.ID_CONFLICT_OVER]
+    assert site.registry.find("esp32cam") == B
+
+
+def test_conflict_ends_after_last_will(site):
+    site.publish(A)
+    site.publish(B)
+    site.will(A)
+    site.wait(SETTLED_S - 1)
+    assert site.are_blocked(B) == [True]
+    site.wait(1)
+    assert site.are_blocked(B) == [False]
+
+
+def test_returning_camera_is_conflict_again(site):
+    site.publish(A)
+    site.publish(B)
+    site.will(A)
+    site.wait(SETTLED_S)
+    site.publish(A)
+    assert site.are_blocked(A, B) == [True, True]
+
+
+def test_conflict_ends_when_one_has_other_id(site):
+    site.publish(A)
+    site.publish(B)
+    site.will(B)
+    site.publish(B, "camera/status/cam-2", device_id="cam-2")
+    assert site.names.conflicts() == []
+    assert site.are_blocked(A, B) == [False, False]
+
+
+def test_conflict_that_repeats_is_reported_rarely(site):
+    site.publish(A)
+    for _ in range(20):
+        site.publish(B)
+        site.will(B)
+        site.wait(SETTLED_S)
+        site.publish(A)
+    assert len(site.conflict_events()) <= 2 * (20 * SETTLED_S / REPEAT_S + 1)
+
+
+def test_many_macs_on_a_topic_are_bounded(site):
+    macs = [Mac(f"02:00:00:00:00:{number:02X}") for number in range(2 * MAX_SHARERS)]
+    for mac in macs:
+        site.publish(mac)
+    assert site.are_blocked(*macs) == [True] * len(macs)
+    assert len(site.names.conflicts()[0].macs) == MAX_SHARERS
+    assert len(site.conflict_events()) == 1
+    site.wait(SILENT_S - 1)
+    site.publish(macs[-1])
+    site.wait(1)
+    assert site.are_blocked(macs[-1]) == [False]
+
+
+def test_spellings_of_own_mac_are_one_topic(site):
+    for topic_id in (A, A.replace(":", ""), A.lower(), A.replace(":", "-")):
+        assert site.publish(A, f"camera/status/{topic_id}")
+    assert site.names.topic_of(A) == f"camera/status/{A}"
+    assert site.names.conflicts() == []
+
+
+# Second topics.
+
+OWN, EVIL = "camera/status/espcam-1", "camera/status/evil-1"
+
+
+def test_second_topic_is_counted_and_not_applied(site):
+    site.publish(A, OWN, device_id="espcam-1", ip="192.168.10.5", uptime_s=100)
+    for _ in range(3):
+        assert not site.publish(A, EVIL, device_id="evil-1", ip="192.168.10.66", last_error="x", uptime_s=0)
+    device = site.registry.get(A)
+    assert (device.claims.ip, device.error_count, device.device_id) == ("192.168.10.5", 0, "espcam-1")
+    assert site.names.topic_of(A) == OWN
+    assert [(rival.topic, rival.messages) for rival in site.names.rivals(A)] == [(EVIL, 3)]
+    assert site.conflict_events() == [(Kind.ID_CONFLICT, "evil-1", EVIL, (A,))]
+
+
+def test_last_will_on_second_topic_is_ignored(site):
+    site.publish(A, OWN)
+    assert not site.will(A, EVIL)
+    assert site.registry.get(A).in_mqtt_session
+
+
+def test_topic_changes_after_last_will(site):
+    site.publish(A, OWN)
+    site.will(A, OWN)
+    assert site.publish(A, "camera/status/new-1")
+    assert site.names.topic_of(A) == "camera/status/new-1"
+    assert site.names.conflicts() == []
+
+
+def test_topic_changes_after_announced_reboot(site):
+    site.publish(A, f"delicasa/box/camera/{A}/status")
+    site.publish(A, f"delicasa/box/camera/{A}/status", state=Announced.REBOOTING)
+    assert site.publish(A, f"delicasa/kitchen/camera/{A}/status")
+
+
+def test_topic_changes_after_silence(site):
+    site.publish(A, OWN)
+    site.wait(SILENT_S)
+    assert site.publish(A, "camera/status/new-1")
+
+
+def test_topic_changes_when_camera_names_it(site):
+    site.publish(A, OWN)
+    site.publish(A, "camera/status/new-1")
+    assert site.names.take_questions(site.now, 4) == [A]
+    assert site.registry.confirm_device_id(A, "new-1", site.now)
+    assert site.names.topic_of(A) == "camera/status/new-1"
+    assert site.publish(A, "camera/status/new-1")
+    assert not site.publish(A, OWN)
+
+
+def test_confirmed_topic_is_kept(site):
+    site.publish(A, OWN)
+    site.publish(A, EVIL)
+    assert not site.registry.confirm_device_id(A, "espcam-1", site.now)
+    assert (site.names.topic_of(A), site.are_blocked(A)) == (OWN, [False])
+
+
+def test_mac_topic_is_not_replaced_by_device_id(site):
+    """Most firmware names a device id by HTTP, also when its topics have the MAC: the id is public."""
+    site.publish(A, f"camera/status/{A}")
+    site.publish(A, OWN)
+    assert not site.registry.confirm_device_id(A, "espcam-1", site.now)
+    assert (site.names.topic_of(A), site.are_blocked(A)) == (f"camera/status/{A}", [False])
+
+
+def test_recorded_id_replaces_unknown_topic(site):
+    site.publish(A, EVIL, recorded_id="espcam-1")
+    assert site.publish(A, OWN, recorded_id="espcam-1")
+    assert site.names.topic_of(A) == OWN
+    assert not site.publish(A, EVIL, recorded_id="espcam-1")
+    assert site.are_blocked(A) == [False]
+
+
+def test_unconfirmed_topic_of_registered_camera_is_blocked(site):
+    """After a restart, another client may be the first to speak."""
+    site.publish(A, EVIL, recorded_id="espcam-1")
+    assert site.are_blocked(A) == [True]
+    assert site.names.take_questions(site.now, 4) == [A]
+    assert not site.registry.confirm_device_id(A, "espcam-1", site.now)
+    assert site.are_blocked(A) == [True]
+    site.publish(A, OWN, recorded_id="espcam-1")
+    assert (site.names.topic_of(A), site.are_blocked(A)) == (OWN, [False])
+
+
+def test_topic_that_stays_alone_is_used(site):
+    """Some firmware names another device id by HTTP than in its topic."""
+    site.publish(A, OWN, recorded_id="cam-one")
+    site.registry.confirm_device_id(A, "cam-one", site.now)
+    site.wait(UNDISPUTED_S)
+    site.publish(A, OWN, recorded_id="cam-one")
+    assert site.are_blocked(A) == [False]
+
+
+def test_topic_is_used_if_camera_names_no_id(site):
+    site.publish(A, OWN, recorded_id=A)
+    site.registry.confirm_device_id(A, None, site.now)
+    assert site.are_blocked(A) == [False]
+
+
+def test_claims_of_replaced_topic_are_dropped(site):
+    site.publish(A, EVIL, device_id="evil-1", ip="192.168.10.66", last_error="x", recorded_id="espcam-1")
+    site.publish(A, OWN, recorded_id="espcam-1")
+    device = site.registry.get(A)
+    assert (device.claims.ip, device.device_id, device.error_count, device.last_error) == (None, None, 0, None)
+
+
+def test_unknown_topic_is_blocked_while_disputed(site):
+    """Nothing shows which of the two topics is the camera's: a command could reach the other client."""
+    site.publish(A, EVIL)
+    site.publish(A, OWN)
+    assert site.are_blocked(A) == [True]
+    site.registry.confirm_device_id(A, "espcam-1", site.now)
+    assert (site.names.topic_of(A), site.are_blocked(A)) == (OWN, [False])
+
+
+def test_second_topics_are_bounded(site):
+    site.publish(A, OWN)
+    for number in range(1000):
+        site.publish(A, f"camera/status/evil-{number}")
+    assert len(site.names.rivals(A)) == MAX_RIVALS
+    assert len(site.conflict_events()) == 1
+
+
+def test_second_topic_that_stops_is_resolved(site):
+    site.publish(A, OWN)
+    site.publish(A, EVIL)
+    site.wait(SILENT_S - 1)
+    site.publish(A, OWN)
+    site.wait(1)
+    assert site.names.conflicts() == []
+    assert [kind for kind, *_ in site.conflict_events()] == [Kind.ID_CONFLICT, Kind.ID_CONFLICT_OVER]
+
+
+def test_camera_is_asked_rarely(site):
+    site.publish(A, OWN)
+    asked = 0
+    for _ in range(100):
+        site.publish(A, EVIL)
+        site.now += 1
+        asked += len(site.names.take_questions(site.now, 4))
+    assert 1 < asked <= 100 / ASK_INTERVAL_S + 1
+
+
+def test_registered_camera_is_asked_first():
+    site = Site(max_devices=2 * MAX_QUESTIONS)
+    for number in range(MAX_QUESTIONS + 10):
+        mac = Mac(f"02:00:00:00:{number >> 8:02X}:{number & 255:02X}")
+        site.publish(mac, OWN)
+        site.publish(mac, EVIL)
+    site.publish(A, EVIL, recorded_id="espcam-1")
+    assert len(site.names._questions) == MAX_QUESTIONS
+    assert site.names.take_questions(site.now, 1) == [A]
+
+
+def test_evicted_devices_leave_no_names():
+    site = Site(max_devices=16)
+    for number in range(200):
+        mac = Mac(f"02:00:00:00:{number >> 8:02X}:{number & 255:02X}")
+        site.publish(mac, f"camera/status/id-{number % 20}", device_id=f"id-{number % 7}")
+        site.publish(mac, EVIL)
+        site.wait(1)
+    names, devices = site.names, set(site.registry._devices)
+    assert set(names._speakers) <= devices
+    assert {mac for sharers in names._sharers.values() for mac in sharers} <= devices
+    assert set(names._disputed) <= devices
+    assert set(names._shared) == {name for name, sharers in names._sharers.items() if len(sharers) > 1}
+    assert set(names._questions) <= devices
+    assert all(names._sharers.values())
+    for device in list(site.registry):
+        names.forget(device.mac)
+    tables = ("_speakers", "_sharers", "_shared", "_disputed", "_questions")
+    assert [name for name in tables if getattr(names, name)] == []
+
+
+def test_unused_name_is_not_found(site):
+    assert (site.names.find("nobody"), site.names.sharers("nobody"), site.names.topic_of(A)) == (None, (), None)
+    assert site.registry.get(A) is None
+    assert not site.registry.confirm_device_id(A, "x", NEVER)
