@@ -35,9 +35,10 @@ class UnreachableError(OrchestratorError):
 class Client:
     """Client of one daemon; raises an error response as OrchestratorError with its code."""
 
-    def __init__(self, *, url: str, key: str | None) -> None:
+    def __init__(self, *, url: str, key: str | None, timeout_s: float = TIMEOUT_S) -> None:
         self._url = urlsplit(url)
         self._key = key
+        self._timeout_s = timeout_s
         try:
             is_url = self._url.scheme in ("http", "https") and self._url.hostname and self._url.port != 0
         except ValueError:  # the port is not a number
@@ -101,7 +102,7 @@ class Client:
             connection.close()
 
     def _call(self, method: str, path: str, query: dict[str, Any], body: tuple[str, bytes] | None = None) -> Any:
-        connection = self._connection(TIMEOUT_S)
+        connection = self._connection(self._timeout_s)
         try:
             response = self._request(connection, method, path, query, body)
             raw = response.read()
@@ -161,13 +162,15 @@ def connect(args: argparse.Namespace) -> Client:
     return connect_to(settings, url=url, key=key)
 
 
-def connect_to(settings: Settings, *, url: str | None = None, key: str | None = None) -> Client:
+def connect_to(
+    settings: Settings, *, url: str | None = None, key: str | None = None, timeout_s: float = TIMEOUT_S
+) -> Client:
     """A client for the daemon of this machine with these settings."""
     if not url:
         url = settings.http.listen[0].url
     if not key and settings.auth.api_key:
         key = settings.auth.api_key.get_secret_value()
-    return Client(url=url, key=key or _admin_key(settings.storage.state_dir))
+    return Client(url=url, key=key or _admin_key(settings.storage.state_dir), timeout_s=timeout_s)
 
 
 def _is_local(url: str) -> bool:

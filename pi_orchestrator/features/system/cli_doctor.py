@@ -24,8 +24,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "doctor",
         help="check this machine, and show how to fix problems",
-        description="Check this machine, and show how to fix problems. Needs no running daemon; one"
-        " that runs is asked for messages that it cannot read. Exit code 1 if a check fails.",
+        description="Check this machine, and show how to fix problems. Needs no running daemon; a running"
+        " one is asked about cameras that share names and messages that it cannot read. Exit code 1 if a check fails.",
     )
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -34,11 +34,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def doctor(args: argparse.Namespace) -> int:
     """Run all checks, those of overrides and retired settings too, and print the findings; 1 if a check failed."""
-    from pi_orchestrator.features.system.doctor_messages import check_messages
-
     loaded = load_settings(args)
     findings = [*examine(loaded.settings), _check_overrides(loaded), _check_retired(loaded)]
-    findings.append(check_messages(loaded.settings, args))
     if args.json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -59,7 +56,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
     from pi_orchestrator.core.logging import configure
     from pi_orchestrator.features.system.doctor_broker import examine_broker
-    from pi_orchestrator.features.system.doctor_cameras import check_cameras
+    from pi_orchestrator.features.system.doctor_daemon import examine_daemon
     from pi_orchestrator.features.system.doctor_network import examine_network
     from pi_orchestrator.features.system.doctor_state import check_state_dir
 
@@ -73,10 +70,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _check_ports,
         _check_dashboard,
         _check_onboarding,
-        check_cameras,
     )
     for check in checks:
         yield check(settings)
+    yield from examine_daemon(settings)
 
 
 def _check_clock(_settings: Settings) -> Finding:

@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 CHECKS = [
     *("interface", "engine", "leases", "stations", "mdns"),
     *("broker", "acl", "packets", "clock", "state", "disk", "ports"),
-    *("dashboard", "onboarding", "cameras", "overrides", "settings", "messages"),
+    *("dashboard", "onboarding", "cameras", "messages", "overrides", "settings"),
 ]
 # A separate network namespace, in which lo is down.
 NEW_NETNS = (*(shutil.which("unshare") or "unshare", *(() if os.geteuid() == 0 else ("--map-root-user",)), "--net"),)

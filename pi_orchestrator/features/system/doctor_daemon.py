@@ -1,0 +1,61 @@
+"""Checks of `doctor` that ask the running daemon of this machine: names of cameras, and messages it cannot read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pi_orchestrator.features.system.cli_finding import Finding
+
+if TYPE_CHECKING:
+    from pi_orchestrator.settings import Settings
+
+ANSWER_S = 5.0
+"""For each step of the request: another program may have the port, and never answer."""
+MAX_NAMED = 3
+
+
+def examine_daemon(settings: Settings) -> Iterator[Finding]:
+    """One request for all findings; they are not checked if no daemon runs."""
+    from pi_orchestrator.cli import client
+    from pi_orchestrator.core.errors import OrchestratorError
+
+    listen = settings.http.listen[0]
+    if not listen.port:
+        yield from _not_checked("ok", "http.listen has no fixed port")
+        return
+    try:
+        found = client.connect_to(settings, timeout_s=ANSWER_S).get("/api/v1/devices", limit=5000)
+        yield _check_names(found["devices"])
+        yield _check_messages(found["unreadable"])
+    except client.UnreachableError:
+        yield from _not_checked("ok", f"no daemon responds at {listen.url}")
+    except (OrchestratorError, KeyError, TypeError) as error:
+        reason = getattr(error, "message", "unexpected response")
+        yield from _not_checked("warn", reason, "run this with sudo, or set PIORCH_API_KEY")
+
+
+def _not_checked(result: str, reason: str, remedy: str = "") -> Iterator[Finding]:
+    for check in ("cameras", "messages"):
+        yield Finding(check, result, f"not checked: {reason}", remedy)
+
+
+def _check_names(devices: list[dict[str, Any]]) -> Finding:
+    notes = [f"{device['mac_address']}: {note}" for device in devices for note in device["notes"]]
+    if not notes:
+        return Finding("cameras", "ok", "each has its own device id and topic")
+    remedy = "flash different device ids; while ids are shared, only pictures and reboots by HTTP work"
+    return Finding("cameras", "warn", _first(notes), remedy)
+
+
+def _check_messages(unreadable: list[dict[str, Any]]) -> Finding:
+    if not unreadable:
+        return Finding("messages", "ok", "the daemon can read the status messages of all cameras")
+    texts = [f"{topic.get('mac_address') or 'an unknown device'} {topic['text']}" for topic in unreadable]
+    remedy = "correct the firmware; see the messages with: mosquitto_sub -t 'camera/status/#' -v"
+    return Finding("messages", "warn", _first(texts), remedy)
+
+
+def _first(texts: list[str]) -> str:
+    more = f"; and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
+    return "; ".join(texts[:MAX_NAMED]) + more
