@@ -156,20 +156,20 @@ class PresenceWorker:
         self._unreadable.add(topic, payload, reason, mac=mac, now=now, quiet=is_birth)
 
     def _is_ambiguous(self, status: Status) -> bool:
-        """Whether several cameras share the topic of a message without `mac`, or its id if nobody speaks there."""
+        """Whether cameras share the topic of a message without `mac`, or its id if no camera publishes there."""
         names = self._registry.names
-        speakers = names.speakers_on(status.topic, status.topic_id)
-        return len(speakers) > 1 or (not speakers and bool(names.sharers(status.topic_id)))
+        publishers = names.publishers_on(status.topic, status.topic_id)
+        return len(publishers) > 1 or (not publishers and bool(names.sharers(status.topic_id)))
 
     def _sender(self, status: Status) -> Mac | None:
         """The MAC that a message belongs to; None if it is not known yet."""
         if status.has_mac:
             return status.mac
-        speaker = next(iter(self._registry.names.speakers_on(status.topic, status.topic_id)), None)
+        publisher = next(iter(self._registry.names.publishers_on(status.topic, status.topic_id)), None)
         if status.mac:
-            # A last will often has no `mac`; the topic may spell another MAC than the one of its speaker.
-            return speaker if speaker and self._registry.get(status.mac) is None else status.mac
-        known = speaker or self._known_mac(status.topic_id)
+            # A last will often has no `mac`; the topic may spell another MAC than the one of its publisher.
+            return publisher if publisher and self._registry.get(status.mac) is None else status.mac
+        known = publisher or self._known_mac(status.topic_id)
         return self._holder_elsewhere(known, status) or known if known else None
 
     def _holder_elsewhere(self, known: Mac, status: Status) -> Mac | None:

@@ -1,4 +1,4 @@
-"""Asks a camera by HTTP which device id it has, while two MQTT clients publish as this camera."""
+"""Reads the device id of a camera by HTTP, while two MQTT clients publish as this camera."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = get_logger(__name__)
 
 
 class TopicCheck:
-    """`run_pass` asks the cameras that the registry doubts; the answer counts only from the camera's proved address."""
+    """`run_pass` checks cameras whose topic is not certain; only an answer from a proved address counts."""
 
     def __init__(self, *, clock: Clock, registry: DeviceRegistry, addresses: AddressResolver) -> None:
         self._clock = clock
@@ -33,9 +33,9 @@ class TopicCheck:
             await self._clock.sleep(PASS_S)
 
     async def run_pass(self) -> None:
-        """Ask at most MAX_CONCURRENT cameras."""
-        macs = self._registry.names.take_questions(self._clock.monotonic(), MAX_CONCURRENT)
-        await asyncio.gather(*(self._ask(mac) for mac in macs))
+        """Check at most MAX_CONCURRENT cameras."""
+        macs = self._registry.names.take_checks(self._clock.monotonic(), MAX_CONCURRENT)
+        await asyncio.gather(*(self._check(mac) for mac in macs))
 
     async def _answer(self, mac: Mac) -> CameraAnswer | None:
         """The answer of a camera at its address, else at one in the messages that were not applied."""
@@ -47,7 +47,7 @@ class TopicCheck:
                 log.debug("camera did not name its device id", mac=mac, ip=ip, reason=str(error))
         return None
 
-    async def _ask(self, mac: Mac) -> None:
+    async def _check(self, mac: Mac) -> None:
         answer = await self._answer(mac)
         if answer is None:
             return

@@ -218,7 +218,7 @@ class CameraViews:
         if recorded is None:
             return list(names.sharers(name))
         user = names.find(name)
-        if user and user != recorded and names.speaks_as(user, name):
+        if user and user != recorded and names.publishes_as(user, name):
             return sorted((recorded, user))
         return list(names.topic_sharers(name))
 

@@ -1,7 +1,7 @@
 """How a device answers, apart from its MAC: a device that has copied the MAC of a camera may answer differently.
 
-This is a hint, not a proof: whoever has seen the camera's answers can copy them too. A firmware version is not a part,
-because updates change it.
+This is a hint, not a proof: a device that has received the camera's answers can copy them too. A firmware version is
+not a part, because updates change it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which MAC speaks on which status topic, and under which device id; known from live MQTT messages only.
+"""Which MAC publishes on which status topic, and under which device id; known from live MQTT messages only.
 
 A MAC keeps the topic that it established until its MQTT session ends or it is silent, or until the camera itself names
 the other one by HTTP (`confirm`). A message of the same MAC on a second topic is counted and not applied. Two MACs
@@ -15,32 +15,32 @@ from collections.abc import Callable, Container
 from pi_orchestrator.core.bounded_dict import BoundedDict
 from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
-from pi_orchestrator.features.devices.speakers import IdConflict, Rival, Speaker, topic_key
+from pi_orchestrator.features.devices.publishers import IdConflict, Publisher, Rival, topic_key
 from pi_orchestrator.features.devices.status_message import Announced, Status
 
 MAX_SHARERS = 8
 """MACs that are stored for one name."""
 MAX_RIVALS = 4
 """Second topics that are stored for one MAC."""
-MAX_QUESTIONS = 256
+MAX_CHECKS = 256
 REPEAT_S = 60.0
 """Minimum time between two events that report the same conflict."""
-ASK_INTERVAL_S = 30.0
-"""Minimum time between two questions to one camera."""
+CHECK_INTERVAL_S = 30.0
+"""Minimum time between two checks of one camera."""
 
 
 class NameTable:
-    """The speakers by MAC and by name. `hear` takes every live message and decides whether it is applied."""
+    """The publishers by MAC and by name. `receive` decides of every live message whether it is applied."""
 
     def __init__(self, *, changes: ChangeLog, registered: Container[Mac]) -> None:
         self._changes = changes
         self._registered = registered
-        self._speakers: dict[Mac, Speaker] = {}
+        self._publishers: dict[Mac, Publisher] = {}
         self._sharers: dict[str, dict[Mac, None]] = {}
         self._shared: dict[str, IdConflict | None] = {}
-        self._disputed: dict[Mac, IdConflict | None] = {}
-        self._reported_at: BoundedDict[str, float] = BoundedDict(MAX_QUESTIONS)
-        self._questions: OrderedDict[Mac, None] = OrderedDict()
+        self._contested: dict[Mac, IdConflict | None] = {}
+        self._reported_at: BoundedDict[str, float] = BoundedDict(MAX_CHECKS)
+        self._checks: OrderedDict[Mac, None] = OrderedDict()
         self.on_conflict: Callable[[], None] | None = None
         """Called when a conflict is found; set by the sender of commands."""
         self.revision = 0
@@ -49,13 +49,13 @@ class NameTable:
 
     def topic_of(self, mac: Mac) -> str | None:
         """The established status topic of a MAC."""
-        speaker = self._speakers.get(mac)
-        return speaker.topic if speaker else None
+        publisher = self._publishers.get(mac)
+        return publisher.topic if publisher else None
 
-    def speakers_on(self, topic: str, topic_id: str) -> list[Mac]:
-        """The MACs that speak on a status topic."""
+    def publishers_on(self, topic: str, topic_id: str) -> list[Mac]:
+        """The MACs that publish on a status topic."""
         key, name = topic_key(topic, topic_id)
-        return [mac for mac in self._sharers.get(name, ()) if self._speakers[mac].key == key]
+        return [mac for mac in self._sharers.get(name, ()) if self._publishers[mac].key == key]
 
     def find(self, name: str) -> Mac | None:
         """The only MAC that uses a name; None if none or several do."""
@@ -69,185 +69,191 @@ class NameTable:
 
     def topic_sharers(self, name: str) -> tuple[Mac, ...]:
         """The MACs that use a name, if some of them share a topic; empty otherwise."""
-        return self.sharers(name) if name in self._shared and self._conflict(name).topic else ()
+        return self.sharers(name) if name in self._shared and self._id_conflict(name).topic else ()
 
     def uses(self, mac: Mac, name: str) -> bool:
         """Whether a MAC uses a name now."""
-        speaker = self._speakers.get(mac)
-        return speaker is not None and (try_mac(name) or name) in speaker.names
+        publisher = self._publishers.get(mac)
+        return publisher is not None and (try_mac(name) or name) in publisher.names
 
-    def speaks_as(self, mac: Mac, name: str) -> bool:
+    def publishes_as(self, mac: Mac, name: str) -> bool:
         """Whether a name is the id in the topic of a MAC."""
-        speaker = self._speakers.get(mac)
-        return speaker is not None and speaker.name == name
+        publisher = self._publishers.get(mac)
+        return publisher is not None and publisher.name == name
 
     def rivals(self, mac: Mac) -> list[Rival]:
         """The second topics of a MAC."""
-        speaker = self._speakers.get(mac)
-        return list(speaker.rivals.values()) if speaker else []
+        publisher = self._publishers.get(mac)
+        return list(publisher.rivals.values()) if publisher else []
 
     def conflicts(self) -> list[IdConflict]:
         """All present conflicts."""
-        disputes = [self._dispute(mac) for mac in self._disputed]
-        return [*(self._conflict(name) for name in self._shared), *disputes]
+        topic_conflicts = [self._topic_conflict(mac) for mac in self._contested]
+        return [*(self._id_conflict(name) for name in self._shared), *topic_conflicts]
 
     def conflicts_of(self, mac: Mac) -> list[IdConflict]:
         """The present conflicts of one MAC."""
-        speaker = self._speakers.get(mac)
-        if speaker is None:
+        publisher = self._publishers.get(mac)
+        if publisher is None:
             return []
-        found = [self._conflict(name) for name in speaker.names if name in self._shared]
-        return [*found, self._dispute(mac)] if mac in self._disputed else found
+        found = [self._id_conflict(name) for name in publisher.names if name in self._shared]
+        return [*found, self._topic_conflict(mac)] if mac in self._contested else found
 
     def blocks_commands(self, mac: Mac) -> str | None:
         """Why a command by MQTT could reach another camera; None if it could not.
 
-        Other MACs speak on the same topic, the MAC speaks on two and nothing shows which one is the camera's, or a
-        registered camera speaks on one that nothing shows to be its own.
+        Other MACs publish on the same topic, the MAC publishes on two and nothing shows which one is the camera's, or a
+        registered camera publishes on one that nothing shows to be its own.
         """
-        speaker = self._speakers.get(mac)
-        if speaker is None:
+        publisher = self._publishers.get(mac)
+        if publisher is None:
             return None
-        if speaker.name in self._shared:
-            conflict = self._conflict(speaker.name)
-            listeners = [other for other in self._sharers[speaker.name] if self._speakers[other].key == speaker.key]
-            if len(listeners) > 1 or mac not in self._sharers[speaker.name]:
+        if publisher.name in self._shared:
+            conflict = self._id_conflict(publisher.name)
+            listeners = [
+                other for other in self._sharers[publisher.name] if self._publishers[other].key == publisher.key
+            ]
+            if len(listeners) > 1 or mac not in self._sharers[publisher.name]:
                 return conflict.reason
-        if speaker.is_known or speaker.is_undisputed:
+        if publisher.is_known or publisher.is_sole_publisher:
             return None
-        if mac in self._disputed:
-            return self._dispute(mac).reason
-        return f"the camera has not confirmed its topic {speaker.topic} yet" if speaker.is_registered else None
+        if mac in self._contested:
+            return self._topic_conflict(mac).reason
+        return f"the camera has not confirmed its topic {publisher.topic} yet" if publisher.is_registered else None
 
     # Messages.
 
-    def hear(
+    def receive(
         self, mac: Mac, status: Status, now: float, *, silent_after_s: float, recorded_id: str | None = None
     ) -> bool:
         """Take a live message of a MAC; whether it is applied: it came on the MAC's own topic.
 
         `recorded_id` is the device id of the MAC in the record.
         """
-        speaker = self._speakers.get(mac)
+        publisher = self._publishers.get(mac)
         if not status.topic:
             return True
         if status.state is Announced.OFFLINE:
-            return self._hear_will(mac, speaker, status, now)
-        if speaker is None or status.topic != speaker.topic:
+            return self._receive_will(mac, publisher, status, now)
+        if publisher is None or status.topic != publisher.topic:
             key, name = topic_key(status.topic, status.topic_id)
             if (
-                speaker is not None
-                and key != speaker.key
-                and not speaker.may_change(
+                publisher is not None
+                and key != publisher.key
+                and not publisher.may_change(
                     is_recorded=_is_same(name, recorded_id), now=now, silent_after_s=silent_after_s
                 )
             ):
-                self._add_rival(mac, speaker, status, key, now)
+                self._add_rival(mac, publisher, status, key, now)
                 return False
-            if speaker is None or key != speaker.key:
-                speaker = self._establish(mac, status.topic, key, name, now)
-        speaker.last_at, speaker.is_registered = now, recorded_id is not None
-        speaker.recorded = _is_same(speaker.name, recorded_id)
-        if speaker.is_registered and not speaker.is_known:
-            self._ask(mac, speaker, now)
-        speaker.ended_at = now if status.state is Announced.REBOOTING else None
-        if not speaker.is_current or status.device_id not in (None, speaker.device_id):
-            self._use_names(mac, speaker, status.device_id or speaker.device_id, now, silent_after_s)
+            if publisher is None or key != publisher.key:
+                publisher = self._establish(mac, status.topic, key, name, now)
+        publisher.last_at, publisher.is_registered = now, recorded_id is not None
+        publisher.recorded = _is_same(publisher.name, recorded_id)
+        if publisher.is_registered and not publisher.is_known:
+            self._request_check(mac, publisher, now)
+        publisher.ended_at = now if status.state is Announced.REBOOTING else None
+        if not publisher.is_current or status.device_id not in (None, publisher.device_id):
+            self._use_names(mac, publisher, status.device_id or publisher.device_id, now, silent_after_s)
         return True
 
-    def _establish(self, mac: Mac, topic: str, key: str, name: str, now: float) -> Speaker:
-        old = self._speakers.get(mac)
-        speaker = Speaker(mac, topic, key, name, now, now)
+    def _establish(self, mac: Mac, topic: str, key: str, name: str, now: float) -> Publisher:
+        old = self._publishers.get(mac)
+        publisher = Publisher(mac, topic, key, name, now, now)
         if old:
             self._forget_names(mac)
-            speaker.rivals = {other: rival for other, rival in old.rivals.items() if other != key}
-            speaker.asked_at = old.asked_at
-        self._speakers[mac] = speaker
-        self._update_disputed(mac, now)
+            publisher.rivals = {other: rival for other, rival in old.rivals.items() if other != key}
+            publisher.checked_at = old.checked_at
+        self._publishers[mac] = publisher
+        self._update_contested(mac, now)
         self.revision += 1
-        return speaker
+        return publisher
 
     def end_session(self, mac: Mac, now: float) -> None:
         """The MQTT session of a MAC has ended: it may come back with another topic."""
-        if speaker := self._speakers.get(mac):
-            speaker.ended_at = now
+        if publisher := self._publishers.get(mac):
+            publisher.ended_at = now
 
     def confirm(self, mac: Mac, device_id: str | None, now: float) -> bool:
         """The camera has named its device id by HTTP, at an address that it has proved; whether its topic changed."""
-        speaker = self._speakers.get(mac)
-        if speaker is None:
+        publisher = self._publishers.get(mac)
+        if publisher is None:
             return False
         if device_id is None:
-            speaker.confirmed = speaker.confirmed or not speaker.rivals  # its firmware names none, or one that is a MAC
+            publisher.confirmed = (
+                publisher.confirmed or not publisher.rivals
+            )  # its firmware names none, or one that is a MAC
             return False
         device_id = try_mac(device_id) or device_id
-        if speaker.name in (device_id, mac):
-            speaker.confirmed = True
+        if publisher.name in (device_id, mac):
+            publisher.confirmed = True
             return False
-        by_name = {rival.topic_id: rival for rival in speaker.rivals.values()}
-        rival = by_name.get(device_id) or (None if speaker.recorded else by_name.get(mac))
+        by_name = {rival.topic_id: rival for rival in publisher.rivals.values()}
+        rival = by_name.get(device_id) or (None if publisher.recorded else by_name.get(mac))
         if rival is None:
             return False
         key, name = topic_key(rival.topic, rival.topic_id)
         changed = self._establish(mac, rival.topic, key, name, now)
-        changed.rivals[speaker.key] = Rival(speaker.topic, speaker.name, last_at=speaker.last_at)
+        changed.rivals[publisher.key] = Rival(publisher.topic, publisher.name, last_at=publisher.last_at)
         changed.confirmed = True
-        if (reported := self._disputed.get(mac)) is not None:  # it named the camera's own topic
+        if (reported := self._contested.get(mac)) is not None:  # it named the camera's own topic
             self._report(Kind.ID_CONFLICT_OVER, reported)
-            self._disputed[mac] = None
-        self._update_disputed(mac, now)
+            self._contested[mac] = None
+        self._update_contested(mac, now)
         return True
 
-    def take_questions(self, now: float, limit: int) -> list[Mac]:
-        """MACs to be asked by HTTP which topic is theirs; at most `limit`."""
+    def take_checks(self, now: float, limit: int) -> list[Mac]:
+        """MACs whose device id is to be read by HTTP, to find which topic is theirs; at most `limit`."""
         taken: list[Mac] = []
-        while self._questions and len(taken) < limit:
-            mac, _ = self._questions.popitem(last=False)
-            speaker = self._speakers.get(mac)
-            if speaker and (speaker.rivals or not speaker.is_known):
-                speaker.asked_at = now
+        while self._checks and len(taken) < limit:
+            mac, _ = self._checks.popitem(last=False)
+            publisher = self._publishers.get(mac)
+            if publisher and (publisher.rivals or not publisher.is_known):
+                publisher.checked_at = now
                 taken.append(mac)
         return taken
 
     def expire(self, now: float, *, silent_after_s: float) -> None:
-        """End the conflicts of which one speaker is left."""
+        """End the conflicts of which one publisher is left."""
         for name in list(self._shared):
             self._drop_departed(name, now, silent_after_s)
             self._update_shared(name, now)
-        for mac in list(self._disputed):
-            speaker = self._speakers[mac]
-            speaker.rivals = {
-                key: rival for key, rival in speaker.rivals.items() if now - rival.last_at < silent_after_s
+        for mac in list(self._contested):
+            publisher = self._publishers[mac]
+            publisher.rivals = {
+                key: rival for key, rival in publisher.rivals.items() if now - rival.last_at < silent_after_s
             }
-            self._update_disputed(mac, now)
+            self._update_contested(mac, now)
 
     def forget(self, mac: Mac) -> None:
         """Drop all data of a device that was removed from the registry."""
         self._forget_names(mac)
-        if self._speakers.pop(mac, None):
-            self._questions.pop(mac, None)
-            if (reported := self._disputed.pop(mac, None)) is not None:
+        if self._publishers.pop(mac, None):
+            self._checks.pop(mac, None)
+            if (reported := self._contested.pop(mac, None)) is not None:
                 self._report(Kind.ID_CONFLICT_OVER, reported)
 
     # Names.
 
-    def _hear_will(self, mac: Mac, speaker: Speaker | None, status: Status, now: float) -> bool:
-        if speaker is None or status.topic == speaker.topic:
+    def _receive_will(self, mac: Mac, publisher: Publisher | None, status: Status, now: float) -> bool:
+        if publisher is None or status.topic == publisher.topic:
             return True
         key, _ = topic_key(status.topic, status.topic_id)
-        if key == speaker.key:
+        if key == publisher.key:
             return True
-        if speaker.rivals.pop(key, None) is not None:
-            self._update_disputed(mac, now)
+        if publisher.rivals.pop(key, None) is not None:
+            self._update_contested(mac, now)
         return False  # the end of a session that is not the camera's
 
-    def _use_names(self, mac: Mac, speaker: Speaker, device_id: str | None, now: float, silent_after_s: float) -> None:
-        names = {speaker.name, (try_mac(device_id) or device_id) if device_id else speaker.name}
-        for name in set(speaker.names) - names:
+    def _use_names(
+        self, mac: Mac, publisher: Publisher, device_id: str | None, now: float, silent_after_s: float
+    ) -> None:
+        names = {publisher.name, (try_mac(device_id) or device_id) if device_id else publisher.name}
+        for name in set(publisher.names) - names:
             self._release(mac, name)
             self._update_shared(name, now)
-        speaker.device_id, speaker.is_current, speaker.names = device_id, True, tuple(sorted(names))
-        for name in speaker.names:
+        publisher.device_id, publisher.is_current, publisher.names = device_id, True, tuple(sorted(names))
+        for name in publisher.names:
             sharers = self._sharers.setdefault(name, {})
             if mac in sharers:
                 continue
@@ -255,7 +261,7 @@ class NameTable:
                 self._drop_departed(name, now, silent_after_s)
                 sharers = self._sharers.setdefault(name, {})
             if len(sharers) >= MAX_SHARERS:
-                speaker.is_current = False  # its next message tries again
+                publisher.is_current = False  # its next message tries again
                 continue
             sharers[mac] = None
             self._update_shared(name, now)
@@ -263,8 +269,8 @@ class NameTable:
                 self.on_conflict()
 
     def _drop_departed(self, name: str, now: float, silent_after_s: float) -> None:
-        for mac in [mac for mac in self._sharers[name] if self._speakers[mac].has_left(now, silent_after_s)]:
-            self._speakers[mac].is_current = False  # it takes its names again with its next message
+        for mac in [mac for mac in self._sharers[name] if self._publishers[mac].has_left(now, silent_after_s)]:
+            self._publishers[mac].is_current = False  # it takes its names again with its next message
             self._release(mac, name)
 
     def _release(self, mac: Mac, name: str) -> None:
@@ -274,45 +280,45 @@ class NameTable:
             self._sharers.pop(name, None)
 
     def _forget_names(self, mac: Mac) -> None:
-        speaker = self._speakers.get(mac)
-        for name in speaker.names if speaker else ():
+        publisher = self._publishers.get(mac)
+        for name in publisher.names if publisher else ():
             self._release(mac, name)
             self._update_shared(name, None)
 
-    def _add_rival(self, mac: Mac, speaker: Speaker, status: Status, key: str, now: float) -> None:
-        rival = speaker.rivals.get(key)
+    def _add_rival(self, mac: Mac, publisher: Publisher, status: Status, key: str, now: float) -> None:
+        rival = publisher.rivals.get(key)
         if rival is None:
-            while len(speaker.rivals) >= MAX_RIVALS:
-                del speaker.rivals[next(iter(speaker.rivals))]
-            rival = speaker.rivals[key] = Rival(status.topic, topic_key(status.topic, status.topic_id)[1])
+            while len(publisher.rivals) >= MAX_RIVALS:
+                del publisher.rivals[next(iter(publisher.rivals))]
+            rival = publisher.rivals[key] = Rival(status.topic, topic_key(status.topic, status.topic_id)[1])
             self.revision += 1
         rival.messages += 1
         rival.last_at, rival.ip = now, status.ip
-        self._ask(mac, speaker, now)
-        if mac not in self._disputed:
-            self._update_disputed(mac, now)
+        self._request_check(mac, publisher, now)
+        if mac not in self._contested:
+            self._update_contested(mac, now)
             if self.on_conflict:
                 self.on_conflict()
 
-    def _ask(self, mac: Mac, speaker: Speaker, now: float) -> None:
-        """Queue a question; registered cameras first, because any client can invent MACs."""
-        if now - speaker.asked_at < ASK_INTERVAL_S or mac in self._questions:
+    def _request_check(self, mac: Mac, publisher: Publisher, now: float) -> None:
+        """Queue a check by HTTP; registered cameras first, because any client can invent MACs."""
+        if now - publisher.checked_at < CHECK_INTERVAL_S or mac in self._checks:
             return
-        if len(self._questions) >= MAX_QUESTIONS:
-            self._questions.popitem()
-        self._questions[mac] = None
-        self._questions.move_to_end(mac, last=not speaker.is_registered)
+        if len(self._checks) >= MAX_CHECKS:
+            self._checks.popitem()
+        self._checks[mac] = None
+        self._checks.move_to_end(mac, last=not publisher.is_registered)
 
-    # Conflicts and their events. The value in `_shared` and `_disputed` is the conflict as reported, None before.
+    # Conflicts and their events. The value in `_shared` and `_contested` is the conflict as reported, None before.
 
-    def _conflict(self, name: str) -> IdConflict:
+    def _id_conflict(self, name: str) -> IdConflict:
         macs = sorted(self._sharers[name], key=lambda mac: (mac not in self._registered, mac))
-        keys = [self._speakers[mac].key for mac in macs]
-        topic = next((self._speakers[mac].topic for mac in macs if keys.count(self._speakers[mac].key) > 1), None)
+        keys = [self._publishers[mac].key for mac in macs]
+        topic = next((self._publishers[mac].topic for mac in macs if keys.count(self._publishers[mac].key) > 1), None)
         return IdConflict(name, topic, tuple(macs))
 
-    def _dispute(self, mac: Mac) -> IdConflict:
-        rival = next(iter(self._speakers[mac].rivals.values()))
+    def _topic_conflict(self, mac: Mac) -> IdConflict:
+        rival = next(iter(self._publishers[mac].rivals.values()))
         return IdConflict(rival.topic_id, rival.topic, (mac,))
 
     def _update_shared(self, name: str, now: float | None) -> None:
@@ -327,22 +333,22 @@ class NameTable:
             self._shared[name] = None
             self.revision += 1
         if self._shared[name] is None and now is not None and self._may_report(name, now):
-            self._shared[name] = self._conflict(name)
-            self._report(Kind.ID_CONFLICT, self._conflict(name))
+            self._shared[name] = self._id_conflict(name)
+            self._report(Kind.ID_CONFLICT, self._id_conflict(name))
 
-    def _update_disputed(self, mac: Mac, now: float) -> None:
-        if not self._speakers[mac].rivals:
-            if mac in self._disputed:
+    def _update_contested(self, mac: Mac, now: float) -> None:
+        if not self._publishers[mac].rivals:
+            if mac in self._contested:
                 self.revision += 1
-                if (reported := self._disputed.pop(mac)) is not None:
+                if (reported := self._contested.pop(mac)) is not None:
                     self._report(Kind.ID_CONFLICT_OVER, reported)
             return
-        if mac not in self._disputed:
-            self._disputed[mac] = None
+        if mac not in self._contested:
+            self._contested[mac] = None
             self.revision += 1
-        if self._disputed[mac] is None and self._may_report(mac, now):
-            self._disputed[mac] = self._dispute(mac)
-            self._report(Kind.ID_CONFLICT, self._dispute(mac))
+        if self._contested[mac] is None and self._may_report(mac, now):
+            self._contested[mac] = self._topic_conflict(mac)
+            self._report(Kind.ID_CONFLICT, self._topic_conflict(mac))
 
     def _may_report(self, name: str, now: float) -> bool:
         if now - self._reported_at.get(name, float("-inf")) < REPEAT_S:

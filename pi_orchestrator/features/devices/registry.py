@@ -145,7 +145,7 @@ class DeviceRegistry:
         """
         silent_after_s = self.windows.offline(Source.MQTT)
         names_before, topic_before = self.names.revision, self.names.topic_of(mac)
-        is_own = self.names.hear(mac, status, now, silent_after_s=silent_after_s, recorded_id=recorded_id)
+        is_own = self.names.receive(mac, status, now, silent_after_s=silent_after_s, recorded_id=recorded_id)
         self.revision += self.names.revision != names_before
         if not is_own:
             return None

@@ -143,7 +143,7 @@ class DeviceProvisioner:
     async def _check_wrong_network(
         self, session: Session, device: SessionDevice, reported_ssid: str, left_s: float
     ) -> tuple[SessionDevice, str | None]:
-        """Ask the camera by HTTP which network it is on, because any client can publish a message in its name.
+        """Read by HTTP which network the camera is on, because any client can publish a message in its name.
 
         DeviceFailedError if it names another network than the target; else as `_read_back`.
         """

@@ -137,7 +137,7 @@ class SessionDevice:
         )
 
     def confirm(self, position: int) -> SessionDevice:
-        """Accept how it answers now; request its provisioning, unless it was requested before and goes on.
+        """Accept how it answers now; request its provisioning, unless it was requested before and continues.
 
         One that waits for this is queued again. That is no retry.
         """

@@ -171,7 +171,7 @@ class _Check:
                 is_refused = await other.publish(topic) is not None
                 is_told = other.client.is_mqtt5
         except aiomqtt.MqttError:
-            self._report.is_open_to_commands = False  # it is not let in
+            self._report.is_open_to_commands = False  # its login was refused
             return
         if is_refused or is_told:
             self._report.is_open_to_commands = not is_refused

@@ -1,4 +1,4 @@
-"""A camera that answers differently than when it was first seen: the page says what, and asks before it confirms."""
+"""A camera that answers differently than first seen: the page shows what has changed, and confirms in a dialogue."""
 
 import pytest
 

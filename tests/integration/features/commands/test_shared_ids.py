@@ -174,7 +174,7 @@ async def test_pending_command_fails_when_conflict_is_found(rig):
 
 
 async def test_conflict_ends_when_one_camera_is_left(rig, monkeypatch):
-    monkeypatch.setattr("pi_orchestrator.features.devices.speakers.SETTLED_S", 0.0)
+    monkeypatch.setattr("pi_orchestrator.features.devices.publishers.SETTLED_S", 0.0)
     async with cameras_with_one_id(rig) as (running, first, second):
         await second.power_off()
         await eventually(lambda: running.app.commands.channel.can_reach(first.mac))

@@ -1,4 +1,4 @@
-"""Cameras with one device id, and a client that speaks first in the name of a camera, on a network with ARP."""
+"""Cameras with one device id, and a client that publishes first in the name of a camera, on a network with ARP."""
 
 from tests.support import lan
 from tests.support.discovery import device, events

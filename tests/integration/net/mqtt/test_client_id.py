@@ -1,4 +1,4 @@
-"""The MQTT client id of the daemon: a prefix from the settings, and characters that nobody can know in advance."""
+"""The MQTT client id of the daemon: a prefix from the settings, and random characters."""
 
 import re
 

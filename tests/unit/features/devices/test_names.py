@@ -1,4 +1,4 @@
-"""Who speaks on which topic and under which device id: conflicts, second topics, bounds."""
+"""Who publishes on which topic and under which device id: conflicts, second topics, bounds."""
 
 import pytest
 
@@ -6,14 +6,14 @@ from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.features.devices.changes import Kind
 from pi_orchestrator.features.devices.model import NEVER, Windows
 from pi_orchestrator.features.devices.names import (
-    ASK_INTERVAL_S,
-    MAX_QUESTIONS,
+    CHECK_INTERVAL_S,
+    MAX_CHECKS,
     MAX_RIVALS,
     MAX_SHARERS,
     REPEAT_S,
 )
+from pi_orchestrator.features.devices.publishers import SETTLED_S, SOLE_PUBLISHER_S, IdConflict
 from pi_orchestrator.features.devices.registry import DeviceRegistry
-from pi_orchestrator.features.devices.speakers import SETTLED_S, UNDISPUTED_S, IdConflict
 from pi_orchestrator.features.devices.status_message import Announced, Status
 
 A, B, C = (Mac(f"24:6F:28:04:00:{last}") for last in ("04", "08", "0C"))
@@ -203,7 +203,7 @@ def test_topic_changes_after_silence(site):
 def test_topic_changes_when_camera_names_it(site):
     site.publish(A, OWN)
     site.publish(A, "camera/status/new-1")
-    assert site.names.take_questions(site.now, 4) == [A]
+    assert site.names.take_checks(site.now, 4) == [A]
     assert site.registry.confirm_device_id(A, "new-1", site.now)
     assert site.names.topic_of(A) == "camera/status/new-1"
     assert site.publish(A, "camera/status/new-1")
@@ -237,7 +237,7 @@ def test_unconfirmed_topic_of_registered_camera_is_blocked(site):
     """After a restart, another client may be the first to speak."""
     site.publish(A, EVIL, recorded_id="espcam-1")
     assert site.are_blocked(A) == [True]
-    assert site.names.take_questions(site.now, 4) == [A]
+    assert site.names.take_checks(site.now, 4) == [A]
     assert not site.registry.confirm_device_id(A, "espcam-1", site.now)
     assert site.are_blocked(A) == [True]
     site.publish(A, OWN, recorded_id="espcam-1")
@@ -248,7 +248,7 @@ def test_topic_that_stays_alone_is_used(site):
     """Some firmware names another device id by HTTP than in its topic."""
     site.publish(A, OWN, recorded_id="cam-one")
     site.registry.confirm_device_id(A, "cam-one", site.now)
-    site.wait(UNDISPUTED_S)
+    site.wait(SOLE_PUBLISHER_S)
     site.publish(A, OWN, recorded_id="cam-one")
     assert site.are_blocked(A) == [False]
 
@@ -266,7 +266,7 @@ def test_claims_of_replaced_topic_are_dropped(site):
     assert (device.claims.ip, device.device_id, device.error_count, device.last_error) == (None, None, 0, None)
 
 
-def test_unknown_topic_is_blocked_while_disputed(site):
+def test_unknown_topic_is_blocked_while_contested(site):
     """Nothing shows which of the two topics is the camera's: a command could reach the other client."""
     site.publish(A, EVIL)
     site.publish(A, OWN)
@@ -299,19 +299,19 @@ def test_camera_is_asked_rarely(site):
     for _ in range(100):
         site.publish(A, EVIL)
         site.now += 1
-        asked += len(site.names.take_questions(site.now, 4))
-    assert 1 < asked <= 100 / ASK_INTERVAL_S + 1
+        asked += len(site.names.take_checks(site.now, 4))
+    assert 1 < asked <= 100 / CHECK_INTERVAL_S + 1
 
 
 def test_registered_camera_is_asked_first():
-    site = Site(max_devices=2 * MAX_QUESTIONS)
-    for number in range(MAX_QUESTIONS + 10):
+    site = Site(max_devices=2 * MAX_CHECKS)
+    for number in range(MAX_CHECKS + 10):
         mac = Mac(f"02:00:00:00:{number >> 8:02X}:{number & 255:02X}")
         site.publish(mac, OWN)
         site.publish(mac, EVIL)
     site.publish(A, EVIL, recorded_id="espcam-1")
-    assert len(site.names._questions) == MAX_QUESTIONS
-    assert site.names.take_questions(site.now, 1) == [A]
+    assert len(site.names._checks) == MAX_CHECKS
+    assert site.names.take_checks(site.now, 1) == [A]
 
 
 def test_evicted_devices_leave_no_names():
@@ -322,15 +322,15 @@ def test_evicted_devices_leave_no_names():
         site.publish(mac, EVIL)
         site.wait(1)
     names, devices = site.names, set(site.registry._devices)
-    assert set(names._speakers) <= devices
+    assert set(names._publishers) <= devices
     assert {mac for sharers in names._sharers.values() for mac in sharers} <= devices
-    assert set(names._disputed) <= devices
+    assert set(names._contested) <= devices
     assert set(names._shared) == {name for name, sharers in names._sharers.items() if len(sharers) > 1}
-    assert set(names._questions) <= devices
+    assert set(names._checks) <= devices
     assert all(names._sharers.values())
     for device in list(site.registry):
         names.forget(device.mac)
-    tables = ("_speakers", "_sharers", "_shared", "_disputed", "_questions")
+    tables = ("_publishers", "_sharers", "_shared", "_contested", "_checks")
     assert [name for name in tables if getattr(names, name)] == []
 
 

@@ -1,4 +1,4 @@
-"""A MAC that speaks on a status topic, and what it shares with others: the data of `names.py`."""
+"""A MAC that publishes on a status topic, and what it shares with others: the data of `names.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pi_orchestrator.core.mac import Mac, try_mac
 
-UNDISPUTED_S = 120.0
+SOLE_PUBLISHER_S = 120.0
 """Two of the longest intervals between status messages."""
 SETTLED_S = 10.0
 """A camera uses its names until its session ended this long ago: those with one client id reconnect all the time."""
@@ -44,7 +44,7 @@ class Rival:
 
 
 @dataclass(slots=True)
-class Speaker:
+class Publisher:
     """The established topic of a MAC, and the names that it uses.
 
     `key`: the topic, with a MAC in it in canonical form. `name`: the id in the topic, likewise. `is_registered`: it is
@@ -67,7 +67,7 @@ class Speaker:
     is_current: bool = False
     names: tuple[str, ...] = ()
     rivals: dict[str, Rival] = field(default_factory=dict)
-    asked_at: float = float("-inf")
+    checked_at: float = float("-inf")
 
     @property
     def is_known(self) -> bool:
@@ -75,9 +75,9 @@ class Speaker:
         return self.recorded or self.confirmed or self.name == self.mac
 
     @property
-    def is_undisputed(self) -> bool:
-        """Whether it has spoken alone so long that any other client of this MAC would have been heard."""
-        return not self.rivals and self.last_at - self.since >= UNDISPUTED_S
+    def is_sole_publisher(self) -> bool:
+        """Whether it has published alone so long that any other client of this MAC would have published."""
+        return not self.rivals and self.last_at - self.since >= SOLE_PUBLISHER_S
 
     def has_left(self, now: float, silent_after_s: float) -> bool:
         """Whether it no longer uses its names: it ended its session, or is silent."""
