@@ -226,7 +226,7 @@ async def test_second_topic_takes_nothing_over(rig, style, paint):
         assert running.app.recovery.tracker.of(victim.mac).failures == 0
 
 
-async def test_first_speaker_loses_against_camera_itself(rig):
+async def test_first_publisher_yields_to_camera_itself(rig):
     """After a restart of the daemon, the other client may publish before the camera does."""
     async with rig.daemon(**NO_CACHE) as running, rig.camera(1) as camera, rig.broker.client() as client:
         evil = {"mac": camera.mac, "device_id": "evil-1", "ip": camera.address}
@@ -275,7 +275,7 @@ async def test_near_id_is_only_a_name(rig, last):
         assert any("another MAC of its ESP32" in note for note in device["notes"])
 
 
-async def test_last_will_without_mac_is_of_the_speaker(rig):
+async def test_last_will_without_mac_is_of_publisher(rig):
     async with rig.daemon() as running, rig.camera(1, mac="24:6F:28:04:00:02") as camera:
         topic = "camera/status/020004286f24"
         await camera.publish_status(topic=topic, device_id="020004286f24")

@@ -31,7 +31,7 @@ async def test_lan_cameras_with_one_id_are_kept_apart(tmp_path):
         assert conflict["macs"] == sorted([first.mac, second.mac])
 
 
-async def test_lan_first_speaker_does_not_become_the_camera(tmp_path):
+async def test_lan_first_publisher_is_not_the_camera(tmp_path):
     async with (
         lan.opened(tmp_path, cameras=2) as site,
         site.daemon(cameras={"capture_cache_s": 0}) as daemon,

@@ -234,7 +234,7 @@ def test_recorded_id_replaces_unknown_topic(site):
 
 
 def test_unconfirmed_topic_of_registered_camera_is_blocked(site):
-    """After a restart, another client may be the first to speak."""
+    """After a restart, another client may publish first."""
     site.publish(A, EVIL, recorded_id="espcam-1")
     assert site.are_blocked(A) == [True]
     assert site.names.take_checks(site.now, 4) == [A]
