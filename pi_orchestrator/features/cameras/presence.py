@@ -144,6 +144,7 @@ class PresenceWorker:
             self._apply_live(mac, will)
 
     def _keep_reason(self, topic: str, payload: bytes, reason: str) -> None:
+        log.debug("status message dropped", topic=topic[:80], reason=reason)
         if not payload:
             return  # the deletion of a retained message
         try:

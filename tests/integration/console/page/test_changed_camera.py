@@ -18,6 +18,7 @@ async def test_changed_camera_is_shown_and_confirmed(rig, chromium):
         await setup.start()
         await setup.wait_for_cameras(1)
         assert (await setup.post("close")).status == 200
+        await camera.publish_status(state="OFFLINE")
         await camera.publish_status(ssid=HOME, topic="camera/status/other", device_id="other")
         await setup.start(config=FAST | {"verification_timeout_seconds": 600})
         await link(page, "Sessions").click()
