@@ -36,10 +36,14 @@ def pytest_sessionstart(session):
     BLOCKING_CALLS.activate()
 
 
+# No garbage is collected while tests are collected; afterwards, all modules and tests are exempt.
+gc.disable()
+
+
 def pytest_collection_finish():
-    """Exempt all modules and collected tests from garbage collection: no pass has to visit them again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
