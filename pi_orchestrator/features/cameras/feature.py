@@ -70,7 +70,7 @@ def build(res: Resources, *, devices: Devices, cache: CameraCache, may_repeat_se
         unreadable=devices.unreadable,
         neighbours=devices.neighbours,
         may_repeat_secret=may_repeat_secret,
-        topic_check=TopicCheck(clock=res.clock, registry=devices.registry, addresses=addresses),
+        topic_check=TopicCheck(clock=res.clock, registry=devices.registry, addresses=addresses, cache=cache),
     )
     for topic in STATUS_TOPICS:
         res.mqtt.route(topic, presence.on_message)

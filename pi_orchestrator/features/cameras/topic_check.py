@@ -7,8 +7,9 @@ import asyncio
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.errors import FieldError, VerificationError
 from pi_orchestrator.core.logging import get_logger
-from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.features.cameras.address_resolver import AddressResolver
+from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.net.camera_http import CameraAnswer
 
@@ -21,9 +22,13 @@ log = get_logger(__name__)
 class TopicCheck:
     """`run_pass` checks cameras whose topic is not certain; only an answer from a proved address counts."""
 
-    def __init__(self, *, clock: Clock, registry: DeviceRegistry, addresses: AddressResolver) -> None:
+    def __init__(
+        self, *, clock: Clock, registry: DeviceRegistry, addresses: AddressResolver, cache: CameraCache
+    ) -> None:
         self._clock = clock
         self._registry = registry
+        self._cache = cache
+        registry.names.may_be_shared = self._may_be_shared
         self._addresses = addresses
 
     async def run(self) -> None:
@@ -36,6 +41,18 @@ class TopicCheck:
         """Check at most MAX_CONCURRENT cameras."""
         macs = self._registry.names.take_checks(self._clock.monotonic(), MAX_CONCURRENT)
         await asyncio.gather(*(self._check(mac) for mac in macs))
+
+    def _may_be_shared(self, mac: Mac, name: str) -> bool:
+        """Whether a registered camera that has not published since the start may use the device id of `mac`.
+
+        The record gives an id to one camera; others with this id have their MAC there.
+        """
+        return any(
+            camera.mac != mac
+            and (camera.device_id == name or try_mac(camera.device_id) is not None)
+            and self._registry.names.topic_of(camera.mac) is None
+            for camera in self._cache
+        )
 
     async def _answer(self, mac: Mac) -> CameraAnswer | None:
         """The answer of a camera at its address, else at one in the messages that were not applied."""

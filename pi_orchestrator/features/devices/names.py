@@ -1,20 +1,20 @@
 """Which MAC publishes on which status topic, and under which device id; known from live MQTT messages only.
 
-A MAC keeps the topic that it established until its MQTT session ends or it is silent, or until the camera itself names
-the other one by HTTP (`confirm`). A message of the same MAC on a second topic is counted and not applied. Two MACs
-under one id are a conflict; while they share a topic, a command reaches both, so no command must be sent.
+A MAC keeps the topic that it established, in one spelling, until its MQTT session ends or it is silent, or until the
+camera itself names the other one by HTTP (`confirm`). A message of the same MAC on a second topic is counted and not
+applied; while both topics have an id of this camera, no command must be sent. Two MACs under one id are a conflict;
+while they share a topic, a command reaches both, so no command must be sent.
 
 Bounded: a few names and topics per device of the registry. Pure: time is monotonic seconds, passed in.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Container
 
-from pi_orchestrator.core.bounded_dict import BoundedDict
 from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
+from pi_orchestrator.features.devices.name_checks import CheckQueue, ReportLimit
 from pi_orchestrator.features.devices.publishers import IdConflict, Publisher, Rival, topic_key
 from pi_orchestrator.features.devices.status_message import Announced, Status
 
@@ -22,11 +22,6 @@ MAX_SHARERS = 8
 """MACs that are stored for one name."""
 MAX_RIVALS = 4
 """Second topics that are stored for one MAC."""
-MAX_CHECKS = 256
-REPEAT_S = 60.0
-"""Minimum time between two events that report the same conflict."""
-CHECK_INTERVAL_S = 30.0
-"""Minimum time between two checks of one camera."""
 
 
 class NameTable:
@@ -39,10 +34,12 @@ class NameTable:
         self._sharers: dict[str, dict[Mac, None]] = {}
         self._shared: dict[str, IdConflict | None] = {}
         self._contested: dict[Mac, IdConflict | None] = {}
-        self._reported_at: BoundedDict[str, float] = BoundedDict(MAX_CHECKS)
-        self._checks: OrderedDict[Mac, None] = OrderedDict()
+        self._reports = ReportLimit()
+        self._checks = CheckQueue()
         self.on_conflict: Callable[[], None] | None = None
         """Called when a conflict is found; set by the sender of commands."""
+        self.may_be_shared: Callable[[Mac, str], bool] = lambda _mac, _name: False
+        """Whether a registered camera that has not published yet may use the name of this MAC; set by the record."""
         self.revision = 0
 
     # Queries.
@@ -103,23 +100,40 @@ class NameTable:
         """Why a command by MQTT could reach another camera; None if it could not.
 
         Other MACs publish on the same topic, the MAC publishes on two and nothing shows which one is the camera's, or a
-        registered camera publishes on one that nothing shows to be its own.
+        registered camera publishes on one that nothing shows to be its own and no other's.
         """
         publisher = self._publishers.get(mac)
         if publisher is None:
             return None
         if publisher.name in self._shared:
-            conflict = self._id_conflict(publisher.name)
-            listeners = [
-                other for other in self._sharers[publisher.name] if self._publishers[other].key == publisher.key
-            ]
+            listeners = self._listeners(publisher)
             if len(listeners) > 1 or mac not in self._sharers[publisher.name]:
-                return conflict.reason
-        if publisher.is_known or publisher.is_sole_publisher:
+                return self._id_conflict(publisher.name).reason
+        if publisher.is_sole_publisher or (publisher.is_known and not self._may_be_shared(publisher)):
             return None
-        if mac in self._contested:
+        if mac in self._contested and not publisher.is_known:
             return self._topic_conflict(mac).reason
         return f"the camera has not confirmed its topic {publisher.topic} yet" if publisher.is_registered else None
+
+    def _listeners(self, publisher: Publisher) -> list[Mac]:
+        """The MACs that may get a command on the topic of a publisher.
+
+        An unregistered MAC does not count on a topic with the MAC of a registered camera: any client can invent it.
+        """
+        is_own = publisher.name == publisher.mac and publisher.mac in self._registered
+        return [
+            other
+            for other in self._sharers[publisher.name]
+            if self._publishers[other].topic == publisher.topic
+            and (other == publisher.mac or not is_own or other in self._registered)
+        ]
+
+    def _may_be_shared(self, publisher: Publisher) -> bool:
+        return (
+            publisher.is_registered
+            and publisher.name != publisher.mac
+            and self.may_be_shared(publisher.mac, publisher.name)
+        )
 
     # Messages.
 
@@ -135,24 +149,26 @@ class NameTable:
             return True
         if status.state is Announced.OFFLINE:
             return self._receive_will(mac, publisher, status, now)
+        recorded_id = (try_mac(recorded_id) or recorded_id) if recorded_id is not None else None
+        if publisher is not None:
+            publisher.is_registered, publisher.recorded_id = recorded_id is not None, recorded_id
         if publisher is None or status.topic != publisher.topic:
             key, name = topic_key(status.topic, status.topic_id)
-            if (
-                publisher is not None
-                and key != publisher.key
-                and not publisher.may_change(
-                    is_recorded=_is_same(name, recorded_id), now=now, silent_after_s=silent_after_s
-                )
+            if publisher is not None and not publisher.may_change(
+                status.topic, name, now=now, silent_after_s=silent_after_s
             ):
-                self._add_rival(mac, publisher, status, key, now)
+                self._add_rival(mac, publisher, status, now)
                 return False
-            if publisher is None or key != publisher.key:
-                publisher = self._establish(mac, status.topic, key, name, now)
-        publisher.last_at, publisher.is_registered = now, recorded_id is not None
-        publisher.recorded = _is_same(publisher.name, recorded_id)
-        if publisher.is_registered and not publisher.is_known:
-            self._request_check(mac, publisher, now)
+            old, publisher = publisher, self._establish(mac, status.topic, key, name, now)
+            publisher.is_registered, publisher.recorded_id = recorded_id is not None, recorded_id
+            if old and old.is_open(now, silent_after_s):
+                self._keep_as_rival(publisher, old, now)
+        publisher.last_at = now
+        if publisher.is_registered and not (publisher.is_confirmed or publisher.is_sole_publisher):
+            self._checks.request(publisher, now)
         publisher.ended_at = now if status.state is Announced.REBOOTING else None
+        if publisher.home is None and (publisher.is_known or publisher.is_sole_publisher):
+            publisher.settle()
         if not publisher.is_current or status.device_id not in (None, publisher.device_id):
             self._use_names(mac, publisher, status.device_id or publisher.device_id, now, silent_after_s)
         return True
@@ -162,12 +178,21 @@ class NameTable:
         publisher = Publisher(mac, topic, key, name, now, now)
         if old:
             self._forget_names(mac)
-            publisher.rivals = {other: rival for other, rival in old.rivals.items() if other != key}
-            publisher.checked_at = old.checked_at
+            publisher.rivals = {other: rival for other, rival in old.rivals.items() if other != topic}
+            publisher.checked_at, publisher.home = old.checked_at, old.home
+            publisher.is_registered, publisher.recorded_id = old.is_registered, old.recorded_id
+            publisher.confirmed_id = old.confirmed_id
         self._publishers[mac] = publisher
         self._update_contested(mac, now)
         self.revision += 1
         return publisher
+
+    def _keep_as_rival(self, publisher: Publisher, old: Publisher, now: float) -> None:
+        """Keep a topic that was replaced while it was in use, if it has an id of the camera."""
+        publisher.rivals[old.topic] = Rival(old.topic, old.name, last_at=old.last_at)
+        if not publisher.has_equal_rival:
+            del publisher.rivals[old.topic]
+        self._update_contested(publisher.mac, now)
 
     def end_session(self, mac: Mac, now: float) -> None:
         """The MQTT session of a MAC has ended: it may come back with another topic."""
@@ -180,22 +205,23 @@ class NameTable:
         if publisher is None:
             return False
         if device_id is None:
-            publisher.confirmed = (
-                publisher.confirmed or not publisher.rivals
-            )  # its firmware names none, or one that is a MAC
-            return False
+            return False  # its firmware names none, or one that is a MAC
         device_id = try_mac(device_id) or device_id
-        if publisher.name in (device_id, mac):
-            publisher.confirmed = True
+        is_changed, publisher.confirmed_id = device_id != publisher.confirmed_id, device_id
+        if publisher.home is None and publisher.is_known:
+            publisher.settle()
+        if publisher.name == device_id and publisher.home and publisher.home[1] not in (device_id, mac):
+            publisher.settle()  # it was another id when the camera used the other topic
+        if publisher.is_confirmed or (publisher.is_at_home and publisher.home and not is_changed):
             return False
-        by_name = {rival.topic_id: rival for rival in publisher.rivals.values()}
-        rival = by_name.get(device_id) or (None if publisher.recorded else by_name.get(mac))
+        rivals = [rival for rival in publisher.rivals.values() if rival.topic_id == device_id]
+        rival = next((rival for rival in rivals if rival.topic.startswith("camera/")), rivals[0] if rivals else None)
         if rival is None:
             return False
         key, name = topic_key(rival.topic, rival.topic_id)
         changed = self._establish(mac, rival.topic, key, name, now)
-        changed.rivals[publisher.key] = Rival(publisher.topic, publisher.name, last_at=publisher.last_at)
-        changed.confirmed = True
+        if not changed.has_equal_rival:
+            changed.settle()
         if (reported := self._contested.get(mac)) is not None:  # it named the camera's own topic
             self._report(Kind.ID_CONFLICT_OVER, reported)
             self._contested[mac] = None
@@ -205,10 +231,9 @@ class NameTable:
     def take_checks(self, now: float, limit: int) -> list[Mac]:
         """MACs whose device id is to be read by HTTP, to find which topic is theirs; at most `limit`."""
         taken: list[Mac] = []
-        while self._checks and len(taken) < limit:
-            mac, _ = self._checks.popitem(last=False)
+        while len(taken) < limit and (mac := self._checks.pop()):
             publisher = self._publishers.get(mac)
-            if publisher and (publisher.rivals or not publisher.is_known):
+            if publisher and (publisher.rivals or not publisher.is_confirmed):
                 publisher.checked_at = now
                 taken.append(mac)
         return taken
@@ -229,7 +254,8 @@ class NameTable:
         """Drop all data of a device that was removed from the registry."""
         self._forget_names(mac)
         if self._publishers.pop(mac, None):
-            self._checks.pop(mac, None)
+            self._checks.drop(mac)
+            self._reports.drop(mac)
             if (reported := self._contested.pop(mac, None)) is not None:
                 self._report(Kind.ID_CONFLICT_OVER, reported)
 
@@ -238,12 +264,11 @@ class NameTable:
     def _receive_will(self, mac: Mac, publisher: Publisher | None, status: Status, now: float) -> bool:
         if publisher is None or status.topic == publisher.topic:
             return True
-        key, _ = topic_key(status.topic, status.topic_id)
-        if key == publisher.key:
-            return True
-        if publisher.rivals.pop(key, None) is not None:
+        if publisher.rivals.pop(status.topic, None) is not None:
             self._update_contested(mac, now)
-        return False  # the end of a session that is not the camera's
+            return False
+        # With another id, it is the end of a session that is not the camera's.
+        return topic_key(status.topic, status.topic_id)[0] == publisher.key
 
     def _use_names(
         self, mac: Mac, publisher: Publisher, device_id: str | None, now: float, silent_after_s: float
@@ -285,36 +310,27 @@ class NameTable:
             self._release(mac, name)
             self._update_shared(name, None)
 
-    def _add_rival(self, mac: Mac, publisher: Publisher, status: Status, key: str, now: float) -> None:
-        rival = publisher.rivals.get(key)
+    def _add_rival(self, mac: Mac, publisher: Publisher, status: Status, now: float) -> None:
+        rival = publisher.rivals.get(status.topic)
         if rival is None:
             while len(publisher.rivals) >= MAX_RIVALS:
                 del publisher.rivals[next(iter(publisher.rivals))]
-            rival = publisher.rivals[key] = Rival(status.topic, topic_key(status.topic, status.topic_id)[1])
+            rival = publisher.rivals[status.topic] = Rival(status.topic, topic_key(status.topic, status.topic_id)[1])
             self.revision += 1
         rival.messages += 1
         rival.last_at, rival.ip = now, status.ip
-        self._request_check(mac, publisher, now)
+        self._checks.request(publisher, now)
         if mac not in self._contested:
             self._update_contested(mac, now)
             if self.on_conflict:
                 self.on_conflict()
 
-    def _request_check(self, mac: Mac, publisher: Publisher, now: float) -> None:
-        """Queue a check by HTTP; registered cameras first, because any client can invent MACs."""
-        if now - publisher.checked_at < CHECK_INTERVAL_S or mac in self._checks:
-            return
-        if len(self._checks) >= MAX_CHECKS:
-            self._checks.popitem()
-        self._checks[mac] = None
-        self._checks.move_to_end(mac, last=not publisher.is_registered)
-
     # Conflicts and their events. The value in `_shared` and `_contested` is the conflict as reported, None before.
 
     def _id_conflict(self, name: str) -> IdConflict:
         macs = sorted(self._sharers[name], key=lambda mac: (mac not in self._registered, mac))
-        keys = [self._publishers[mac].key for mac in macs]
-        topic = next((self._publishers[mac].topic for mac in macs if keys.count(self._publishers[mac].key) > 1), None)
+        topics = [self._publishers[mac].topic for mac in macs]
+        topic = next((topic for topic in topics if topics.count(topic) > 1), None)
         return IdConflict(name, topic, tuple(macs))
 
     def _topic_conflict(self, mac: Mac) -> IdConflict:
@@ -332,7 +348,7 @@ class NameTable:
         if name not in self._shared:
             self._shared[name] = None
             self.revision += 1
-        if self._shared[name] is None and now is not None and self._may_report(name, now):
+        if self._shared[name] is None and now is not None and self._may_report_shared(name, now):
             self._shared[name] = self._id_conflict(name)
             self._report(Kind.ID_CONFLICT, self._id_conflict(name))
 
@@ -346,21 +362,16 @@ class NameTable:
         if mac not in self._contested:
             self._contested[mac] = None
             self.revision += 1
-        if self._contested[mac] is None and self._may_report(mac, now):
+        camera = mac if mac in self._registered else None
+        if self._contested[mac] is None and self._reports.may_report(mac, now, camera=camera):
             self._contested[mac] = self._topic_conflict(mac)
             self._report(Kind.ID_CONFLICT, self._topic_conflict(mac))
 
-    def _may_report(self, name: str, now: float) -> bool:
-        if now - self._reported_at.get(name, float("-inf")) < REPEAT_S:
-            return False
-        self._reported_at[name] = now
-        return True
+    def _may_report_shared(self, name: str, now: float) -> bool:
+        camera = next((mac for mac in sorted(self._sharers[name]) if mac in self._registered), None)
+        return self._reports.may_report(name, now, camera=camera)
 
     def _report(self, kind: Kind, conflict: IdConflict) -> None:
         self._changes.add(
             Change(kind, conflict.macs[0], macs=conflict.macs, device_id=conflict.id, topic=conflict.topic)
         )
-
-
-def _is_same(name: str, recorded_id: str | None) -> bool:
-    return recorded_id is not None and name == (try_mac(recorded_id) or recorded_id)

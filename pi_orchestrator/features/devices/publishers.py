@@ -48,8 +48,9 @@ class Publisher:
     """The established topic of a MAC, and the names that it uses.
 
     `key`: the topic, with a MAC in it in canonical form. `name`: the id in the topic, likewise. `is_registered`: it is
-    in the record, `recorded`: with this id. `confirmed`: the camera has named the id by HTTP. `is_current`: its names
-    are stored. `since`: when it established the topic.
+    in the record, with `recorded_id`. `confirmed_id`: the id that the camera has named by HTTP. `home`: the topic that
+    was the camera's without doubt, and the id in it. `is_current`: its names are stored. `since`: when it established
+    the topic.
     """
 
     mac: Mac
@@ -62,33 +63,71 @@ class Publisher:
     device_id: str | None = None
     ended_at: float | None = None
     is_registered: bool = False
-    recorded: bool = False
-    confirmed: bool = False
+    recorded_id: str | None = None
+    confirmed_id: str | None = None
+    home: tuple[str, str] | None = None
     is_current: bool = False
     names: tuple[str, ...] = ()
     rivals: dict[str, Rival] = field(default_factory=dict)
     checked_at: float = float("-inf")
 
     @property
+    def is_confirmed(self) -> bool:
+        """Whether the id in its topic is its MAC, or the one that the camera has named by HTTP."""
+        return self.name in (self.mac, self.confirmed_id)
+
+    @property
     def is_known(self) -> bool:
-        """Whether something else than its messages shows that the topic is the camera's."""
-        return self.recorded or self.confirmed or self.name == self.mac
+        """Whether this very topic is the camera's: its id is confirmed, and no other topic competes."""
+        return self.is_confirmed and self.is_at_home and not self.has_equal_rival
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether no other topic was the camera's before."""
+        return self.home is None or self.home[0] == self.topic
+
+    @property
+    def has_equal_rival(self) -> bool:
+        """Whether a second topic has an id of this camera, or was the camera's."""
+        home = self.home[0] if self.home else None
+        return any(self._rank(rival.topic_id) or rival.topic == home for rival in self.rivals.values())
 
     @property
     def is_sole_publisher(self) -> bool:
         """Whether it has published alone so long that any other client of this MAC would have published."""
         return not self.rivals and self.last_at - self.since >= SOLE_PUBLISHER_S
 
+    def settle(self) -> None:
+        """Take the topic as the camera's."""
+        self.home = (self.topic, self.name)
+
     def has_left(self, now: float, silent_after_s: float) -> bool:
         """Whether it no longer uses its names: it ended its session, or is silent."""
         has_ended = self.ended_at is not None and now - self.ended_at >= SETTLED_S
         return has_ended or now - self.last_at >= silent_after_s
 
-    def may_change(self, *, is_recorded: bool, now: float, silent_after_s: float) -> bool:
-        """Whether a message on another topic establishes it: the old one has ended, or the new one is recorded."""
-        if self.ended_at is not None or now - self.last_at >= silent_after_s:
+    def is_open(self, now: float, silent_after_s: float) -> bool:
+        """Whether its session has not ended."""
+        return self.ended_at is None and now - self.last_at < silent_after_s
+
+    def may_change(self, topic: str, name: str, *, now: float, silent_after_s: float) -> bool:
+        """Whether a message on another topic establishes it.
+
+        It does if the session has ended, if that topic was the camera's, or if its id is better known.
+        """
+        if not self.is_open(now, silent_after_s):
             return True
-        return is_recorded and not self.is_known
+        if self.home and topic == self.home[0] and self._rank(name) >= self._rank(self.name):
+            return True
+        if self.home and self.is_at_home and self.confirmed_id:
+            return False  # it was alone there, and the camera has named its id since: nothing better is to be learned
+        return self._rank(name) > (2 if self.is_confirmed else self._rank(self.name))
+
+    def _rank(self, name: str) -> int:
+        """2: its MAC, 1: its id by HTTP, else in the record; 0: neither."""
+        if name == self.mac:
+            return 2
+        return int(name == (self.confirmed_id or self.recorded_id))
 
 
 def topic_key(topic: str, topic_id: str) -> tuple[str, str]:

@@ -5,12 +5,10 @@ import pytest
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.features.devices.changes import Kind
 from pi_orchestrator.features.devices.model import NEVER, Windows
+from pi_orchestrator.features.devices.name_checks import CHECK_INTERVAL_S, MAX_CHECKS, REPEAT_S
 from pi_orchestrator.features.devices.names import (
-    CHECK_INTERVAL_S,
-    MAX_CHECKS,
     MAX_RIVALS,
     MAX_SHARERS,
-    REPEAT_S,
 )
 from pi_orchestrator.features.devices.publishers import SETTLED_S, SOLE_PUBLISHER_S, IdConflict
 from pi_orchestrator.features.devices.registry import DeviceRegistry
@@ -151,11 +149,36 @@ def test_many_macs_on_a_topic_are_bounded(site):
     assert site.are_blocked(macs[-1]) == [False]
 
 
-def test_spellings_of_own_mac_are_one_topic(site):
-    for topic_id in (A, A.replace(":", ""), A.lower(), A.replace(":", "-")):
-        assert site.publish(A, f"camera/status/{topic_id}")
+def test_two_spellings_in_one_session_are_contested(site):
+    """A camera subscribes to one spelling only: another client may use the other one."""
+    site.publish(A, f"camera/status/{A}", recorded_id=A)
+    for topic_id in (A.replace(":", ""), A.lower(), A.replace(":", "_")):
+        assert not site.publish(A, f"camera/status/{topic_id}", recorded_id=A)
     assert site.names.topic_of(A) == f"camera/status/{A}"
+    assert site.are_blocked(A) == [True]
+    assert [conflict.macs for conflict in site.names.conflicts()] == [(A,)]
+
+
+def test_spelling_may_change_with_the_session(site):
+    """The last will may spell the MAC in another way than the status."""
+    old, new = f"camera/status/{A.replace(':', '').lower()}", f"camera/status/{A}"
+    site.publish(A, old, recorded_id=A)
+    site.will(A, new)
+    for _ in range(5):
+        assert site.publish(A, new, recorded_id=A)
+        site.wait(SOLE_PUBLISHER_S / 4)
+    assert (site.names.topic_of(A), site.are_blocked(A)) == (new, [False])
     assert site.names.conflicts() == []
+
+
+def test_other_spelling_takes_nothing_over_after_forged_end(site):
+    own, evil = f"camera/status/{A}", f"camera/status/{A.replace(':', '_')}"
+    site.publish(A, own, recorded_id=A)
+    site.will(A, own)
+    site.publish(A, evil, recorded_id=A)
+    assert site.are_blocked(A) == [True]
+    assert site.publish(A, own, recorded_id=A)
+    assert site.names.topic_of(A) == own
 
 
 # Second topics.
@@ -222,7 +245,7 @@ def test_mac_topic_is_not_replaced_by_device_id(site):
     site.publish(A, f"camera/status/{A}")
     site.publish(A, OWN)
     assert not site.registry.confirm_device_id(A, "espcam-1", site.now)
-    assert (site.names.topic_of(A), site.are_blocked(A)) == (f"camera/status/{A}", [False])
+    assert (site.names.topic_of(A), site.are_blocked(A)) == (f"camera/status/{A}", [True])
 
 
 def test_recorded_id_replaces_unknown_topic(site):
@@ -230,6 +253,8 @@ def test_recorded_id_replaces_unknown_topic(site):
     assert site.publish(A, OWN, recorded_id="espcam-1")
     assert site.names.topic_of(A) == OWN
     assert not site.publish(A, EVIL, recorded_id="espcam-1")
+    assert site.are_blocked(A) == [True]
+    site.registry.confirm_device_id(A, "espcam-1", site.now)
     assert site.are_blocked(A) == [False]
 
 
@@ -253,10 +278,171 @@ def test_topic_that_stays_alone_is_used(site):
     assert site.are_blocked(A) == [False]
 
 
-def test_topic_is_used_if_camera_names_no_id(site):
-    site.publish(A, OWN, recorded_id=A)
+def test_answer_without_id_confirms_nothing(site):
+    """Another client may publish first; the camera's topic has its MAC."""
+    site.publish(A, EVIL, recorded_id=A)
     site.registry.confirm_device_id(A, None, site.now)
+    assert site.are_blocked(A) == [True]
+    assert site.publish(A, f"camera/status/{A}", recorded_id=A)
+    assert (site.names.topic_of(A), site.are_blocked(A)) == (f"camera/status/{A}", [False])
+    assert not site.publish(A, EVIL, recorded_id=A)
     assert site.are_blocked(A) == [False]
+
+
+EVIL_TREE = "delicasa/evil/camera/espcam-1/status"
+
+
+@pytest.mark.parametrize("ends", ["will", "reboot", "silence"])
+@pytest.mark.parametrize("name", ["espcam-1", A])
+def test_same_id_in_another_topic_takes_nothing_over(site, name, ends):
+    """Only the very topic is the camera's: any client may use its id in another one."""
+    own, evil = f"camera/status/{name}", f"delicasa/evil/camera/{name}/status"
+    site.publish(A, own, recorded_id=name)
+    site.registry.confirm_device_id(A, name, site.now)
+    site.publish(A, own, recorded_id=name)
+    assert site.are_blocked(A) == [False]
+    if ends == "silence":
+        site.wait(SILENT_S)
+    else:
+        site.publish(A, own, state=Announced.OFFLINE if ends == "will" else Announced.REBOOTING, recorded_id=name)
+    site.publish(A, evil, recorded_id=name)
+    site.registry.confirm_device_id(A, name, site.now)
+    assert site.are_blocked(A) == [True]
+    assert site.publish(A, own, recorded_id=name)
+    for _ in range(3):
+        site.registry.confirm_device_id(A, name, site.now)
+        assert not site.publish(A, evil, recorded_id=name)
+        assert (site.names.topic_of(A), site.are_blocked(A)) == (own, [True])
+
+
+def test_first_topic_with_recorded_id_is_blocked_while_contested(site):
+    """After a restart of the daemon, another client may publish first with the id of the camera."""
+    site.publish(A, EVIL_TREE, recorded_id="espcam-1")
+    site.publish(A, OWN, recorded_id="espcam-1")
+    site.registry.confirm_device_id(A, "espcam-1", site.now)
+    assert site.are_blocked(A) == [True]
+
+
+def test_mac_topic_and_confirmed_topic_are_contested(site):
+    site.publish(A, OWN, recorded_id="espcam-1")
+    site.registry.confirm_device_id(A, "espcam-1", site.now)
+    site.will(A, OWN)
+    site.publish(A, f"camera/status/{A}", recorded_id="espcam-1")
+    assert site.are_blocked(A) == [True]
+    site.publish(A, OWN, recorded_id="espcam-1")
+    assert (site.names.topic_of(A), site.are_blocked(A)) == (OWN, [False])
+    site.publish(A, f"camera/status/{A}", recorded_id="espcam-1")
+    assert (site.names.topic_of(A), site.are_blocked(A)) == (OWN, [True])
+
+
+def test_replaced_topic_with_id_of_camera_is_contested_at_once(site):
+    site.publish(A, OWN, recorded_id="espcam-1")
+    assert site.publish(A, f"camera/status/{A}", recorded_id="espcam-1")
+    assert site.are_blocked(A) == [True]
+
+
+def test_topic_of_other_client_that_was_alone_is_given_up(site):
+    for _ in range(2):
+        site.publish(A, EVIL, recorded_id="espcam-1")
+        site.wait(SOLE_PUBLISHER_S)
+    assert site.publish(A, OWN, recorded_id="espcam-1")
+    assert not site.publish(A, EVIL, recorded_id="espcam-1")
+    site.registry.confirm_device_id(A, "espcam-1", site.now)
+    assert (site.names.topic_of(A), site.are_blocked(A)) == (OWN, [False])
+
+
+def test_id_that_camera_always_named_changes_no_settled_topic(site):
+    """Some firmware names another id by HTTP than in its topic: another client may use that id."""
+    for _ in range(2):
+        site.publish(A, OWN, recorded_id="cam-one")
+        site.wait(SOLE_PUBLISHER_S)
+    site.publish(A, OWN, recorded_id="cam-one")
+    site.registry.confirm_device_id(A, "cam-one", site.now)
+    assert site.are_blocked(A) == [False]
+    site.publish(A, "delicasa/evil/camera/cam-one/status", recorded_id="cam-one")
+    assert not site.registry.confirm_device_id(A, "cam-one", site.now)
+    assert site.are_blocked(A) == [True]
+
+
+# After a restart of the daemon.
+
+
+def test_recorded_id_alone_allows_no_command(site):
+    """The other camera of a shared topic may not have published yet."""
+    site.publish(A, recorded_id="esp32cam")
+    assert site.are_blocked(A) == [True]
+    for _ in range(2):
+        site.wait(SOLE_PUBLISHER_S / 2)
+        site.publish(A, recorded_id="esp32cam")
+    assert site.are_blocked(A) == [False]
+
+
+def test_confirmed_id_waits_for_camera_that_may_share_it(site):
+    unheard = {B}
+    site.names.may_be_shared = lambda mac, name: bool(unheard - {mac})
+    site.publish(A, recorded_id="esp32cam")
+    site.registry.confirm_device_id(A, "esp32cam", site.now)
+    assert site.are_blocked(A) == [True]
+    unheard.clear()
+    assert site.are_blocked(A) == [False]
+    site.publish(B, recorded_id=B)
+    assert site.are_blocked(A, B) == [True, True]
+
+
+def test_confirmed_device_id_that_changed_leaves_no_conflict(site):
+    """A camera was flashed with another id and sent no last will."""
+    site.publish(A, "camera/status/old", recorded_id="old")
+    site.registry.confirm_device_id(A, "old", site.now)
+    site.publish(A, "camera/status/new", recorded_id="old")
+    assert site.registry.confirm_device_id(A, "new", site.now)
+    assert site.names.conflicts() == []
+    assert site.are_blocked(A) == [False]
+    assert [kind for kind, *_ in site.conflict_events()] == [Kind.ID_CONFLICT, Kind.ID_CONFLICT_OVER]
+    site.publish(A, "camera/status/old", recorded_id="old")
+    assert [conflict.topic for conflict in site.names.conflicts()] == ["camera/status/old"]
+    assert site.are_blocked(A) == [False]
+
+
+def test_topic_that_stays_alone_is_checked_no_more(site):
+    site.publish(A, OWN, recorded_id="cam-one")
+    asked = []
+    for _ in range(40):
+        asked.append(len(site.names.take_checks(site.now, 4)))
+        site.registry.confirm_device_id(A, "cam-one", site.now)
+        site.wait(CHECK_INTERVAL_S)
+        site.publish(A, OWN, recorded_id="cam-one")
+    assert 0 < sum(asked) <= SOLE_PUBLISHER_S / CHECK_INTERVAL_S
+    assert sum(asked[10:]) == 0
+
+
+@pytest.fixture
+def record():
+    """A site on which A is registered."""
+    site = Site(max_devices=4 * MAX_CHECKS)
+    site.names._registered = {A}
+    return site
+
+
+def test_near_mac_blocks_no_mac_topic_of_registered_camera(record):
+    near = Mac("24:6F:28:04:00:05")
+    record.publish(A, f"camera/status/{A}", recorded_id=A)
+    record.publish(near, f"camera/status/{A}")
+    assert record.are_blocked(A, near) == [False, True]
+    assert record.names.conflicts() == [IdConflict(A, f"camera/status/{A}", (A, near))]
+
+
+def test_invented_macs_do_not_repeat_reports_of_a_camera(record):
+    record.publish(A, OWN, recorded_id="espcam-1")
+    record.publish(A, EVIL, recorded_id="espcam-1")
+    record.conflict_events()
+    for number in range(2 * MAX_CHECKS):
+        mac = Mac(f"02:00:00:00:{number >> 8:02X}:{number & 255:02X}")
+        record.publish(mac, "camera/status/x")
+        record.publish(mac, "camera/status/y")
+    record.conflict_events()
+    record.publish(A, EVIL, state=Announced.OFFLINE, recorded_id="espcam-1")
+    record.publish(A, EVIL, recorded_id="espcam-1")
+    assert (Kind.ID_CONFLICT, "evil-1", EVIL, (A,)) not in record.conflict_events()
 
 
 def test_claims_of_replaced_topic_are_dropped(site):
