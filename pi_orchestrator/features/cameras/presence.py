@@ -27,6 +27,7 @@ from pi_orchestrator.features.cameras import store as camera_store
 from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.cameras.change_feed import ChangeFeed
 from pi_orchestrator.features.cameras.model import Camera
+from pi_orchestrator.features.cameras.senders import Senders
 from pi_orchestrator.features.cameras.topic_check import TopicCheck
 from pi_orchestrator.features.devices.best_address import best_address
 from pi_orchestrator.features.devices.changes import Change
@@ -39,7 +40,6 @@ from pi_orchestrator.features.devices.status_message import (
     is_plain_birth,
     parse_status,
     plain_will,
-    topic_id,
 )
 from pi_orchestrator.features.devices.unreadable import UnreadableMessages
 from pi_orchestrator.features.devices.views import last_seen
@@ -94,6 +94,7 @@ class PresenceWorker:
         self._neighbours = neighbours
         self._may_repeat_secret = may_repeat_secret
         self._topic_check = topic_check
+        self._senders = Senders(clock=clock, cache=cache, registry=registry)
         self._unresolved: BoundedDict[str, _Unresolved] = BoundedDict(MAX_UNRESOLVED, on_drop=self._count_dropped)
         self._withheld: dict[Mac, int] = {}
         self._changes = ChangeFeed(clock=clock, cache=cache, registry=registry)
@@ -116,30 +117,27 @@ class PresenceWorker:
                 self._bus.publish(MacContradicted(error.topic_mac, str(error)))
             self._keep_reason(topic, payload, str(error))
             return
-        self._unreadable.clear(topic)
         self.messages["retained" if retained else "live"] += 1
-        if not status.has_mac and self._is_ambiguous(status):
+        if not status.has_mac and self._senders.is_ambiguous(status):
             self.messages["ambiguous"] += 1
             return
-        mac = self._sender(status)
+        mac = self._senders.sender(status)
+        self._unreadable.clear(topic, mac)
         if mac is None:
             self._postpone(status, retained)
         else:
             self._apply(mac, status, retained)
-
-    def _known_mac(self, name: str) -> Mac | None:
-        return self._cache.find(name) or self._registry.find(name)
 
     def _apply_plain_will(self, will: Status, retained: bool) -> None:
         """Apply a last will of plain text to the device known under its topic; it admits no device."""
         self.messages["retained" if retained else "live"] += 1
         if retained:
             return
-        if self._is_ambiguous(will):
+        if self._senders.is_ambiguous(will):
             self.messages["ambiguous"] += 1
             return
         self._unresolved.pop(will.topic_id, None)  # the waiting message is older than the last will
-        mac = self._sender(will)
+        mac = self._senders.sender(will)
         if mac and self._registry.get(mac):
             self._apply_live(mac, will)
 
@@ -147,45 +145,9 @@ class PresenceWorker:
         log.debug("status message dropped", topic=topic[:80], reason=reason)
         if not payload:
             return  # the deletion of a retained message
-        try:
-            name = topic_id(topic)
-        except FieldError:
-            mac = None
-        else:
-            mac = try_mac(name) or self._known_mac(name)
+        mac = self._senders.of_unreadable(topic, payload)
         now, is_birth = self._clock.monotonic(), is_plain_birth(payload)
         self._unreadable.add(topic, payload, reason, mac=mac, now=now, quiet=is_birth)
-
-    def _is_ambiguous(self, status: Status) -> bool:
-        """Whether cameras share the topic of a message without `mac`, or its id if no camera publishes there."""
-        names = self._registry.names
-        publishers = names.publishers_on(status.topic, status.topic_id)
-        return len(publishers) > 1 or (not publishers and bool(names.sharers(status.topic_id)))
-
-    def _sender(self, status: Status) -> Mac | None:
-        """The MAC that a message belongs to; None if it is not known yet."""
-        if status.has_mac:
-            return status.mac
-        publisher = next(iter(self._registry.names.publishers_on(status.topic, status.topic_id)), None)
-        if status.mac:
-            # A last will often has no `mac`; the topic may spell another MAC than the one of its publisher.
-            return publisher if publisher and self._registry.get(status.mac) is None else status.mac
-        known = publisher or self._known_mac(status.topic_id)
-        return self._holder_elsewhere(known, status) or known if known else None
-
-    def _holder_elsewhere(self, known: Mac, status: Status) -> Mac | None:
-        """The other camera that published on the topic of `known`: it answers for the address in the message.
-
-        Both must have proved different addresses: a camera that has moved is no other camera.
-        """
-        try:
-            holder = self._registry.holder(parse_ipv4(status.ip)) if status.ip else None
-        except FieldError:
-            return None
-        if holder is None or holder[0] == known or self._registry.address_of(known) is None:
-            return None
-        other = self._registry.get(holder[0])
-        return other.mac if other and other.state is Presence.ONLINE else None
 
     async def load(self) -> None:
         """Restore presence: times of this boot count as evidence, older ones only as last seen."""

@@ -117,7 +117,7 @@ class Publisher:
         """
         if not self.is_open(now, silent_after_s):
             return True
-        if self.home and topic == self.home[0] and self._rank(name) >= self._rank(self.name):
+        if self.home and topic == self.home[0] and (self._rank(name) or not self._rank(self.name)):
             return True
         if self.home and self.is_at_home and self.confirmed_id:
             return False  # it was alone there, and the camera has named its id since: nothing better is to be learned

@@ -69,7 +69,7 @@ class UnreadableMessages:
             topic=shown,
             reason=clean_text(reason, max_chars=200) or "unknown",
             mac=mac,
-            named=_named_mac(payload),
+            named=named_mac(payload),
             first_at=before.first_at if before else now,
             last_at=now,
             count=before.count + 1 if before else 1,
@@ -81,9 +81,11 @@ class UnreadableMessages:
             self._warned_at = now
             log.warning("status message cannot be read", topic=shown, reason=entry.reason, topics=len(self))
 
-    def clear(self, topic: str) -> None:
-        """Drop the reason of a topic: a message was read."""
-        if topic in self._of_known or topic in self._of_unknown:
+    def clear(self, topic: str, sender: Mac | None) -> None:
+        """Drop the reason of a topic: a message of `sender` was read. Another client's reason stays."""
+        entry = self._of_known.get(topic) or self._of_unknown.get(topic)
+        author = entry and (entry.mac or entry.named)
+        if entry and (sender is None or author in (None, sender)):
             self._of_known.pop(topic, None)
             self._of_unknown.pop(topic, None)
             self._index()
@@ -113,7 +115,7 @@ class UnreadableMessages:
         self._by_mac = {entry.mac: entry for entry in entries if entry.mac}
 
 
-def _named_mac(payload: bytes) -> Mac | None:
+def named_mac(payload: bytes) -> Mac | None:
     """The MAC that follows the name `mac` in a damaged message."""
     match = _MAC.search(payload[:MAX_SEARCHED_BYTES])
     return try_mac(match[1].decode()) if match else None

@@ -329,9 +329,8 @@ def test_mac_topic_and_confirmed_topic_are_contested(site):
     site.will(A, OWN)
     site.publish(A, f"camera/status/{A}", recorded_id="espcam-1")
     assert site.are_blocked(A) == [True]
-    site.publish(A, OWN, recorded_id="espcam-1")
-    assert (site.names.topic_of(A), site.are_blocked(A)) == (OWN, [False])
-    site.publish(A, f"camera/status/{A}", recorded_id="espcam-1")
+    assert site.publish(A, OWN, recorded_id="espcam-1")
+    assert not site.publish(A, f"camera/status/{A}", recorded_id="espcam-1")
     assert (site.names.topic_of(A), site.are_blocked(A)) == (OWN, [True])
 
 
