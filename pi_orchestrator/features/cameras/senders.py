@@ -56,21 +56,19 @@ class Senders:
         return self._cache.find(name) or self._registry.find(name)
 
     def _publishers(self, topic: str, name: str) -> list[Mac]:
-        """The MACs that publish on a topic; registered cameras stand before MACs that nothing but a message shows.
+        """The MACs that publish on a topic, without those that only a message shows, if a registered camera is left.
 
-        The camera that has this id in the record is such a camera also while it is silent.
+        Instead of such MACs alone, it is the silent camera that has this id in the record.
         """
         publishers = self._registry.names.publishers_on(topic, name)
         if not publishers:
             return []
         recorded = self._cache.find(name)
-        cameras = [mac for mac in publishers if mac in self._cache]
-        if not cameras and recorded and self._registry.names.topic_of(recorded) in (None, topic):
-            cameras = [recorded]
-        if not cameras:
-            return publishers
         now = self._clock.monotonic()
-        return cameras + [mac for mac in publishers if mac not in cameras and self._registry.is_proven(mac, now)]
+        shown = [mac for mac in publishers if mac in self._cache or self._registry.is_proven(mac, now)]
+        if not shown and recorded and self._registry.names.topic_of(recorded) in (None, topic):
+            return [recorded]
+        return shown if any(mac in self._cache for mac in shown) else publishers
 
     def _holder_elsewhere(self, known: Mac, status: Status) -> Mac | None:
         """The other camera that published on the topic of `known`: it answers for the address in the message.

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.sighting import Sighting, Source
+from pi_orchestrator.features.cameras.topic_check import PASS_S
 from pi_orchestrator.sandbox.faults import SHARED_ID, Fault
 from pi_orchestrator.sandbox.options import IdStyle
 from tests.support.waiting import eventually
@@ -236,6 +237,96 @@ async def test_first_publisher_yields_to_camera_itself(rig):
         names = running.app.devices.registry.names
         await eventually(lambda: names.topic_of(camera.mac) == f"camera/status/{camera.device_id}")
         assert running.app.commands.channel.refusal(camera.mac) is None
+
+
+@contextlib.asynccontextmanager
+async def listening(rig, *filters):
+    """The command topics on which a client that listens for the camera receives commands."""
+    received = []
+
+    async def listen(client):
+        async for message in client.messages:
+            received.append(message.topic.value)
+
+    async with rig.broker.client() as client:
+        for topic in filters:
+            await client.subscribe(topic, qos=1)
+        task = asyncio.create_task(listen(client))
+        yield received
+        task.cancel()
+
+
+@pytest.mark.parametrize("style", [IdStyle.DEVICE_ID, IdStyle.MAC])
+async def test_forged_will_and_same_id_take_nothing_over(rig, style, paint):
+    """A forged last will, then a message on another topic with the id of the camera."""
+    async with (
+        rig.daemon(**NO_CACHE) as running,
+        rig.fleet(1, interval=0.2, id_style=style) as fleet,
+        listening(rig, "delicasa/evil/camera/+/command") as stolen,
+        rig.broker.client() as client,
+    ):
+        (victim,) = fleet.cameras
+        await eventually(lambda: victim.mac in running.app.cameras.cache)
+        await eventually(lambda: running.app.commands.channel.can_reach(victim.mac))
+        paint(victim, "red")
+        names, own = running.app.devices.registry.names, victim.topic("status")
+        evil = f"delicasa/evil/camera/{own.split('/')[2]}/status"
+        await rig.publish(own, {"mac": victim.mac, "state": "OFFLINE"}, client=client)
+        await rig.publish(evil, {"mac": victim.mac, "uptime": 5, "last_error": "evil"}, client=client)
+        await eventually(lambda: names.rivals(victim.mac) and names.topic_of(victim.mac) == own)
+        for _ in range(3):
+            await rig.publish(evil, {"mac": victim.mac, "uptime": 5, "last_error": "evil"}, client=client)
+            answer = await running.api.post(f"{CAMERAS}/{victim.mac}/capture")
+            assert (answer.status, is_red(answer.body)) == (200, True)
+        assert (names.topic_of(victim.mac), stolen) == (own, [])
+        assert running.app.devices.registry.get(victim.mac).last_error is None
+
+
+@pytest.mark.parametrize("spelling", ["evil-1", "underscores"])
+async def test_first_publisher_after_restart_gets_no_command(rig, spelling):
+    """The firmware names no device id by HTTP, its topics have the MAC."""
+    async with rig.daemon(**NO_CACHE) as running, rig.camera(1) as camera:
+        camera.body["device_id"] = None
+        await camera.publish_status()
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+    topic = "camera/status/" + (camera.mac.replace(":", "_") if spelling == "underscores" else spelling)
+    async with (
+        rig.daemon(**NO_CACHE) as running,
+        listening(rig, topic.replace("status", "command")) as stolen,
+        rig.camera(1) as camera,
+        rig.broker.client() as client,
+    ):
+        camera.body["device_id"] = None
+        names = running.app.devices.registry.names
+        await rig.publish(topic, {"mac": camera.mac, "ip": camera.address}, client=client)
+        await eventually(lambda: names.topic_of(camera.mac))
+        await camera.publish_status(client=client)
+        await eventually(lambda: names.topic_of(camera.mac) != topic or names.rivals(camera.mac))
+        assert (await running.api.post(f"{CAMERAS}/{camera.mac}/capture")).status == 200
+        assert stolen == []
+
+
+async def test_restart_forgets_no_shared_topic(rig):
+    """After a restart of the daemon, one of two cameras with one id has published, the other one has not yet."""
+    topic = f"camera/status/{SHARED_ID}"
+    async with (
+        rig.camera(1, device_id=SHARED_ID) as first,
+        rig.camera(2, device_id=SHARED_ID) as second,
+        rig.broker.client() as client,
+    ):
+        async with rig.daemon(**NO_CACHE) as running:
+            for camera in (first, second):
+                await camera.publish_status(topic=topic, client=client, device_id=SHARED_ID)
+            await eventually(lambda: {first.mac, second.mac} <= {camera.mac for camera in running.app.cameras.cache})
+            recorded = first if running.app.cameras.cache.get(first.mac).device_id == SHARED_ID else second
+        async with rig.daemon(**NO_CACHE) as running, listening(rig, f"camera/command/{SHARED_ID}") as sent:
+            await recorded.publish_status(topic=topic, client=client, device_id=SHARED_ID)
+            await eventually(lambda: running.app.devices.registry.names.topic_of(recorded.mac))
+            await asyncio.sleep(2 * PASS_S)  # the camera has confirmed its id by now
+            assert running.app.commands.channel.refusal(recorded.mac)
+            await running.api.post(f"{CAMERAS}/{recorded.mac}/reboot")
+            await asyncio.sleep(0.5)
+            assert sent == []
 
 
 async def test_flashed_device_id_is_accepted(rig):

@@ -35,9 +35,9 @@ def test_reason_is_dropped_once_read_or_old(messages):
     assert messages.of(MAC, KEPT_S - 1)
     assert messages.of(MAC, KEPT_S) is None
     assert messages.listed(KEPT_S) == []
-    messages.clear("camera/status/other")
+    messages.clear("camera/status/other", None)
     assert messages.of(MAC, 1.0)
-    messages.clear(TOPIC)
+    messages.clear(TOPIC, MAC)
     assert messages.of(MAC, 1.0) is None
     assert len(messages) == 0
 
@@ -88,3 +88,11 @@ def test_unknown_senders_are_named_where_nothing_else_is(messages):
     about = messages.about(OTHER, 9.0)
     assert len(about) == 3
     assert about[0] == "an unknown device publishes on camera/status/cam-8 what is no JSON: unescaped quote at byte 31"
+
+
+def test_readable_message_of_other_client_clears_no_reason(messages):
+    add(messages, mac=MAC)
+    messages.clear(TOPIC, OTHER)
+    assert messages.of(MAC, 1.0)
+    messages.clear(TOPIC, MAC)
+    assert messages.of(MAC, 1.0) is None
