@@ -179,7 +179,7 @@ class NameTable:
         if old:
             self._forget_names(mac)
             publisher.rivals = {other: rival for other, rival in old.rivals.items() if other != topic}
-            publisher.checked_at, publisher.home = old.checked_at, old.home
+            publisher.checked_at, publisher.home = old.checked_at, old.home_before(name)
             publisher.is_registered, publisher.recorded_id = old.is_registered, old.recorded_id
             publisher.confirmed_id = old.confirmed_id
         self._publishers[mac] = publisher

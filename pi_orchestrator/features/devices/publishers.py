@@ -101,6 +101,11 @@ class Publisher:
         """Take the topic as the camera's."""
         self.home = (self.topic, self.name)
 
+    def home_before(self, name: str) -> tuple[str, str] | None:
+        """The topic that stays the camera's when another one with `name` is established: the first with an own id."""
+        is_own = name == self.name or self._rank(self.name)
+        return self.home or ((self.topic, self.name) if is_own else None)
+
     def has_left(self, now: float, silent_after_s: float) -> bool:
         """Whether it no longer uses its names: it ended its session, or is silent."""
         has_ended = self.ended_at is not None and now - self.ended_at >= SETTLED_S

@@ -315,6 +315,16 @@ def test_same_id_in_another_topic_takes_nothing_over(site, name, ends):
         assert (site.names.topic_of(A), site.are_blocked(A)) == (own, [True])
 
 
+def test_same_id_takes_nothing_over_before_it_is_confirmed(site):
+    site.publish(A, OWN, recorded_id="espcam-1")
+    site.will(A, OWN)
+    site.publish(A, EVIL_TREE, recorded_id="espcam-1")
+    site.registry.confirm_device_id(A, "espcam-1", site.now)
+    assert site.are_blocked(A) == [True]
+    assert site.publish(A, OWN, recorded_id="espcam-1")
+    assert site.names.topic_of(A) == OWN
+
+
 def test_first_topic_with_recorded_id_is_blocked_while_contested(site):
     """After a restart of the daemon, another client may publish first with the id of the camera."""
     site.publish(A, EVIL_TREE, recorded_id="espcam-1")
