@@ -193,6 +193,8 @@ class NameTable:
         if not publisher.has_equal_rival:
             del publisher.rivals[old.topic]
         self._update_contested(publisher.mac, now)
+        if publisher.rivals and self.on_conflict:
+            self.on_conflict()
 
     def end_session(self, mac: Mac, now: float) -> None:
         """The MQTT session of a MAC has ended: it may come back with another topic."""
@@ -264,8 +266,10 @@ class NameTable:
     def _receive_will(self, mac: Mac, publisher: Publisher | None, status: Status, now: float) -> bool:
         if publisher is None or status.topic == publisher.topic:
             return True
-        if publisher.rivals.pop(status.topic, None) is not None:
-            self._update_contested(mac, now)
+        if rival := publisher.rivals.get(status.topic):
+            if not publisher.is_equal(rival):  # else only silence shows that it is over: any client can send a will
+                del publisher.rivals[status.topic]
+                self._update_contested(mac, now)
             return False
         # With another id, it is the end of a session that is not the camera's.
         return topic_key(status.topic, status.topic_id)[0] == publisher.key
@@ -314,9 +318,10 @@ class NameTable:
         rival = publisher.rivals.get(status.topic)
         if rival is None:
             while len(publisher.rivals) >= MAX_RIVALS:
-                del publisher.rivals[next(iter(publisher.rivals))]
+                del publisher.rivals[publisher.least_rival]
             rival = publisher.rivals[status.topic] = Rival(status.topic, topic_key(status.topic, status.topic_id)[1])
             self.revision += 1
+        publisher.since = now  # it has to be alone again before it is the sole publisher
         rival.messages += 1
         rival.last_at, rival.ip = now, status.ip
         self._checks.request(publisher, now)

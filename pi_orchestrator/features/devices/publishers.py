@@ -89,8 +89,18 @@ class Publisher:
     @property
     def has_equal_rival(self) -> bool:
         """Whether a second topic has an id of this camera, or was the camera's."""
-        home = self.home[0] if self.home else None
-        return any(self._rank(rival.topic_id) or rival.topic == home for rival in self.rivals.values())
+        return any(map(self.is_equal, self.rivals.values()))
+
+    @property
+    def least_rival(self) -> str:
+        """The topic of the rival to be dropped first: the oldest without an id of this camera, if there is one."""
+        return next(
+            (rival.topic for rival in self.rivals.values() if not self.is_equal(rival)), next(iter(self.rivals))
+        )
+
+    def is_equal(self, rival: Rival) -> bool:
+        """Whether a second topic has an id of this camera, or was the camera's."""
+        return bool(self._rank(rival.topic_id)) or (self.home is not None and rival.topic == self.home[0])
 
     @property
     def is_sole_publisher(self) -> bool:

@@ -478,6 +478,31 @@ def test_second_topics_are_bounded(site):
     assert len(site.conflict_events()) == 1
 
 
+@pytest.mark.parametrize("hidden_by", ["other topics", "will"])
+def test_topic_with_id_of_camera_is_not_hidden(site, hidden_by):
+    """The other client published first, and now tries to hide the topic of the camera."""
+    site.publish(A, EVIL_TREE, recorded_id="espcam-1")
+    site.registry.confirm_device_id(A, "espcam-1", site.now)
+    site.publish(A, OWN, recorded_id="espcam-1")
+    if hidden_by == "will":
+        site.will(A, OWN)
+    else:
+        for number in range(2 * MAX_RIVALS):
+            site.publish(A, f"camera/status/evil-{number}", recorded_id="espcam-1")
+    assert OWN in [rival.topic for rival in site.names.rivals(A)]
+    assert site.are_blocked(A) == [True]
+
+
+def test_forged_will_makes_no_sole_publisher(site):
+    for _ in range(2):
+        site.publish(A, EVIL, recorded_id="cam-one")
+        site.wait(SOLE_PUBLISHER_S)
+    site.publish(A, EVIL, recorded_id="cam-one")
+    site.publish(A, OWN, recorded_id="cam-one")
+    site.will(A, OWN)
+    assert site.are_blocked(A) == [True]
+
+
 def test_second_topic_that_stops_is_resolved(site):
     site.publish(A, OWN)
     site.publish(A, EVIL)
