@@ -165,14 +165,19 @@ class CaptureService:
     # One capture.
 
     async def _capture(self, mac: Mac) -> Picture:
-        """Capture, and report the result to the observer and the recorder."""
+        """Capture, and report the result to the observer and the recorder.
+
+        A failure is not the camera's fault while MQTT is refused: it might have answered by MQTT.
+        """
+        is_refused = self._channel.refusal(mac) is not None
         try:
             picture = await self._capture_in_time(mac)
         except OrchestratorError as error:
             error.message = mask_text(error.message)  # it may contain text from the camera
             error.details = mask_text(error.details) if error.details else None
             self.outcomes[error.code] += 1
-            if isinstance(error, CaptureError) and error.is_camera_fault:
+            is_refused = is_refused or self._channel.refusal(mac) is not None
+            if isinstance(error, CaptureError) and error.is_camera_fault and not is_refused:
                 device = self._registry.get(mac)
                 seen_at = (device.alive_at if device else None) or NEVER
                 self._observer.capture_failed(mac, f"{error.code}: {error.message}", seen_at=seen_at)

@@ -130,7 +130,7 @@ class RecoveryWorker:
 
     def _start_scheduled(self) -> None:
         now = self._clock.monotonic()
-        reboots = set(self._tracker.to_reboot() if now - self._rebooted_at >= REBOOT_SPACING_S else ())
+        reboots = self._to_reboot() if now - self._rebooted_at >= REBOOT_SPACING_S else set()
         for mac, ladder in self._tracker.failing():
             if len(self._tasks) >= MAX_CONCURRENT:
                 return
@@ -143,6 +143,10 @@ class RecoveryWorker:
                 self._start(mac, self._reboot(mac))
             elif is_scheduled and not self._reboots.is_rebooting(mac):
                 self._start(mac, self._capture(mac))
+
+    def _to_reboot(self) -> set[Mac]:
+        """The cameras to reboot; none whose topic is shared or not certain: its failures may not be its own."""
+        return {mac for mac in self._tracker.to_reboot() if self._registry.names.blocks_commands(mac) is None}
 
     def _is_available(self, mac: Mac) -> bool:
         device = self._registry.get(mac)
@@ -164,7 +168,7 @@ class RecoveryWorker:
 
     async def _reboot(self, mac: Mac) -> None:
         """Reboot a camera, unless it gives a picture by HTTP: failed answers by MQTT may be another client's."""
-        if await self._captures.answers_by_http(mac) or mac not in self._tracker.to_reboot():
+        if await self._captures.answers_by_http(mac) or mac not in self._to_reboot():
             return
         try:
             await self._reboots.reboot(mac, actor=RECOVERY_ACTOR)

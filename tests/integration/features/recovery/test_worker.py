@@ -7,7 +7,10 @@ import math
 
 import pytest
 
+from pi_orchestrator.core.error_codes import VerificationCode
+from pi_orchestrator.core.errors import VerificationError
 from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.features.cameras.address_resolver import AddressResolver
 from pi_orchestrator.features.cameras.model import RecoveryState
 from pi_orchestrator.features.captures import model as capture
 from pi_orchestrator.features.captures import service as captures
@@ -126,6 +129,38 @@ async def test_camera_with_pictures_by_http_is_not_rebooted(rig, short_retries, 
         assert tracker.of(camera.mac).state is RecoveryState.OK
         assert camera.restarts == 0
         assert "restart" not in camera.commands.received_actions
+
+
+async def refused_http(_resolver, _mac, *, at=None):
+    raise VerificationError("cannot connect: Connection refused", code=VerificationCode.UNREACHABLE)
+
+
+async def test_refused_mqtt_is_not_a_camera_failure(rig, short_timeouts, monkeypatch):
+    """One message with another MAC on its topic takes MQTT from a camera that has no HTTP: it is not given up."""
+    async with rig.daemon(cameras={"capture_cache_s": 0}) as running, rig.fleet(1, interval=0.2) as fleet:
+        (camera,) = fleet.cameras
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        monkeypatch.setattr(AddressResolver, "proven", refused_http)
+        monkeypatch.setattr(running.app.devices.registry.names, "blocks_commands", lambda mac: "another client")
+        for _ in range(running.app.recovery.tracker.reboot_after + 1):
+            assert (await running.api.post(f"{CAMERAS}/{camera.mac}/capture")).status == 502
+        assert running.app.recovery.tracker.of(camera.mac).state is RecoveryState.OK
+
+
+async def test_camera_with_refused_mqtt_is_not_rebooted(rig, short_retries, monkeypatch):
+    """Its failures were counted before the refusal; it is rebooted when MQTT is allowed again."""
+    async with rig.daemon() as running, rig.fleet(1, faults=["capture-error"], interval=0.2) as fleet:
+        (camera,) = fleet.cameras
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        tracker, names = running.app.recovery.tracker, running.app.devices.registry.names
+        with monkeypatch.context() as patch:
+            patch.setattr(names, "blocks_commands", lambda mac: "another client publishes as this camera")
+            for _ in range(tracker.reboot_after):
+                tracker.capture_failed(Mac(camera.mac), "timeout", seen_at=math.inf)
+            assert tracker.to_reboot() == [camera.mac]
+            await asyncio.sleep(0.5)
+            assert (camera.restarts, tracker.of(camera.mac).state) == (0, RecoveryState.RETRYING)
+        await eventually(lambda: camera.restarts == 1)
 
 
 async def test_reboot_without_broker_is_not_a_camera_failure(rig, short_retries):
