@@ -235,12 +235,10 @@ class PresenceWorker:
 
     def _announce(self, device: Device, *, appeared: bool) -> None:
         claims = device.claims
-        # A live message counts with the address that it names; the address in a retained one may be outdated.
-        claimed = claims.ip if claims and device.last_message_at is not None else None
         self._bus.publish(
             CameraSeen(
                 mac=device.mac,
-                ip=claimed or best_address(self._registry, device.mac),
+                ip=best_address(self._registry, device.mac),
                 device_id=device.device_id,
                 firmware_version=claims.firmware_version if claims else None,
                 appeared=appeared,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from typing import TypeVar
 
 from pi_orchestrator.core.clock import Clock
@@ -97,6 +98,7 @@ class AttemptRunner:
         outcomes: OutcomeRecorder,
         backoff: RetryBackoff,
         bucket_state: Callable[[], BucketState],
+        proven_address: Callable[[Mac], IPv4Address | None],
     ) -> None:
         self.settings = settings
         self._clock = clock
@@ -106,6 +108,7 @@ class AttemptRunner:
         self._outcomes = outcomes
         self._backoff = backoff
         self._bucket_state = bucket_state
+        self._proven_address = proven_address
 
     async def run(self, attempt: OnboardingAttempt) -> None:
         """Verify and pair one camera. Raises nothing, so that one camera cannot stop the others."""
@@ -188,7 +191,8 @@ class AttemptRunner:
             await event_store.append(tx, OnboardingFailed(mac=attempt.mac, code=error.code, message=error.message))
             tx.after_commit(lambda: self._outcomes.count(failed=1))
 
-        self._backoff.failed(attempt.mac, error.code, error.message)
+        is_claimed = attempt.ip != str(self._proven_address(attempt.mac))
+        self._backoff.failed(attempt.mac, error.code, error.message, is_claimed=is_claimed)
         attempt.settled = True  # its onboarding event is queued: the kill switch must not write another
         await self._write_if_enabled(job)
         log.warning("onboarding failed", mac=attempt.mac, code=error.code, reason=error.message)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from pi_orchestrator.core.bounded_dict import BoundedDict
 from pi_orchestrator.core.clock import Clock
@@ -22,6 +23,7 @@ class LastFailure:
     """The last failed attempt of a camera, and how many failed in a row; times are monotonic seconds.
 
     `code` is None for an internal error. From `next_attempt_at` on, the next message of the camera starts an attempt.
+    `is_claimed`: the attempt was at an address that is known from messages alone.
     """
 
     code: Code | None
@@ -29,6 +31,7 @@ class LastFailure:
     failures: int
     failed_at: float
     next_attempt_at: float
+    is_claimed: bool = False
 
     @property
     def text(self) -> str:
@@ -42,28 +45,39 @@ class LastFailure:
 
 
 class RetryBackoff:
-    """Exponential back-off per MAC with full jitter. Holds at most MAX_TRACKED MACs; drops the oldest."""
+    """Exponential back-off per MAC with full jitter. Holds at most MAX_TRACKED MACs; drops the oldest.
 
-    def __init__(self, *, clock: Clock) -> None:
+    A failure at a claimed address does not delay a camera with a proven one: anybody can claim an address for it.
+    """
+
+    def __init__(self, *, clock: Clock, has_address: Callable[[Mac], bool] = lambda _: False) -> None:
         self._clock = clock
+        self._has_address = has_address
         self._failures: BoundedDict[Mac, LastFailure] = BoundedDict(MAX_TRACKED)
         self.revision = 0
 
     def must_wait(self, mac: Mac) -> bool:
         """Whether the camera failed too recently to try again."""
-        failure = self._failures.get(mac)
+        failure = self.last(mac)
         return failure is not None and self._clock.monotonic() < failure.next_attempt_at
 
     def last(self, mac: Mac) -> LastFailure | None:
         """The last failed attempt; None if the camera has not failed since its last success."""
-        return self._failures.get(mac)
+        failure = self._failures.get(mac)
+        if failure and failure.is_claimed and self._has_address(mac):
+            return replace(failure, next_attempt_at=min(failure.next_attempt_at, self._clock.monotonic()))
+        return failure
 
-    def failed(self, mac: Mac, code: Code | None, message: str) -> None:
+    def failed(self, mac: Mac, code: Code | None, message: str, *, is_claimed: bool = False) -> None:
         """Record a failure; the upper limit of the next wait doubles, up to CAP_S."""
         previous, now = self._failures.get(mac), self._clock.monotonic()
+        if previous and previous.is_claimed and not is_claimed:
+            previous = None
         failures = previous.failures if previous else 0
         wait_s = full_jitter(failures, base_s=BASE_S, cap_s=CAP_S)
-        self._failures[mac] = LastFailure(code, message[:MAX_MESSAGE_CHARS], failures + 1, now, now + wait_s)
+        self._failures[mac] = LastFailure(
+            code, message[:MAX_MESSAGE_CHARS], failures + 1, now, now + wait_s, is_claimed
+        )
         self.revision += 1
 
     def forget(self, mac: Mac) -> None:

@@ -83,7 +83,8 @@ class OnboardingWorker:
         self._registrar = registrar
         self._neighbours = neighbours
         self._outcomes = OutcomeRecorder(clock=clock)
-        self._backoff = RetryBackoff(clock=clock)
+        self._proven_address = registry.address_of
+        self._backoff = RetryBackoff(clock=clock, has_address=lambda mac: registry.address_of(mac) is not None)
         self.line = WaitingLine(
             clock=clock,
             burst_size=settings.burst_size,
@@ -100,6 +101,7 @@ class OnboardingWorker:
             outcomes=self._outcomes,
             backoff=self._backoff,
             bucket_state=self.line.snapshot,
+            proven_address=registry.address_of,
         )
         self._tasks: dict[Mac, asyncio.Task[None]] = {}
         self._own_addresses: frozenset[IPv4Address] = frozenset()
@@ -312,8 +314,8 @@ class OnboardingWorker:
             return
         if mac in self.line.in_flight or self._backoff.must_wait(mac):
             return
-        attempt = OnboardingAttempt(mac, seen.ip, seen.device_id, seen.firmware_version)
-        failed_rule = self._failed_rule(mac, seen.ip)
+        attempt = OnboardingAttempt(mac, self._address(mac, seen.ip), seen.device_id, seen.firmware_version)
+        failed_rule = self._failed_rule(mac, attempt.ip)
         if failed_rule:
             self._outcomes.add(attempt.rejection(failed_rule))
             return
@@ -348,6 +350,7 @@ class OnboardingWorker:
         if self.line.wait_s() <= 0:
             self.line.promote()
         while attempt := self.line.front():
+            attempt.ip = self._address(attempt.mac, attempt.ip)
             failed_rule = self._failed_rule(attempt.mac, attempt.ip)
             if failed_rule:
                 self.line.remove(attempt)
@@ -370,6 +373,9 @@ class OnboardingWorker:
         self._wake.set()
 
     # The policy.
+
+    def _address(self, mac: Mac, claimed: str | None) -> str | None:
+        return str(self._proven_address(mac) or claimed or "") or None
 
     def _failed_rule(self, mac: Mac, ip: str | None) -> RuleResult | None:
         """The first failed rule, except for the rate: the waiting line enforces it."""

@@ -1,8 +1,12 @@
 """Onboarding attempts: repeats, retries after failures, isolated errors, and a quick stop."""
 
+import time
+from ipaddress import IPv4Address
+
 import pytest
 
 from pi_orchestrator.core.mac import Mac
+from pi_orchestrator.core.sighting import Sighting, Source
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
@@ -252,3 +256,28 @@ async def test_list_shows_a_new_failure(rig):
         await eventually(lambda: running.app.onboarding.worker.metrics.failed == 1)
         (listed,) = (await running.api.get("/api/v1/cameras")).data["cameras"]
         assert listed["onboarding_failure"]["code"] == "VERIFY_UNREACHABLE"
+
+
+def prove(registry, camera):
+    """The camera answers ARP at its address."""
+    now = time.monotonic()
+    sighting = Sighting(Mac(camera.mac), Source.ARP, now, IPv4Address(camera.address), binds=True)
+    registry.add_sighting(sighting, now)
+
+
+@pytest.mark.parametrize("is_proven_first", [True, False])
+async def test_forged_address_does_not_delay_a_proven_camera(rig, is_proven_first):
+    """Messages with its MAC name an address where nobody answers; the camera itself has proved another one."""
+    async with rig.daemon() as running, rig.camera(1) as camera:
+        registry, worker = running.app.devices.registry, running.app.onboarding.worker
+        forged = {"mac": camera.mac, "ip": rig.address(99)}
+        if is_proven_first:
+            prove(registry, camera)
+        else:
+            await rig.publish(f"camera/status/{camera.mac}", forged)
+            await eventually(lambda: worker.metrics.failed == 1 and not worker.under_way)
+            prove(registry, camera)
+        await rig.publish(f"camera/status/{camera.mac}", forged)
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        assert worker.metrics.failed == (0 if is_proven_first else 1)
+        assert running.app.cameras.cache.get(camera.mac).ip_address == camera.address

@@ -213,6 +213,20 @@ async def test_success_resets_backoff(clock):
     assert not backoff.must_wait(MAC)
 
 
+def test_failure_at_claimed_address_does_not_delay_a_proven_camera(clock):
+    proven = set()
+    backoff = RetryBackoff(clock=clock, has_address=proven.__contains__)
+    for _ in range(9):
+        backoff.failed(MAC, VerificationCode.UNREACHABLE, "cannot connect", is_claimed=True)
+    assert backoff.must_wait(MAC)
+    proven.add(MAC)
+    assert not backoff.must_wait(MAC)
+    assert backoff.last(MAC).next_attempt_at <= clock.monotonic()
+    backoff.failed(MAC, VerificationCode.TIMEOUT, "no answer")
+    assert backoff.must_wait(MAC)
+    assert backoff.last(MAC).failures == 1
+
+
 def test_backoff_drops_the_oldest_failure(clock):
     backoff = RetryBackoff(clock=clock)
     for number in range(BACKOFF_MAX_TRACKED + 1):
