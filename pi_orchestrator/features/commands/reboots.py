@@ -1,8 +1,8 @@
 """Reboots: sends the command by MQTT or HTTP, and watches until the camera is online again or a timeout ends.
 
-A reboot is finished when a message of the camera has an uptime that began after the command. Some firmware keeps its
-uptime over a reboot, or counts milliseconds under `uptime`: it is also finished when the camera has left and opened a
-new MQTT session, or when its uptime is lower than before. To be seen on the network is not enough.
+A reboot is finished when a message of the camera has an uptime that began after the command, or that is lower than
+before. Some firmware keeps its uptime over a reboot: it is also finished when the camera has left and opened a new MQTT
+session. To be seen on the network, or to be silent for a while, is not enough.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class RebootOutcome:
 
 @dataclass(slots=True)
 class _Pending:
-    """An accepted reboot: when the command was sent, the uptime before, and when the camera was last found missing."""
+    """An accepted reboot: when the command was sent, and the last uptime before with the time of its message."""
 
     since: float
-    uptime_s: float | None
-    missing_at: float = NEVER
+    uptime_s: float | None = None
+    uptime_at: float = NEVER
 
 
 class RebootObserver(Protocol):
@@ -134,8 +134,6 @@ class RebootService:
         for mac, pending in list(self._pending.items()):
             device, since = self._registry.get(mac), pending.since
             is_timed_out = now - since >= RETURN_TIMEOUT_S
-            if device and device.state is not Presence.ONLINE:
-                pending.missing_at = now
             if device and _has_rebooted(device, pending):
                 ended.append(RebootOutcome(mac))
                 self._observer.reboot_finished(mac)
@@ -160,9 +158,11 @@ class RebootService:
 
     async def _reboot(self, mac: Mac, actor: Actor) -> None:
         before, device = self._clock.monotonic(), self._registry.get(mac)
-        uptime_s = device.last_status.uptime_s if device and device.last_status else None
+        pending = _Pending(before)
+        if device and device.last_status and device.last_message_at is not None:
+            pending = _Pending(before, device.last_status.uptime_s, device.last_message_at)
         await self._send_restart(mac, before)
-        self._pending[mac] = _Pending(before, uptime_s)
+        self._pending[mac] = pending
         self.revision += 1
         self._observer.reboot_requested(mac)
         log.info("camera reboot requested", mac=mac, actor=actor.key_name)
@@ -210,17 +210,23 @@ def _has_rebooted(device: Device, pending: _Pending) -> bool:
         # A device that does not use MQTT has rebooted if it is seen well after the command.
         uses_mqtt = last_message_at is not None
         return not uses_mqtt and device.state is Presence.ONLINE and (device.alive_at or 0.0) > since + REBOOT_S
-    if _has_returned(device, pending):
-        return True
-    if status.uptime_s is None:
-        return device.rebooting_since > since or device.mqtt_session_since > since + REBOOT_S
-    has_lower_uptime = pending.uptime_s is not None and status.uptime_s < pending.uptime_s
-    return has_lower_uptime or last_message_at - status.uptime_s > since
+    if status.uptime_s is not None:
+        has_lower_uptime = pending.uptime_s is not None and status.uptime_s < pending.uptime_s
+        if has_lower_uptime or last_message_at - status.uptime_s > since:
+            return True
+    return _has_returned(device, pending, status.uptime_s)
 
 
-def _has_returned(device: Device, pending: _Pending) -> bool:
-    """Whether a device has left since the command, and sent a message of a new MQTT session or after a silence."""
-    left_at = max(device.rebooting_since, device.mqtt_session_ended_at)
-    if pending.since < left_at < device.mqtt_session_since:
+def _has_returned(device: Device, pending: _Pending, uptime_s: float | None) -> bool:
+    """Whether a device has opened a new MQTT session after it left, or one whose uptime has not grown with the time."""
+    left_at, session_since = max(device.rebooting_since, device.mqtt_session_ended_at), device.mqtt_session_since
+    if pending.since < left_at < session_since:
         return True
-    return pending.since < pending.missing_at < (device.last_message_at or NEVER)
+    if session_since <= pending.since + REBOOT_S:
+        return False
+    # Half of the time allows for delayed messages.
+    return (
+        uptime_s is None
+        or pending.uptime_s is None
+        or uptime_s - pending.uptime_s < (session_since - pending.uptime_at) / 2
+    )
