@@ -3,14 +3,15 @@
 Every source reports here. A sighted device is admitted, its evidence stored, its state derived. `addresses.py` holds
 which device answers for which address, `names.py` which one uses which topic and device id, `changes.py` the changes.
 
-The table is bounded. Registered cameras are never evicted. Of the other devices, those known only from forgeable frames
-(unconfirmed) are evicted before the confirmed ones; in each group, the one unseen for the longest time goes first.
+The table is bounded. Registered cameras are never evicted. The other devices are evicted by rank (`_Rank`); within a
+rank, the one unseen for the longest time goes first.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Container, Iterator
+from enum import IntEnum
 from ipaddress import IPv4Address
 
 from pi_orchestrator.core.mac import Mac, same_chip_macs
@@ -25,8 +26,21 @@ from pi_orchestrator.features.devices.status_message import Announced, Status
 MAX_DEVICE_IDS = 4
 FORGET_AFTER_S = 86400.0
 CLEANUP_S = 10.0
-_CONFIRMING = frozenset({Source.MQTT, Source.STATION, Source.PROBE, Source.RECORD})
-"""Sources that confirm a device: a confirmed one is evicted after the others."""
+_CONFIRMING = frozenset({Source.STATION, Source.PROBE, Source.RECORD})
+"""Sources that confirm a device, each alone."""
+
+
+class _Rank(IntEnum):
+    """Order of eviction. MESSAGES and ANSWERED are next to each other: of the two, the larger group loses a device.
+
+    Messages come from anybody who reaches the broker, ARP answers from anybody on the camera network: neither kind of
+    invented devices displaces the other kind. A device that does both is confirmed.
+    """
+
+    HINTED = 0
+    MESSAGES = 1
+    ANSWERED = 2
+    CONFIRMED = 3
 
 
 class DeviceRegistry:
@@ -37,8 +51,7 @@ class DeviceRegistry:
         self.max_devices = max_devices
         self.windows = windows
         self._devices: dict[Mac, Device] = {}
-        self._unconfirmed: OrderedDict[Mac, None] = OrderedDict()
-        self._confirmed: OrderedDict[Mac, None] = OrderedDict()
+        self._queues: dict[_Rank, OrderedDict[Mac, None]] = {rank: OrderedDict() for rank in _Rank}
         self._macs_by_id: dict[str, Mac] = {}
         self._device_ids: dict[Mac, list[str]] = {}
         self._changes = ChangeLog(registered=registered)
@@ -149,7 +162,7 @@ class DeviceRegistry:
         self.revision += self.names.revision != names_before
         if not is_own:
             return None
-        device = self._devices.get(mac) or self._admit(mac, is_confirmed=True)
+        device = self._devices.get(mac) or self._admit(mac)
         if topic_before not in (None, self.names.topic_of(mac)):
             device.forget_claims()
         before, was_found, restarts = device.shown, device.alive_at is not None, device.interruptions.restarts
@@ -165,7 +178,7 @@ class DeviceRegistry:
             )  # its MQTT session ended; a probe shows whether the device is still present
         if not was_found and device.alive_at is not None:
             self._add_found(device)
-        self._touch(mac, is_confirmed=True)
+        self._touch(device)
         self.revision += 1
         return device
 
@@ -179,7 +192,7 @@ class DeviceRegistry:
 
     def apply_retained_status(self, mac: Mac, status: Status) -> Device:
         """Apply a retained MQTT message about a device; admits an unknown device."""
-        device = self._devices.get(mac) or self._admit(mac, is_confirmed=False)
+        device = self._devices.get(mac) or self._admit(mac)
         before = device.shown
         if device.apply_retained_status(status):
             self._add_state_change(device, before)
@@ -189,13 +202,14 @@ class DeviceRegistry:
     def add_sighting(self, sighting: Sighting, now: float) -> Device | None:
         """Add evidence of any other source; None if it is too weak to admit an unknown device."""
         device = self._devices.get(sighting.mac)
+        is_new = device is None
         if device is None:
             if sighting.source is Source.ARP and not sighting.binds:
                 # Any host can send a frame with any MAC: an unknown device must answer a probe first.
                 if sighting.ip:
                     self.request_probe(sighting.ip)
                 return None
-            device = self._admit(sighting.mac, is_confirmed=sighting.source in _CONFIRMING)
+            device = self._admit(sighting.mac)
         was_found = device.alive_at is not None
         device.add_sighting(sighting)
         if sighting.ip and sighting.binds:
@@ -205,8 +219,8 @@ class DeviceRegistry:
         self._expire(device, now)
         if not was_found and device.alive_at is not None:
             self._add_found(device)
-        if sighting.alive:
-            self._touch(sighting.mac, is_confirmed=sighting.source in _CONFIRMING)
+        if sighting.alive or is_new:
+            self._touch(device)
         self.revision += 1
         return device
 
@@ -227,7 +241,7 @@ class DeviceRegistry:
 
         `alive_at` is None if the camera was last alive in an earlier boot.
         """
-        device = self._devices.get(mac) or self._admit(mac, is_confirmed=True)
+        device = self._devices.get(mac) or self._admit(mac)
         if alive_at is None or state not in (Presence.ONLINE, Presence.IDLE):
             return
         device.evidence[Source.RECORD] = Evidence(Source.RECORD, alive_at, alive_at, alive_at)
@@ -242,7 +256,7 @@ class DeviceRegistry:
         if device is None:
             return
         if device.evidence or device.claims:
-            self._touch(mac, is_confirmed=not _CONFIRMING.isdisjoint(device.evidence))
+            self._touch(device)
         else:
             self._forget(mac)  # only its record was known
 
@@ -294,28 +308,28 @@ class DeviceRegistry:
 
     # Bounds of the table.
 
-    def _admit(self, mac: Mac, *, is_confirmed: bool) -> Device:
+    def _admit(self, mac: Mac) -> Device:
         while len(self._devices) >= self.max_devices and self._evict():
             pass  # the limit may have been lowered
         device = self._devices[mac] = Device(mac=mac)
-        self._touch(mac, is_confirmed=is_confirmed)
+        self._touch(device)
         return device
 
-    def _touch(self, mac: Mac, *, is_confirmed: bool) -> None:
-        """Move a device to the end of its eviction queue; confirmed devices are evicted last."""
-        if mac in self._registered:
-            return
-        if is_confirmed or mac in self._confirmed:
-            self._unconfirmed.pop(mac, None)
-            self._confirmed[mac] = None
-            self._confirmed.move_to_end(mac)
-        else:
-            self._unconfirmed[mac] = None
-            self._unconfirmed.move_to_end(mac)
+    def _touch(self, device: Device) -> None:
+        """Move a device to the end of the eviction queue of its rank."""
+        self._leave_queue(device.mac)
+        if device.mac not in self._registered:
+            self._queues[_rank(device)][device.mac] = None
+
+    def _leave_queue(self, mac: Mac) -> None:
+        for queue in self._queues.values():
+            queue.pop(mac, None)
 
     def _evict(self) -> bool:
         """Remove the first unregistered device in the eviction queues; False if they hold none."""
-        for queue in (self._unconfirmed, self._confirmed):
+        hinted, messages, answered, confirmed = self._queues.values()
+        middle = (messages, answered) if len(messages) >= len(answered) else (answered, messages)
+        for queue in (hinted, *middle, confirmed):
             while queue:
                 mac, _ = queue.popitem(last=False)
                 if mac not in self._registered:
@@ -329,6 +343,14 @@ class DeviceRegistry:
         self.names.forget(mac)
         for device_id in self._device_ids.pop(mac, ()):
             del self._macs_by_id[device_id]
-        self._unconfirmed.pop(mac, None)
-        self._confirmed.pop(mac, None)
+        self._leave_queue(mac)
         self.revision += 1
+
+
+def _rank(device: Device) -> _Rank:
+    has_published, has_answered = Source.MQTT in device.evidence, bool(device.addresses)
+    if (has_published and has_answered) or not _CONFIRMING.isdisjoint(device.evidence):
+        return _Rank.CONFIRMED
+    if has_answered:
+        return _Rank.ANSWERED
+    return _Rank.MESSAGES if has_published else _Rank.HINTED
