@@ -22,7 +22,9 @@ WARNING_INTERVAL_S = 60.0
 MAX_TOPIC_CHARS = 160
 MAX_SEARCHED_BYTES = 16 * 1024
 _NOT_JSON = "not JSON: "
-_MAC = re.compile(rb"\bmac(?:_address)?\W{1,6}([0-9A-Fa-f]{2}(?:[:-]?[0-9A-Fa-f]{2}){5})\b", re.ASCII)
+_MAC = re.compile(
+    rb"\bmac(?:_address)?\W{1,6}([0-9A-Fa-f]{12}|[0-9A-Fa-f]{1,2}(?:[:_-][0-9A-Fa-f]{1,2}){5})\b", re.ASCII
+)
 
 log = get_logger(__name__)
 

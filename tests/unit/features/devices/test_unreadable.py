@@ -82,6 +82,11 @@ def test_mac_in_damaged_message_is_a_hint(messages, payload):
     assert messages.about(OTHER, 0.0) == []
 
 
+def test_mac_without_leading_zeros_is_a_hint(messages):
+    add(messages, "camera/status/cam", b'{"mac": "24:6F:28:0:0:10", "x": }')
+    assert messages.listed(0.0)[0].named == OTHER
+
+
 def test_unknown_senders_are_named_where_nothing_else_is(messages):
     for number in range(9):
         add(messages, f"camera/status/cam-{number}", now=float(number))
