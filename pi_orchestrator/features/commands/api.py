@@ -62,6 +62,7 @@ async def command(
     mac, action = views.find(path.id), Action(body.action)
     if action is Action.RESET:
         reboots.check_not_provisioning(mac)
+        reboots.expect_restart(mac)
     fields = {"resolution": body.resolution} if body.resolution else {}
     result = await service.send(mac, action, **fields)
 

@@ -115,6 +115,10 @@ class RebootService:
                 message, code=ErrorCode.DEVICE_ALREADY_PROVISIONING, details="wait until it is finished"
             )
 
+    def expect_restart(self, mac: Mac) -> None:
+        """A camera is asked to restart by another command than `reboot`: that is no interruption."""
+        self._registry.expect_restart(mac, self._clock.monotonic())
+
     async def reboot(self, mac: Mac, *, actor: Actor) -> None:
         """Reboot a camera; returns when it has accepted. No command is sent if it is already rebooting.
 
@@ -161,7 +165,12 @@ class RebootService:
         pending = _Pending(before)
         if device and device.last_status and device.last_message_at is not None:
             pending = _Pending(before, device.last_status.uptime_s, device.last_message_at)
-        await self._send_restart(mac, before)
+        self._registry.expect_restart(mac, before)
+        try:
+            await self._send_restart(mac, before)
+        except BaseException:
+            self._registry.expect_restart(mac, None)
+            raise
         self._pending[mac] = pending
         self.revision += 1
         self._observer.reboot_requested(mac)

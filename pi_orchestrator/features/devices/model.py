@@ -32,6 +32,8 @@ RECENTLY_SEEN_S = 180.0
 """A last will does not put a device offline at once if a source other than MQTT proved it alive within this time."""
 LEAVING_S = 3.0
 """How long such a device may take to answer a probe after its last will."""
+EXPECTED_RESTART_S = 60.0
+"""A device that restarts within this time after it was asked to has not been interrupted."""
 NEVER = float("-inf")
 
 
@@ -110,6 +112,7 @@ class Device:
     completed from earlier ones of its MQTT session; before the first live one, they are a retained message.
     `address` is the one that it answers for, `addresses` all of them with the time of the last answer. Evidence up to
     `ignore_evidence_until` does not count. `error_count` counts the changes of `last_error` to another text.
+    `restart_expected_until`: until then, one restart is the requested one and no interruption.
     `replaced_open_mqtt_session`: the present MQTT session began before an end of the earlier one was received.
     `http_fingerprint`: how it has answered over HTTP. `revision` is raised by each change; `evaluated` and
     `next_change_at` are for `expire` only.
@@ -136,6 +139,7 @@ class Device:
     mqtt_session_ended_at: float = NEVER
     leaving_at: float | None = None
     rebooting_since: float = NEVER
+    restart_expected_until: float = NEVER
     interruptions: Interruptions = field(default_factory=Interruptions)
     evaluated: tuple[int, Windows | None] = (-1, None)
     next_change_at: float = NEVER
@@ -344,6 +348,9 @@ class Device:
         """Record the interruption before a session that is not the first one."""
         if self.last_message_at is None or status.state is Announced.REBOOTING:
             return
+        if now < self.restart_expected_until:
+            self.restart_expected_until = NEVER
+            return
         before, uptime_s = self.claims.uptime_s if self.claims else None, status.uptime_s
         # After a lost connection, the uptime has grown with the time. Half of it allows for delayed messages.
         is_same_boot = (
@@ -355,6 +362,8 @@ class Device:
             self.interruptions.confirm_restart()
 
     def _interrupted(self, kind: Interruption, now: float) -> None:
+        if now < self.restart_expected_until:
+            return
         self.interruptions.add(kind, now)
         self.revision += 1
 

@@ -19,7 +19,7 @@ from pi_orchestrator.core.sighting import Sighting, Source
 from pi_orchestrator.features.devices.addresses import AddressTable
 from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
 from pi_orchestrator.features.devices.fingerprint import UNKNOWN, Fingerprint
-from pi_orchestrator.features.devices.model import NEVER, Device, Evidence, Presence, Windows
+from pi_orchestrator.features.devices.model import EXPECTED_RESTART_S, NEVER, Device, Evidence, Presence, Windows
 from pi_orchestrator.features.devices.names import NameTable
 from pi_orchestrator.features.devices.status_message import Announced, Status
 
@@ -223,6 +223,11 @@ class DeviceRegistry:
             self._touch(device)
         self.revision += 1
         return device
+
+    def expect_restart(self, mac: Mac, now: float | None) -> None:
+        """A device was asked to restart: that is no interruption. None: it has refused."""
+        if device := self._devices.get(mac):
+            device.restart_expected_until = NEVER if now is None else now + EXPECTED_RESTART_S
 
     def apply_answer(self, mac: Mac, fingerprint: Fingerprint) -> None:
         """Store how a device has answered over HTTP, after it was proved that it was this device."""

@@ -54,6 +54,7 @@ async def test_reboot_is_sent_once_and_shown_until_finished(rig):
         assert (capture.status, capture.json["code"]) == (503, "CAMERA_OFFLINE")
         await eventually(lambda: events(rig, "camera.reboot", camera.mac) == ["requested", "back"])
         assert await status(running, camera) == "online"
+        assert len(running.app.devices.registry.get(camera.mac).interruptions) == 0, "the reboot was requested"
         actions = rig.rows("SELECT outcome FROM operator_actions WHERE action = 'camera.reboot'")
         assert [row[0] for row in actions] == ["ok", "was so already"]
 

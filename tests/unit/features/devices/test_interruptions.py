@@ -180,3 +180,36 @@ def test_summary_names_each_kind():
         interruptions.add(kind, 5.0)
     text = "restarted 2 times and lost its MQTT session once and went offline once in the last minute"
     assert interruptions.summary(6.0) == text
+
+
+# Requested restarts.
+
+
+def reboot(site):
+    """Ask the camera to reboot; it announces that, leaves and returns."""
+    site.now += 100
+    site.registry.expect_restart(A, site.now)
+    site.publish(A, Announced.REBOOTING, uptime_s=5000.0)
+    site.publish_will(A)
+    site.now += 8
+    site.publish(A, uptime_s=3.0)
+    site.registry.expire(site.now)
+
+
+def test_requested_restarts_are_no_interruptions(site):
+    for _ in range(LIMIT):
+        reboot(site)
+    assert (site.state(A), summary(site), site.registry.restarts) == (Presence.ONLINE, "", 0)
+
+
+def test_only_one_restart_follows_a_request(site):
+    reboot(site)
+    restart(site, LIMIT)
+    assert (site.state(A), site.registry.restarts) == (Presence.FLAPPING, LIMIT)
+
+
+def test_refused_request_expects_no_restart(site):
+    site.registry.expect_restart(A, site.now)
+    site.registry.expect_restart(A, None)
+    restart(site, LIMIT)
+    assert site.registry.restarts == LIMIT
