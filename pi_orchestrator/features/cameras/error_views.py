@@ -1,6 +1,8 @@
-"""The current error of a camera with its count, and its failed onboarding, as the API returns them."""
+"""The current error of a camera with its count, its diagnostics and failed onboarding, as the API returns them."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from pi_orchestrator.core.error_codes import ErrorCode
 from pi_orchestrator.features.cameras.model import RecoveryState
@@ -24,6 +26,32 @@ class OnboardingFailureView(ApiModel):
     remedy: str
 
 
+class RemedyView(ApiModel):
+    """The recovery of a camera that delivers no pictures, and what an operator can do."""
+
+    state: RecoveryState
+    since: Time | None = None
+    failures: int
+    advice: str
+
+
+class Diagnostics(ApiModel):
+    """Connection quality, errors and recovery of a camera; `error_count`: occurrences of the kind of `last_error`.
+
+    That is: failed captures in a row, the interruptions that it names, failed onboarding attempts, or new error texts
+    that the camera reported; 1 for a failed reboot. `last_error_time`: when that last occurred.
+    `unreadable`: what its last status message is, if that could not be read.
+    """
+
+    connection_quality: str
+    error_count: int
+    last_error: str | None = None
+    last_error_time: Time | None = None
+    unreadable: str | None = None
+    avg_capture_time_ms: int | None = None
+    remedy: RemedyView
+
+
 def onboarding_failure_view(failure: OnboardingFailure, now: ClockReading) -> OnboardingFailureView:
     """The view of a failure."""
     return OnboardingFailureView(
@@ -44,18 +72,31 @@ def onboarding_reason(failure: OnboardingFailure, now: ClockReading) -> str:
     return f"onboarding failed {times}: {failure.text}; next attempt {following}; {failure.remedy}"
 
 
+class CurrentError(NamedTuple):
+    """The current error of a camera, how often this kind of error has occurred, and when last, monotonic seconds."""
+
+    text: str | None = None
+    times: int = 0
+    at: float | None = None
+
+
 def current_error(
     device: Device | None, recovery: Recovery, failure: OnboardingFailure | None, *, now: float
-) -> tuple[str | None, int]:
-    """The current error, and how often this kind of error has occurred; (None, 0) if there is none."""
+) -> CurrentError:
+    """The current error; without a text if there is none."""
     if recovery.state is RecoveryState.NEEDS_POWER_CYCLE:
-        is_reboot_error = recovery.last_error.startswith(ErrorCode.REBOOT_FAILED)
-        text = recovery.last_error if is_reboot_error else f"needs power cycle: {recovery.last_error}"
-        return text, max(1, recovery.failures)
+        if recovery.last_error.startswith(ErrorCode.REBOOT_FAILED):
+            return CurrentError(recovery.last_error, 1, recovery.failed_at)  # `failures` are failed captures
+        text = f"needs power cycle: {recovery.last_error}"
+        return CurrentError(text, max(1, recovery.failures), recovery.failed_at)
     if device and device.unstable:
-        return f"unstable: it {device.interruptions.summary(now)}", len(device.interruptions)
+        interruptions = device.interruptions
+        text = f"unstable: it {interruptions.summary(now)}"
+        return CurrentError(text, interruptions.count(now), interruptions.last_at)
     if recovery.last_error:
-        return recovery.last_error, max(1, recovery.failures)
+        return CurrentError(recovery.last_error, max(1, recovery.failures), recovery.failed_at)
     if failure:
-        return f"not onboarded: {failure.text}", failure.failures
-    return (device.last_error, device.error_count) if device and device.last_error else (None, 0)
+        return CurrentError(f"not onboarded: {failure.text}", failure.failures, failure.failed_at)
+    if device and device.last_error:
+        return CurrentError(device.last_error, device.error_count, device.last_error_at)
+    return CurrentError()

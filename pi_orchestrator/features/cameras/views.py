@@ -15,7 +15,10 @@ from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.core.stream_events import CAMERA_LIST
 from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.cameras.error_views import (
+    CurrentError,
+    Diagnostics,
     OnboardingFailureView,
+    RemedyView,
     current_error,
     onboarding_failure_view,
     onboarding_reason,
@@ -79,31 +82,6 @@ class Camera(ApiModel):
     health: CameraHealth
     onboarding_failure: OnboardingFailureView | None = None
     warnings: list[str] | None = None
-
-
-class RemedyView(ApiModel):
-    """The recovery of a camera that delivers no pictures, and what an operator can do."""
-
-    state: RecoveryState
-    since: Time | None = None
-    failures: int
-    advice: str
-
-
-class Diagnostics(ApiModel):
-    """Connection quality, errors and recovery of a camera; `error_count`: occurrences of the kind of `last_error`.
-
-    That is: failed captures in a row, interruptions, failed onboarding attempts, or new error texts that it reported.
-    `unreadable`: what its last status message is, if that could not be read.
-    """
-
-    connection_quality: str
-    error_count: int
-    last_error: str | None = None
-    last_error_time: Time | None = None
-    unreadable: str | None = None
-    avg_capture_time_ms: int | None = None
-    remedy: RemedyView
 
 
 class DiagnosedCamera(Camera):
@@ -302,7 +280,7 @@ class CameraViews:
                 resolution=claims.resolution if claims else None,
                 firmware_version=firmware,
                 last_capture=rfc3339(picture.taken_at) if picture else None,
-                last_error=self.error(mac)[0],
+                last_error=self.error(mac).text,
             ),
             onboarding_failure=self.onboarding_failure(mac),
             warnings=self._warnings(device),
@@ -327,15 +305,15 @@ class CameraViews:
         """The view of a camera with diagnostics and evidence."""
         device = self._registry.get(mac)
         rssi = device.claims.rssi_dbm if device and device.claims else None
-        last_error, error_count = self.error(mac)
+        error = self.error(mac)
         recovery = self.ports.recovery.of(mac)
         return DiagnosedCamera(
             **dict(self.camera(mac)),
             diagnostics=Diagnostics(
                 connection_quality=connection_quality(rssi),
-                error_count=error_count,
-                last_error=last_error,
-                last_error_time=self._to_wall_time(recovery.failed_at) if recovery.last_error else None,
+                error_count=error.times,
+                last_error=error.text,
+                last_error_time=self._to_wall_time(error.at),
                 unreadable=self._unreadable.of(mac, now.monotonic),
                 avg_capture_time_ms=self.ports.pictures.average_ms(mac),
                 remedy=RemedyView(
@@ -375,8 +353,8 @@ class CameraViews:
         failure = self.ports.onboarding.last_failure(device.mac)
         return f"{why}; {onboarding_reason(failure, now)}" if failure else why
 
-    def error(self, mac: Mac) -> tuple[str | None, int]:
-        """The current error of a camera, and how often this kind of error has occurred; (None, 0) if it has none."""
+    def error(self, mac: Mac) -> CurrentError:
+        """The current error of a camera."""
         recovery, failure = self.ports.recovery.of(mac), self.ports.onboarding.last_failure(mac)
         return current_error(self._registry.get(mac), recovery, failure, now=self._clock.monotonic())
 

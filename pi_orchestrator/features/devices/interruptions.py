@@ -69,11 +69,23 @@ class Interruptions:
 
     def summary(self, now: float) -> str:
         """What happened how often, such as `restarted 7 times in the last minute`; empty if nothing did."""
+        counts, period = self._recent(now)
+        return f"{_described(counts)} in the last {period}" if counts else ""
+
+    def count(self, now: float) -> int:
+        """How many interruptions `summary` speaks of."""
+        return self._recent(now)[0].total()
+
+    @property
+    def last_at(self) -> float | None:
+        """Time of the newest interruption; None if there is none."""
+        return self._entries[-1][0] if self._entries else None
+
+    def _recent(self, now: float) -> tuple[Counter[Interruption], str]:
         last_minute = self._counted(now, MINUTE_S)
         if last_minute.total() >= LIMIT:
-            return f"{_described(last_minute)} in the last minute"
-        recent = self._counted(now, WITHIN_S)
-        return f"{_described(recent)} in the last {WITHIN_S / 60:.0f} minutes" if recent else ""
+            return last_minute, "minute"
+        return self._counted(now, WITHIN_S), f"{WITHIN_S / 60:.0f} minutes"
 
     def _counted(self, now: float, within_s: float) -> Counter[Interruption]:
         return Counter(kind for at, kind in self._entries if now - at < within_s)

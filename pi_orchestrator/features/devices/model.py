@@ -133,6 +133,7 @@ class Device:
     replaced_open_mqtt_session: bool = False
     error_count: int = 0
     last_error: str | None = None
+    last_error_at: float | None = None
     http_fingerprint: Fingerprint = UNKNOWN
     revision: int = 0
     ignore_evidence_until: float = NEVER
@@ -197,7 +198,7 @@ class Device:
             self.mqtt_session_since = now
         if status.last_error and status.last_error != self.last_error:
             self.error_count += 1
-            self.last_error = status.last_error
+            self.last_error, self.last_error_at = status.last_error, now
         self.claims = status
         self.device_id = status.device_id or self.device_id
         self.last_message_at = now
@@ -217,7 +218,7 @@ class Device:
 
     def forget_claims(self) -> None:
         """Forget what came on another topic than the camera's own: it may be another client's."""
-        self.claims = self.last_status = self.device_id = self.last_error = None
+        self.claims = self.last_status = self.device_id = self.last_error = self.last_error_at = None
         self.error_count = 0
         self.revision += 1
 
