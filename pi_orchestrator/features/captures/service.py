@@ -1,6 +1,7 @@
 """Captures: one at a time per camera, shared by concurrent callers and returned again for `cache_s` seconds.
 
-MQTT is used if the camera is connected to the broker; HTTP is used otherwise, or if MQTT fails. At most
+MQTT is used if the camera is connected to the broker; HTTP is used otherwise, or if MQTT fails. HTTP is used first for
+HTTP_FIRST_S after recovery got a picture by HTTP of a camera whose captures by MQTT failed. At most
 `MAX_CONCURRENT` cameras at a time; the others wait within the same time limit. Incomplete and stored pictures are
 bounded in bytes.
 """
@@ -41,6 +42,7 @@ from pi_orchestrator.net.camera_http import CameraHttpClient
 from pi_orchestrator.net.mqtt.link import MqttConnection
 
 HTTP_S = 10.0
+HTTP_FIRST_S = 600.0
 INLINE_PARSE_BYTES = 32 * 1024
 """Larger messages are parsed in a thread; an ordinary message is smaller."""
 DURATIONS_KEPT = 10
@@ -90,6 +92,7 @@ class CaptureService:
         self.running: KeyedSingleFlight[Mac, Picture] = KeyedSingleFlight("capture")
         self._pictures: BoundedDict[Mac, Picture] = BoundedDict(STORED_BYTES, size_of=lambda picture: len(picture.jpeg))
         self._durations_ms: BoundedDict[Mac, deque[int]] = BoundedDict(MAX_TRACKED)
+        self._http_first_until: BoundedDict[Mac, float] = BoundedDict(MAX_TRACKED)
         self.assembling = 0
         self.revision = 0
         self.outcomes: Counter[str] = Counter()
@@ -128,6 +131,7 @@ class CaptureService:
             return False
         now = self._clock.monotonic()
         picture = Picture(jpeg, self._clock.wall(), now, Source.HTTP, round((now - started) * 1000))
+        self._http_first_until[mac] = now + HTTP_FIRST_S
         self._take_picture(mac, picture)
         return True
 
@@ -156,6 +160,7 @@ class CaptureService:
         """Drop the picture and the durations of a camera."""
         self.revision += 1
         self._durations_ms.pop(mac, None)
+        self._http_first_until.pop(mac, None)
         self._pictures.pop(mac, None)
 
     def close(self) -> None:
@@ -215,6 +220,8 @@ class CaptureService:
 
     async def _fetch(self, mac: Mac, mqtt_errors: list[CaptureError]) -> tuple[bytes, Source]:
         """The JPEG by MQTT, else by HTTP; an error of MQTT is appended to `mqtt_errors`."""
+        if self._channel.can_reach(mac) and (jpeg := await self._fetch_by_http_first(mac)):
+            return jpeg, Source.HTTP
         if self._channel.can_reach(mac):
             try:
                 return await self._fetch_by_mqtt(mac), Source.MQTT
@@ -232,6 +239,16 @@ class CaptureService:
             raise CaptureError(
                 first.message, code=first.code, details=details, is_camera_fault=first.is_camera_fault
             ) from None
+
+    async def _fetch_by_http_first(self, mac: Mac) -> bytes | None:
+        """The JPEG of a camera that gives pictures by HTTP only; None if MQTT is to be tried."""
+        if self._clock.monotonic() >= self._http_first_until.get(mac, NEVER):
+            return None
+        try:
+            return await self._fetch_by_http(mac)
+        except (CaptureError, CameraOfflineError):
+            self._http_first_until.pop(mac, None)
+            return None
 
     async def _fetch_by_mqtt(self, mac: Mac) -> bytes:
         with self._channel.open(mac) as command:

@@ -129,6 +129,8 @@ async def test_camera_with_pictures_by_http_is_not_rebooted(rig, short_retries, 
         assert tracker.of(camera.mac).state is RecoveryState.OK
         assert camera.restarts == 0
         assert "restart" not in camera.commands.received_actions
+        following = [await running.api.post(f"{CAMERAS}/{camera.mac}/capture") for _ in range(tracker.reboot_after + 1)]
+        assert {answer.status for answer in following} == {200}, "captures do not fail for ever"
 
 
 async def refused_http(_resolver, _mac, *, at=None):
