@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from tests.support.broker import free_port
 
-CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 14
+CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 1, 2, 3, 4, 5, 6, 7
+SUBSCRIBE, SUBACK, PINGREQ, DISCONNECT = 8, 9, 12, 14
 BLOCK = bytes(1 << 20)
 
 
@@ -40,6 +41,20 @@ async def publish_large(broker, topic, size):
         writer.write(BLOCK)
         await writer.drain()
     assert (await reader.readexactly(4))[0] >> 4 == PUBACK
+    writer.close()
+
+
+async def publish_with_properties(broker, topic, payload, properties, *, retain=False, qos=1):
+    """Publish by MQTT 5 with raw properties, which no library would send; returns when the broker has the message."""
+    reader, writer = await asyncio.open_connection(broker.host, broker.port)
+    writer.write(packet(CONNECT, text("MQTT") + b"\x05\x02\x00\x3c" + b"\0" + text("")))
+    assert (await reader.read(100))[0] >> 4 == CONNACK
+    body = text(topic) + b"\0\1" + length_field(len(properties)) + properties + payload
+    writer.write(packet(PUBLISH, body, flags=qos << 1 | int(retain)))
+    assert (await reader.read(100))[0] >> 4 in (PUBACK, PUBREC)
+    if qos == 2:
+        writer.write(packet(PUBREL, b"\0\1", flags=2))
+        assert (await reader.read(100))[0] >> 4 == PUBCOMP
     writer.close()
 
 

@@ -4,7 +4,8 @@ Works around problems of aiomqtt and of paho below it. aiomqtt connects in a thr
 aborted connect leaves a socket open (and, if the broker answers later, an MQTT session under this client id). Its
 `asyncio.wait_for` loses a cancellation that arrives together with a result (before Python 3.12). Its disconnect waits
 for a broker that hangs. It ignores the reason with which a broker refuses a message. paho reads a packet of any
-announced size into memory.
+announced size into memory. It ends the connection for properties of a message that it cannot decode, although a broker
+forwards them (U+FEFF in a text).
 
 All use of private attributes of both libraries is in this file; tests/unit/net/mqtt/test_client.py holds it against
 the installed versions.
@@ -21,9 +22,12 @@ from typing import Any, Final, TypeVar
 
 import aiomqtt
 from paho.mqtt import client as paho
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+
+from pi_orchestrator.net.mqtt.packets import without_properties
 
 T = TypeVar("T")
 
@@ -115,6 +119,7 @@ class MqttClient(aiomqtt.Client):
             self._properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             self._properties.MaximumPacketSize = max_packet_bytes
             self._properties.ReceiveMaximum = MAX_UNACKNOWLEDGED
+            _ignore_properties(self._client)
 
     async def open(self) -> None:
         """Connect; MqttError if the broker is unreachable, does not answer or refuses (RefusedError)."""
@@ -278,6 +283,18 @@ class MqttClient(aiomqtt.Client):
             self._disconnected.set_exception(error)
         else:
             super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+
+def _ignore_properties(client: paho.Client) -> None:
+    """Make paho decode no properties of messages: any client chooses them, and nothing here reads them."""
+    decode = client._handle_publish  # noqa: SLF001
+
+    def handle_publish() -> MQTTErrorCode:
+        packet = client._in_packet  # noqa: SLF001
+        packet["packet"] = without_properties(packet["command"], packet["packet"])
+        return decode()
+
+    client._handle_publish = handle_publish  # type: ignore[method-assign]  # noqa: SLF001
 
 
 class _PacketLimit:

@@ -8,6 +8,7 @@ import pytest
 from paho.mqtt.enums import MQTTErrorCode
 
 from pi_orchestrator.net.mqtt.client import MAX_TOPIC_BYTES, MqttClient
+from pi_orchestrator.net.mqtt.packets import without_properties
 from tests.support.mqtt_peer import CONNACK, PUBACK, PUBLISH, length_field, packet, text
 
 LIMIT = 1000
@@ -121,3 +122,16 @@ async def test_connection_closed_before_answer_ends_open():
         client = MqttClient("127.0.0.1", server.sockets[0].getsockname()[1], timeout=60)
         with pytest.raises(aiomqtt.MqttError, match="without an answer to CONNECT"):
             await client.open()
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_payload_is_intact_without_properties(qos):
+    message_id = b"\x12\x34" if qos else b""
+    for size in (0, 1, 127, 128, 20_000):
+        body = text("t") + message_id + length_field(size) + b"\x26" * size + b"payload"
+        assert without_properties(qos << 1, bytearray(body)) == text("t") + message_id + b"\0payload"
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x05abcd", b"\xff\xff\xff\xff\x01", b"\x80"])
+async def test_malformed_properties_are_left_to_the_library(rest):
+    assert without_properties(0, bytearray(text("t") + rest)) == text("t") + rest
