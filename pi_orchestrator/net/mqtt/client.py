@@ -41,8 +41,8 @@ MAX_SKIPPED_BYTES: Final = 32 * 1024 * 1024
 SKIP_BLOCK_BYTES = 65_536
 MAX_UNACKNOWLEDGED = 64
 """With MQTT 5, the broker sends at most this number of messages before they are acknowledged."""
-MAX_TOPIC_BYTES = 512
-"""Topics of packets over the limit are reported up to this length."""
+SHOWN_TOPIC_CHARS = 200
+"""Limit of a topic in the text of an error."""
 FILTERS_PER_PACKET = 64
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
 _KEEPALIVE_TIMEOUT = 0x8D
@@ -94,7 +94,7 @@ class PacketTooLargeError(aiomqtt.MqttError):
     """A packet over the limit was announced: `size` in bytes; `topic` (None: unknown) and `retained` of a message."""
 
     def __init__(self, size: int, limit: int, topic: str | None, *, retained: bool) -> None:
-        where = f" on {topic}" if topic else ""
+        where = f" on {topic[:SHOWN_TOPIC_CHARS]}" if topic else ""
         super().__init__(f"a message of {size:,} bytes{where} is over the limit of {limit:,}")
         self.size = size
         self.topic = topic
@@ -332,7 +332,7 @@ class _PacketLimit:
         if len(body) < 2:
             return 2 - len(body)
         end = 2 + int.from_bytes(body[:2], "big")
-        if end > 2 + MAX_TOPIC_BYTES:
+        if end + 2 > size:
             raise self._end(size, None, retained=retained)
         if len(body) < end:
             return end - len(body)

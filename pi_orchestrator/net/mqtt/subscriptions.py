@@ -23,6 +23,7 @@ TOLERATED = 2
 MAX_TOPICS = 256
 """Topics that are remembered for each filter."""
 MAX_TOPIC_CHARS = 200
+"""Longer topics are not remembered."""
 
 
 def matches(topic_filter: str, topic: str) -> bool:
@@ -112,7 +113,8 @@ class Subscriptions:
             if error.topic is None or not matches(name, error.topic):
                 continue
             entry.count += 1
-            entry.large_topics[error.topic] = None
+            if len(error.topic) <= MAX_TOPIC_CHARS:
+                entry.large_topics[error.topic] = None
             repeats = entry.count - 1 if error.retained else entry.count - 1 - TOLERATED
             if repeats >= 0:
                 entry.large = error
@@ -130,9 +132,12 @@ class Subscriptions:
         for name, entry in self._filters.items():
             if entry.is_left_out and entry.large is not None:
                 topic = clean_text(entry.large.topic) or "?"
+                remove = f"mosquitto_pub -r -n -t '{topic}'"
+                if topic != entry.large.topic:  # shown in part: remove the retained messages of the whole filter
+                    remove = f"mosquitto_sub -W 60 -t '{name}' --remove-retained"
                 parts.append(
                     f"{name} is left out for now, except {len(entry.narrow())} known topics: {topic} has a message of"
-                    f" {entry.large.size:,} bytes. Remove it (mosquitto_pub -r -n -t '{topic}'), and set"
-                    " max_packet_size in the broker's settings"
+                    f" {entry.large.size:,} bytes. Remove it ({remove}), and set max_packet_size in the broker's"
+                    " settings"
                 )
         return "; ".join(parts) or None

@@ -14,6 +14,7 @@ from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.errors import MqttUnavailableError
 from pi_orchestrator.core.health import Health, State
 from pi_orchestrator.net.mqtt import link, session, subscriptions
+from pi_orchestrator.net.mqtt.client import MAX_SKIPPED_BYTES
 from pi_orchestrator.net.mqtt.link import MqttConnection
 from pi_orchestrator.settings.model import MqttSettings
 from tests.support.broker import Broker
@@ -196,6 +197,19 @@ async def test_large_retained_message_is_left_out(is_mqtt5, monkeypatch):
         assert "camera/status/evil has a message of 262,144," in subject.reason
         assert peer.subscribed == [[STATUS, RESPONSE], [RESPONSE]]
         assert peer.large_bytes_sent < 32 << 20, "the rest is not read"
+
+
+@pytest.mark.parametrize("size", [13 << 20, 33 << 20])
+async def test_large_retained_message_on_long_topic_does_not_end_service(size, monkeypatch):
+    """Without MQTT 5 the broker does not know the limit: skipped if possible, else the filter is left out."""
+    monkeypatch.setattr(subscriptions, "LEFT_OUT_S", 1000.0)
+    large = ("camera/status/" + "x" * 600, size, True)
+    peer = MqttPeer(knows_mqtt5=False, large=large, large_filter=STATUS)
+    async with peer.running(), running(peer) as subject:
+        await eventually(lambda: subject.connection.connected and subject.connection.too_large == 1)
+        is_skipped = size < MAX_SKIPPED_BYTES
+        assert peer.subscribed == ([[STATUS, RESPONSE]] if is_skipped else [[STATUS, RESPONSE], [RESPONSE]])
+        assert subject.state is (State.OK if is_skipped else State.DEGRADED)
 
 
 async def test_left_out_filter_is_tried_again(monkeypatch):

@@ -7,7 +7,7 @@ import aiomqtt
 import pytest
 from paho.mqtt.enums import MQTTErrorCode
 
-from pi_orchestrator.net.mqtt.client import MAX_TOPIC_BYTES, MqttClient
+from pi_orchestrator.net.mqtt.client import MqttClient
 from pi_orchestrator.net.mqtt.packets import without_properties
 from tests.support.mqtt_peer import CONNACK, PUBACK, PUBLISH, length_field, packet, text
 
@@ -84,21 +84,24 @@ async def test_skipped_message_is_acknowledged_and_not_kept(connected, piece):
     assert await asyncio.get_running_loop().sock_recv(peer, 100) == packet(PUBACK, b"\x12\x34")
 
 
-async def test_topic_in_pieces_is_found(connected):
+@pytest.mark.parametrize("topic", ["camera/status/x", "camera/status/" + "x" * 600, "x" * 65_535])
+async def test_topic_in_pieces_is_found(connected, topic):
     client, peer = connected
-    for byte in header("camera/status/x", 250 << 20):
-        peer.send(bytes([byte]))
+    data = header(topic, 250 << 20)
+    for start in range(0, len(data), 1 + len(data) // 100):
+        peer.send(data[start : start + 1 + len(data) // 100])
         read(client)
-    assert client._lost().topic == "camera/status/x"
+    assert client._lost().topic == topic
+    assert len(str(client._lost())) < 300
 
 
 @pytest.mark.parametrize(
     "start",
     [
         bytes([9 << 4]) + length_field(250 << 20),
-        bytes([PUBLISH << 4]) + length_field(250 << 20) + (MAX_TOPIC_BYTES + 1).to_bytes(2, "big"),
+        bytes([PUBLISH << 4]) + length_field(LIMIT + 1) + LIMIT.to_bytes(2, "big"),
     ],
-    ids=["no message", "long topic"],
+    ids=["no message", "topic longer than the packet"],
 )
 async def test_large_packet_without_topic_is_refused(connected, start):
     client, peer = connected

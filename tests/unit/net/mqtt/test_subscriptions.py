@@ -48,6 +48,16 @@ def test_large_retained_message_leaves_known_topics(subscriptions):
     assert subscriptions.problem() is None
 
 
+def test_long_topic_is_not_kept_but_left_out(subscriptions):
+    topic = "camera/status/" + "x" * 60_000
+    subscriptions.add_too_large(large(topic), 0)
+    assert subscriptions.wanted(0) == [RESPONSE]
+    problem = subscriptions.problem()
+    assert f"mosquitto_sub -W 60 -t '{STATUS}' --remove-retained" in problem
+    assert len(problem) < 500
+    assert not subscriptions._filters[STATUS].large_topics
+
+
 def test_repeats_double_the_time_up_to_limit(subscriptions):
     times = []
     for _ in range(20):
