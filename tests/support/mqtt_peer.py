@@ -67,6 +67,10 @@ class MqttPeer:
     """How MQTT 5 is refused: `code` (CONNACK of MQTT 3.1.1), `close`, `silence`."""
     grants: dict = field(default_factory=dict)
     """Filter → code in SUBACK; 1 for the others."""
+    answered: int | None = None
+    """Number of codes in SUBACK, None: one for each filter."""
+    unreadable: bool = False
+    """Whether a packet of an unknown kind follows SUBACK."""
     large: tuple | None = None
     large_filter: str = ""
     port: int = field(default_factory=free_port)
@@ -118,8 +122,10 @@ class MqttPeer:
         elif kind == SUBSCRIBE:
             filters = self._filters(body[3 if is_mqtt5 else 2 :])
             self.subscribed.append(filters)
-            codes = bytes(self.grants.get(name, 1) for name in filters)
+            codes = bytes(self.grants.get(name, 1) for name in filters)[: self.answered]
             writer.write(packet(SUBACK, body[:2] + properties + codes))
+            if self.unreadable:
+                writer.write(packet(0))
             if self.large and self.large_filter in filters:
                 await self._send_large(writer, properties)
         elif kind == PUBLISH:

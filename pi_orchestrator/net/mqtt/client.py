@@ -18,6 +18,7 @@ import contextlib
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, Final, TypeVar
 
 import aiomqtt
@@ -27,7 +28,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from pi_orchestrator.net.mqtt.packets import without_properties
+from pi_orchestrator.net.mqtt.packets import with_known_codes, without_properties
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ SHOWN_TOPIC_CHARS = 200
 """Limit of a topic in the text of an error."""
 FILTERS_PER_PACKET = 64
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
+_PROTOCOL_ERROR = 0x82
 _KEEPALIVE_TIMEOUT = 0x8D
 
 _REASONS = {
@@ -119,7 +121,7 @@ class MqttClient(aiomqtt.Client):
             self._properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             self._properties.MaximumPacketSize = max_packet_bytes
             self._properties.ReceiveMaximum = MAX_UNACKNOWLEDGED
-            _ignore_properties(self._client)
+        _tolerate(self._client, is_mqtt5=self.is_mqtt5)
 
     async def open(self) -> None:
         """Connect; MqttError if the broker is unreachable, does not answer or refuses (RefusedError)."""
@@ -164,8 +166,10 @@ class MqttClient(aiomqtt.Client):
             part = filters[start : start + FILTERS_PER_PACKET]
             answer = self.subscribe([(topic_filter, 1) for topic_filter in part], timeout=limit_s)
             codes = await self.while_receiving(answer, silence_s=silence_s)
-            for topic_filter, code in zip(part, codes, strict=False):
-                if isinstance(code, ReasonCode) and code.is_failure:
+            for topic_filter, code in zip_longest(part, codes[: len(part)]):
+                if code is None:
+                    refused[topic_filter] = "no answer in SUBACK"
+                elif isinstance(code, ReasonCode) and code.is_failure:
                     refused[topic_filter] = reason_text(code)
         return refused
 
@@ -212,8 +216,11 @@ class MqttClient(aiomqtt.Client):
         """Why the connection ended, in words."""
         error = None if self._disconnected.cancelled() else self._disconnected.exception()
         if isinstance(error, aiomqtt.MqttCodeError):
-            if isinstance(error.rc, ReasonCode) and error.rc.value == _KEEPALIVE_TIMEOUT:
+            code = error.rc.value if isinstance(error.rc, ReasonCode) else None
+            if code == _KEEPALIVE_TIMEOUT:
                 return NoAnswerError()
+            if code == _PROTOCOL_ERROR:
+                return aiomqtt.MqttError("the broker sent a packet that cannot be read")
         elif isinstance(error, aiomqtt.MqttError):
             return error
         return aiomqtt.MqttError("the broker closed the connection")
@@ -285,16 +292,23 @@ class MqttClient(aiomqtt.Client):
             super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
 
-def _ignore_properties(client: paho.Client) -> None:
-    """Make paho decode no properties of messages: any client chooses them, and nothing here reads them."""
-    decode = client._handle_publish  # noqa: SLF001
+def _tolerate(client: paho.Client, *, is_mqtt5: bool) -> None:
+    """Make paho decode no properties of messages, which any client chooses, and no unknown codes of a SUBACK."""
+    handle_publish, handle_suback = client._handle_publish, client._handle_suback  # noqa: SLF001
 
-    def handle_publish() -> MQTTErrorCode:
+    def publish() -> MQTTErrorCode:
         packet = client._in_packet  # noqa: SLF001
-        packet["packet"] = without_properties(packet["command"], packet["packet"])
-        return decode()
+        if is_mqtt5:
+            packet["packet"] = without_properties(packet["command"], packet["packet"])
+        return handle_publish()
 
-    client._handle_publish = handle_publish  # type: ignore[method-assign]  # noqa: SLF001
+    def suback() -> None:
+        packet = client._in_packet  # noqa: SLF001
+        packet["packet"] = with_known_codes(packet["packet"], is_mqtt5=is_mqtt5)
+        handle_suback()
+
+    client._handle_publish = publish  # type: ignore[method-assign]  # noqa: SLF001
+    client._handle_suback = suback  # type: ignore[method-assign]  # noqa: SLF001
 
 
 class _PacketLimit:

@@ -71,6 +71,30 @@ async def test_refused_filter_is_degraded(is_mqtt5):
         assert ("not authorised" in subject.reason) == is_mqtt5
 
 
+@pytest.mark.parametrize("is_mqtt5", [True, False])
+@pytest.mark.parametrize("answered, missing", [(0, [STATUS, RESPONSE]), (1, [RESPONSE])])
+async def test_filter_without_answer_is_degraded(is_mqtt5, answered, missing):
+    async with MqttPeer(knows_mqtt5=is_mqtt5, answered=answered).running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.connection.connected)
+        assert subject.state is State.DEGRADED
+        assert "no answer in SUBACK" in subject.reason
+        assert [name for name in (STATUS, RESPONSE) if f"topic read {name}" in subject.reason] == missing
+
+
+@pytest.mark.parametrize("is_mqtt5", [True, False])
+async def test_unknown_code_is_refusal(is_mqtt5):
+    async with MqttPeer(knows_mqtt5=is_mqtt5, grants={STATUS: 0x55}).running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.connection.connected)
+        assert subject.state is State.DEGRADED
+        assert f"refused without a reason; add to its ACL for anonymous clients: topic read {STATUS}" in subject.reason
+        assert RESPONSE not in subject.reason
+
+
+async def test_unreadable_packet_is_reason():
+    async with MqttPeer(unreadable=True).running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.reason == "the broker sent a packet that cannot be read")
+
+
 async def test_refused_filter_granted_later_is_ok(monkeypatch):
     monkeypatch.setattr(subscriptions, "REFUSED_RETRY_S", 0.1)
     async with MqttPeer(grants={STATUS: 0x87}).running() as peer, running(peer) as subject:

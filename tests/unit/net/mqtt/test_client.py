@@ -6,9 +6,11 @@ import socket
 import aiomqtt
 import pytest
 from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
 
 from pi_orchestrator.net.mqtt.client import MqttClient
-from pi_orchestrator.net.mqtt.packets import without_properties
+from pi_orchestrator.net.mqtt.packets import UNSPECIFIED_ERROR, with_known_codes, without_properties
 from tests.support.mqtt_peer import CONNACK, PUBACK, PUBLISH, length_field, packet, text
 
 LIMIT = 1000
@@ -138,3 +140,16 @@ async def test_payload_is_intact_without_properties(qos):
 @pytest.mark.parametrize("rest", [b"", b"\x05abcd", b"\xff\xff\xff\xff\x01", b"\x80"])
 async def test_malformed_properties_are_left_to_the_library(rest):
     assert without_properties(0, bytearray(text("t") + rest)) == text("t") + rest
+
+
+@pytest.mark.parametrize("is_mqtt5", [True, False])
+async def test_codes_known_to_the_library_are_kept(is_mqtt5):
+    properties = b"\x03\x1f\0\0" if is_mqtt5 else b""
+    codes = with_known_codes(bytearray(b"\x12\x34" + properties + bytes(range(256))), is_mqtt5=is_mqtt5)[-256:]
+    for code, result in enumerate(codes):
+        try:
+            ReasonCode(PacketTypes.SUBACK, identifier=code)
+        except (KeyError, ValueError):
+            assert result == UNSPECIFIED_ERROR
+        else:
+            assert result == code
