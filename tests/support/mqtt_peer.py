@@ -64,7 +64,7 @@ class MqttPeer:
 
     knows_mqtt5: bool = True
     refusal: str = "code"
-    """How MQTT 5 is refused: `code` (CONNACK of MQTT 3.1.1), `close`, `silence`."""
+    """How MQTT 5 is refused: `code` (CONNACK of MQTT 3.1.1), `close`, `silence`, or a reason code of MQTT 5 in hex."""
     grants: dict = field(default_factory=dict)
     """Filter → code in SUBACK; 1 for the others."""
     answered: int | None = None
@@ -117,6 +117,8 @@ class MqttPeer:
             if body[6] == 5 and not self.knows_mqtt5:
                 if self.refusal == "code":
                     writer.write(packet(CONNACK, b"\0\1"))
+                elif self.refusal.startswith("0x"):
+                    writer.write(packet(CONNACK, bytes((0, int(self.refusal, 16), 0))))
                 return self.refusal == "silence"
             writer.write(packet(CONNACK, b"\0\0" + (b"\0" if body[6] == 5 else b"")))
         elif kind == SUBSCRIBE:

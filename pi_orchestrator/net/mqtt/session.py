@@ -1,7 +1,8 @@
 """Opens a connection to the configured broker: as the daemon does it, for the daemon and for `doctor`.
 
 MQTT 5 is tried first, because a client can then limit what the broker sends. A broker that refuses it gets MQTT 3.1.1,
-and one that does not answer gets it at the next attempt; what works is remembered for `REMEMBER_S`.
+unless the reason is another one (login, client id, load), and one that does not answer gets it at the next attempt;
+what works is remembered for `REMEMBER_S`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ CONNECT_TIMEOUT_S = 3.0
 KEEPALIVE_S = 15
 """Keep-alive interval; a broker that hangs is detected within 1.5 intervals."""
 REMEMBER_S = 3600.0
-_UNSUPPORTED_VERSION = 0x84
-_PROTOCOL_ERROR = 0x82
+_VERSION_CODES = (0x80, 0x81, 0x82, 0x83, 0x84, 0x95)
+"""Refusals that may be due to MQTT 5: none names the login, the client id or the load of the broker."""
 
 
 class SessionOpener:
@@ -63,7 +64,7 @@ class SessionOpener:
             except ClosedEarlyError:
                 pass
             except RefusedError as error:
-                if error.code not in (_UNSUPPORTED_VERSION, _PROTOCOL_ERROR):
+                if error.code not in _VERSION_CODES:
                     raise
         opened = await _opened(client(aiomqtt.ProtocolVersion.V311))
         self._mqtt5_again_at = self._monotonic() + REMEMBER_S

@@ -168,7 +168,7 @@ async def test_refused_publish_is_an_error(tmp_path):
 # MQTT 5 and 3.1.1.
 
 
-@pytest.mark.parametrize("refusal", ["code", "close"])
+@pytest.mark.parametrize("refusal", ["code", "close", "0x80", "0x81", "0x82", "0x83", "0x84", "0x95", "0x55"])
 async def test_broker_without_mqtt5_is_remembered(refusal):
     async with MqttPeer(knows_mqtt5=False, refusal=refusal).running() as peer, running(peer) as subject:
         await eventually(lambda: subject.state is State.OK)
@@ -176,6 +176,14 @@ async def test_broker_without_mqtt5_is_remembered(refusal):
         peer.writers[-1].transport.abort()
         await eventually(lambda: subject.connection.connections == 2)
         assert peer.versions == [5, 4, 4]
+
+
+@pytest.mark.parametrize("refusal", ["0x85", "0x86", "0x87", "0x88", "0x89", "0x8a", "0x97", "0x9f"])
+async def test_refusal_for_another_reason_is_no_matter_of_version(refusal):
+    async with MqttPeer(knows_mqtt5=False, refusal=refusal).running() as peer, running(peer) as subject:
+        await eventually(lambda: len(peer.versions) >= 3)
+        assert set(peer.versions) == {5}
+        assert "refused the connection" in subject.reason
 
 
 async def test_broker_silent_to_mqtt5_gets_next_attempt(monkeypatch):
