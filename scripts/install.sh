@@ -72,6 +72,7 @@ unfinished=''
 broker=''       # new: this script writes the settings; ours, other: they exist
 other_broker='' # a file that already has a listener on 1883
 acl=''          # the settings of this script have the ACL, so the daemon needs its user
+mqtt=''         # what the configuration says about the broker: see mqtt_choice
 add_user=''     # the configuration chooses no broker or user yet
 
 step() { printf '%s%s\n' "${dry:+would: }" "$1"; }
@@ -208,11 +209,11 @@ create_user() {
 
 # Decides what is done about the broker and its user, before anything is changed.
 plan_broker() {
-    local files keys
+    local files
     mapfile -t files < <(broker_files)
     # Mosquitto does not start with two listeners on one port.
     other_broker=$(in_files '(listener|port)[[:space:]]+1883' "${files[@]}")
-    keys=$(mqtt_keys "$root$ETC/config.toml")
+    mqtt=$(mqtt_choice "$root$ETC/config.toml")
     if [[ -e $root$BROKER ]]; then
         broker=ours
         acl=$(in_files "acl_file[[:space:]]+$BROKER_ACL" "$root$BROKER")
@@ -221,12 +222,12 @@ plan_broker() {
     else
         broker=new
         # Nor does it start if a setting is given twice.
-        if [[ -z $keys || $keys == *"username = \"$NAME\""* ]] &&
+        if [[ $mqtt == none || $mqtt == user ]] &&
             [[ -z $(in_files '(acl_file|password_file|per_listener_settings)' "${files[@]}") ]]; then
             acl=yes
         fi
     fi
-    if [[ -n $acl && -z $keys ]]; then
+    if [[ -n $acl && $mqtt == none ]]; then
         add_user=yes
     fi
 }
@@ -244,18 +245,67 @@ in_files() { # setting (a regular expression), files: the first file that has it
     fi
 }
 
-mqtt_keys() { # lines of a configuration that choose the broker and the user
-    awk '/^[[:space:]]*\[/ { inside = /^[[:space:]]*\[mqtt\]/ }
-        /^[[:space:]]*mqtt\./ || inside && /^[[:space:]]*(host|embedded|username|password|password_file)[[:space:]]*=/' \
-        "$1" 2>/dev/null || true
+# What a configuration says about the broker, one of:
+#   none    no choice, and the user can be added    user    the local broker, with the user of this script
+#   edit    no choice, but only its owner can add the user (a spelling of the table other than [mqtt])
+#   remote  another broker                          other   another user, or not readable
+mqtt_choice() {
+    if [[ ! -e $1 ]]; then
+        echo none # it will be a copy of the defaults
+    elif command -v -- "$python" >/dev/null; then
+        mqtt_program choice "$1"
+    else
+        echo other # only in a dry run
+    fi
 }
 
-with_mqtt_user() { # a configuration, with the user
-    awk -v name="$NAME" -v file="$MQTT_PASSWORD" '
-        function user() { printf "username = \"%s\"\npassword_file = \"%s\"\n", name, file }
-        { print }
-        !done && /^[[:space:]]*\[mqtt\][[:space:]]*(#.*)?$/ { user(); done = 1 }
-        END { if (!done) { print "\n[mqtt]"; user() } }' "$1"
+with_mqtt_user() { mqtt_program text "$1"; } # a configuration, with the user
+
+mqtt_program() { # choice or text, configuration
+    "$python" - "$1" "$2" "$NAME" "$MQTT_PASSWORD" "$ap" <<'PROGRAM'
+import pathlib, re, sys, tomllib
+
+action, file, name, password_file, ap = sys.argv[1:]
+lines = f'username = "{name}"\npassword_file = "{password_file}"\n'
+LOCAL = {"host": ("127.0.0.1", "localhost", ap), "port": (1883,), "tls": (False,), "embedded": (False,)}
+
+
+def with_user(text, settings):
+    """The text with the user; None if it cannot be added without changing anything else."""
+    if "mqtt" in settings:
+        text, count = re.subn(r"(?m)^([ \t]*\[mqtt\][ \t]*(#.*)?)(\n|\Z)", r"\1\n" + lines, text, count=1)
+    else:
+        text, count = text + ("" if text.endswith("\n") or not text else "\n") + "\n[mqtt]\n" + lines, 1
+    wanted = settings | {"mqtt": settings.get("mqtt", {}) | {"username": name, "password_file": password_file}}
+    try:
+        return text if count and tomllib.loads(text) == wanted else None
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def choice(text, settings):
+    mqtt = settings.get("mqtt", {})
+    if not isinstance(mqtt, dict):
+        return "other"
+    if any(mqtt.get(key, local[0]) not in local for key, local in LOCAL.items()):
+        return "remote"
+    if mqtt.get("username") == name:
+        return "user"
+    if {"username", "password", "password_file"} & mqtt.keys():
+        return "other"
+    return "edit" if with_user(text, settings) is None else "none"
+
+
+try:
+    text = pathlib.Path(file).read_text(encoding="utf-8")
+    settings = tomllib.loads(text)
+except (ValueError, OSError):  # check-config tells what is wrong
+    text, settings = "", {"mqtt": None}
+if action == "choice":
+    print(choice(text, settings))
+else:
+    sys.stdout.write(with_user(text, settings) or text)
+PROGRAM
 }
 
 # The broker reads its two files as its own user, and the daemon its password.
@@ -370,22 +420,26 @@ create_venv() {
 
 pip_install() { "$root$release/bin/python" -m pip --disable-pip-version-check --no-input install -q "$@"; }
 
-check_config() {
+check_config() { # [another file than the configuration in use]
     step "check $ETC/config.toml with the new version"
     [[ -z $dry ]] || return 0
     local output variables=(PATH="$PATH")
     real || variables+=(PIORCH_MQTT__PASSWORD_FILE="$root$MQTT_PASSWORD")
     # No other variables, because the service does not get those of this shell.
-    output=$(env -i "${variables[@]}" "$root$release/bin/$NAME" check-config --config "$root$ETC/config.toml" 2>&1) || {
+    output=$(env -i "${variables[@]}" "$root$release/bin/$NAME" check-config --config "${1:-$root$ETC/config.toml}" 2>&1) || {
         printf '%s\n' "$output" >&2
         fail "the new version does not accept the configuration" "correct $ETC/config.toml, then run this again"
     }
 }
 
 install_broker() {
-    if [[ -n $add_user && -e $root$ETC/config.toml && -z $(mqtt_keys "$root$ETC/config.toml") ]]; then
+    if [[ -n $add_user && -e $root$ETC/config.toml && $(mqtt_choice "$root$ETC/config.toml") == none ]]; then
         step "add the MQTT user to $ETC/config.toml"
-        run add_mqtt_user
+        add_mqtt_user
+    elif [[ -n $acl && $mqtt == edit ]]; then
+        note "the broker's ACL needs the daemon's user. Add"
+        note_mqtt_user
+        note "then: sudo systemctl restart $NAME"
     fi
     case $broker in
         ours)
@@ -437,10 +491,23 @@ write_broker() {
     sed -e "s/${DEFAULT_AP//./\\.}/$ap/g" "${drop[@]}" "$CHECKOUT/config/mosquitto-$NAME.conf"
 }
 
+# The configuration is changed only if the new version accepts the changed one.
 add_mqtt_user() {
-    local text
-    text=$(with_mqtt_user "$root$ETC/config.toml")
-    printf '%s\n' "$text" >"$root$ETC/config.toml" # keeps owner and mode
+    local file=$root$ETC/config.toml
+    [[ -n $dry ]] || (umask 077 && with_mqtt_user "$file" >"$file.partial")
+    if (check_config "$file.partial"); then
+        run cp -- "$file.partial" "$file" # keeps owner and mode
+        run rm -f -- "$file.partial"
+    else
+        rm -f -- "$file.partial"
+        exit 1
+    fi
+}
+
+note_mqtt_user() { # the lines of the configuration
+    note "below [mqtt] in $ETC/config.toml:"
+    note "  username = \"$NAME\""
+    note "  password_file = \"$MQTT_PASSWORD\""
 }
 
 note_missing_acl() { # the broker settings to complete
@@ -452,9 +519,11 @@ note_missing_acl() { # the broker settings to complete
     note "  password_file $BROKER_USERS"
     note "  acl_file $BROKER_ACL"
     note "  max_packet_size 266240"
-    note "and below [mqtt] in $ETC/config.toml:"
-    note "  username = \"$NAME\""
-    note "  password_file = \"$MQTT_PASSWORD\""
+    # The user belongs to this broker: a daemon of another broker does not get it.
+    if [[ $mqtt != remote && $mqtt != user ]]; then
+        note "and add"
+        note_mqtt_user
+    fi
     note "then: sudo systemctl restart mosquitto $NAME"
 }
 

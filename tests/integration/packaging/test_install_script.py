@@ -402,6 +402,70 @@ def test_own_broker_choice_is_kept(tmp_path: Path, checkout: Path) -> None:
     assert f"note:   acl_file /{BROKER_ACL}" in output
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'mqtt = { host = "10.0.0.5" }\n',
+        '[ mqtt ]\nhost = "10.0.0.5"\n',
+        '["mqtt"]\nhost = "10.0.0.5"\n',
+        '[mqtt]\n"host" = "10.0.0.5"\n',
+        "[mqtt]\nport = 8883\n",
+        "[mqtt]\ntls = true\n",
+    ],
+)
+def test_daemon_of_remote_broker_gets_no_local_user(tmp_path: Path, checkout: Path, text: str) -> None:
+    (tmp_path / CONFIG).parent.mkdir(parents=True)
+    (tmp_path / CONFIG).write_text(text)
+    output = install_below(tmp_path, checkout).stdout
+    assert (tmp_path / CONFIG).read_text() == text
+    assert 'username = "pi-orchestrator"' not in output
+    assert "\nacl_file" not in (tmp_path / BROKER).read_text()
+
+
+@pytest.mark.parametrize(
+    "text", ["mqtt = {}\n", "[ mqtt ]\n", '["mqtt"]\n', "mqtt.client_id = 'x'\n", "[http]\n[ 'mqtt' ]"]
+)
+def test_other_spelling_of_table_is_left_to_owner(checkout: Path, installed: Path, text: str) -> None:
+    """A second table would make the file invalid."""
+    before = in_use(installed)
+    (installed / CONFIG).write_text(text)
+    output = install_below(installed, checkout).stdout
+    assert (installed / CONFIG).read_text() == text
+    assert 'note:   username = "pi-orchestrator"' in output
+    assert f'note:   password_file = "/{MQTT_PASSWORD}"' in output
+    assert in_use(installed) != before
+    # Nor does a new broker get an ACL that refuses the daemon.
+    (installed / BROKER).unlink()
+    assert 'note:   username = "pi-orchestrator"' in install_below(installed, checkout).stdout
+    assert "\nacl_file" not in (installed / BROKER).read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[http]", "[mqtt]", "[mqtt] # mine\nclient_id = 'x'\n[http]\n", "[mqtt]\nhost = '127.0.0.1'\nport = 1883\n"],
+)
+def test_user_is_added_to_configuration_of_local_broker(checkout: Path, installed: Path, text: str) -> None:
+    (installed / CONFIG).write_text(text)
+    mode = (installed / CONFIG).stat().st_mode
+    install_below(installed, checkout)
+    settings = tomllib.loads(text)
+    assert tomllib.loads((installed / CONFIG).read_text()) == settings | {"mqtt": settings.get("mqtt", {}) | MQTT_USER}
+    assert (installed / CONFIG).stat().st_mode == mode
+    assert not (installed / f"{CONFIG}.partial").exists()
+
+
+def test_configuration_with_user_is_checked_before_it_is_used(changed_checkout: Path, installed: Path) -> None:
+    cli = changed_checkout / "pi_orchestrator/cli.py"
+    cli.write_text(cli.read_text().replace("try:", 'if "username" in open(path).read():\n        return 2\n    try:'))
+    before = in_use(installed)
+    (installed / CONFIG).write_text("[mqtt]\n")
+    output = install_below(installed, changed_checkout, code=1).stderr
+    assert "the new version does not accept the configuration" in output
+    assert (installed / CONFIG).read_text() == "[mqtt]\n"
+    assert not (installed / f"{CONFIG}.partial").exists()
+    assert in_use(installed) == before
+
+
 @contextlib.asynccontextmanager
 async def installed_broker(root: Path, folder: Path) -> AsyncIterator[Broker]:
     """Run mosquitto with the installed settings: on a free port of loopback only."""
