@@ -13,10 +13,31 @@ from dataclasses import asdict, dataclass, fields
 from pi_orchestrator.core.validation import clean_text
 
 MAX_CHARS = 512
-_VERSION = re.compile(r"[/ ]v?\d\S*", re.ASCII)
-_LABELS = {"server": "HTTP server", "headers": "HTTP headers", "topic": "MQTT topic", "device_id": "device id"}
-_OF_CONNECTION = frozenset({"connection", "keep-alive"})
-"""Headers about the connection: they do not depend on the firmware alone."""
+_VERSION = re.compile(
+    r"""
+      (?:^|[\s/_(,;+-])                                                          # after a separator:
+      (?:(?:firmware|fw|version|ver|v|revision|rev|r|release|rel|build|git|g)[\s._:/-]{0,2})?
+      (?:\d | (?=[a-f]{0,40}\d)[0-9a-f]{6,40}(?![0-9a-z]))                       # a number, or a build id
+    | (?:^|[\s/_(,;+-])(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\s{1,2}\d  # or a date
+    | v?\d+\.\d                                                                # or 2.1 anywhere
+    """,
+    re.ASCII | re.IGNORECASE | re.VERBOSE,
+)
+"""The first version, date or build id; a number within a word, as in ESP32, is none."""
+_LABELS = {
+    "server": "HTTP server",
+    "headers": "HTTP headers",
+    "topic": "MQTT topic",
+    "device_id": "MQTT device id",
+    "http_device_id": "HTTP device id",
+}
+_VARYING = frozenset(
+    {
+        *("age", "connection", "content-length", "date", "expires", "keep-alive", "last-modified", "te", "trailer"),
+        *("transfer-encoding", "upgrade"),
+    }
+)
+"""Headers about the connection, the time and the content: they do not depend on the firmware alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +62,15 @@ class FingerprintChange:
 class Fingerprint:
     """Each part is None while it is unknown, and empty if the device does not send it.
 
-    `server` and `headers`: the product names in the `Server` header of `GET /status`, and the names of all its headers.
-    `topic`: of its MQTT status. `device_id`: as announced by MQTT, else in `/status`.
+    `server` and `headers`: the product name in the `Server` header of `GET /status`, and the names of its headers.
+    `topic` and `device_id`: of its MQTT status. `http_device_id`: in `/status`; firmware may send another one there.
     """
 
     server: str | None = None
     headers: str | None = None
     topic: str | None = None
     device_id: str | None = None
+    http_device_id: str | None = None
 
     def completed(self, other: Fingerprint) -> Fingerprint:
         """This fingerprint, with its unknown parts taken from another."""
@@ -69,11 +91,14 @@ UNKNOWN = Fingerprint()
 
 
 def server_name(header: str) -> str:
-    """The product names in a `Server` header, without versions."""
-    return clean_text(_VERSION.sub("", header), max_chars=MAX_CHARS) or ""
+    """The product name in a `Server` header: what is before the first version, date or build id."""
+    header = header[:MAX_CHARS]
+    version = _VERSION.search(header)
+    name = header[: version.start()] if version else header
+    return clean_text(name.rstrip(" /_(,;+-"), max_chars=MAX_CHARS) or ""
 
 
 def header_names(names: Iterable[str]) -> str:
-    """The set of header names as text: lower case, sorted."""
-    found = sorted({name.lower() for name in names} - _OF_CONNECTION)
+    """The set of header names as text: lower case, sorted, without those that vary with the same firmware."""
+    found = sorted({name.lower() for name in names} - _VARYING)
     return clean_text(" ".join(found), max_chars=MAX_CHARS) or ""

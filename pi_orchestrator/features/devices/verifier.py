@@ -97,7 +97,7 @@ class DeviceVerifier:
 def http_fingerprint(answer: CameraAnswer) -> Fingerprint:
     """The fingerprint of an answer to `GET /status`."""
     return Fingerprint(
-        server=server_name(answer.server), headers=header_names(answer.header_names), device_id=answer.device_id
+        server=server_name(answer.server), headers=header_names(answer.header_names), http_device_id=answer.device_id
     )
 
 

@@ -75,7 +75,8 @@ class SessionView(ApiModel):
 class ChangedPart(ApiModel):
     """What a camera answers differently than when it was first seen.
 
-    `part`: `server` and `headers` of HTTP, `topic` of MQTT, `device_id`; its value when it was `first` seen, and `now`.
+    `part`: `server` and `headers` of HTTP, `topic` of MQTT, `device_id` and `http_device_id`;
+    its value when it was `first` seen, and `now`.
     """
 
     part: str

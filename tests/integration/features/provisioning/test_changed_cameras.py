@@ -142,7 +142,7 @@ async def test_cloned_sandbox_camera_is_marked(rig):
         await setup.wait_for_state(camera.mac, "verified")
         found = (await setup.devices())[camera.mac]
         assert {part["part"]: part["text"] for part in found[CHANGED]} == {
-            "server": "HTTP server 'Python aiohttp', now 'lighttpd'",
+            "server": "HTTP server 'Python', now 'lighttpd'",
             "headers": "HTTP headers +x-powered-by",
         }
 
