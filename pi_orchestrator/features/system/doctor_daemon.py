@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pi_orchestrator.features.system.cli_finding import Finding
 
 if TYPE_CHECKING:
+    from pi_orchestrator.cli.client import Client
     from pi_orchestrator.settings import Settings
 
 ANSWER_S = 5.0
-"""For each step of the request: another program may have the port, and never answer."""
+"""For the request as a whole: another program may have the port, and never answer, or byte by byte."""
 MAX_NAMED = 3
 
 
@@ -25,7 +27,7 @@ def examine_daemon(settings: Settings) -> Iterator[Finding]:
         yield from _not_checked("ok", "http.listen has no fixed port")
         return
     try:
-        found = client.connect_to(settings, timeout_s=ANSWER_S).get("/api/v1/devices", limit=5000)
+        found = _devices(client.connect_to(settings, timeout_s=ANSWER_S))
         yield _check_names(found["devices"])
         yield _check_messages(found["unreadable"])
     except client.UnreachableError:
@@ -33,6 +35,29 @@ def examine_daemon(settings: Settings) -> Iterator[Finding]:
     except (OrchestratorError, KeyError, TypeError) as error:
         reason = getattr(error, "message", "unexpected response")
         yield from _not_checked("warn", reason, "run this with sudo, or set PIORCH_API_KEY")
+
+
+def _devices(daemon: Client) -> Any:
+    """The daemon's devices; UnreachableError if the answer is not complete within ANSWER_S."""
+    from pi_orchestrator.cli.client import UnreachableError
+
+    outcome: list[Any] = []
+
+    def ask() -> None:
+        try:
+            outcome.append(daemon.get("/api/v1/devices", limit=5000))
+        except Exception as error:  # noqa: BLE001  # raised below, in the calling thread
+            outcome.append(error)
+
+    # A time limit of a socket is for each read only. The program does not wait for this thread when it ends.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ANSWER_S)
+    if not outcome:
+        raise UnreachableError(f"no complete answer within {ANSWER_S:g} s")
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 def _not_checked(result: str, reason: str, remedy: str = "") -> Iterator[Finding]:

@@ -1,5 +1,7 @@
 """`doctor`: findings and remedies, without a daemon and without changes."""
 
+import asyncio
+import itertools
 import os
 import re
 import shutil
@@ -101,6 +103,27 @@ async def test_shared_device_id_is_found(doctor, rig):
         assert finding["result"] == "warn"
         assert "two cameras share the id esp32cam: flash different ids" in finding["what"]
         assert all(camera.mac in finding["what"] for camera in fleet.cameras)
+
+
+async def test_program_that_answers_byte_by_byte_does_not_hold_doctor(doctor):
+    async def drip(_reader, writer):
+        try:
+            for byte in itertools.chain(b"HTTP/1.1 200 OK\r\nX-Pad: ", itertools.repeat(97)):
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.1)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    code = "from pi_orchestrator.features.system import doctor_daemon\ndoctor_daemon.ANSWER_S = 1.0"
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with asyncio.timeout(20):
+            findings = await doctor(program=patched(code), http={"listen": [f"127.0.0.1:{port}"]})
+    for check in ("cameras", "messages"):
+        assert findings[check]["what"] == f"not checked: no daemon responds at http://127.0.0.1:{port}"
 
 
 async def test_missing_interface_lists_alternatives(doctor):
