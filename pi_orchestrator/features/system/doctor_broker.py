@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from pi_orchestrator.features.commands.model import COMMAND_TOPIC, RESPONSE_TOPICS
 from pi_orchestrator.features.devices.status_message import STATUS_TOPICS
 from pi_orchestrator.features.system.cli_finding import Finding
+from pi_orchestrator.features.system.doctor_user import USER, missing_access
 from pi_orchestrator.net.mqtt.check import TEST_BYTES, BrokerReport, check_broker
 from pi_orchestrator.net.mqtt.subscriptions import refusal_text
 from pi_orchestrator.settings import MqttSettings, Settings
@@ -35,6 +36,11 @@ def examine_broker(settings: Settings) -> list[Finding]:
     """Check connection and subscriptions, who may send commands, and the limit of sizes."""
     if settings.mqtt.embedded:
         return [_check_embedded(), *(Finding(check, "ok", "embedded in the daemon") for check in ("acl", "packets"))]
+    file = settings.mqtt.password_file
+    if file and (problem := missing_access(file, write=False)):
+        remedy = f"sudo chown {USER}: {file} (mqtt.password_file), and let it read the folders above"
+        unknown = ("warn", "unknown until the daemon's user can read its password", "fix that first")
+        return [Finding("broker", "fail", problem, remedy), Finding("acl", *unknown), Finding("packets", *unknown)]
     mqtt = _with_credential(settings.mqtt)
     report = asyncio.run(check_broker(mqtt, filters=FILTERS, command_topic=COMMAND_TOPIC))
     if report.error:

@@ -1,12 +1,20 @@
-"""The check of `doctor` for the state folder: a file is written, synced and read there, as the daemon does it."""
+"""The check of `doctor` for the state folder, as the daemon uses it.
+
+A file is written, synced and read there, and the database is read. If root runs this, the daemon's user must be able
+to do the same.
+"""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 from pi_orchestrator.features.system.cli_finding import Finding
+from pi_orchestrator.features.system.doctor_user import USER, missing_access
 from pi_orchestrator.settings import Settings
 from pi_orchestrator.storage.files import DATABASE, LOCK
 
@@ -33,10 +41,22 @@ def check_state_dir(settings: Settings) -> Finding:
             f"{folder} is not writable by this user: {error}",
             "free space, run as the daemon's user, or use --state-dir",
         )
+    owned = f"sudo chown -R {USER}: {folder}, and: sudo chmod -R u+rwX {folder}"
+    if problem := missing_access(folder, write=True):
+        return Finding("state", "fail", problem, owned)
     for name in (LOCK, DATABASE):
         if error := _open_error(folder / name):
             remedy = f"sudo chown -R pi-orchestrator: {folder}, or run as the daemon's user"
             return Finding("state", "fail", f"{folder / name} cannot be opened: {error}", remedy)
+        if (folder / name).exists() and (problem := missing_access(folder / name, write=True)):
+            return Finding("state", "fail", problem, owned)
+    if error := _read_error(folder / DATABASE):
+        return Finding(
+            "state",
+            "fail",
+            f"the database {folder / DATABASE} cannot be read: {error}",
+            "restart the daemon: it moves a damaged database aside and keeps the rows that can be read",
+        )
     return Finding("state", "ok", f"{folder} is writable: a file was written, synced and read")
 
 
@@ -54,6 +74,21 @@ def _write_error(folder: Path) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def _read_error(database: Path) -> str | None:
+    """Why the tables of the database cannot be read; None if they can, or if there is none. Creates no file."""
+    if not database.exists():
+        return None
+    # Without a write-ahead log no process uses the database, and reading must not create one.
+    mode = "mode=ro" if database.with_name(f"{database.name}-wal").exists() else "mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?{mode}", uri=True)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            answer: str = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            return None if answer == "ok" else answer
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the error text itself may be damaged
+        return str(error)
 
 
 def _open_error(file: Path) -> str | None:

@@ -1,13 +1,16 @@
 """`doctor`: findings and remedies, without a daemon and without changes."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import re
 import shutil
 import socket
+import sqlite3
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -324,6 +327,70 @@ async def test_database_of_other_user_fails(doctor, rig):
     finding = (await doctor(prefix=UNPRIVILEGED))["state"]
     assert finding["result"] == "fail"
     assert "orchestrator.db cannot be opened: Permission denied" in finding["what"]
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user can reach; those of pytest are private."""
+    with tempfile.TemporaryDirectory(prefix="doctor-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+# The daemon's user on a machine where it is not installed.
+AS_NOBODY = patched("from pi_orchestrator.features.system import doctor_user\ndoctor_user.USER = 'nobody'")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is not limited by owner and mode")
+async def test_state_of_root_fails_because_daemon_cannot_use_it(doctor, open_folder):
+    folder = open_folder / "state"
+    folder.mkdir(mode=0o700)
+    database = folder / "orchestrator.db"
+
+    async def finding():
+        found = (await doctor(program=AS_NOBODY, storage={"state_dir": str(folder)}))["state"]
+        return found["result"], found["what"]
+
+    assert await finding() == ("fail", f"the daemon's user nobody cannot read {folder}")
+    folder.chmod(0o755)
+    assert await finding() == ("fail", f"the daemon's user nobody cannot write {folder}")
+    shutil.chown(folder, "nobody")
+    assert (await finding())[0] == "ok"
+    sqlite3.connect(database).close()
+    database.touch(mode=0o600)
+    database.chmod(0o600)
+    assert await finding() == ("fail", f"the daemon's user nobody cannot read {database}")
+    shutil.chown(database, "nobody")
+    assert (await finding())[0] == "ok"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is not limited by owner and mode")
+async def test_password_file_of_root_fails_because_daemon_cannot_read_it(doctor, open_folder):
+    file = open_folder / "password"
+    file.write_text("secret\n")
+    file.chmod(0o600)
+    mqtt = {"username": "pi", "password_file": str(file)}
+    findings = await doctor(program=AS_NOBODY, mqtt=mqtt)
+    assert findings["broker"]["result"] == "fail"
+    assert findings["broker"]["what"] == f"the daemon's user nobody cannot read {file}"
+    assert findings["acl"]["result"] == findings["packets"]["result"] == "warn"
+    shutil.chown(file, "nobody")
+    assert (await doctor(program=AS_NOBODY, mqtt=mqtt))["broker"]["result"] == "ok"
+
+
+async def test_damaged_database_fails(doctor, rig):
+    rig.state_dir.mkdir(mode=0o700)
+    database = rig.state_dir / "orchestrator.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE rows (value TEXT)")
+        connection.commit()
+    assert (await doctor())["state"]["result"] == "ok"
+    assert [file.name for file in rig.state_dir.iterdir()] == ["orchestrator.db"], "nothing is left behind"
+    database.write_bytes(b"garbage " * 1024)
+    finding = (await doctor())["state"]
+    assert finding["result"] == "fail"
+    assert finding["what"] == f"the database {database} cannot be read: file is not a database"
 
 
 async def test_full_disk_fails(doctor):
