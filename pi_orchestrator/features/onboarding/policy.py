@@ -12,7 +12,7 @@ from pi_orchestrator.core.errors import FieldError
 from pi_orchestrator.core.ipv4 import check_camera_address
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.token_bucket import EPSILON
-from pi_orchestrator.settings.model import Mode
+from pi_orchestrator.settings.model import AutoOnboardSettings, Mode
 
 
 class RejectionCode(StrEnum):
@@ -41,6 +41,20 @@ class Policy:
     deny: frozenset[Mac]
     own_addresses: frozenset[IPv4Address]
     allow_loopback: bool
+
+    @classmethod
+    def of(
+        cls, settings: AutoOnboardSettings, *, ap_subnet: IPv4Network, own_addresses: frozenset[IPv4Address]
+    ) -> Policy:
+        """The policy by the settings."""
+        return cls(
+            mode=settings.mode,
+            ap_subnet=ap_subnet,
+            subnet_allowlist=settings.subnet_allowlist,
+            deny=frozenset(settings.deny),
+            own_addresses=own_addresses,
+            allow_loopback=settings.allow_loopback,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -385,15 +385,7 @@ class OnboardingWorker:
         self._own_addresses = await self._neighbours.own_addresses()
 
     def _policy(self) -> Policy:
-        settings = self.settings
-        return Policy(
-            mode=settings.mode,
-            ap_subnet=self._ap_subnet,
-            subnet_allowlist=settings.subnet_allowlist,
-            deny=frozenset(settings.deny),
-            own_addresses=self._own_addresses,
-            allow_loopback=settings.allow_loopback,
-        )
+        return Policy.of(self.settings, ap_subnet=self._ap_subnet, own_addresses=self._own_addresses)
 
     def _facts(self, mac: Mac, ip: str | None, *, tokens: float) -> Facts:
         exclusion = self._registrar.exclusions.get(mac)
