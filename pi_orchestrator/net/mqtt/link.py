@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import aiomqtt
 
+from pi_orchestrator.core.bounded_dict import BoundedDict
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.errors import MqttUnavailableError
 from pi_orchestrator.core.health import Health, State
@@ -30,9 +31,10 @@ SILENCE_S = 10.0
 SUBSCRIBE_LIMIT_S = 300.0
 """Time for a subscribe; retained messages may come before the broker's answer."""
 MAX_RETRY_DELAY_S = 2.0
-SKIPPED_LOG_S = 60.0
 MIN_STABLE_S = 5.0
-MAX_LOGGED_EARLY_DISCONNECTS = 5
+LOG_INTERVAL_S = 60.0
+"""Time between two warnings of one cause."""
+MAX_CAUSES = 32
 
 Handler = Callable[[str, bytes, bool], None]
 """Called with topic, payload, and whether the message was retained."""
@@ -62,7 +64,8 @@ class MqttConnection:
         self._connected_at = 0.0
         self.too_large = 0
         """Messages dropped because of their size."""
-        self._skipped_again_at = 0.0
+        self._warnings = _WarningLimit(clock)
+        self._is_outage_logged = False
         self.received = 0
         self.connections = 0
 
@@ -111,35 +114,34 @@ class MqttConnection:
     async def run(self, beat: Beat) -> None:
         """Keep the connection up until cancelled."""
         attempt = early_disconnects = 0
-        is_reported = is_unreachable = False
+        is_unreachable = False
         while True:
             beat()
             connections_before = self.connections
             try:
-                await self._run_connection(quiet=early_disconnects > MAX_LOGGED_EARLY_DISCONNECTS)
-                reason = "the broker closed the connection"
+                await self._run_connection()
+                reason = cause = "the broker closed the connection"
             except (aiomqtt.MqttError, OSError, UnicodeError) as error:
                 reason = str(error) or type(error).__name__
+                cause = type(error).__name__ if isinstance(error, PacketTooLargeError) else reason
                 if isinstance(error, PacketTooLargeError):
                     self.too_large += 1
                     self._subscriptions.add_too_large(error, self._clock.monotonic())
             finally:
                 self._client = None
             if self.connections > connections_before:
-                # Repeatedly disconnected right after connecting (by a client that has its client id?): back off,
-                # and log less. If the broker was unreachable in between, this is an ordinary outage.
+                # Repeatedly disconnected right after connecting (by a client that has its client id?): back off.
+                # If the broker was unreachable in between, this is an ordinary outage.
                 is_short = self._clock.monotonic() - self._connected_at < MIN_STABLE_S
                 early_disconnects = early_disconnects + 1 if is_short and not is_unreachable else 0
                 attempt = early_disconnects
-                is_reported = early_disconnects > MAX_LOGGED_EARLY_DISCONNECTS
                 is_unreachable = False
             else:
                 attempt, is_unreachable = attempt + 1, True
-            self._report_lost(reason, first=not is_reported)  # one warning per outage
-            is_reported = True
+            self._report_lost(reason, cause)
             await self._clock.sleep(full_jitter(attempt, base_s=0.25, cap_s=MAX_RETRY_DELAY_S))
 
-    async def _run_connection(self, *, quiet: bool) -> None:
+    async def _run_connection(self) -> None:
         client = await self._opener.open(self.client_id, _WILL)
         client.on_skipped = self._report_skipped
         # Reads from the start: retained messages may arrive before the answer to the subscribe.
@@ -150,7 +152,9 @@ class MqttConnection:
             self._client = client
             self.connections += 1
             self._connected_at = self._clock.monotonic()
-            (log.debug if quiet else log.info)("mqtt connected", host=self._settings.host, port=self._port)
+            report = log.info if self._is_outage_logged or self.connections == 1 else log.debug
+            report("mqtt connected", host=self._settings.host, port=self._port)
+            self._is_outage_logged = False
             self._report_subscriptions()
             await self._keep_subscribed(client, reading)
         finally:
@@ -201,7 +205,8 @@ class MqttConnection:
         if problem:
             self._health.set(NAME, State.DEGRADED, problem)
             if problem != self._reported_problem:
-                log.warning("mqtt subscriptions incomplete", reason=problem, host=self._settings.host)
+                report = log.warning if self._warnings.allows("subscriptions") else log.debug
+                report("mqtt subscriptions incomplete", reason=problem, host=self._settings.host)
         else:
             self._health.set(NAME, State.OK, f"{self._settings.host}:{self._port}")
         self._reported_problem = problem
@@ -218,14 +223,31 @@ class MqttConnection:
 
     def _report_skipped(self, error: PacketTooLargeError) -> None:
         self.too_large += 1
-        now = self._clock.monotonic()
-        if now >= self._skipped_again_at:
-            self._skipped_again_at = now + SKIPPED_LOG_S
+        if self._warnings.allows("skipped"):
             log.warning("mqtt message too large, dropped", reason=str(error), count=self.too_large)
 
-    def _report_lost(self, reason: str, *, first: bool) -> None:
+    def _report_lost(self, reason: str, cause: str) -> None:
+        """Warn once per outage, and once a minute for each cause."""
         self._health.set(NAME, State.DEGRADED, reason)
-        (log.warning if first else log.debug)("mqtt not connected", reason=reason, host=self._settings.host)
+        is_warned = not self._is_outage_logged and self._warnings.allows(cause)
+        self._is_outage_logged = self._is_outage_logged or is_warned
+        (log.warning if is_warned else log.debug)("mqtt not connected", reason=reason, host=self._settings.host)
+
+
+class _WarningLimit:
+    """Allows one warning a minute for each cause."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._again_at: BoundedDict[str, float] = BoundedDict(MAX_CAUSES)
+
+    def allows(self, cause: str) -> bool:
+        """Whether a warning is due; if so, it counts as logged."""
+        now = self._clock.monotonic()
+        if now < self._again_at.get(cause, 0.0):
+            return False
+        self._again_at[cause] = now + LOG_INTERVAL_S
+        return True
 
 
 _WILL = aiomqtt.Will(STATUS_TOPIC, "offline", qos=1, retain=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from structlog.testing import capture_logs
 
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.errors import MqttUnavailableError
@@ -28,7 +29,7 @@ class Running:
     """A connection of the daemon, with what it received."""
 
     def __init__(self, broker, **options):
-        clock = Clock()
+        self.clock = clock = Clock()
         self.health = Health(clock=clock)
         self.health.add(link.NAME)
         settings = MqttSettings(host=broker.host, port=broker.port, **options)
@@ -191,6 +192,43 @@ async def test_broker_silent_to_mqtt5_gets_next_attempt(monkeypatch):
     async with MqttPeer(knows_mqtt5=False, refusal="silence").running() as peer, running(peer) as subject:
         await eventually(lambda: subject.state is State.OK)
         assert peer.versions == [5, 4]
+
+
+# Log.
+
+
+def levels(logs, event):
+    return [entry["log_level"] for entry in logs if entry["event"] == event]
+
+
+async def test_repeated_losses_are_logged_once_a_minute(monkeypatch):
+    monkeypatch.setattr(link, "MIN_STABLE_S", 0)
+    with capture_logs() as logs:
+        async with MqttPeer().running() as peer, running(peer) as subject:
+            for number in range(1, 5):
+                await eventually(lambda number=number: subject.connection.connections == number)
+                peer.writers[-1].transport.abort()
+            await eventually(lambda: subject.connection.connections == 5)
+            assert levels(logs, "mqtt not connected") == ["warning", "debug", "debug", "debug"]
+            assert levels(logs, "mqtt connected") == ["info", "info", "debug", "debug", "debug"]
+            later = subject.clock.monotonic() + 61
+            monkeypatch.setattr(link.Clock, "monotonic", lambda self: later)
+            peer.writers[-1].transport.abort()
+            await eventually(lambda: subject.connection.connections == 6)
+            assert levels(logs, "mqtt not connected")[-1] == "warning"
+            assert levels(logs, "mqtt connected")[-1] == "info"
+
+
+async def test_another_cause_is_logged_within_the_minute():
+    with capture_logs() as logs:
+        async with MqttPeer().running() as peer, running(peer) as subject:
+            for number in (1, 2):
+                await eventually(lambda number=number: subject.connection.connections == number)
+                peer.unreadable = number == 2
+                peer.writers[-1].transport.abort()
+            await eventually(lambda: levels(logs, "mqtt not connected").count("warning") == 2)
+    first, second = [entry["reason"] for entry in logs if entry["log_level"] == "warning"]
+    assert first == "the broker closed the connection" != second
 
 
 # Floods and large messages.
