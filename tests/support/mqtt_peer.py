@@ -71,6 +71,10 @@ class MqttPeer:
     """Number of codes in SUBACK, None: one for each filter."""
     unreadable: bool = False
     """Whether a packet of an unknown kind follows SUBACK."""
+    max_connections: int | None = None
+    """Later CONNECT packets are refused (quota exceeded)."""
+    max_answered_bytes: int | None = None
+    """Larger messages are read and not acknowledged."""
     large: tuple | None = None
     large_filter: str = ""
     port: int = field(default_factory=free_port)
@@ -114,6 +118,9 @@ class MqttPeer:
         properties = b"\0" if is_mqtt5 else b""
         if kind == CONNECT:
             self.versions.append(body[6])
+            if self.max_connections is not None and len(self.versions) > self.max_connections:
+                writer.write(packet(CONNACK, bytes((0, 0x97, 0))))
+                return False
             if body[6] == 5 and not self.knows_mqtt5:
                 if self.refusal == "code":
                     writer.write(packet(CONNACK, b"\0\1"))
@@ -130,7 +137,7 @@ class MqttPeer:
                 writer.write(packet(0))
             if self.large and self.large_filter in filters:
                 await self._send_large(writer, properties)
-        elif kind == PUBLISH:
+        elif kind == PUBLISH and len(body) <= (self.max_answered_bytes or len(body)):
             writer.write(packet(PUBACK, self._message_id(body)))
         elif kind == PINGREQ:
             writer.write(packet(13))

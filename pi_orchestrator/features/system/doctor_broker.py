@@ -13,7 +13,7 @@ from pi_orchestrator.features.commands.model import COMMAND_TOPIC, RESPONSE_TOPI
 from pi_orchestrator.features.devices.status_message import STATUS_TOPICS
 from pi_orchestrator.features.system.cli_finding import Finding
 from pi_orchestrator.features.system.doctor_user import USER, missing_access
-from pi_orchestrator.net.mqtt.check import TEST_BYTES, BrokerReport, check_broker
+from pi_orchestrator.net.mqtt.check import LOGIN_CODES, TEST_BYTES, BrokerReport, check_broker
 from pi_orchestrator.net.mqtt.subscriptions import refusal_text
 from pi_orchestrator.settings import MqttSettings, Settings
 
@@ -28,7 +28,6 @@ ACL_REMEDY = (
 SIZE_REMEDY = "add to the broker's settings: max_packet_size 266240. Then: sudo systemctl restart mosquitto"
 CREDENTIAL = Path("/etc/credstore/pi-orchestrator.mqtt_password")
 """Where systemd reads the daemon's password; a command is not given credentials."""
-_LOGIN_CODES = (0x86, 0x87)
 _CLIENT_ID_CODE = 0x85
 
 
@@ -78,7 +77,7 @@ def _connect_finding(mqtt: MqttSettings, report: BrokerReport) -> Finding:
         if mqtt.tls:
             remedy += "; with TLS also mqtt.tls and mqtt.ca_file"
         return Finding("broker", "fail", f"no answer at {address}: {report.error}", remedy)
-    if report.error_code in _LOGIN_CODES:
+    if report.error_code in LOGIN_CODES:
         remedy = "correct mqtt.username and mqtt.password_file; the broker must know this user and password"
     elif report.error_code == _CLIENT_ID_CODE:
         remedy = "change mqtt.client_id"
@@ -108,6 +107,9 @@ def _topics_finding(mqtt: MqttSettings, report: BrokerReport) -> Finding:
 def _acl_finding(report: BrokerReport) -> Finding:
     if report.is_open_to_commands:
         return Finding("acl", "warn", "any client can send commands to cameras", ACL_REMEDY)
+    if report.is_open_to_commands is None:
+        what = "cannot be found out whether any client can send commands to cameras: the second connection failed"
+        return Finding("acl", "warn", what, ACL_REMEDY)
     return Finding("acl", "ok", "clients without a user cannot send commands to cameras")
 
 
@@ -116,5 +118,10 @@ def _size_finding(report: BrokerReport) -> Finding:
         what = f"the broker accepts messages of {TEST_BYTES // 2**20} MiB: a client can exhaust the memory"
         return Finding("packets", "warn", what, SIZE_REMEDY)
     if report.is_size_limited is None:
-        return Finding("packets", "warn", "cannot be found out: the broker refuses the test message", SIZE_REMEDY)
+        return Finding(
+            "packets",
+            "warn",
+            "cannot be found out: the broker refuses the test message, or does not answer it",
+            SIZE_REMEDY,
+        )
     return Finding("packets", "ok", "the broker limits the size of messages")

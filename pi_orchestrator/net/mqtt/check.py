@@ -28,6 +28,8 @@ DELIVERY_S = 5.0
 """Time in which a message must come back that the broker has acknowledged."""
 TEST_BYTES = 2 * 1024 * 1024
 """Size of the message that a broker should refuse."""
+LOGIN_CODES = (0x86, 0x87)
+"""Reason codes with which a broker refuses a login."""
 _TOO_LARGE = 0x95
 
 
@@ -170,8 +172,10 @@ class _Check:
             async with _session(anonymous) as other:
                 is_refused = await other.publish(topic) is not None
                 is_told = other.client.is_mqtt5
-        except aiomqtt.MqttError:
-            self._report.is_open_to_commands = False  # its login was refused
+        except RefusedError as error:
+            self._report.is_open_to_commands = False if error.code in LOGIN_CODES else None
+            return
+        except (aiomqtt.MqttError, OSError):
             return
         if is_refused or is_told:
             self._report.is_open_to_commands = not is_refused
@@ -188,6 +192,8 @@ class _Check:
             await session.subscribe([topic])
         try:
             refusal = await session.publish(topic, bytes(TEST_BYTES))
+        except NoAnswerError:
+            return
         except aiomqtt.MqttError:
             self._report.is_size_limited = True  # it closes the connection
             return

@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 from pi_orchestrator.features.commands.model import COMMAND_TOPIC
+from pi_orchestrator.features.system import doctor_broker
 from pi_orchestrator.features.system.doctor_broker import FILTERS
 from pi_orchestrator.net.mqtt import check
 from pi_orchestrator.net.mqtt.check import check_broker
@@ -101,6 +102,35 @@ async def test_refused_filter_is_reported():
     async with MqttPeer(grants={FILTERS[0]: 0x87}).running() as peer:
         report = await checked(peer)
     assert report.refused == {FILTERS[0]: "not authorised"}
+
+
+async def test_missing_answer_to_large_message_is_no_limit(monkeypatch):
+    monkeypatch.setattr(check, "SILENCE_S", 0.3)
+    monkeypatch.setattr(check, "DELIVERY_S", 0.1)
+    async with MqttPeer(max_answered_bytes=check.TEST_BYTES // 2).running() as peer:
+        report = await checked(peer)
+    assert (report.error, report.is_size_limited) == (None, None)
+    assert doctor_broker._size_finding(report).result == "warn"
+
+
+async def test_full_broker_is_no_proof_of_acl(monkeypatch):
+    monkeypatch.setattr(check, "DELIVERY_S", 0.1)
+    async with MqttPeer(max_connections=1).running() as peer:
+        report = await checked(peer)
+    assert (report.error, report.is_open_to_commands) == (None, None)
+    assert doctor_broker._acl_finding(report).result == "warn"
+
+
+async def test_refused_login_is_proof_of_acl(tmp_path, protocol):
+    broker = Broker(tmp_path)
+    (tmp_path / "passwords").write_text(password_line(LOGIN["username"], LOGIN["password"]))
+    conf = broker.conf.read_text().replace("allow_anonymous true", "allow_anonymous false")
+    broker.conf.write_text(f"{conf}password_file {tmp_path}/passwords\n")
+    await broker.start()
+    try:
+        assert (await checked(broker, **LOGIN)).is_open_to_commands is False
+    finally:
+        await broker.kill()
 
 
 async def test_check_leaves_no_status_and_no_retained_message(broker):
