@@ -97,6 +97,10 @@ def _topics_finding(mqtt: MqttSettings, report: BrokerReport) -> Finding:
         rules = ", ".join(f"topic read {name}" for name in report.undelivered)
         what = f"{address} does not deliver messages of: {', '.join(report.undelivered)}"
         return Finding("broker", "fail", what, f"add to its ACL for {user}: {rules}")
+    if report.unproven and not report.unpublished:
+        rules = ", ".join(f"topic readwrite {name}" for name in report.unproven)
+        what = f"{address} ({report.protocol}): test messages do not come back on: {', '.join(report.unproven)}"
+        return Finding("broker", "warn", what, f"if cameras are not seen, add to its ACL for {user}: {rules}")
     if report.unpublished:
         topics = ", ".join(f"{topic} ({reason})" for topic, reason in report.unpublished.items())
         remedy = f"add to its ACL for {user}: topic readwrite camera/#, topic readwrite piorch/#"

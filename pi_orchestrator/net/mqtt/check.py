@@ -46,6 +46,8 @@ class BrokerReport:
     """Filters that the broker refuses, with reasons."""
     undelivered: list[str] = field(default_factory=list)
     """Filters that it grants, without delivering their messages."""
+    unproven: list[str] = field(default_factory=list)
+    """By MQTT 3.1.1: filters whose messages do not come back; sending or receiving may not be allowed."""
     unpublished: dict[str, str] = field(default_factory=dict)
     """Topics that the daemon publishes on and the broker refuses, with reasons."""
     is_open_to_commands: bool | None = None
@@ -155,21 +157,31 @@ class _Check:
             self._report.unpublished[command] = "the message does not come back"
 
     async def _check_delivery(self, filters: Sequence[str]) -> None:
-        """Only with MQTT 5: without a reason it cannot be known whether sending or receiving is not allowed."""
-        if not self._session.client.is_mqtt5:
-            return
+        """Send a message for each filter; by MQTT 3.1.1, which has no refusal, also without a user, as cameras may."""
         sent = {name.replace("+", self._session.name): name for name in filters}
         accepted = [topic for topic in sent if not await self._session.publish(topic)]
-        self._report.undelivered = [sent[topic] for topic in await self._session.missing(*accepted)]
+        missing = await self._session.missing(*accepted)
+        if self._session.client.is_mqtt5:
+            self._report.undelivered = [sent[topic] for topic in missing]
+            return
+        if missing:
+            with contextlib.suppress(aiomqtt.MqttError, OSError):
+                async with _session(self._anonymous()) as other:
+                    for topic in missing:
+                        await other.publish(topic)
+            missing = await self._session.missing(*missing)
+        self._report.unproven = [sent[topic] for topic in missing]
+
+    def _anonymous(self) -> MqttSettings:
+        return self._settings.model_copy(update={"username": None, "password": None})
 
     async def _check_commands(self, command_topic: str) -> None:
         """Send a command without a user, to an id that no camera has."""
         session = self._session
         topic = command_topic.replace("+", f"{session.name}-any")
         await session.subscribe([topic])
-        anonymous = self._settings.model_copy(update={"username": None, "password": None})
         try:
-            async with _session(anonymous) as other:
+            async with _session(self._anonymous()) as other:
                 is_refused = await other.publish(topic) is not None
                 is_told = other.client.is_mqtt5
         except RefusedError as error:

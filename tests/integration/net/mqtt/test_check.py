@@ -84,11 +84,27 @@ async def test_refused_publish_is_found(tmp_path, protocol):
     assert next(iter(report.unpublished)).startswith("camera/command/piorch-doctor-")
 
 
-async def test_granted_but_undelivered_filter_is_found(tmp_path):
+async def test_granted_but_undelivered_filter_is_found(tmp_path, protocol):
     acl = "user pi\ntopic readwrite camera/command/#\ntopic readwrite piorch/#\ntopic write #\n"
     async with mosquitto(tmp_path, acl=acl) as broker:
         report = await checked(broker, **LOGIN)
-    assert report.undelivered == list(FILTERS)
+    is_mqtt5 = protocol == "MQTT 5"
+    assert (report.undelivered, report.unproven) == ((list(FILTERS), []) if is_mqtt5 else ([], list(FILTERS)))
+    finding = doctor_broker._topics_finding(MqttSettings(**LOGIN), report)
+    assert finding.result == ("fail" if is_mqtt5 else "warn")
+    assert FILTERS[0] in finding.what
+
+
+async def test_filter_that_only_cameras_may_publish_on_is_delivered(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "DELIVERY_S", 0.3)
+    monkeypatch.setattr(check, "SessionOpener", OldProtocol)
+    acl = (
+        "topic write camera/status/#\ntopic write camera/response/#\ntopic write delicasa/#\n"
+        "user pi\ntopic read #\ntopic write piorch/#\ntopic write camera/command/#\n"
+    )
+    async with mosquitto(tmp_path, acl=acl) as broker:
+        report = await checked(broker, **LOGIN)
+    assert (report.undelivered, report.unproven, report.unpublished) == ([], [], {})
 
 
 async def test_wrong_password_is_reported_in_words(tmp_path, protocol):
