@@ -217,7 +217,7 @@ class MqttConnection:
             if len(parts) == len(patterns) and all(
                 pattern in ("+", part) for pattern, part in zip(patterns, parts, strict=True)
             ):
-                self._subscriptions.add_topic(topic_filter, topic)
+                self._subscriptions.add_topic(topic_filter, topic, self._clock.monotonic())
                 handler(topic, payload, retained)
                 return
 

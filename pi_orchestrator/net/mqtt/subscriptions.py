@@ -22,6 +22,8 @@ TOLERATED = 2
 """Large messages on a filter that are not retained, until it is left out."""
 MAX_TOPICS = 256
 """Topics that are remembered for each filter."""
+FORGET_S = 2 * MAX_LEFT_OUT_S
+"""Time without a message after which a topic, or the count of large messages, is forgotten."""
 MAX_TOPIC_CHARS = 200
 """Longer topics are not remembered."""
 
@@ -41,9 +43,11 @@ class _Filter:
     refusal: str | None = None
     large: PacketTooLargeError | None = None
     count: int = 0
+    counted_at: float = 0.0
     again_at: float | None = None
     """When to subscribe to the filter again; None: it is subscribed at every connect."""
-    topics: BoundedDict[str, None] = field(default_factory=lambda: BoundedDict(MAX_TOPICS))
+    topics: BoundedDict[str, float] = field(default_factory=lambda: BoundedDict(MAX_TOPICS))
+    """Topics with the times of their last messages, the oldest first."""
     large_topics: BoundedDict[str, None] = field(default_factory=lambda: BoundedDict(MAX_TOPICS))
 
     @property
@@ -102,17 +106,26 @@ class Subscriptions:
                 entry.refusal = refused.get(name)
                 entry.again_at = now + REFUSED_RETRY_S if entry.refusal else None
 
-    def add_topic(self, topic_filter: str, topic: str) -> None:
-        """Record that a topic of a filter has brought a message."""
-        if len(topic) <= MAX_TOPIC_CHARS:
-            self._filters[topic_filter].topics[topic] = None
+    def add_topic(self, topic_filter: str, topic: str, now: float) -> None:
+        """Record that a topic of a filter has brought a message; new topics do not replace known ones in use."""
+        topics = self._filters[topic_filter].topics
+        if topic not in topics:
+            if len(topic) > MAX_TOPIC_CHARS:
+                return
+            if len(topics) >= MAX_TOPICS and topics[next(iter(topics))] > now - FORGET_S:
+                return
+        topics[topic] = now
 
     def add_too_large(self, error: PacketTooLargeError, now: float) -> None:
         """Record a message over the limit; its filter is left out for a time if that can help."""
         for name, entry in self._filters.items():
             if error.topic is None or not matches(name, error.topic):
                 continue
+            if now - entry.counted_at > FORGET_S:
+                entry.count = 0
+                entry.large_topics.clear()
             entry.count += 1
+            entry.counted_at = now
             if len(error.topic) <= MAX_TOPIC_CHARS:
                 entry.large_topics[error.topic] = None
             repeats = entry.count - 1 if error.retained else entry.count - 1 - TOLERATED

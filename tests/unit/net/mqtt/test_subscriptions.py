@@ -4,6 +4,7 @@ import pytest
 
 from pi_orchestrator.net.mqtt.client import PacketTooLargeError
 from pi_orchestrator.net.mqtt.subscriptions import (
+    FORGET_S,
     LEFT_OUT_S,
     MAX_LEFT_OUT_S,
     MAX_TOPIC_CHARS,
@@ -39,7 +40,7 @@ def test_filter_matches_its_topics(topic, result):
 
 def test_large_retained_message_leaves_known_topics(subscriptions):
     for name in ("a", "evil", "b", "x" * MAX_TOPIC_CHARS):
-        subscriptions.add_topic(STATUS, f"camera/status/{name}")
+        subscriptions.add_topic(STATUS, f"camera/status/{name}", 0)
     subscriptions.add_too_large(large("camera/status/evil"), 0)
     assert subscriptions.wanted(1) == ["camera/status/a", "camera/status/b", RESPONSE]
     assert "camera/status/evil has a message of 3,145,728 bytes" in subscriptions.problem()
@@ -85,9 +86,31 @@ def test_unknown_large_topic_changes_nothing(subscriptions, topic):
 
 def test_remembered_topics_are_limited(subscriptions):
     for number in range(10 * MAX_TOPICS):
-        subscriptions.add_topic(STATUS, f"camera/status/{number}")
+        subscriptions.add_topic(STATUS, f"camera/status/{number}", 0)
     subscriptions.add_too_large(large("camera/status/evil"), 0)
     assert len(subscriptions.wanted(0)) == MAX_TOPICS + 1
+
+
+def test_invented_topics_do_not_replace_known_ones(subscriptions):
+    subscriptions.add_topic(STATUS, "camera/status/real", 0)
+    for number in range(2 * MAX_TOPICS):
+        subscriptions.add_topic(STATUS, f"camera/status/{number}", 1)
+    subscriptions.add_too_large(large("camera/status/evil"), 2)
+    assert "camera/status/real" in subscriptions.wanted(3)
+    subscriptions.add_topic(STATUS, "camera/status/new", FORGET_S + 1)
+    assert "camera/status/real" not in subscriptions._filters[STATUS].topics
+    assert "camera/status/new" in subscriptions._filters[STATUS].topics
+
+
+def test_large_messages_are_forgotten(subscriptions):
+    subscriptions.add_topic(STATUS, "camera/status/evil", 0)
+    for _ in range(5):
+        subscriptions.add_too_large(large("camera/status/evil"), 0)
+    later = FORGET_S + 1
+    subscriptions.due(later)
+    subscriptions.add_too_large(large("camera/status/other"), later)
+    assert subscriptions.next_due() == later + LEFT_OUT_S
+    assert "camera/status/evil" in subscriptions.wanted(later)
 
 
 def test_refused_filter_is_due_again(subscriptions):
