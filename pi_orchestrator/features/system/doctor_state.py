@@ -7,16 +7,14 @@ to do the same.
 from __future__ import annotations
 
 import os
-import sqlite3
 import tempfile
-from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from pi_orchestrator.features.system.cli_finding import Finding
 from pi_orchestrator.features.system.doctor_user import USER, missing_access
 from pi_orchestrator.settings import Settings
 from pi_orchestrator.storage.files import DATABASE, LOCK
+from pi_orchestrator.storage.read_check import read_error
 
 _CONTENT = b"written by pi-orchestrator doctor\n" * 512
 
@@ -50,7 +48,7 @@ def check_state_dir(settings: Settings) -> Finding:
             return Finding("state", "fail", f"{folder / name} cannot be opened: {error}", remedy)
         if (folder / name).exists() and (problem := missing_access(folder / name, write=True)):
             return Finding("state", "fail", problem, owned)
-    if error := _read_error(folder / DATABASE):
+    if error := read_error(folder / DATABASE):
         return Finding(
             "state",
             "fail",
@@ -74,21 +72,6 @@ def _write_error(folder: Path) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
-
-
-def _read_error(database: Path) -> str | None:
-    """Why the tables of the database cannot be read; None if they can, or if there is none. Creates no file."""
-    if not database.exists():
-        return None
-    # Without a write-ahead log no process uses the database, and reading must not create one.
-    mode = "mode=ro" if database.with_name(f"{database.name}-wal").exists() else "mode=ro&immutable=1"
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(database))}?{mode}", uri=True)) as connection:
-            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            answer: str = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            return None if answer == "ok" else answer
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the error text itself may be damaged
-        return str(error)
 
 
 def _open_error(file: Path) -> str | None:
