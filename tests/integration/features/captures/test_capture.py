@@ -147,7 +147,14 @@ async def test_stalled_picture_downloads_are_disconnected(rig, monkeypatch):
         await camera.send(rid, jpeg, size=1024 * 1024)
         assert (await task).body == jpeg
         host, port = running.api.url.removeprefix("http://").split(":")
-        before = descriptors()
+        seen = []
+
+        def is_at_rest():  # connections of earlier requests are closed
+            seen.append(descriptors())
+            return seen[-20:].count(seen[-1]) == 20
+
+        await eventually(is_at_rest)
+        before = seen[-1]
         readers = []
         for _ in range(5):
             _, writer = await asyncio.open_connection(host, int(port), limit=1024)
