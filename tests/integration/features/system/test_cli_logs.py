@@ -91,11 +91,11 @@ async def test_bundle_without_daemon_is_built_from_disk(rig, tmp_path):
     async with daemon(rig, tmp_path, connected=False, http=fixed_port(), **secret) as process:
         await process.kill()
 
-    def content():  # without the index of the WAL, in which SQLite notes its readers
+    def stored_files():  # without the index of the WAL, in which SQLite notes its readers
         files = (file for file in rig.state_dir.iterdir() if not file.name.endswith("-shm"))
         return sorted((file.name, file.stat().st_mtime_ns) for file in files)
 
-    before = content()
+    before = stored_files()
     file = tmp_path / "out.tar.gz"
     outcome = await command("bundle", "--config", tmp_path / "config.toml", "-o", file)
     assert outcome.code == 0, outcome.err
@@ -112,7 +112,7 @@ async def test_bundle_without_daemon_is_built_from_disk(rig, tmp_path):
     assert (config["mqtt.password"], config["auth.api_key"]) == ("***", "***")
     for name, content in files.items():
         assert CANARY.encode() not in content, name
-    assert content() == before
+    assert stored_files() == before
 
 
 async def test_bundle_with_invalid_config_is_built(tmp_path):
