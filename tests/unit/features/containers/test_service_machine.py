@@ -5,6 +5,7 @@ After every step, database, memory and model agree. A repeated command has no se
 """
 
 import asyncio
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class InventoryMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.folder = Path(tempfile.mkdtemp(prefix="inventory-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="inventory-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
         self.clock = FakeClock()
         self.registered, self.excluded, self.boxes = {}, {}, [TARGET]
         schema.prepare(self.folder / "o.db", backups=self.folder / "b", backups_kept=1, closed_cleanly=True)

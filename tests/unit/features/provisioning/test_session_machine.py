@@ -6,6 +6,7 @@ interface, a final end, and no password after its session.
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -157,7 +158,7 @@ class StoredMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
         self.loop = asyncio.new_event_loop()
         self.clock = FakeClock()
         self.ids = []
