@@ -299,7 +299,7 @@ def choice(text, settings):
 try:
     text = pathlib.Path(file).read_text(encoding="utf-8")
     settings = tomllib.loads(text)
-except (ValueError, OSError):  # check-config tells what is wrong
+except (ValueError, OSError):  # check-config reports what is wrong
     text, settings = "", {"mqtt": None}
 if action == "choice":
     print(choice(text, settings))

@@ -28,13 +28,14 @@ def examine_daemon(settings: Settings) -> Iterator[Finding]:
         return
     try:
         found = _devices(client.connect_to(settings, timeout_s=ANSWER_S))
-        yield _check_names(found["devices"])
-        yield _check_messages(found["unreadable"])
+        findings = [_check_names(found["devices"]), _check_messages(found["unreadable"])]
     except client.UnreachableError:
         yield from _not_checked("ok", f"no daemon responds at {listen.url}")
     except (OrchestratorError, KeyError, TypeError) as error:
         reason = getattr(error, "message", "unexpected response")
         yield from _not_checked("warn", reason, "run this with sudo, or set PIORCH_API_KEY")
+    else:
+        yield from findings
 
 
 def _devices(daemon: Client) -> Any:
@@ -43,14 +44,14 @@ def _devices(daemon: Client) -> Any:
 
     outcome: list[Any] = []
 
-    def ask() -> None:
+    def request() -> None:
         try:
             outcome.append(daemon.get("/api/v1/devices", limit=5000))
         except Exception as error:  # noqa: BLE001  # raised below, in the calling thread
             outcome.append(error)
 
     # A time limit of a socket is for each read only. The program does not wait for this thread when it ends.
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(ANSWER_S)
     if not outcome:

@@ -13,13 +13,13 @@ from PIL import Image
 
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.sighting import Sighting, Source
-from pi_orchestrator.features.cameras.topic_check import PASS_S
 from pi_orchestrator.sandbox.faults import SHARED_ID, Fault
 from pi_orchestrator.sandbox.options import IdStyle
 from tests.support.waiting import eventually
 
 CAMERAS = "/api/v1/cameras"
 NO_CACHE = {"cameras": {"capture_cache_s": 0}}
+LAST = "last"
 TEXT = "two cameras share the id esp32cam: flash different ids"
 
 
@@ -79,9 +79,11 @@ async def test_shared_id_reboots_one_camera(rig):
     async with cameras_with_one_id(rig) as (running, first, second):
         assert (await running.api.post(f"{CAMERAS}/{first.mac}/reboot")).status == 200
         await eventually(lambda: not running.app.commands.reboots.is_rebooting(first.mac))
-        await asyncio.sleep(0.5)  # a second command would be received by now
+        # The broker keeps the order: behind this command, one of the daemon would have arrived too.
+        await rig.publish(first.topic("command"), {"action": "ping", "request_id": "last"})
+        await eventually(lambda: first.commands.received_actions and second.commands.received_actions)
+        assert first.commands.received_actions == second.commands.received_actions == ["ping"]
         assert (first.restarts, second.restarts) == (1, 0)
-        assert first.commands.received_actions == second.commands.received_actions == []
 
 
 async def test_shared_id_refuses_mqtt_command_with_reason(rig):
@@ -247,15 +249,25 @@ async def listening(rig, *filters):
 
     async def listen(client):
         with contextlib.suppress(MqttError):  # the test has ended
-            while True:
-                received.append((await anext(aiter(client.messages))).topic.value)
+            while message := await anext(aiter(client.messages)):
+                received.append(LAST if message.payload == LAST.encode() else message.topic.value)
 
     async with rig.broker.client() as client:
         for topic in filters:
             await client.subscribe(topic, qos=1)
         task = asyncio.create_task(listen(client))
-        yield received
-        task.cancel()
+        try:
+            yield received
+        finally:
+            task.cancel()
+
+
+async def all_of(received, rig, topic):
+    """The command topics received by a `listening` client, complete: the broker keeps the order of messages."""
+    async with rig.broker.client() as client:
+        await client.publish(topic, LAST, qos=1)
+    await eventually(lambda: LAST in received)
+    return received[: received.index(LAST)]
 
 
 @pytest.mark.parametrize("style", [IdStyle.DEVICE_ID, IdStyle.MAC])
@@ -305,13 +317,12 @@ async def test_first_publisher_after_restart_gets_no_command(rig, spelling):
         await camera.publish_status(client=client)
         await eventually(lambda: names.topic_of(camera.mac) != topic or names.rivals(camera.mac))
         await running.api.post(f"{CAMERAS}/{camera.mac}/capture")  # no client answers by MQTT here
-        await asyncio.sleep(0.3)
-        assert stolen == []
+        assert await all_of(stolen, rig, topic.replace("status", "command")) == []
 
 
-async def test_restart_forgets_no_shared_topic(rig):
+async def test_restart_forgets_no_shared_topic(rig, monkeypatch):
     """After a restart of the daemon, one of two cameras with one id has published, the other one has not yet."""
-    topic = f"camera/status/{SHARED_ID}"
+    topic, command_topic = f"camera/status/{SHARED_ID}", f"camera/command/{SHARED_ID}"
     async with (
         rig.camera(1, device_id=SHARED_ID) as first,
         rig.camera(2, device_id=SHARED_ID) as second,
@@ -322,14 +333,16 @@ async def test_restart_forgets_no_shared_topic(rig):
                 await camera.publish_status(topic=topic, client=client, device_id=SHARED_ID)
             await eventually(lambda: {first.mac, second.mac} <= {camera.mac for camera in running.app.cameras.cache})
             recorded = first if running.app.cameras.cache.get(first.mac).device_id == SHARED_ID else second
-        async with rig.daemon(**NO_CACHE) as running, listening(rig, f"camera/command/{SHARED_ID}") as sent:
+        async with rig.daemon(**NO_CACHE) as running, listening(rig, command_topic) as sent:
+            registry, answers = running.app.devices.registry, []
+            confirm = registry.confirm_device_id
+            monkeypatch.setattr(registry, "confirm_device_id", lambda *args: answers.append(confirm(*args)))
             await recorded.publish_status(topic=topic, client=client, device_id=SHARED_ID)
-            await eventually(lambda: running.app.devices.registry.names.topic_of(recorded.mac))
-            await asyncio.sleep(2 * PASS_S)  # the camera has confirmed its id by now
+            await eventually(lambda: registry.names.topic_of(recorded.mac))
+            await eventually(lambda: answers, what="the camera has confirmed its id by HTTP")
             assert running.app.commands.channel.refusal(recorded.mac)
             await running.api.post(f"{CAMERAS}/{recorded.mac}/reboot")
-            await asyncio.sleep(0.5)
-            assert sent == []
+            assert await all_of(sent, rig, command_topic) == []
 
 
 async def test_flashed_device_id_is_accepted(rig):

@@ -267,7 +267,7 @@ def prove(registry, camera):
 
 @pytest.mark.parametrize("is_proven_first", [True, False])
 async def test_forged_address_does_not_delay_a_proven_camera(rig, is_proven_first):
-    """Messages with its MAC name an address where nobody answers; the camera itself has proved another one."""
+    """Messages with its MAC name an address where no device answers; the camera itself has proved another one."""
     async with rig.daemon() as running, rig.camera(1) as camera:
         registry, worker = running.app.devices.registry, running.app.onboarding.worker
         forged = {"mac": camera.mac, "ip": rig.address(99)}

@@ -46,6 +46,13 @@ def short_timeouts(short_retries, monkeypatch):
     set_verification_timeout(monkeypatch, 0.2)
 
 
+async def several_passes(tracker, patch):
+    """Wait until the worker has made several passes, each of which reads the cameras to reboot."""
+    passes, to_reboot = [], tracker.to_reboot
+    patch.setattr(tracker, "to_reboot", lambda: (passes.append(1), to_reboot())[1])
+    await eventually(lambda: len(passes) > 5)
+
+
 @contextlib.asynccontextmanager
 async def recorded_commands(rig):
     """Every command that is sent to a camera, as (MAC, action)."""
@@ -160,7 +167,7 @@ async def test_camera_with_refused_mqtt_is_not_rebooted(rig, short_retries, monk
             for _ in range(tracker.reboot_after):
                 tracker.capture_failed(Mac(camera.mac), "timeout", seen_at=math.inf)
             assert tracker.to_reboot() == [camera.mac]
-            await asyncio.sleep(0.5)
+            await several_passes(tracker, patch)
             assert (camera.restarts, tracker.of(camera.mac).state) == (0, RecoveryState.RETRYING)
         await eventually(lambda: camera.restarts == 1)
 
@@ -183,7 +190,7 @@ def failures(rig, mac):
     return [event["reason"] for event in events if event["state"] == "failed"]
 
 
-async def test_camera_in_provisioning_is_not_rebooted(rig, short_retries):
+async def test_camera_in_provisioning_is_not_rebooted(rig, short_retries, monkeypatch):
     async with rig.daemon() as running, rig.fleet(1, faults=["capture-error"], interval=0.2) as fleet:
         (camera,) = fleet.cameras
         await eventually(lambda: camera.mac in running.app.cameras.cache)
@@ -196,7 +203,7 @@ async def test_camera_in_provisioning_is_not_rebooted(rig, short_retries):
         reset = await running.admin.post(path, json={"action": "reset"})
         assert (reset.status, reset.json["code"]) == (409, "DEVICE_ALREADY_PROVISIONING")
         assert (await running.admin.post(path, json={"action": "ping"})).status == 200
-        await asyncio.sleep(0.5)
+        await several_passes(running.app.recovery.tracker, monkeypatch)
         assert running.app.recovery.tracker.of(camera.mac).failures == 1
         provisioning.clear()
         await eventually(lambda: camera.restarts == 1)

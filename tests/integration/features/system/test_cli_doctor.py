@@ -341,7 +341,6 @@ def open_folder():
 AS_NOBODY = patched("from pi_orchestrator.features.system import doctor_user\ndoctor_user.USER = 'nobody'")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root is not limited by owner and mode")
 async def test_state_of_root_fails_because_daemon_cannot_use_it(doctor, open_folder):
     folder = open_folder / "state"
     folder.mkdir(mode=0o700)
@@ -364,7 +363,6 @@ async def test_state_of_root_fails_because_daemon_cannot_use_it(doctor, open_fol
     assert (await finding())[0] == "ok"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root is not limited by owner and mode")
 async def test_password_file_of_root_fails_because_daemon_cannot_read_it(doctor, open_folder):
     file = open_folder / "password"
     file.write_text("secret\n")
