@@ -116,7 +116,7 @@ class RebootService:
             )
 
     def expect_restart(self, mac: Mac) -> None:
-        """A camera is asked to restart by another command than `reboot`: that is no interruption."""
+        """A restart is requested by another command than `reboot`: it is no interruption."""
         self._registry.expect_restart(mac, self._clock.monotonic())
 
     async def reboot(self, mac: Mac, *, actor: Actor) -> None:

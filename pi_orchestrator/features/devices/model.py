@@ -33,7 +33,7 @@ RECENTLY_SEEN_S = 180.0
 LEAVING_S = 3.0
 """How long such a device may take to answer a probe after its last will."""
 EXPECTED_RESTART_S = 60.0
-"""A device that restarts within this time after it was asked to has not been interrupted."""
+"""A restart within this time after its request is no interruption."""
 NEVER = float("-inf")
 
 

@@ -1,7 +1,7 @@
-"""Which cameras are to be asked for their device id, and how often a conflict of names is reported.
+"""Which cameras are to be checked for their device id, and how often a conflict of names is reported.
 
-Bounded: any client can invent MACs and names, so registered cameras are asked first and have limits of their own. Time
-is monotonic seconds, passed in.
+Bounded: any client can invent MACs and names, so registered cameras are checked first and have limits of their own.
+Time is monotonic seconds, passed in.
 """
 
 from __future__ import annotations

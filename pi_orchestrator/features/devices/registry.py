@@ -225,7 +225,7 @@ class DeviceRegistry:
         return device
 
     def expect_restart(self, mac: Mac, now: float | None) -> None:
-        """A device was asked to restart: that is no interruption. None: it has refused."""
+        """A restart of the device was requested: it is no interruption. None: the device has refused."""
         if device := self._devices.get(mac):
             device.restart_expected_until = NEVER if now is None else now + EXPECTED_RESTART_S
 

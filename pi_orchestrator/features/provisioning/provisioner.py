@@ -115,7 +115,7 @@ class DeviceProvisioner:
         timeout_s = session.config.verification_timeout_seconds
         started_at = self._clock.monotonic()
         listening = ListeningTime(float(timeout_s), started_at)
-        probed_at, asked_at, reason = NEVER, NEVER, "the camera did not return"
+        probed_at, read_at, reason = NEVER, NEVER, "the camera did not return"
         while listening.left_s > 0:
             ip = self._watch.return_address(session, device)
             now = self._clock.monotonic()
@@ -130,8 +130,8 @@ class DeviceProvisioner:
                     reason = problem
             reported_ssid = self._watch.wrong_network(session, device, now)
             # Before SETTLED_S, a camera that has accepted may still answer from its old network.
-            if reported_ssid and now - max(asked_at + PROBE_INTERVAL_S, started_at + SETTLED_S) >= 0:
-                asked_at = now
+            if reported_ssid and now - max(read_at + PROBE_INTERVAL_S, started_at + SETTLED_S) >= 0:
+                read_at = now
                 device, problem = await self._check_wrong_network(session, device, reported_ssid, listening.left_s)
                 if problem is None:
                     return

@@ -129,7 +129,7 @@ class ReturnWatch:
         return report is not None and report.status.ssid is None
 
     def known_addresses(self, device: SessionDevice) -> list[str]:
-        """The addresses at which the camera can be asked: proved, reported, and that of the send of its credentials."""
+        """The addresses for requests to the camera: proved, reported, and that of the send of its credentials."""
         report, proved = self.report(device), self._registry.address_of(device.mac)
         found = (str(proved or ""), report.address if report else None, device.sent.ip if device.sent else None)
         return list(dict.fromkeys(ip for ip in found if ip))

@@ -25,7 +25,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "doctor",
         help="check this machine, and show how to fix problems",
         description="Check this machine, and show how to fix problems. Needs no running daemon; a running"
-        " one is asked about cameras that share names and messages that it cannot read. Exit code 1 if a check fails.",
+        " one reports cameras that share names and messages that it cannot read. Exit code 1 if a check fails.",
     )
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -1,4 +1,4 @@
-"""Checks of `doctor` that ask the running daemon of this machine: names of cameras, and messages it cannot read."""
+"""Checks of `doctor` with data of the running daemon: names of cameras, and messages it cannot read."""
 
 from __future__ import annotations
 
