@@ -68,6 +68,19 @@ OnLink = Callable[[int, bool], None]
 Index 0: notifications may have been lost."""
 
 
+def open_socket(groups: int, *, on_readable: Callable[[], None]) -> socket.socket:
+    """A netlink socket that receives the notifications of these groups; OSError if netlink is not available."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.bind((0, groups))
+        asyncio.get_running_loop().add_reader(sock, on_readable)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class KernelEvents:
     """Notifications for the neighbours of one interface (`on_neighbour`), for links and addresses (`on_link`), or both.
 
@@ -125,16 +138,8 @@ class KernelEvents:
     def _listen(self) -> None:
         groups = GROUP_NEIGHBOUR if self._on_neighbour else 0
         groups |= _GROUP_LINK | _GROUP_ADDRESS if self._on_link else 0
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-            sock.bind((0, groups))
-            self._port = sock.getsockname()[0]
-            asyncio.get_running_loop().add_reader(sock, self._read)
-        except BaseException:
-            sock.close()
-            raise
-        self._socket = sock
+        self._socket = open_socket(groups, on_readable=self._read)
+        self._port = self._socket.getsockname()[0]
 
     def _close_socket(self) -> None:
         self._dumping = self._dump_again = False

@@ -39,6 +39,7 @@ from pi_orchestrator.net.kernel.events import (
     decode_attributes,
     decode_entry,
     decode_messages,
+    open_socket,
 )
 
 _USABLE = REACHABLE | STALE | DELAY | PROBE | NOARP | PERMANENT
@@ -69,16 +70,8 @@ class NeighbourWatch:
 
     def open(self) -> None:
         """Start to follow the entry; OSError if netlink is not available."""
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-            sock.bind((0, GROUP_NEIGHBOUR))
-            self._port = sock.getsockname()[0]
-            asyncio.get_running_loop().add_reader(sock, self._read)
-        except BaseException:
-            sock.close()
-            raise
-        self._socket = sock
+        self._socket = open_socket(GROUP_NEIGHBOUR, on_readable=self._read)
+        self._port = self._socket.getsockname()[0]
 
     def close(self) -> None:
         """Stop following; may be called twice."""
