@@ -225,12 +225,13 @@ async def test_password_repeated_by_camera_is_withheld(rig, output):
 
 
 async def test_other_camera_errors_are_shown(rig):
-    async with rig.daemon() as running:
-        await rig.announce(1, last_error="lens is dirty")
+    # A camera that does not answer would show why it is not onboarded.
+    async with rig.daemon() as running, rig.camera(1) as camera:
+        await camera.publish_status(last_error="lens is dirty")
 
         async def is_shown():
-            camera = await running.camera(rig.mac(1))
-            return camera and camera["health"].get("last_error") == "lens is dirty"
+            shown = await running.camera(camera.mac)
+            return shown and shown["health"].get("last_error") == "lens is dirty"
 
         await eventually(is_shown)
 
