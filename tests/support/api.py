@@ -72,6 +72,7 @@ BODIES = {
     BATCH: {"network_interface": "wlan7", **TARGET},
     f"{BATCH}/start": TARGET,
     f"{BATCH}/{{id}}/provision-all": {"only_allowlisted": True},
+    f"{BATCH}/{{id}}/devices/{{mac}}/confirm": {"changes_id": "0" * 16},
     "/api/v1/cameras/{id}/commands": {"action": "ping"},
     "/api/v1/keys": {"name": "a new key", "scope": "read"},
     ALLOWLIST: {"mac": NOT_LISTED, "description": "Camera 1"},

@@ -224,6 +224,8 @@ function deviceRow(context, path, initial, onChange) {
   const note = h("p", { class: "note" });
   const differences = h("p", { class: "note", "data-tone": "warn" });
   const changedAt = age("");
+  let current = initial;
+  const textOf = (changes) => changes.map((part) => part.text).join("; ");
   const post = async (verb) => {
     try {
       await context.api.post(`${path}/devices/${encodeURIComponent(mac)}/${verb}`);
@@ -238,17 +240,18 @@ function deviceRow(context, path, initial, onChange) {
   });
   const retryButton = button("Retry", { symbol: "refresh", onclick: () => retryButton.busy(() => post("retry")) });
   const confirmButton = button("Confirm", { symbol: "check", onclick: () => confirmChanged() });
-  const confirmChanged = () =>
+  // The changes that the dialog shows are confirmed, not those that arrive while it is open.
+  const confirmChanged = ({ fingerprint_changes: changes, changes_id } = current) =>
     confirm({
       title: `Confirm ${mac}?`,
       consequences: [
-        "It answers differently than when it was first seen. Another device with a copied MAC would look the same.",
+        `Changed since first seen: ${textOf(changes)}. Another device with a copied MAC would look the same.`,
         "It is sent the password of the target network.",
         "How it answers now is stored as normal.",
       ],
       label: "Confirm and provision",
       work: async () => {
-        await context.api.post(`${path}/devices/${encodeURIComponent(mac)}/confirm`);
+        await context.api.post(`${path}/devices/${encodeURIComponent(mac)}/confirm`, { changes_id });
         onChange();
       },
     });
@@ -270,6 +273,7 @@ function deviceRow(context, path, initial, onChange) {
     ),
   );
   const update = (device) => {
+    current = device;
     const skipped = device.error_code === "SKIPPED";
     badge.show(skipped ? "skipped" : device.state);
     set(bar, "value", device.progress);
@@ -298,7 +302,7 @@ function deviceRow(context, path, initial, onChange) {
     setText(note, text);
     set(note, "data-tone", failed && !skipped ? "bad" : "warn");
     const changed = device.fingerprint_changes ?? [];
-    setText(differences, changed.length ? `Changed since first seen: ${changed.map((part) => part.text).join("; ")}.` : "");
+    setText(differences, changed.length ? `Changed since first seen: ${textOf(changed)}.` : "");
     differences.hidden = !changed.length;
     const waits = device.error_code === "DEVICE_CHANGED";
     confirmButton.hidden = !changed.length || !(waits || (device.state === "discovered" && device.in_allowlist));

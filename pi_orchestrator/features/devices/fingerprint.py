@@ -6,6 +6,8 @@ not a part, because updates change it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -88,6 +90,12 @@ class Fingerprint:
 
 
 UNKNOWN = Fingerprint()
+
+
+def changes_id(changes: Iterable[FingerprintChange]) -> str:
+    """Id of these changes, 16 hex digits: an operator confirms the changes that were shown, not later ones."""
+    parts = json.dumps([asdict(change) for change in changes])
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def server_name(header: str) -> str:

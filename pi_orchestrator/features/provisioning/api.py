@@ -83,6 +83,12 @@ class DevicePath(SessionPath):
     mac: MacField
 
 
+class Confirmation(RequestModel):
+    """The changes of a camera that an operator has seen."""
+
+    changes_id: str = Field(pattern=r"^[0-9a-f]{16}$", description="changes_id of the camera, as it was shown")
+
+
 class ShowQuery(RequestModel):
     """Options of a session query."""
 
@@ -152,9 +158,12 @@ async def retry(service: SessionService, path: DevicePath, actor: Actor) -> Devi
     return _device_result(await service.retry(path.id, path.mac, actor))
 
 
-async def confirm(service: SessionService, path: DevicePath, actor: Actor) -> DeviceResult:
-    """Accept that a camera answers differently than when it was first seen, and queue it. A repeat changes nothing."""
-    return _device_result(await service.confirm(path.id, path.mac, actor))
+async def confirm(service: SessionService, path: DevicePath, body: Confirmation, actor: Actor) -> DeviceResult:
+    """Accept that a camera answers differently than when it was first seen, and queue it. A repeat changes nothing.
+
+    A 409 lists its changes if they are not those with this id.
+    """
+    return _device_result(await service.confirm(path.id, path.mac, body.changes_id, actor))
 
 
 async def skip(service: SessionService, path: DevicePath, actor: Actor) -> DeviceResult:

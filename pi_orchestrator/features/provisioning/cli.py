@@ -57,6 +57,12 @@ def add_parser(subparsers: Subparsers) -> None:
         verb = _add_session_verb(verbs, name, change_device, help_text, has_mac=True)
         if name != "skip":
             verb.add_argument("--wait", action="store_true", help=WAIT_HELP)
+        if name == "confirm":
+            verb.add_argument(
+                "--changes-id",
+                metavar="ID",
+                help="confirm the changes with this id, without a prompt; `sessions devices --json` prints it",
+            )
     _add_session_verb(verbs, "pause", pause, "pause a session: finish running steps, start nothing new")
     _add_watch(_add_session_verb(verbs, "resume", resume, "resume a session, also after a restart of the daemon"))
     _add_session_verb(
@@ -144,7 +150,12 @@ def change_device(args: argparse.Namespace) -> int:
     """Provision, retry, confirm or skip a camera."""
     client = connect(args)
     session_id = find_session(client, args.session)
-    answer = client.post(f"{BATCH}/{session_id}/devices/{quote(args.mac, safe='')}/{args.verb}")
+    if args.verb == "confirm":
+        from pi_orchestrator.features.provisioning.cli_confirm import confirm
+
+        answer = confirm(client, session_id, args)
+    else:
+        answer = client.post(f"{BATCH}/{session_id}/devices/{quote(args.mac, safe='')}/{args.verb}")
     if getattr(args, "wait", False):
         return _watch(client, session_id, args, macs=[answer["mac"]])
     return _print_answer(args, answer)

@@ -28,6 +28,7 @@ from pi_orchestrator.core.errors import (
 from pi_orchestrator.core.events import StoredEvent
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.features.devices import fingerprint_store
+from pi_orchestrator.features.devices.fingerprint import changes_id
 from pi_orchestrator.features.discovery.scanner import Scanner
 from pi_orchestrator.features.provisioning import store
 from pi_orchestrator.features.provisioning.circuits import Circuits
@@ -221,12 +222,21 @@ class SessionService:
 
         return await self._change_device(session_id, mac, actor, change)
 
-    async def confirm(self, session_id: str, mac: Mac, actor: Actor) -> SessionDevice:
-        """Accept how a changed device answers now, and queue it; a device without changes is returned unchanged."""
+    async def confirm(self, session_id: str, mac: Mac, confirmed_id: str, actor: Actor) -> SessionDevice:
+        """Accept how a changed device answers now, and queue it; a device without changes is returned unchanged.
+
+        ConflictError if its changes are not those with `confirmed_id`.
+        """
 
         def change(session: Session, device: SessionDevice, position: int) -> SessionDevice:
             if not device.changed:
                 return device
+            if changes_id(device.changed) != confirmed_id:
+                raise ConflictError(
+                    f"{mac} has other changes than those that were confirmed",
+                    code=ErrorCode.DEVICE_INVALID_STATE,
+                    details=f"they are now: {'; '.join(part.text for part in device.changed)}",
+                )
             confirmed = device.confirm(position)
             if confirmed.under_way and not device.under_way:
                 self._check_may_start(session, device)

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pi_orchestrator.core.clock import rfc3339
 from pi_orchestrator.core.errors import FieldError
 from pi_orchestrator.core.events import DeviceDiscovered, DeviceStateChanged, SessionStatus
+from pi_orchestrator.features.devices.fingerprint import changes_id
 from pi_orchestrator.features.provisioning import session_device as domain
 from pi_orchestrator.features.provisioning.session import Ending, Session, SessionConfig, SessionState
 from pi_orchestrator.features.provisioning.session_device import SessionDeviceState
@@ -88,7 +89,8 @@ class ChangedPart(ApiModel):
 class SessionDevice(ApiModel):
     """A camera of a session; `progress` is 0 to 100, `rssi` in dBm (0: unknown).
 
-    A skipped camera is `failed` with the code `SKIPPED`, one that waits for a confirmation with `DEVICE_CHANGED`.
+    A skipped camera is `failed` with the code `SKIPPED`, one that waits for a confirmation with `DEVICE_CHANGED`. Its
+    confirmation names the `changes_id` of its `fingerprint_changes`.
     """
 
     mac: str
@@ -107,6 +109,7 @@ class SessionDevice(ApiModel):
     error_message: str | None = None
     container_id: str | None = None
     fingerprint_changes: list[ChangedPart] | None = None
+    changes_id: str | None = None
 
 
 class SessionNetwork(ApiModel):
@@ -242,6 +245,7 @@ def device_view(device: domain.SessionDevice) -> SessionDevice:
             for change in device.changed
         ]
         or None,
+        changes_id=changes_id(device.changed) if device.changed else None,
     )
 
 

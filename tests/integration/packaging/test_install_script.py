@@ -413,13 +413,11 @@ def test_own_broker_choice_is_kept(tmp_path: Path, checkout: Path) -> None:
         "[mqtt]\ntls = true\n",
     ],
 )
-def test_daemon_of_remote_broker_gets_no_local_user(tmp_path: Path, checkout: Path, text: str) -> None:
-    (tmp_path / CONFIG).parent.mkdir(parents=True)
-    (tmp_path / CONFIG).write_text(text)
-    output = install_below(tmp_path, checkout).stdout
-    assert (tmp_path / CONFIG).read_text() == text
+def test_daemon_of_remote_broker_gets_no_local_user(installed: Path, checkout: Path, text: str) -> None:
+    (installed / CONFIG).write_text(text)
+    output = install_below(installed, checkout, "--dry-run").stdout
+    assert "add the MQTT user" not in output
     assert 'username = "pi-orchestrator"' not in output
-    assert "\nacl_file" not in (tmp_path / BROKER).read_text()
 
 
 @pytest.mark.parametrize(
@@ -427,12 +425,18 @@ def test_daemon_of_remote_broker_gets_no_local_user(tmp_path: Path, checkout: Pa
 )
 def test_other_spelling_of_table_is_left_to_owner(checkout: Path, installed: Path, text: str) -> None:
     """A second table would make the file invalid."""
-    before = in_use(installed)
     (installed / CONFIG).write_text(text)
-    output = install_below(installed, checkout).stdout
-    assert (installed / CONFIG).read_text() == text
+    output = install_below(installed, checkout, "--dry-run").stdout
+    assert "add the MQTT user" not in output
     assert 'note:   username = "pi-orchestrator"' in output
     assert f'note:   password_file = "/{MQTT_PASSWORD}"' in output
+
+
+def test_configuration_with_other_spelling_is_kept(checkout: Path, installed: Path) -> None:
+    before = in_use(installed)
+    (installed / CONFIG).write_text('["mqtt"]\n')
+    assert 'note:   username = "pi-orchestrator"' in install_below(installed, checkout).stdout
+    assert (installed / CONFIG).read_text() == '["mqtt"]\n'
     assert in_use(installed) != before
     # Nor does a new broker get an ACL that refuses the daemon.
     (installed / BROKER).unlink()

@@ -29,6 +29,7 @@ async def test_changed_camera_is_shown_and_confirmed(rig, chromium):
         await page.save_screenshot("session-changed-camera")
         await button(row, f"Confirm {camera.mac}").click()
         await dialog(page).get_by_text("copied MAC").wait_for()
+        await dialog(page).get_by_text("MQTT device id").wait_for()
         await dialog(page).get_by_role("button", name="Confirm and provision").click()
         await setup.wait_for_state(camera.mac, "verifying")
         await row.get_by_text("Changed since first seen").wait_for(state="hidden")

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
-import pty
 import re
 import signal
 import subprocess
@@ -21,9 +19,9 @@ from tests.support.process import (
     environment,
     first_line,
     running_command,
-    start,
     write_toml,
 )
+from tests.support.terminal import Terminal
 from tests.support.waiting import HANG_S, eventually
 
 WIDTH = 80
@@ -53,56 +51,6 @@ def scan(site, tmp_path):
         return done
 
     return run
-
-
-class Terminal:
-    """A command in an 80-column terminal; `text` is its whole output."""
-
-    def __init__(self, process, fd):
-        self.process, self.text, self._fd = process, "", fd
-        asyncio.get_running_loop().add_reader(fd, self._read)
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def opened(cls, site, *args):
-        ours, theirs = pty.openpty()
-        process = await start(
-            (*site.pi.prefix, *COMMAND, *map(str, args)),
-            **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
-            env={"COLUMNS": str(WIDTH)},
-            cwd="/",
-        )
-        os.close(theirs)
-        terminal = cls(process, ours)
-        try:
-            yield terminal
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            asyncio.get_running_loop().remove_reader(ours)
-            os.close(ours)
-
-    def _read(self):
-        try:
-            self.text += os.read(self._fd, 65536).decode()
-        except OSError:  # the other end is closed
-            asyncio.get_running_loop().remove_reader(self._fd)
-
-    async def expect(self, pattern, within=HANG_S):
-        await eventually(lambda: re.search(pattern, self.text), within=within, what=f"{pattern!r} in {self.text!r}")
-
-    async def ended(self, number=None):
-        """Send signal `number`, if given, and wait for the end; the exit code."""
-        if number:
-            self.process.send_signal(number)
-        async with asyncio.timeout(HANG_S):
-            return await self.process.wait()
-
-    def screen(self):
-        """The lines visible on the screen."""
-        lines = self.text.replace("\x1b[K", "").replace("\r\n", "\n").split("\n")
-        return [line.rsplit("\r", 1)[-1] for line in lines]
 
 
 # One scan.
@@ -300,7 +248,7 @@ async def test_timeout_prints_found_devices_with_exit_code(scan, site):
 
 async def test_progress_is_shown_and_cleared(site, tmp_path):
     config = write_toml(tmp_path / "config.toml", site.tree())
-    async with Terminal.opened(site, "scan", "--config", config, "--engine", "neighbour") as terminal:
+    async with Terminal.opened("scan", "--config", config, "--engine", "neighbour", prefix=site.pi.prefix) as terminal:
         await terminal.expect(r"10\.77\.0\.0/24 on ap0 \[[ #-]{20}\] 3 found, \d\.\d s")
         assert await terminal.ended() == 0
         await terminal.expect(r"discovery\.engine\)")
@@ -311,7 +259,7 @@ async def test_progress_is_shown_and_cleared(site, tmp_path):
 
 async def test_ctrl_c_ends_scan_with_130(site, tmp_path):
     config = write_toml(tmp_path / "config.toml", site.tree())
-    async with Terminal.opened(site, "scan", "--config", config, "--engine", "neighbour") as terminal:
+    async with Terminal.opened("scan", "--config", config, "--engine", "neighbour", prefix=site.pi.prefix) as terminal:
         await terminal.expect("3 found")
         assert await terminal.ended(signal.SIGINT) == 130
         await terminal.expect(r"\r\x1b\[K$")
@@ -320,7 +268,7 @@ async def test_ctrl_c_ends_scan_with_130(site, tmp_path):
 
 async def test_interface_down_ends_scan(site, tmp_path):
     config = write_toml(tmp_path / "config.toml", site.tree())
-    async with Terminal.opened(site, "scan", "--config", config, "--engine", "neighbour") as terminal:
+    async with Terminal.opened("scan", "--config", config, "--engine", "neighbour", prefix=site.pi.prefix) as terminal:
         await terminal.expect("3 found")
         site.down()
         assert await terminal.ended() == 1
@@ -357,7 +305,7 @@ async def test_watch_prints_changes_until_ctrl_c(site, tmp_path):
     config = write_toml(tmp_path / "config.toml", site.tree())
     first, second, third = site.cameras
     site.switch_off(third)
-    async with Terminal.opened(site, "scan", "--config", config, "--watch", "0.5") as terminal:
+    async with Terminal.opened("scan", "--config", config, "--watch", "0.5", prefix=site.pi.prefix) as terminal:
         await terminal.expect(r"2 found; scanning every 0\.5 s; engine: arp \(auto\)")
         assert f"found      {first.mac}" not in terminal.text, "devices in the table are not printed again"
         site.switch_on(third)

@@ -1,15 +1,19 @@
 """A camera that answers differently than when it was first seen is marked, and waits for an operator if configured."""
 
+import json
+
 import pytest
 
 from tests.support import process
 from tests.support.provisioning import BASE, FAST, HOME, batch, scripted_cameras
 from tests.support.rig import ScriptedCamera
+from tests.support.terminal import on_terminal
 from tests.support.waiting import eventually
 
 WAITS = {"provisioning": {"confirm_changed": True}}
 LONG = FAST | {"verification_timeout_seconds": 600}
 CHANGED = "fingerprint_changes"
+ASKED = "Is it your camera? [y/N] "
 
 
 @pytest.fixture
@@ -54,6 +58,12 @@ async def provision(setup, camera, *, verb="provision"):
     return await setup.wait_for_state(camera.mac, "failed", "verifying")
 
 
+async def confirm(setup, camera, changes_id=None):
+    """Confirm the changes with this id, or those that are shown now."""
+    shown = changes_id or (await setup.devices())[camera.mac].get("changes_id")
+    return await setup.post(f"devices/{camera.mac}/confirm", json={"changes_id": shown})
+
+
 async def test_changed_camera_waits_until_confirmed(rig, posts):
     await first_seen(rig)
     async with scripted_cameras(rig, **WAITS) as setup:
@@ -67,11 +77,12 @@ async def test_changed_camera_waits_until_confirmed(rig, posts):
                 ("server", "esp-idf", "nginx")
             ]
         assert len(posts) == 1, "only the first daemon has sent the credentials"
-        end = await provision(setup, camera, verb="confirm")
-        assert end["state"] == "verifying"
-        assert (len(posts), end["retry_count"]) == (2, 1)
-        assert CHANGED not in end
-        repeat = await setup.post(f"devices/{camera.mac}/confirm")
+        assert (await confirm(setup, camera)).status == 202
+        after = await setup.wait_for_state(camera.mac, "failed", "verifying")
+        assert after["state"] == "verifying"
+        assert (len(posts), after["retry_count"]) == (2, 1)
+        assert not after.keys() & {CHANGED, "changes_id"}
+        repeat = await confirm(setup, camera, end["changes_id"])
         assert (repeat.status, repeat.data["state"]) == (202, "verifying")
         assert rig.rows("SELECT outcome FROM operator_actions WHERE action = 'device.confirm' ORDER BY id") == [
             ("ok",),
@@ -86,9 +97,26 @@ async def test_confirmation_covers_only_what_was_seen(rig, posts):
         camera = await joined(setup)
         assert (await provision(setup, camera))["error_code"] == "DEVICE_CHANGED"
         camera.headers = {"Server": "nginx", "X-Powered-By": "PHP"}
-        end = await provision(setup, camera, verb="confirm")
+        assert (await confirm(setup, camera)).status == 202
+        end = await setup.wait_for_state(camera.mac, "failed", "verifying")
         assert end["error_code"] == "DEVICE_CHANGED"
         assert [part["text"] for part in end[CHANGED]] == ["HTTP headers +x-powered-by -x-lens"]
+        assert len(posts) == 1
+
+
+async def test_changes_that_were_not_shown_are_not_confirmed(rig, posts):
+    await first_seen(rig)
+    async with scripted_cameras(rig, **WAITS) as setup:
+        setup.cameras[0].headers = {"Server": "nginx", "X-Lens": "wide"}
+        camera = await joined(setup)
+        shown = (await provision(setup, camera))["changes_id"]
+        camera.headers = {"Server": "lighttpd", "X-Lens": "wide"}
+        assert (await provision(setup, camera, verb="retry"))["changes_id"] != shown
+        refused = await confirm(setup, camera, shown)
+        assert (refused.status, refused.json["error"]["code"]) == (409, "DEVICE_INVALID_STATE")
+        assert "HTTP server 'esp-idf', now 'lighttpd'" in refused.json["error"]["details"]
+        assert (await setup.devices())[camera.mac]["state"] == "failed"
+        assert (await setup.post(f"devices/{camera.mac}/confirm", json={})).status == 400
         assert len(posts) == 1
 
 
@@ -129,7 +157,8 @@ async def test_other_topic_is_marked_before_provisioning(rig, posts):
         assert (await setup.devices())[camera.mac]["state"] == "discovered"
         # Confirmed before it is provisioned.
         camera.headers = {"Server": "esp-idf", "X-Lens": "wide"}
-        assert (await provision(setup, camera, verb="confirm"))["state"] == "verifying"
+        assert (await confirm(setup, camera)).status == 202
+        assert (await setup.wait_for_state(camera.mac, "failed", "verifying"))["state"] == "verifying"
         assert len(posts) == 2
 
 
@@ -157,9 +186,31 @@ async def test_command_line_shows_and_confirms_change(rig, posts, tmp_path):
         client = ("--config", process.write_toml(tmp_path / "client.toml", tree))
         shown = await process.command("sessions", "devices", *client)
         assert "changed since first seen: HTTP server 'esp-idf', now 'nginx'" in shown.out
-        confirmed = await process.command("sessions", "confirm", camera.mac, *client)
-        assert (confirmed.code, "queued" in confirmed.out) == (0, True)
+        without_terminal = await process.command("sessions", "confirm", camera.mac, *client)
+        assert (without_terminal.code, "--changes-id" in without_terminal.err) == (2, True)
+        refused = await on_terminal("sessions", "confirm", camera.mac, *client, question=ASKED, answer="n\n")
+        assert (refused.code, "is not confirmed" in refused.out) == (1, True)
+        assert len(posts) == 1
+        accepted = await on_terminal("sessions", "confirm", camera.mac, *client, question=ASKED, answer="y\n")
+        assert (accepted.code, "HTTP server 'esp-idf', now 'nginx'" in accepted.out) == (0, True)
+        assert "queued" in accepted.out
         assert (await setup.wait_for_state(camera.mac, "verifying"))["state"] == "verifying"
+
+
+async def test_script_confirms_by_id(rig, posts, tmp_path):
+    await first_seen(rig)
+    async with scripted_cameras(rig, **WAITS) as setup:
+        setup.cameras[0].headers = {"Server": "nginx", "X-Lens": "wide"}
+        camera = await joined(setup)
+        await provision(setup, camera)
+        tree = rig.tree(http={"listen": [setup.admin.url.removeprefix("http://")]})
+        client = ("--config", process.write_toml(tmp_path / "client.toml", tree))
+        listed = await process.command("sessions", "devices", "--json", *client)
+        (device,) = json.loads(listed.out)
+        ended = await process.command("sessions", "confirm", camera.mac, "--changes-id", device["changes_id"], *client)
+        assert (ended.code, "queued" in ended.out) == (0, True)
+        again = await on_terminal("sessions", "confirm", camera.mac, *client)
+        assert (again.code, "has not changed" in again.out) == (1, True)
 
 
 async def test_fingerprints_of_strangers_are_forgotten(rig):

@@ -1,15 +1,12 @@
 """Commands `sessions` and `secrets` with a daemon process and cameras: text, exit codes, advice."""
 
-import asyncio
-import contextlib
-import os
-import pty
 import re
 import signal
 
 import pytest
 
-from tests.support.process import COMMAND, Outcome, command, daemon, environment, running_command, write_toml
+from tests.support.process import command, daemon, running_command, write_toml
+from tests.support.terminal import on_terminal
 from tests.support.waiting import eventually
 
 SSID, PASSWORD = "Target Küche", "canary-4711-canary"
@@ -229,62 +226,14 @@ async def test_password_from_file_or_stdin(cli):
 
 
 async def test_password_prompt_is_not_echoed(cli):
-    done = await on_a_terminal(cli, "start", "--ssid", SSID, answer=f"{PASSWORD}\n")
+    done = await on_terminal(
+        *("sessions", "start", "--ssid", SSID, "--config", cli.config),
+        question="Password of 'Target Küche': ",
+        answer=f"{PASSWORD}\n",
+    )
     assert done.code == 0, done
-    assert "Password of 'Target Küche': " in done.out
     assert PASSWORD not in done.out
     assert (await cli("show", "--json")).json["session"]["target_ssid"] == SSID
-
-
-async def on_a_terminal(cli, *args, answer=None, width=80, height=24):
-    """Run the command on a pseudo terminal; `out` is all its output."""
-    import fcntl
-    import struct
-    import termios
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        "sessions",
-        *map(str, args),
-        "--config",
-        str(cli.config),
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env=environment(TERM="xterm"),
-        start_new_session=True,
-    )
-    os.close(slave)
-    seen = bytearray()
-    ended = asyncio.Event()
-
-    def read():
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:
-            chunk = b""
-        seen.extend(chunk)
-        if not chunk:
-            asyncio.get_running_loop().remove_reader(master)
-            ended.set()
-
-    asyncio.get_running_loop().add_reader(master, read)
-    try:
-        if answer is not None:
-            await eventually(lambda: b": " in seen)
-            os.write(master, answer.encode())
-        async with asyncio.timeout(60):
-            await ended.wait()
-            await process.wait()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        asyncio.get_running_loop().remove_reader(master)
-        os.close(master)
-    return Outcome(process.returncode, seen.decode(), "")
 
 
 # The batch.
@@ -312,7 +261,7 @@ async def test_terminal_view_is_redrawn_in_place(cli, rig):
     async with rig.fleet(4, rejoin_s=0.2) as fleet:
         session_id = await cli.start()
         await cli.joined(session_id, fleet)
-        done = await on_a_terminal(cli, "provision-all", width=60, height=5)
+        done = await on_terminal("sessions", "provision-all", "--config", cli.config, width=60, height=5)
         assert done.code == 0, done
         assert "\x1b[4F" in done.out, "overwritten lines"
         *_, last, summary = re.split(r"\x1b\[\d+F|\x1b\[J", done.out)
