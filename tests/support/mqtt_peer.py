@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 
+from pi_orchestrator.net.mqtt.subscriptions import matches
 from tests.support.broker import free_port
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 1, 2, 3, 4, 5, 6, 7
@@ -75,6 +76,10 @@ class MqttPeer:
     """Later CONNECT packets are refused (quota exceeded)."""
     max_answered_bytes: int | None = None
     """Larger messages are read and not acknowledged."""
+    delivers: bool = True
+    """Whether a client gets the small messages that it publishes on what it has subscribed."""
+    forbidden: str | None = None
+    """The connection is closed at a message on a topic that begins with this."""
     large: tuple | None = None
     large_filter: str = ""
     port: int = field(default_factory=free_port)
@@ -137,8 +142,13 @@ class MqttPeer:
                 writer.write(packet(0))
             if self.large and self.large_filter in filters:
                 await self._send_large(writer, properties)
+        elif kind == PUBLISH and self.forbidden and self._topic(body).startswith(self.forbidden):
+            return False
         elif kind == PUBLISH and len(body) <= (self.max_answered_bytes or len(body)):
             writer.write(packet(PUBACK, self._message_id(body)))
+            if self.delivers and len(body) < 1000 and self._is_subscribed(self._topic(body)):
+                end = 2 + int.from_bytes(body[:2], "big")
+                writer.write(packet(PUBLISH, body[:end] + body[end + 2 :]))
         elif kind == PINGREQ:
             writer.write(packet(13))
         return kind != DISCONNECT
@@ -150,6 +160,13 @@ class MqttPeer:
             found.append(body[2:end].decode())
             body = body[end + 1 :]
         return found
+
+    def _topic(self, body):
+        return body[2 : 2 + int.from_bytes(body[:2], "big")].decode()
+
+    def _is_subscribed(self, topic):
+        granted = {name for names in self.subscribed for name in names if self.grants.get(name, 1) < 0x80}
+        return any(matches(name, topic) for name in granted)
 
     def _message_id(self, body):
         end = 2 + int.from_bytes(body[:2], "big")

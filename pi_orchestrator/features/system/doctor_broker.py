@@ -14,7 +14,7 @@ from pi_orchestrator.features.devices.status_message import STATUS_TOPICS
 from pi_orchestrator.features.system.cli_finding import Finding
 from pi_orchestrator.features.system.doctor_user import USER, missing_access
 from pi_orchestrator.net.mqtt.check import LOGIN_CODES, TEST_BYTES, BrokerReport, check_broker
-from pi_orchestrator.net.mqtt.subscriptions import refusal_text
+from pi_orchestrator.net.mqtt.subscriptions import acl_remedy
 from pi_orchestrator.settings import MqttSettings, Settings
 
 FILTERS = (*STATUS_TOPICS, *RESPONSE_TOPICS)
@@ -90,13 +90,12 @@ def _topics_finding(mqtt: MqttSettings, report: BrokerReport) -> Finding:
     address = f"{mqtt.host}:{mqtt.port}"
     user = f"user {mqtt.username}" if mqtt.username else "anonymous clients"
     if report.refused:
-        reasons, _, remedy = refusal_text(report.refused, user).partition("; ")
+        reasons = ", ".join(sorted({*report.refused.values()}))
         what = f"{address} refuses subscriptions ({reasons}): {', '.join(report.refused)}"
-        return Finding("broker", "fail", what, remedy)
+        return Finding("broker", "fail", what, acl_remedy(report.refused, user))
     if report.undelivered:
-        rules = ", ".join(f"topic read {name}" for name in report.undelivered)
         what = f"{address} does not deliver messages of: {', '.join(report.undelivered)}"
-        return Finding("broker", "fail", what, f"add to its ACL for {user}: {rules}")
+        return Finding("broker", "fail", what, acl_remedy(report.undelivered, user))
     if report.unproven and not report.unpublished:
         rules = ", ".join(f"topic readwrite {name}" for name in report.unproven)
         what = f"{address} ({report.protocol}): test messages do not come back on: {', '.join(report.unproven)}"

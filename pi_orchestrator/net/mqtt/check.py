@@ -19,13 +19,11 @@ from dataclasses import dataclass, field
 import aiomqtt
 
 from pi_orchestrator.net.mqtt.client import MAX_PACKET_BYTES, MqttClient, NoAnswerError, RefusedError
+from pi_orchestrator.net.mqtt.delivery import LIMIT_S, Arrivals, undelivered
 from pi_orchestrator.net.mqtt.session import ECHO_TOPIC, STATUS_TOPIC, SessionOpener
 from pi_orchestrator.settings import MqttSettings
 
 SILENCE_S = 5.0
-LIMIT_S = 60.0
-DELIVERY_S = 5.0
-"""Time in which a message must come back that the broker has acknowledged."""
 TEST_BYTES = 2 * 1024 * 1024
 """Size of the message that a broker should refuse."""
 LOGIN_CODES = (0x86, 0x87)
@@ -72,28 +70,15 @@ async def check_broker(settings: MqttSettings, *, filters: Sequence[str], comman
 class _Session:
     """A connection, and the topics of its id on which messages have arrived."""
 
-    def __init__(self, client: MqttClient, name: str) -> None:
+    def __init__(self, client: MqttClient) -> None:
         self.client = client
-        self.name = name
-        self._arrived: set[str] = set()
-        self._changed = asyncio.Event()
+        self.arrivals = Arrivals("doctor")
 
     async def read(self) -> None:
         """Read until the connection ends; messages for others are dropped."""
         while True:
             for message in await self.client.receive():
-                if self.name in message.topic.value:
-                    self._arrived.add(message.topic.value)
-                    self._changed.set()
-
-    async def missing(self, *topics: str) -> list[str]:
-        """The topics without a message, DELIVERY_S later at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DELIVERY_S):
-                while not self._arrived.issuperset(topics):
-                    self._changed.clear()
-                    await self._changed.wait()
-        return [topic for topic in topics if topic not in self._arrived]
+                self.arrivals.take(message.topic.value)
 
     async def publish(self, topic: str, payload: bytes = b"") -> RefusedError | None:
         """Publish with QoS 1; the refusal, if the broker gives one (MQTT 5)."""
@@ -112,17 +97,16 @@ class _Session:
 
 @asynccontextmanager
 async def _session(settings: MqttSettings) -> AsyncIterator[_Session]:
-    suffix = secrets.token_hex(4)
     opener = SessionOpener(
         settings=settings, port=settings.port, monotonic=time.monotonic, logger=logging.getLogger("mqtt-library")
     )
     will = aiomqtt.Will(STATUS_TOPIC, b"", qos=1, retain=False)
-    name, limit = f"{settings.client_id}-doctor-{suffix}", MAX_PACKET_BYTES
+    name, limit = f"{settings.client_id}-doctor-{secrets.token_hex(4)}", MAX_PACKET_BYTES
     try:
         client = await opener.open(name, will, max_packet_bytes=limit)
     except NoAnswerError:  # it may be the MQTT version
         client = await opener.open(name, will, max_packet_bytes=limit)
-    session = _Session(client, f"piorch-doctor-{suffix}")
+    session = _Session(client)
     reading = asyncio.create_task(session.read())
     try:
         yield session
@@ -141,7 +125,7 @@ class _Check:
     async def run(self, filters: Sequence[str], command_topic: str) -> None:
         report, session = self._report, self._session
         report.protocol = "MQTT 5" if session.client.is_mqtt5 else "MQTT 3.1.1"
-        command = command_topic.replace("+", session.name)
+        command = session.arrivals.topic(command_topic)
         report.refused = await session.subscribe(filters)
         await session.subscribe([command])
         await self._check_publishing(command)
@@ -153,23 +137,26 @@ class _Check:
         for topic in (ECHO_TOPIC, command):
             if refusal := await self._session.publish(topic):
                 self._report.unpublished[topic] = str(refusal)
-        if not self._session.client.is_mqtt5 and await self._session.missing(command):
+        if not self._session.client.is_mqtt5 and await self._session.arrivals.missing([command]):
             self._report.unpublished[command] = "the message does not come back"
 
     async def _check_delivery(self, filters: Sequence[str]) -> None:
         """Send a message for each filter; by MQTT 3.1.1, which has no refusal, also without a user, as cameras may."""
-        sent = {name.replace("+", self._session.name): name for name in filters}
-        accepted = [topic for topic in sent if not await self._session.publish(topic)]
-        missing = await self._session.missing(*accepted)
-        if self._session.client.is_mqtt5:
-            self._report.undelivered = [sent[topic] for topic in missing]
+        client, arrivals = self._session.client, self._session.arrivals
+        if client.is_mqtt5:
+            test = undelivered(client, arrivals, filters)
+            self._report.undelivered = await client.while_receiving(test, silence_s=SILENCE_S)
             return
+        sent = {arrivals.topic(name): name for name in filters}
+        for topic in sent:
+            await self._session.publish(topic)
+        missing = await arrivals.missing(sent)
         if missing:
             with contextlib.suppress(aiomqtt.MqttError, OSError):
                 async with _session(self._anonymous()) as other:
                     for topic in missing:
                         await other.publish(topic)
-            missing = await self._session.missing(*missing)
+            missing = await arrivals.missing(missing)
         self._report.unproven = [sent[topic] for topic in missing]
 
     def _anonymous(self) -> MqttSettings:
@@ -178,7 +165,7 @@ class _Check:
     async def _check_commands(self, command_topic: str) -> None:
         """Send a command without a user, to an id that no camera has."""
         session = self._session
-        topic = command_topic.replace("+", f"{session.name}-any")
+        topic = command_topic.replace("+", f"{session.arrivals.name}-any")
         await session.subscribe([topic])
         try:
             async with _session(self._anonymous()) as other:
@@ -192,14 +179,14 @@ class _Check:
         if is_refused or is_told:
             self._report.is_open_to_commands = not is_refused
             return
-        self._report.is_open_to_commands = not await session.missing(topic)
+        self._report.is_open_to_commands = not await session.arrivals.missing([topic])
 
     async def _check_size(self) -> None:
         session, limit = self._session, self._session.client.broker_limit
         if limit is not None:
             self._report.is_size_limited = limit <= MAX_PACKET_BYTES
             return
-        topic = f"piorch/doctor/{session.name}"
+        topic = f"piorch/doctor/{session.arrivals.name}"
         if not session.client.is_mqtt5:
             await session.subscribe([topic])
         try:
@@ -214,4 +201,4 @@ class _Check:
         elif session.client.is_mqtt5:
             self._report.is_size_limited = False
         else:
-            self._report.is_size_limited = bool(await session.missing(topic))
+            self._report.is_size_limited = bool(await session.arrivals.missing([topic]))

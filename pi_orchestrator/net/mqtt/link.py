@@ -21,7 +21,8 @@ from pi_orchestrator.core.health import Health, State
 from pi_orchestrator.core.logging import get_logger
 from pi_orchestrator.core.supervisor import Beat, full_jitter
 from pi_orchestrator.net.mqtt.client import MqttClient, PacketTooLargeError, RefusedError
-from pi_orchestrator.net.mqtt.session import ECHO_TOPIC, STATUS_TOPIC, SessionOpener
+from pi_orchestrator.net.mqtt.delivery import Arrivals, undelivered
+from pi_orchestrator.net.mqtt.session import ECHO_TOPIC, REMEMBER_S, STATUS_TOPIC, SessionOpener
 from pi_orchestrator.net.mqtt.subscriptions import Subscriptions
 from pi_orchestrator.settings import MqttSettings
 
@@ -60,6 +61,8 @@ class MqttConnection:
         )
         self._subscriptions = Subscriptions(username=settings.username)
         self._reported_problem: str | None = None
+        self._arrivals = Arrivals("check")
+        self._check_again_at = 0.0
         self.on_lost: Callable[[], None] | None = None
         self._connected_at = 0.0
         self.too_large = 0
@@ -155,7 +158,6 @@ class MqttConnection:
             report = log.info if self._is_outage_logged or self.connections == 1 else log.debug
             report("mqtt connected", host=self._settings.host, port=self._port)
             self._is_outage_logged = False
-            self._report_subscriptions()
             await self._keep_subscribed(client, reading)
         finally:
             if self._client is not None and self.on_lost:
@@ -186,15 +188,30 @@ class MqttConnection:
     async def _keep_subscribed(self, client: MqttClient, reading: asyncio.Task[None]) -> None:
         """Subscribe again to refused filters and to those left out, when it is time; until the connection ends."""
         while True:
-            due_at = self._subscriptions.next_due()
-            wait_s = None if due_at is None else max(0.1, due_at - self._clock.monotonic())
-            await asyncio.wait([reading], timeout=wait_s)
-            if reading.done():
-                return reading.result()
-            due = self._subscriptions.due(self._clock.monotonic())
-            if due:
-                await self._subscribe(client, due)
-                self._report_subscriptions()
+            self._report_subscriptions()
+            await self._check_delivery(client)
+            self._report_subscriptions()
+            due: list[str] = []
+            while not due:
+                due_at = self._subscriptions.next_due()
+                wait_s = None if due_at is None else max(0.1, due_at - self._clock.monotonic())
+                await asyncio.wait([reading], timeout=wait_s)
+                if reading.done():
+                    return reading.result()
+                due = self._subscriptions.due(self._clock.monotonic())
+            await self._subscribe(client, due)
+
+    async def _check_delivery(self, client: MqttClient) -> None:
+        """Find the filters that the broker has granted without delivering their messages."""
+        if not client.is_mqtt5 or self._clock.monotonic() < self._check_again_at:
+            return
+        # Some brokers close the connection instead of refusing a message: then no check at the next connects.
+        self._check_again_at = self._clock.monotonic() + REMEMBER_S
+        filters, discarded = self._subscriptions.granted(), self.discarded
+        missing = await client.while_receiving(undelivered(client, self._arrivals, filters), silence_s=SILENCE_S)
+        self._check_again_at = 0.0
+        if discarded == self.discarded:  # else the test messages may be among those that were dropped
+            self._subscriptions.add_undelivered(filters, missing, self._clock.monotonic())
 
     async def _subscribe(self, client: MqttClient, filters: list[str]) -> None:
         refused = await client.subscribe_filters(filters, silence_s=SILENCE_S, limit_s=SUBSCRIBE_LIMIT_S)
@@ -212,6 +229,8 @@ class MqttConnection:
         self._reported_problem = problem
 
     def _dispatch(self, topic: str, payload: bytes, retained: bool) -> None:
+        if self._arrivals.take(topic):
+            return
         parts = topic.split("/")
         for topic_filter, patterns, handler in self._routes:
             if len(parts) == len(patterns) and all(

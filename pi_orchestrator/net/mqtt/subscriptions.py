@@ -1,4 +1,4 @@
-"""Which topic filters the daemon subscribes to: those that the broker refuses, and those left out for a time.
+"""Which topic filters the daemon subscribes to: without those that are refused, not delivered, or left out for a time.
 
 A message over the size limit ends the connection (`net.mqtt.client`). If it is retained, the broker sends it again
 after every subscribe. So its filter is left out for a time, longer after each repeat; meanwhile the topics of that
@@ -7,7 +7,7 @@ filter that have brought messages before are subscribed one by one, without the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from pi_orchestrator.core.bounded_dict import BoundedDict
@@ -41,6 +41,8 @@ class _Filter:
     """State of one filter; times are monotonic seconds."""
 
     refusal: str | None = None
+    is_undelivered: bool = False
+    """Whether the broker has granted it without delivering its messages."""
     large: PacketTooLargeError | None = None
     count: int = 0
     counted_at: float = 0.0
@@ -58,10 +60,9 @@ class _Filter:
         return [topic for topic in self.topics if topic not in self.large_topics]
 
 
-def refusal_text(refused: Mapping[str, str], user: str) -> str:
-    """The reasons of refused filters, and the lines to add to the broker's ACL."""
-    rules = ", ".join(f"topic read {name}" for name in refused)
-    return f"{', '.join(sorted({*refused.values()}))}; add to its ACL for {user}: {rules}"
+def acl_remedy(filters: Iterable[str], user: str) -> str:
+    """The lines to add to the broker's ACL for these filters."""
+    return f"add to its ACL for {user}: {', '.join(f'topic read {name}' for name in filters)}"
 
 
 class Subscriptions:
@@ -106,6 +107,18 @@ class Subscriptions:
                 entry.refusal = refused.get(name)
                 entry.again_at = now + REFUSED_RETRY_S if entry.refusal else None
 
+    def granted(self) -> list[str]:
+        """The filters that are subscribed."""
+        return [name for name, entry in self._filters.items() if entry.again_at is None]
+
+    def add_undelivered(self, checked: Iterable[str], missing: Container[str], now: float) -> None:
+        """Record of which of the `checked` filters no messages are delivered; they are subscribed again later."""
+        for name in checked:
+            entry = self._filters[name]
+            entry.is_undelivered = name in missing
+            if entry.is_undelivered:
+                entry.again_at = now + REFUSED_RETRY_S
+
     def add_topic(self, topic_filter: str, topic: str, now: float) -> None:
         """Record that a topic of a filter has brought a message; new topics do not replace known ones in use."""
         topics = self._filters[topic_filter].topics
@@ -139,7 +152,10 @@ class Subscriptions:
         refused = {name: entry.refusal for name, entry in self._filters.items() if entry.refusal}
         user = f"user {self._username}" if self._username else "anonymous clients"
         if refused:
-            parts.append(f"the broker refuses subscriptions: {refusal_text(refused, user)}")
+            reasons = ", ".join(sorted({*refused.values()}))
+            parts.append(f"the broker refuses subscriptions: {reasons}; {acl_remedy(refused, user)}")
+        if silent := [name for name, entry in self._filters.items() if entry.is_undelivered]:
+            parts.append(f"the broker grants subscriptions without delivering messages; {acl_remedy(silent, user)}")
         if self.publish_refusal:
             parts.append(f"{self.publish_refusal}; add to its ACL for {user}: topic write piorch/#")
         for name, entry in self._filters.items():

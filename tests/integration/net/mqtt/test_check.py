@@ -7,7 +7,7 @@ import pytest
 from pi_orchestrator.features.commands.model import COMMAND_TOPIC
 from pi_orchestrator.features.system import doctor_broker
 from pi_orchestrator.features.system.doctor_broker import FILTERS
-from pi_orchestrator.net.mqtt import check
+from pi_orchestrator.net.mqtt import check, delivery
 from pi_orchestrator.net.mqtt.check import check_broker
 from pi_orchestrator.net.mqtt.session import SessionOpener
 from pi_orchestrator.settings.model import MqttSettings
@@ -20,7 +20,7 @@ LOGIN = {"username": "pi", "password": "secret"}
 @pytest.fixture(params=["MQTT 5", "MQTT 3.1.1"])
 def protocol(request, monkeypatch):
     if request.param == "MQTT 3.1.1":
-        monkeypatch.setattr(check, "DELIVERY_S", 0.3)
+        monkeypatch.setattr(delivery, "DELIVERY_S", 0.3)
         monkeypatch.setattr(check, "SessionOpener", OldProtocol)
     return request.param
 
@@ -96,7 +96,7 @@ async def test_granted_but_undelivered_filter_is_found(tmp_path, protocol):
 
 
 async def test_filter_that_only_cameras_may_publish_on_is_delivered(tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "DELIVERY_S", 0.3)
+    monkeypatch.setattr(delivery, "DELIVERY_S", 0.3)
     monkeypatch.setattr(check, "SessionOpener", OldProtocol)
     acl = (
         "topic write camera/status/#\ntopic write camera/response/#\ntopic write delicasa/#\n"
@@ -122,7 +122,7 @@ async def test_refused_filter_is_reported():
 
 async def test_missing_answer_to_large_message_is_no_limit(monkeypatch):
     monkeypatch.setattr(check, "SILENCE_S", 0.3)
-    monkeypatch.setattr(check, "DELIVERY_S", 0.1)
+    monkeypatch.setattr(delivery, "DELIVERY_S", 0.1)
     async with MqttPeer(max_answered_bytes=check.TEST_BYTES // 2).running() as peer:
         report = await checked(peer)
     assert (report.error, report.is_size_limited) == (None, None)
@@ -130,7 +130,7 @@ async def test_missing_answer_to_large_message_is_no_limit(monkeypatch):
 
 
 async def test_full_broker_is_no_proof_of_acl(monkeypatch):
-    monkeypatch.setattr(check, "DELIVERY_S", 0.1)
+    monkeypatch.setattr(delivery, "DELIVERY_S", 0.1)
     async with MqttPeer(max_connections=1).running() as peer:
         report = await checked(peer)
     assert (report.error, report.is_open_to_commands) == (None, None)

@@ -4,7 +4,9 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
+import signal
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ from structlog.testing import capture_logs
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.errors import MqttUnavailableError
 from pi_orchestrator.core.health import Health, State
-from pi_orchestrator.net.mqtt import link, session, subscriptions
+from pi_orchestrator.net.mqtt import delivery, link, session, subscriptions
 from pi_orchestrator.net.mqtt.client import MAX_SKIPPED_BYTES
 from pi_orchestrator.net.mqtt.link import MqttConnection
 from pi_orchestrator.settings.model import MqttSettings
@@ -149,21 +151,96 @@ async def test_mosquitto_refusing_filter_is_degraded(tmp_path):
         await broker.kill()
 
 
-async def test_refused_publish_is_an_error(tmp_path):
-    """MQTT 3.1.1 has no code for it: the broker acknowledges a message that it drops."""
-    broker = Broker(tmp_path)
-    (tmp_path / "acl").write_text("topic read #\ntopic write piorch/#\n")
+# Granted, but not delivered.
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """What each check of the delivery has found."""
+    found, check = [], delivery.undelivered
+
+    async def recorded(*args):
+        missing = await check(*args)
+        found.append(missing)
+        return missing
+
+    monkeypatch.setattr(link, "undelivered", recorded)
+    monkeypatch.setattr(delivery, "DELIVERY_S", 0.5)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def mosquitto(folder, acl):
+    broker = Broker(folder)
+    (folder / "acl").write_text(acl)
     with broker.conf.open("a") as conf:
-        conf.write(f"acl_file {tmp_path}/acl\n")
+        conf.write(f"acl_file {folder}/acl\n")
     await broker.start()
     try:
-        async with running(broker) as subject:
-            await eventually(lambda: subject.state is State.OK)
-            with pytest.raises(MqttUnavailableError, match="refused the message: not authorised"):
-                await subject.connection.publish("camera/command/x", b"{}", timeout_s=HANG_S)
-            assert subject.connection.connected
+        yield broker
     finally:
         await broker.kill()
+
+
+async def test_granted_and_undelivered_filter_is_degraded(tmp_path, checks, monkeypatch):
+    """The ACL file of mosquitto is no reason for it to refuse a subscription."""
+    monkeypatch.setattr(subscriptions, "REFUSED_RETRY_S", 0.1)
+    acl = f"topic readwrite piorch/#\ntopic write #\ntopic read {RESPONSE}\n"
+    async with mosquitto(tmp_path, acl) as broker, running(broker) as subject:
+        await eventually(lambda: subject.state is State.DEGRADED)
+        assert (
+            f"without delivering messages; add to its ACL for anonymous clients: topic read {STATUS}" in subject.reason
+        )
+        assert RESPONSE not in subject.reason
+        (tmp_path / "acl").write_text(f"{acl}topic read {STATUS}\n")
+        broker.process.send_signal(signal.SIGHUP)
+        await eventually(lambda: subject.state is State.OK)
+        assert (checks[0], checks[-1]) == ([STATUS], [])
+        assert (subject.topics, subject.connection.connections) == ([], 1)
+
+
+async def test_filter_on_which_publishing_is_refused_is_not_judged(tmp_path, checks):
+    async with mosquitto(tmp_path, "topic readwrite piorch/#\n") as broker, running(broker) as subject:
+        await eventually(lambda: checks == [[]])
+        assert subject.state is State.OK
+
+
+async def test_broker_closing_at_test_message_is_not_tested_again(checks):
+    async with MqttPeer(forbidden="camera/").running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.connection.connections == 2)
+        await eventually(lambda: subject.state is State.OK)
+        peer.writers[-1].transport.abort()
+        await eventually(lambda: subject.connection.connections == 3 and subject.state is State.OK)
+        assert (checks, len(peer.writers)) == ([], 3)
+
+
+async def test_check_of_mqtt_3_brokers_is_left_to_doctor(checks):
+    async with MqttPeer(knows_mqtt5=False, delivers=False).running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.state is State.OK)
+        await subject.connection.publish("piorch/echo", b"", timeout_s=HANG_S)
+        assert (checks, subject.state) == ([], State.OK)
+
+
+async def test_check_during_dropped_messages_has_no_result(checks, monkeypatch):
+    async with MqttPeer(delivers=False).running() as peer:
+        async with running(peer) as subject:
+            await eventually(lambda: subject.state is State.DEGRADED)
+        monkeypatch.setattr(MqttConnection, "discarded", property(lambda _self: next(counts)))
+        counts = itertools.count()
+        async with running(peer) as subject:
+            await eventually(lambda: len(checks) == 2)
+            await subject.connection.echo(within_s=HANG_S)
+            assert (checks, subject.state) == ([[STATUS, RESPONSE]] * 2, State.OK)
+
+
+async def test_refused_publish_is_an_error(tmp_path):
+    """MQTT 3.1.1 has no code for it: the broker acknowledges a message that it drops."""
+    acl = "topic read #\ntopic write piorch/#\n"
+    async with mosquitto(tmp_path, acl) as broker, running(broker) as subject:
+        await eventually(lambda: subject.state is State.OK)
+        with pytest.raises(MqttUnavailableError, match="refused the message: not authorised"):
+            await subject.connection.publish("camera/command/x", b"{}", timeout_s=HANG_S)
+        assert subject.connection.connected
 
 
 # MQTT 5 and 3.1.1.

@@ -1,0 +1,65 @@
+"""Whether a broker delivers what it has granted: some accept a subscription that their ACL forbids, and send nothing.
+
+The test messages are empty, not retained, and on topics of an id that no camera has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Iterable, Sequence
+
+from pi_orchestrator.net.mqtt.client import MqttClient, RefusedError
+
+DELIVERY_S = 5.0
+"""Time in which a message must come back that the broker has acknowledged, after the last one that was received."""
+LIMIT_S = 60.0
+"""Time in which it must come back while other messages arrive."""
+
+
+class Arrivals:
+    """The test topics of an id, and those on which a message has arrived."""
+
+    def __init__(self, purpose: str) -> None:
+        self.name = f"piorch-{purpose}-{secrets.token_hex(4)}"
+        self._arrived: set[str] = set()
+        self._received = asyncio.Event()
+
+    def topic(self, topic_filter: str) -> str:
+        """The test topic of a filter or topic pattern (`+`, no `#`)."""
+        return topic_filter.replace("+", self.name)
+
+    def take(self, topic: str) -> bool:
+        """Record that a message has arrived, of the test or not; whether it belongs to the test."""
+        self._received.set()
+        if self.name not in topic:
+            return False
+        self._arrived.add(topic)
+        return True
+
+    async def missing(self, topics: Iterable[str]) -> list[str]:
+        """Wait for a message on each of the topics; those without one after DELIVERY_S of silence, or LIMIT_S."""
+        wanted = list(topics)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LIMIT_S):
+                while not self._arrived.issuperset(wanted):
+                    self._received.clear()
+                    async with asyncio.timeout(DELIVERY_S):
+                        await self._received.wait()
+        return [topic for topic in wanted if topic not in self._arrived]
+
+
+async def undelivered(client: MqttClient, arrivals: Arrivals, filters: Sequence[str]) -> list[str]:
+    """The filters whose messages do not come back, without those on which the broker does not let us publish.
+
+    MQTT 5 only: by 3.1.1 a broker does not say that it refuses a message. Another task passes messages to `arrivals`.
+    """
+    sent: dict[str, str] = {}
+    for name in filters:
+        try:
+            await client.publish(arrivals.topic(name), b"", qos=1, timeout=LIMIT_S)
+        except RefusedError:
+            continue
+        sent[arrivals.topic(name)] = name
+    return [sent[topic] for topic in await arrivals.missing(sent)]
