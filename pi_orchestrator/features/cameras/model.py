@@ -30,7 +30,7 @@ class CameraStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A registered camera as stored; `position` is 1 to 4 within `container_id`."""
+    """A registered camera as stored; `position` is 1 to 4 within `container_id`, `topic` its established MQTT topic."""
 
     mac: Mac
     device_id: str
@@ -38,6 +38,7 @@ class Camera:
     name: str | None = None
     ip_address: str | None = None
     firmware_version: str | None = None
+    topic: str | None = None
     container_id: str | None = None
     position: int | None = None
     paired_at: datetime | None = None

@@ -212,8 +212,13 @@ class PresenceWorker:
     def _apply_live(self, mac: Mac, status: Status) -> Device | None:
         """Apply a live message to the registry; None if the camera has established another topic."""
         camera, now = self._cache.get(mac), self._clock.monotonic()
-        recorded_id = camera.device_id if camera else None
-        device = self._registry.apply_live_status(mac, status, now, recorded_id=recorded_id)
+        device = self._registry.apply_live_status(
+            mac,
+            status,
+            now,
+            recorded_id=camera.device_id if camera else None,
+            recorded_topic=camera.topic if camera else None,
+        )
         self.messages["second_topic"] += device is None
         return device
 
@@ -315,7 +320,7 @@ class PresenceWorker:
                     if device.mac in times and (seen := last_seen(device, self._clock))
                 ],
             )
-            await camera_store.save_address_and_firmware(tx, updates)
+            await camera_store.save_reported(tx, updates)
             tx.after_commit(lambda: self._update_cache(updates))
             for event in self._changes.events(states, other_changes):
                 await event_store.append(tx, event)
@@ -331,17 +336,19 @@ class PresenceWorker:
         self._stored_alive |= times
 
     def _update_cache(self, updates: list[Camera]) -> None:
-        """Update address and firmware in the cache, where the camera may have been changed or removed since."""
-        for update in updates:
-            if camera := self._cache.get(update.mac):
-                self._cache.put(replace(camera, ip_address=update.ip_address, firmware_version=update.firmware_version))
+        """Update what cameras report in the cache, where they may have been changed or removed since."""
+        for new in updates:
+            if camera := self._cache.get(new.mac):
+                self._cache.put(
+                    replace(camera, ip_address=new.ip_address, firmware_version=new.firmware_version, topic=new.topic)
+                )
 
     def _has_new_evidence(self, mac: Mac) -> bool:
         device = self._registry.get(mac)
         return bool(device and device.alive_at is not None and device.alive_at != self._stored_alive.get(mac))
 
     def _with_changes(self, device: Device) -> Camera | None:
-        """The camera with its current address and firmware; None if neither has changed."""
+        """The camera with its current address, firmware and topic; None if none of them has changed."""
         camera, claims = self._cache.get(device.mac), device.claims
         if camera is None or (claims is None and device.address is None):
             return None
@@ -354,6 +361,7 @@ class PresenceWorker:
             within=self._ap_subnet,
             not_held_by_other=True,
         )
-        if (ip, firmware) == (camera.ip_address, camera.firmware_version):
+        topic = self._registry.names.settled_topic(device.mac) or camera.topic
+        if (ip, firmware, topic) == (camera.ip_address, camera.firmware_version, camera.topic):
             return None
-        return replace(camera, ip_address=ip, firmware_version=firmware)
+        return replace(camera, ip_address=ip, firmware_version=firmware, topic=topic)

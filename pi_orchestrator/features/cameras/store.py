@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from pi_orchestrator.core.clock import parse_rfc3339, rfc3339
+from pi_orchestrator.core.errors import FieldError
 from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.features.cameras.model import Camera, device_id_for
+from pi_orchestrator.features.devices.status_message import topic_id
 from pi_orchestrator.storage.database import Database, Row, Tx
 
 _WHOLE = (
@@ -59,11 +61,11 @@ async def inherit(tx: Tx, mac: Mac, *, name: str | None, registered_at: datetime
     await tx.run("UPDATE cameras SET name = ?, registered_at = ? WHERE mac = ?", (name, rfc3339(registered_at), mac))
 
 
-async def save_address_and_firmware(tx: Tx, cameras: list[Camera]) -> None:
-    """Store the address and firmware of cameras."""
+async def save_reported(tx: Tx, cameras: list[Camera]) -> None:
+    """Store the address, firmware and topic of cameras."""
     await tx.run_many(
-        "UPDATE cameras SET ip_address = ?, firmware_version = ? WHERE mac = ?",
-        [(camera.ip_address, camera.firmware_version, camera.mac) for camera in cameras],
+        "UPDATE cameras SET ip_address = ?, firmware_version = ?, topic = ? WHERE mac = ?",
+        [(camera.ip_address, camera.firmware_version, camera.topic, camera.mac) for camera in cameras],
     )
 
 
@@ -103,12 +105,20 @@ def _camera(row: Row) -> Camera:
         name=row["name"],
         ip_address=row["ip_address"],
         firmware_version=row["firmware_version"],
+        topic=_topic(row["topic"]),
         registered_at=parse_rfc3339(row["registered_at"]),
         container_id=row["container_id"],
         position=row["position"],
         paired_at=moment("assigned_at"),
         last_seen_at=moment("seen_at"),
     )
+
+
+def _topic(text: str | None) -> str | None:
+    try:
+        return text if text and topic_id(text) else None
+    except FieldError:
+        return None
 
 
 async def occupants(tx: Tx, container_id: str) -> dict[int, Mac]:

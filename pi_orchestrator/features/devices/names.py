@@ -16,7 +16,7 @@ from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
 from pi_orchestrator.features.devices.name_checks import CheckQueue, ReportLimit
 from pi_orchestrator.features.devices.publishers import IdConflict, Publisher, Rival, topic_key
-from pi_orchestrator.features.devices.status_message import Announced, Status
+from pi_orchestrator.features.devices.status_message import Announced, Status, topic_id
 
 MAX_SHARERS = 8
 """MACs that are stored for one name."""
@@ -48,6 +48,11 @@ class NameTable:
         """The established status topic of a MAC."""
         publisher = self._publishers.get(mac)
         return publisher.topic if publisher else None
+
+    def settled_topic(self, mac: Mac) -> str | None:
+        """The status topic of a MAC, to be recorded; None while it is not without doubt the camera's."""
+        publisher = self._publishers.get(mac)
+        return publisher.topic if publisher and (publisher.is_known or publisher.is_sole_publisher) else None
 
     def publishers_on(self, topic: str, topic_id: str) -> list[Mac]:
         """The MACs that publish on a status topic."""
@@ -138,11 +143,18 @@ class NameTable:
     # Messages.
 
     def receive(
-        self, mac: Mac, status: Status, now: float, *, silent_after_s: float, recorded_id: str | None = None
+        self,
+        mac: Mac,
+        status: Status,
+        now: float,
+        *,
+        silent_after_s: float,
+        recorded_id: str | None = None,
+        recorded_topic: str | None = None,
     ) -> bool:
         """Take a live message of a MAC; whether it is applied: it came on the MAC's own topic.
 
-        `recorded_id` is the device id of the MAC in the record.
+        `recorded_id` and `recorded_topic` are the device id and the established topic of the MAC in the record.
         """
         publisher = self._publishers.get(mac)
         if not status.topic:
@@ -161,6 +173,8 @@ class NameTable:
                 return False
             old, publisher = publisher, self._establish(mac, status.topic, key, name, now)
             publisher.is_registered, publisher.recorded_id = recorded_id is not None, recorded_id
+            if old is None and recorded_topic:
+                publisher.home = recorded_topic, topic_key(recorded_topic, topic_id(recorded_topic))[1]
             if old and old.is_open(now, silent_after_s):
                 self._keep_as_rival(publisher, old, now)
         publisher.last_at = now

@@ -149,16 +149,29 @@ class DeviceRegistry:
     # Reports of the sources.
 
     def apply_live_status(
-        self, mac: Mac, status: Status, now: float, *, recorded_id: str | None = None
+        self,
+        mac: Mac,
+        status: Status,
+        now: float,
+        *,
+        recorded_id: str | None = None,
+        recorded_topic: str | None = None,
     ) -> Device | None:
         """Apply a live MQTT message of a device; admits an unknown device.
 
-        None if it is not applied, because the device has established another topic. `recorded_id` is its device id in
-        the record.
+        None if it is not applied, because the device has established another topic. `recorded_id` and
+        `recorded_topic` are its device id and its established topic in the record.
         """
         silent_after_s = self.windows.offline(Source.MQTT)
         names_before, topic_before = self.names.revision, self.names.topic_of(mac)
-        is_own = self.names.receive(mac, status, now, silent_after_s=silent_after_s, recorded_id=recorded_id)
+        is_own = self.names.receive(
+            mac,
+            status,
+            now,
+            silent_after_s=silent_after_s,
+            recorded_id=recorded_id,
+            recorded_topic=recorded_topic,
+        )
         self.revision += self.names.revision != names_before
         if not is_own:
             return None

@@ -22,7 +22,8 @@ def sound(tmp_path_factory):
     macs = [f"24:6F:28:00:{number // 256:02X}:{number % 256:02X}" for number in range(CAMERAS)]
     with closing(sqlite3.connect(file)) as connection:
         connection.executemany(
-            "INSERT INTO cameras VALUES (?, ?, NULL, '192.168.10.9', '1.4.2', 'auto', '2026-01-22T15:00:00.000000Z')",
+            "INSERT INTO cameras (mac, device_id, ip_address, firmware_version, registered_by, registered_at)"
+            " VALUES (?, ?, '192.168.10.9', '1.4.2', 'auto', '2026-01-22T15:00:00.000000Z')",
             [(mac, f"espcam-{mac}") for mac in macs],
         )
         connection.executemany(

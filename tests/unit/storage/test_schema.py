@@ -148,7 +148,10 @@ def test_released_migrations_are_unchanged(number):
         assert released.execute("PRAGMA user_version").fetchone() == (number,)
 
 
-CAMERA = "INSERT INTO cameras VALUES ('24:6F:28:00:00:{0}', 'cam-{0}', NULL, NULL, NULL, 'auto', '2026')"
+CAMERA = (
+    "INSERT INTO cameras (mac, device_id, registered_by, registered_at)"
+    " VALUES ('24:6F:28:00:00:{0}', 'cam-{0}', 'auto', '2026')"
+)
 POSITION = "INSERT INTO assignments VALUES ('24:6F:28:00:00:{}', 'box', {}, '2026')"
 LISTED = "INSERT INTO allowlist (mac, added_at) VALUES ('24:6F:28:00:00:{}', {})"
 SESSION = (

@@ -320,6 +320,34 @@ async def test_first_publisher_after_restart_gets_no_command(rig, spelling):
         assert await all_of(stolen, rig, topic.replace("status", "command")) == []
 
 
+@pytest.mark.parametrize("spelling", ["camera/status/{underscores}", "delicasa/evil/camera/{mac}/status"])
+async def test_established_topic_outlives_restart(rig, spelling):
+    """Another client publishes first, on a topic with the camera's MAC; the camera has not published yet."""
+    async with rig.daemon(**NO_CACHE) as running, rig.camera(1) as camera:
+        await camera.publish_status()
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+    own = f"camera/status/{camera.mac}"
+    assert rig.rows("SELECT topic FROM cameras") == [(own,)]
+    topic = spelling.format(mac=camera.mac, underscores=camera.mac.replace(":", "_"))
+    commands = topic.replace("status", "command")
+    async with (
+        rig.daemon(**NO_CACHE) as running,
+        listening(rig, commands) as stolen,
+        rig.camera(1) as camera,
+        rig.broker.client() as client,
+    ):
+        names = running.app.devices.registry.names
+        await rig.publish(topic, {"mac": camera.mac, "ip": camera.address}, client=client)
+        await eventually(lambda: names.topic_of(camera.mac) == topic)
+        assert running.app.commands.channel.refusal(camera.mac)
+        await running.api.post(f"{CAMERAS}/{camera.mac}/capture")
+        await running.api.post(f"{CAMERAS}/{camera.mac}/reboot")
+        assert await all_of(stolen, rig, commands) == []
+        await camera.publish_status(client=client)
+        await eventually(lambda: names.topic_of(camera.mac) == own)
+    assert rig.rows("SELECT topic FROM cameras") == [(own,)]
+
+
 async def test_restart_forgets_no_shared_topic(rig, monkeypatch):
     """After a restart of the daemon, one of two cameras with one id has published, the other one has not yet."""
     topic, command_topic = f"camera/status/{SHARED_ID}", f"camera/command/{SHARED_ID}"

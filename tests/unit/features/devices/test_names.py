@@ -32,12 +32,14 @@ class Site:
     def names(self):
         return self.registry.names
 
-    def publish(self, mac, topic=SHARED, *, state=Announced.ONLINE, recorded_id=None, **fields):
+    def publish(self, mac, topic=SHARED, *, state=Announced.ONLINE, recorded_id=None, recorded_topic=None, **fields):
         """Publish with the `mac` field; whether the message was applied."""
         topic_id = topic.split("/")[3 if topic.startswith("delicasa") else 2]
         defaults = {"device_id": None, "has_mac": True, "topic": topic}
         status = Status(topic_id=topic_id, mac=mac, state=state, **(defaults | fields))
-        applied = self.registry.apply_live_status(mac, status, self.now, recorded_id=recorded_id)
+        applied = self.registry.apply_live_status(
+            mac, status, self.now, recorded_id=recorded_id, recorded_topic=recorded_topic
+        )
         return applied is not None
 
     def will(self, mac, topic=SHARED):
@@ -558,3 +560,31 @@ def test_unused_name_is_not_found(site):
     assert (site.names.find("nobody"), site.names.sharers("nobody"), site.names.topic_of(A)) == (None, (), None)
     assert site.registry.get(A) is None
     assert not site.registry.confirm_device_id(A, "x", NEVER)
+
+
+# The topic in the record.
+
+MAC_TOPIC, EVIL_TOPIC = f"camera/status/{A}", f"delicasa/evil/camera/{A}/status"
+RECORD = {"recorded_id": "cam-1", "recorded_topic": MAC_TOPIC}
+
+
+def test_camera_on_recorded_topic_gets_commands(site):
+    assert site.publish(A, MAC_TOPIC, **RECORD)
+    assert site.are_blocked(A) == [False]
+    assert site.names.settled_topic(A) == MAC_TOPIC
+
+
+def test_first_publisher_on_other_topic_gets_no_commands(site):
+    assert site.publish(A, EVIL_TOPIC, **RECORD)
+    assert site.are_blocked(A) == [True]
+    assert site.names.settled_topic(A) is None
+    assert site.publish(A, MAC_TOPIC, **RECORD), "the camera takes its topic again"
+    assert site.names.topic_of(A) == MAC_TOPIC
+
+
+def test_sole_publisher_on_other_topic_is_recorded(site):
+    for _ in range(5):
+        site.publish(A, EVIL_TOPIC, **RECORD)
+        site.wait(SOLE_PUBLISHER_S / 4)
+    assert site.are_blocked(A) == [False]
+    assert site.names.settled_topic(A) == EVIL_TOPIC
