@@ -60,11 +60,13 @@ async def command(
 ) -> CommandResult:
     """Send a command and wait for the answer, by MQTT. Without MQTT, `ping` and `health_check` use HTTP."""
     mac, action = views.find(path.id), Action(body.action)
+    fields = {"resolution": body.resolution} if body.resolution else {}
     if action is Action.RESET:
         reboots.check_not_provisioning(mac)
-        reboots.expect_restart(mac)
-    fields = {"resolution": body.resolution} if body.resolution else {}
-    result = await service.send(mac, action, **fields)
+        with reboots.expected_restart(mac):
+            result = await service.send(mac, action, **fields)
+    else:
+        result = await service.send(mac, action, **fields)
 
     async def job(tx: Tx) -> None:
         await audit_log.record(tx, actor, target=mac, outcome=action)

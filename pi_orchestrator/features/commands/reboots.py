@@ -7,7 +7,8 @@ session. To be seen on the network, or to be silent for a while, is not enough.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,9 +116,15 @@ class RebootService:
                 message, code=ErrorCode.DEVICE_ALREADY_PROVISIONING, details="wait until it is finished"
             )
 
-    def expect_restart(self, mac: Mac) -> None:
-        """A restart is requested by another command than `reboot`: it is no interruption."""
+    @contextmanager
+    def expected_restart(self, mac: Mac) -> Iterator[None]:
+        """Request a restart in the block: it is no interruption, unless the block fails."""
         self._registry.expect_restart(mac, self._clock.monotonic())
+        try:
+            yield
+        except BaseException:
+            self._registry.expect_restart(mac, None)
+            raise
 
     async def reboot(self, mac: Mac, *, actor: Actor) -> None:
         """Reboot a camera; returns when it has accepted. No command is sent if it is already rebooting.
@@ -165,12 +172,8 @@ class RebootService:
         pending = _Pending(before)
         if device and device.last_status and device.last_message_at is not None:
             pending = _Pending(before, device.last_status.uptime_s, device.last_message_at)
-        self._registry.expect_restart(mac, before)
-        try:
+        with self.expected_restart(mac):
             await self._send_restart(mac, before)
-        except BaseException:
-            self._registry.expect_restart(mac, None)
-            raise
         self._pending[mac] = pending
         self.revision += 1
         self._observer.reboot_requested(mac)

@@ -144,13 +144,19 @@ class CredentialDelivery:
                     code=ErrorCode.DEVICE_TIMEOUT,
                     may_have_arrived=False,
                 )
-            await connection.provision(
-                credentials=credentials,
-                mqtt=mqtt,
-                container_id=device.container_id,
-                request_id=_request_id(device),
-                timeout_s=timeout_s,
-            )
+            self._registry.expect_restart(device.mac, self._clock.monotonic())
+            try:
+                await connection.provision(
+                    credentials=credentials,
+                    mqtt=mqtt,
+                    container_id=device.container_id,
+                    request_id=_request_id(device),
+                    timeout_s=timeout_s,
+                )
+            except ProvisionError as error:
+                if not error.may_have_arrived:
+                    self._registry.expect_restart(device.mac, None)
+                raise
         return await self._steps.take(device, lambda before: before.accepted(self._clock.wall()))
 
     async def _compare(self, device: SessionDevice) -> SessionDevice:

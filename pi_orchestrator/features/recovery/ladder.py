@@ -35,7 +35,8 @@ _ADVICE = {
 class RecoveryLadder:
     """Recovery state of one camera. `since`: start of the state. `failures`: in a row since the last reboot.
 
-    `counted_at`: time of the last failure that was counted; `failed_at`: that of the last one.
+    `counted_at`: time of the last failure that was counted; `failed_at`: that of the last one. `tried_at`: start of the
+    last scheduled capture, whatever its result.
 
     `was_rebooted`: a reboot was accepted or has failed since the last reset (picture or boot). `rebooted_at`: the last
     accepted reboot, also from before the reset.
@@ -46,6 +47,7 @@ class RecoveryLadder:
     failures: int = 0
     failed_at: float | None = None
     counted_at: float | None = None
+    tried_at: float = float("-inf")
     last_error: str = ""
     was_rebooted: bool = False
     rebooted_at: float | None = None
@@ -56,14 +58,19 @@ class RecoveryLadder:
         return _ADVICE[self.state]
 
     @property
+    def last_attempt_at(self) -> float:
+        """Time of the last failure or scheduled capture since the start of the state, or that start."""
+        return max(self.since, self.failed_at or self.since, self.tried_at)
+
+    @property
     def retry_at(self) -> float | None:
         """When the next capture is scheduled, monotonic seconds; None in the states OK and REBOOTING."""
         if self.state is RecoveryState.NEEDS_POWER_CYCLE:
-            return (self.failed_at or self.since) + ESCALATE_AFTER_S / 2  # it may have been repaired
+            return self.last_attempt_at + ESCALATE_AFTER_S / 2  # it may have been repaired
         if self.state is not RecoveryState.RETRYING:
             return None
         wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** max(0, self.failures - 1))
-        return max(self.since, self.failed_at or self.since) + wait_s
+        return self.last_attempt_at + wait_s
 
     def capture_failed(self, reason: str, now: float, *, seen_at: float, reboot_after: int, auto_reboot: bool) -> bool:
         """A capture failed by the fault of the camera, which was last seen at `seen_at`; True if it must be rebooted.

@@ -142,6 +142,7 @@ class RecoveryWorker:
                 reboots, self._rebooted_at = set(), now
                 self._start(mac, self._reboot(mac))
             elif is_scheduled and not self._reboots.is_rebooting(mac):
+                ladder.tried_at = now
                 self._start(mac, self._capture(mac))
 
     def _to_reboot(self) -> set[Mac]:
@@ -154,9 +155,9 @@ class RecoveryWorker:
         return is_present and mac in self._cache and not self._reboots.is_provisioning(mac)
 
     def _has_reconnected(self, mac: Mac, ladder: RecoveryLadder) -> bool:
-        """Whether a camera has reconnected since its last failure; then it is tried immediately, before a reboot."""
+        """Whether a camera has reconnected since its last attempt; then it is tried immediately, before a reboot."""
         device = self._registry.get(mac)
-        return device is not None and device.mqtt_session_since > max(ladder.since, ladder.failed_at or ladder.since)
+        return device is not None and device.mqtt_session_since > ladder.last_attempt_at
 
     def _start(self, mac: Mac, step: Coroutine[None, None, None]) -> None:
         task = self._tasks[mac] = asyncio.create_task(step, name=f"recovery {mac}")

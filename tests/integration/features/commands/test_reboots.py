@@ -8,6 +8,7 @@ import pytest
 from pi_orchestrator.features.captures import model as capture
 from pi_orchestrator.features.captures import service as captures
 from pi_orchestrator.features.commands import reboots
+from pi_orchestrator.features.devices.model import NEVER
 from pi_orchestrator.features.recovery import ladder
 from tests.support.waiting import eventually
 
@@ -227,6 +228,7 @@ async def test_commands_return_the_answers(rig):
         assert (failed.status, failed.json["code"]) == (502, "DEVICE_UNREACHABLE")
         only_mqtt = await send(action="reset")
         assert (only_mqtt.status, only_mqtt.json["code"]) == (503, "MQTT_UNAVAILABLE")
+        assert running.app.devices.registry.get(camera.mac).restart_expected_until == NEVER
 
 
 async def test_answer_of_a_command_is_bounded(rig):

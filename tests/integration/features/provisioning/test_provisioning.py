@@ -53,6 +53,8 @@ async def test_batch_of_20_is_verified(twenty: Batch, tmp_path, capfd):
     assert session["failed_count"] == 0
     assert_provisioned_once(twenty.rig, twenty.cameras, sent_requests)
     assert {len(ids) for ids in sent_requests.values()} == {1}
+    devices = [twenty.running.app.devices.registry.get(camera.mac) for camera in twenty.cameras]
+    assert [len(device.interruptions) for device in devices] == [0] * 20, "their restarts were requested"
     used = await twenty.admin.get(f"{BASE}/allowlist/stats")
     assert used.data == {"total": 20, "used": 20, "available": 0}
     assert_secret_absent(tmp_path)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pi_orchestrator.core.clock import parse_rfc3339
+from pi_orchestrator.features.devices.model import NEVER
 from pi_orchestrator.features.provisioning import store as sessions
 from pi_orchestrator.features.provisioning.delivery import PROOF_S
 from pi_orchestrator.features.provisioning.intake import REPORT_INTERVAL_S
@@ -271,6 +272,7 @@ async def test_unlisted_request_can_be_retried(rig):
         assert (alone.status, alone.json["code"]) == (403, "DEVICE_NOT_IN_ALLOWLIST")
         assert (await setup.post("provision-all", json={"only_allowlisted": False})).data["initiated_count"] == 2
         assert (await setup.wait_for_state(refuses.mac, "failed"))["error_code"] == "DEVICE_REJECTED"
+        assert setup.running.app.devices.registry.get(refuses.mac).restart_expected_until == NEVER
         assert (await setup.post(f"devices/{refuses.mac}/retry")).status == 202
         await setup.wait_for_state(other.mac, "verified")
 

@@ -172,6 +172,25 @@ async def test_camera_with_refused_mqtt_is_not_rebooted(rig, short_retries, monk
         await eventually(lambda: camera.restarts == 1)
 
 
+async def test_camera_with_refused_mqtt_is_not_tried_at_each_pass(rig, short_timeouts, monkeypatch):
+    """Its failures are not counted meanwhile, so only the attempt itself can delay the next one."""
+    monkeypatch.setattr(recovery_ladder, "FIRST_RETRY_S", 3600.0)
+    monkeypatch.setattr(recovery_ladder, "LONGEST_RETRY_S", 3600.0)
+    monkeypatch.setattr(SimulatedCamera, "uptime_s", 9999.0)  # no boot since the failure
+    async with rig.daemon() as running, rig.fleet(1, interval=0.2) as fleet:
+        (camera,) = fleet.cameras
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        tracker, outcomes = running.app.recovery.tracker, running.app.captures.service.outcomes
+        monkeypatch.setattr(AddressResolver, "proven", refused_http)
+        monkeypatch.setattr(running.app.devices.registry.names, "blocks_commands", lambda mac: "another client")
+        tracker.capture_failed(Mac(camera.mac), "timeout", seen_at=math.inf)
+        ladder = tracker.of(camera.mac)
+        ladder.since = ladder.failed_at = ladder.failed_at - 3600.0
+        await eventually(lambda: sum(outcomes.values()) == 1)
+        await several_passes(tracker, monkeypatch)
+        assert (sum(outcomes.values()), ladder.failures) == (1, 1)
+
+
 async def test_reboot_without_broker_is_not_a_camera_failure(rig, short_retries):
     async with rig.daemon() as running, rig.fleet(1, reboot_s=0.3) as fleet:
         (camera,) = fleet.cameras

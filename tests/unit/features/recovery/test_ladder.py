@@ -65,6 +65,14 @@ def test_repeats_within_one_attempt_are_one_failure(attempt_limit):
     assert ladder.failures == LIMIT
 
 
+def test_scheduled_capture_delays_the_next_one_whatever_its_result():
+    ladder = RecoveryLadder()
+    fail(ladder, now=100.0)
+    assert ladder.retry_at == 100.0 + FIRST_RETRY_S
+    ladder.tried_at = 500.0
+    assert (ladder.retry_at, ladder.failures, ladder.failed_at) == (500.0 + FIRST_RETRY_S, 1, 100.0)
+
+
 def test_failure_after_success_or_reboot_counts_at_once(attempt_limit):
     ladder = RecoveryLadder()
     fail(ladder)
