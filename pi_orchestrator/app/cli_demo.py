@@ -23,7 +23,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add `demo`."""
     parser = subparsers.add_parser(
         "demo",
-        help="run everything on this machine: embedded broker, simulated cameras",
+        help="run the daemon with an embedded broker and simulated cameras",
         description="Run the daemon with an embedded broker and simulated cameras, and show them being onboarded. "
         "Needs no Pi, no broker and no cloud; listens on this machine only. Stop with Ctrl-C.",
     )

@@ -11,7 +11,8 @@ from typing import Literal
 class Metric:
     """A metric with its samples; each sample is the values of `labels`, in the same order, and a number.
 
-    A counter's name is without `_total`, which the page adds. An `info` has labels and no number.
+    A counter's name is without `_total`, which the page adds. An `info` has its data in
+    its labels; its number is always 1.
     """
 
     kind: Literal["counter", "gauge", "info"]

@@ -37,7 +37,7 @@ from pi_orchestrator.http.request import (
     query_values,
     read_body,
 )
-from pi_orchestrator.http.route import BINARY, STREAM, Csv, Encoded, Route
+from pi_orchestrator.http.route import BINARY, STREAM, Csv, EncodedAnswer, Route
 from pi_orchestrator.http.sse import EventStreams
 
 R = TypeVar("R", bound=Route)
@@ -79,7 +79,7 @@ class Endpoint(Generic[R, I]):
         self._api = api
         self._provided: dict[str, object] = {}
         self._per_request: dict[str, Callable[[R, web.Request, I | None], object]] = {}
-        for name, kind in route.needs.items():
+        for name, kind in route.injected.items():
             if kind in api.per_request:
                 self._per_request[name] = api.per_request[kind]
             elif kind in api.provided:
@@ -112,7 +112,7 @@ class Endpoint(Generic[R, I]):
         api.authenticator.amend_response(request, response, identity)
         return response
 
-    def _response(self, answer: Encoded, request_id: str) -> web.Response:
+    def _response(self, answer: EncodedAnswer, request_id: str) -> web.Response:
         shape = self._route.shape
         headers = {**SECURITY_HEADERS, REQUEST_ID: request_id, **answer.headers}
         if answer.status in (204, 304):
@@ -151,9 +151,9 @@ class Endpoint(Generic[R, I]):
                 arguments[name] = _validated(model, read(request), faults)
         if model := route.model("headers"):
             arguments["headers"] = _validated(model, header_values(request, model), faults)
-        if route.media_type:
+        if route.request_media_type:
             if raw:
-                check_media_type(request, route.media_type)
+                check_media_type(request, route.request_media_type)
             if model := route.model("body"):
                 values = parse_json(raw, max_bytes=limits.body_bytes, max_depth=limits.json_depth)
                 arguments["body"] = _validated(model, values, faults)
@@ -168,7 +168,7 @@ class Endpoint(Generic[R, I]):
             )
         return arguments
 
-    async def _run(self, arguments: dict[str, Any]) -> Encoded:
+    async def _run(self, arguments: dict[str, Any]) -> EncodedAnswer:
         """Call the handler and encode its answer; `on_refused` is called if it raises an OrchestratorError."""
         try:
             return self._route.encode(await self._route.handler(**arguments))
@@ -180,7 +180,7 @@ class Endpoint(Generic[R, I]):
             raise
 
 
-async def _while_connected(request: web.Request, running: Coroutine[None, None, Encoded]) -> Encoded:
+async def _while_connected(request: web.Request, running: Coroutine[None, None, EncodedAnswer]) -> EncodedAnswer:
     """Await a handler that changes nothing; cancel it when the client disconnects."""
     task = asyncio.ensure_future(running)
     try:

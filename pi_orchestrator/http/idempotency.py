@@ -14,7 +14,7 @@ from pi_orchestrator.core.bounded_dict import BoundedDict
 from pi_orchestrator.core.clock import Clock
 from pi_orchestrator.core.errors import ConflictError, ValidationFailedError
 from pi_orchestrator.http.request import WELL_FORMED_ID
-from pi_orchestrator.http.route import Encoded, Route
+from pi_orchestrator.http.route import EncodedAnswer, Route
 
 SECRET_ANSWERS = 64
 SECRET_ANSWERS_S = 300.0
@@ -65,8 +65,8 @@ class Idempotency:
         return key
 
     async def once(
-        self, key: str, route: Route, request: web.Request, raw: bytes, run: Callable[[], Awaitable[Encoded]]
-    ) -> Encoded:
+        self, key: str, route: Route, request: web.Request, raw: bytes, run: Callable[[], Awaitable[EncodedAnswer]]
+    ) -> EncodedAnswer:
         """The stored answer, else that of `run`; ConflictError if the key was used for another request."""
         path = request.raw_path.encode("utf-8", "surrogateescape")
         request_hash = self._fingerprint(path + b"\n" + raw)
@@ -78,7 +78,7 @@ class Idempotency:
             if stored is not None:
                 if stored.request_hash != request_hash:
                     raise ConflictError("this Idempotency-Key was used for another request")
-                return Encoded(stored.body, stored.status)
+                return EncodedAnswer(stored.body, stored.status)
             encoded = await run()
             answer = StoredAnswer(request_hash, encoded.status, encoded.body)
             await store.save(key=key, operation=operation, answer=answer)

@@ -86,11 +86,14 @@ class _Writer(Generic[R]):
             "security": self._access.security(route),
             **({"deprecated": True} if route.successor else {}),
         }
-        if route.media_type:
+        if route.request_media_type:
             body = route.model("body")
             schema: Json = {"$ref": _REF.format(model=body.__name__)} if body else {"type": "string"}
             is_required = body is None or any(field.is_required() for field in body.model_fields.values())
-            operation["requestBody"] = {"required": is_required, "content": {route.media_type: {"schema": schema}}}
+            operation["requestBody"] = {
+                "required": is_required,
+                "content": {route.request_media_type: {"schema": schema}},
+            }
         return operation
 
     def _failures(self, route: R) -> Json:
@@ -106,7 +109,7 @@ class _Writer(Generic[R]):
             by_status.setdefault(status, []).append(name)
         _, invalid = self._errors.describe(ErrorCode.INVALID_REQUEST)
         by_status.setdefault(413, []).append(invalid)
-        if route.media_type:
+        if route.request_media_type:
             by_status.setdefault(415, []).append(invalid)
         return {
             str(status): {

@@ -1,9 +1,10 @@
-"""A route: a handler whose signature is the contract, and what the signature cannot express.
+"""A route: a handler, whose signature defines request and answer, and what the signature cannot express.
 
-A handler takes by name the pydantic models `path`, `query`, `headers` (each field's alias is a header name) and `body`
-(`Csv` for a CSV file), and by type everything else: objects that the application provides, and values of the request
-such as its caller. Its return annotation is the model of the answer. Routing, validation and the OpenAPI document are
-all derived from the route, so they cannot differ.
+Parameters named `path`, `query`, `headers` and `body` get the validated parts of the request; their types are pydantic
+models. The alias of each field of `headers` is the name of a header. A `body` of type `Csv` is a CSV file. Every other
+parameter is injected by its type: an object of the application, or a value of the request such as its caller. The
+return annotation is the model of the answer. Routing, validation and the OpenAPI document are all derived from the
+route, so they cannot differ.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Json = dict[str, Any]
 
 JSON = "application/json"
 MODELS = ("path", "query", "headers", "body")
-"""Parameters of a handler that are parts of the request; all others are provided by type."""
+"""Parameters of a handler that are parts of the request; all others are injected by type."""
 
 
 class Csv(bytes):
@@ -32,7 +33,7 @@ class Csv(bytes):
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[T]):
-    """An answer with its own status or headers, or one that is already encoded: as JSON, or as `media_type`."""
+    """What a handler returns to set the status or headers, or to return bytes: of JSON, or of `media_type` if set."""
 
     data: T | None = None
     encoded: bytes | None = None
@@ -42,8 +43,8 @@ class Reply(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """An answer as bytes, with status and headers; `media_type` only if it differs from the route's shape."""
+class EncodedAnswer:
+    """What `Route.encode` returns: bytes, status, headers; `media_type` only if it differs from the route's shape."""
 
     body: bytes
     status: int
@@ -67,7 +68,7 @@ class Shape:
 
 PLAIN = Shape("bare JSON")
 TEXT = Shape("Prometheus text", "text/plain; version=0.0.4; charset=utf-8")
-BINARY = Shape("bytes of the route's own media type, or bare JSON")
+BINARY = Shape("bytes of the media type in `produces`, or bare JSON")
 STREAM = Shape("endless stream of server-sent events", "text/event-stream")
 
 
@@ -77,8 +78,9 @@ class Route:
 
     `errors`: codes that it may answer with, in addition to those of every route. `also`: further statuses that
     its answer may have, such as 503 for "not ready". `successor`: path of the route that replaces this one; the headers
-    of the answer announce it. `secret`: the answer is stored for repeats in memory only. `produces`: media type of an
-    answer of shape BINARY; its model is the JSON form, for clients that accept only JSON.
+    of the answer announce it. `secret`: the answer contains a secret; for repeats with the same Idempotency-Key it is
+    kept in memory, never in the database. `produces`: media type of an answer of shape BINARY; then the model describes
+    the JSON that is sent to clients that accept only JSON.
     """
 
     method: str
@@ -125,8 +127,8 @@ class Route:
         return self.method not in ("GET", "HEAD")
 
     @property
-    def needs(self) -> Mapping[str, Any]:
-        """The parameters that the application or the request provides: name → type."""
+    def injected(self) -> Mapping[str, Any]:
+        """The parameters that are injected by type: name → type."""
         return {name: kind for name, kind in self.inputs.items() if name not in MODELS}
 
     def model(self, name: str) -> type[BaseModel] | None:
@@ -135,18 +137,18 @@ class Route:
         return None if model is Csv else model
 
     @property
-    def media_type(self) -> str | None:
+    def request_media_type(self) -> str | None:
         """The media type of the request body; None without a body."""
         if "body" not in self.inputs:
             return None
         return "text/csv" if self.inputs["body"] is Csv else JSON
 
-    def encode(self, answer: Any) -> Encoded:
+    def encode(self, answer: Any) -> EncodedAnswer:
         """Encode a handler's answer."""
         if not isinstance(answer, Reply):
-            return Encoded(self.adapter.dump_json(answer, exclude_none=True), self.status)
+            return EncodedAnswer(self.adapter.dump_json(answer, exclude_none=True), self.status)
         body = self.adapter.dump_json(answer.data, exclude_none=True) if answer.encoded is None else answer.encoded
-        return Encoded(body, answer.status or self.status, answer.media_type, answer.headers)
+        return EncodedAnswer(body, answer.status or self.status, answer.media_type, answer.headers)
 
 
 def table(resource: str, *routes: R) -> tuple[R, ...]:

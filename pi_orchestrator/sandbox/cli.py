@@ -25,7 +25,7 @@ WIDTH = 80
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `sandbox` with its subcommands."""
-    parser = subparsers.add_parser("sandbox", help="run simulated cameras for development")
+    parser = subparsers.add_parser("sandbox", help="run only simulated cameras, with a broker that already runs")
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     cameras = kinds.add_parser(
         "cameras",

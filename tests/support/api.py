@@ -266,9 +266,9 @@ async def call_route(api, route, **options):
     """Send a valid request to a route; options are passed to Api.call."""
     if route.model("body"):
         options.setdefault("json", BODIES[route.path])
-    elif route.media_type:
+    elif route.request_media_type:
         options.setdefault("data", FILES[route.path])
-        options["headers"] = {"Content-Type": route.media_type} | options.get("headers", {})
+        options["headers"] = {"Content-Type": route.request_media_type} | options.get("headers", {})
     if route.path in QUERIES:
         options.setdefault("params", QUERIES[route.path])
     return await api.call(route.method, target(route), **options)
@@ -284,7 +284,7 @@ def decoded(route, answer):
 def good_body(route):
     """(content type, bytes) of a valid body, for `exchange`."""
     if route.path in FILES:
-        return route.media_type, FILES[route.path]
+        return route.request_media_type, FILES[route.path]
     return JSON, json.dumps(BODIES[route.path]).encode() if route.model("body") else b""
 
 

@@ -1,7 +1,8 @@
 """The allowlist: `/api/v1/provisioning/allowlist`.
 
-Every write is idempotent: a repeat changes nothing and appends no event. Counts in an answer are those of this request,
-so a repeat reports every row as skipped or not found. A repeat with the same Idempotency-Key gets the first answer.
+Every write is idempotent: the same request again changes nothing and appends no event. Counts in an answer are the
+effect of the request itself. Sent again without an Idempotency-Key, it reports every row as skipped or not found; with
+the same key, it gets the first answer again.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from pi_orchestrator.features.allowlist.model import (
     MAX_DESCRIPTION_CHARS,
     Effect,
     Entry,
+    PlannedChange,
     Row,
-    Step,
     parse_container,
     parse_description,
     parse_row,
@@ -85,7 +86,7 @@ class ChangedEntry(EntryAnswer):
 
 
 class RefusedRow(ApiModel):
-    """A row that was refused: its index in the request, from 0, its first line in a file, and the reason."""
+    """A row that was refused. `index`: its position in the request, from 0; `line`: where it starts in a CSV file."""
 
     index: int
     line: int | None = None
@@ -94,7 +95,7 @@ class RefusedRow(ApiModel):
 
 
 class BulkReport(ApiModel):
-    """Number of rows by result; a row in `errors` is in no number."""
+    """Number of rows by result; the refused rows, in `errors`, are not counted."""
 
     added: int
     updated: int
@@ -181,12 +182,12 @@ class NewEntries(RequestModel):
 
     entries: list[Any] = Field(
         max_length=MAX_BULK,
-        description="objects with mac, description and container_id; a bad entry does not affect the others",
+        description="objects with mac, description and container_id; a refused entry does not affect the others",
     )
 
 
-class RemovedEntries(RequestModel):
-    """Cameras that may no longer be provisioned."""
+class EntriesToRemove(RequestModel):
+    """Cameras to remove from the list."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -208,7 +209,7 @@ async def add(database: Database, body: NewEntry, actor: Actor) -> Reply[EntryAn
     """
 
     async def job(tx: Tx) -> tuple[Entry, Effect]:
-        (step,) = await allowlist.change(tx, [_row_of(body.mac, body)])
+        (step,) = await allowlist.apply_rows(tx, [_row_of(body.mac, body)])
         if step.effect is Effect.ERROR:
             raise ConflictError(step.reason or "", details="remove entries that are no longer needed")
         await audit_log.record(tx, actor, target=body.mac)
@@ -231,7 +232,7 @@ async def change(database: Database, path: MacPath, body: EntryChange, actor: Ac
 
     async def job(tx: Tx) -> Entry:
         await _require_entry(tx, path.mac)
-        await allowlist.change(tx, [_row_of(path.mac, body)])
+        await allowlist.apply_rows(tx, [_row_of(path.mac, body)])
         await audit_log.record(tx, actor, target=path.mac)
         return await _require_entry(tx, path.mac)
 
@@ -250,17 +251,17 @@ async def remove(database: Database, path: MacPath, actor: Actor) -> None:
 
 
 async def bulk(database: Database, body: NewEntries, actor: Actor) -> BulkReport:
-    """Add up to 1,000 cameras. Valid rows are applied, invalid rows are in `errors`.
+    """Add up to 1,000 cameras. Valid rows are applied, refused rows are in `errors`.
 
     `added` counts new entries, `updated` changed ones. `skipped` counts rows without effect: the entry has these values
-    already, or an earlier row is the same. A row is bad if it contradicts an earlier row with the same MAC, or if the
-    list is full (10,000 entries). A repeat of the request skips what was added or updated.
+    already, or an earlier row is the same. A row is refused if it is invalid, contradicts an earlier row with the same
+    MAC, or if the list is full (10,000 entries). A repeat of the request skips what was added or updated.
     """
     rows = [parse_row(values, number=number) for number, values in enumerate(body.entries)]
     return BulkReport(**_report(await _apply(database, rows, actor), dry_run=False))
 
 
-async def bulk_remove(database: Database, body: RemovedEntries, actor: Actor) -> RemovalReport:
+async def bulk_remove(database: Database, body: EntriesToRemove, actor: Actor) -> RemovalReport:
     """Remove up to 1,000 cameras from the list; a duplicate MAC is counted once.
 
     A repeat removes none and reports all as not found.
@@ -305,23 +306,24 @@ async def import_csv(database: Database, query: ImportQuery, body: Csv, actor: A
 
     RFC 4180 in UTF-8, with or without a byte order mark, any line ends, at most 10,000 rows. The first line names the
     columns in any order: `mac`, and optionally `description` and `container_id`. An empty cell deletes the value; a
-    missing column does not change it. A file that is not valid CSV is refused as a whole. Formulas are read as text;
-    an apostrophe before a formula is removed.
+    missing column does not change it. A file that is not valid CSV is refused as a whole. Cells that
+    look like spreadsheet formulas are text; an apostrophe that a spreadsheet puts before them is removed.
     """
     try:
         rows = await asyncio.to_thread(read_csv, body)
     except FieldError as error:
         raise InvalidRequestError("the file is not a valid CSV list", details=str(error)) from None
     if query.dry_run:
+        # Reads only; in a transaction, because `plan_changes` needs one.
         steps = await database.write(lambda tx: allowlist.plan_changes(tx, rows))
     else:
         steps = await _apply(database, rows, actor)
     return Reply(encoded=await asyncio.to_thread(_encode_report, steps, dry_run=query.dry_run))
 
 
-async def _apply(database: Database, rows: Sequence[Row], actor: Actor) -> list[Step]:
-    async def job(tx: Tx) -> list[Step]:
-        steps = await allowlist.change(tx, rows)
+async def _apply(database: Database, rows: Sequence[Row], actor: Actor) -> list[PlannedChange]:
+    async def job(tx: Tx) -> list[PlannedChange]:
+        steps = await allowlist.apply_rows(tx, rows)
         await audit_log.record(tx, actor, target=f"{len(rows)} rows", outcome=_summary(steps, dry_run=False))
         return steps
 
@@ -360,7 +362,7 @@ def _encode_list(entries: Iterable[Entry]) -> bytes:
     return AllowlistEntries(entries=views, count=len(views)).model_dump_json(exclude_none=True).encode()
 
 
-def _encode_report(steps: Sequence[Step], *, dry_run: bool) -> bytes:
+def _encode_report(steps: Sequence[PlannedChange], *, dry_run: bool) -> bytes:
     rows = [
         ImportedRow(line=step.row.line or 0, mac=step.row.mac, effect=step.effect, reason=step.reason) for step in steps
     ]
@@ -368,7 +370,7 @@ def _encode_report(steps: Sequence[Step], *, dry_run: bool) -> bytes:
     return report.model_dump_json(exclude_none=True).encode()
 
 
-def _report(steps: Sequence[Step], *, dry_run: bool) -> dict[str, Any]:
+def _report(steps: Sequence[PlannedChange], *, dry_run: bool) -> dict[str, Any]:
     effects = Counter(step.effect for step in steps)
     return {
         "added": effects[Effect.ADD],
@@ -383,7 +385,7 @@ def _report(steps: Sequence[Step], *, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _summary(steps: Sequence[Step], *, dry_run: bool) -> str:
+def _summary(steps: Sequence[PlannedChange], *, dry_run: bool) -> str:
     effects = Counter(step.effect for step in steps)
     labels = ("to add", "to update", "to skip") if dry_run else ("added", "updated", "skipped")
     counted = zip((Effect.ADD, Effect.UPDATE, Effect.SKIP, Effect.ERROR), (*labels, "refused"), strict=True)

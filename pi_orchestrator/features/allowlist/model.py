@@ -78,7 +78,7 @@ class Row(NamedTuple):
     line: int | None = None
 
 
-class Step(NamedTuple):
+class PlannedChange(NamedTuple):
     """Planned change of a row: its effect, the resulting details, and for SKIP and ERROR the reason."""
 
     row: Row
@@ -129,22 +129,22 @@ def parse_row(values: object, *, number: int, line: int | None = None) -> Row:
     return Row(number, mac, fields, line=line)
 
 
-def plan(rows: Iterable[Row], listed: Mapping[Mac, Details], *, capacity: int) -> list[Step]:
+def plan(rows: Iterable[Row], listed: Mapping[Mac, Details], *, capacity: int) -> list[PlannedChange]:
     """Plan the change of each row, for a list that can take `capacity` more entries; missing fields do not change.
 
     If several rows have the same MAC, the first one without an error counts: a later row that agrees with it is
     skipped, one that contradicts it is an error. So the same rows sent twice change nothing.
     """
-    steps: list[Step] = []
-    first: dict[str, Step] = {}
+    steps: list[PlannedChange] = []
+    first: dict[str, PlannedChange] = {}
     for row in rows:
         before = listed.get(Mac(row.mac))
         if row.error is not None:
-            step = Step(row, Effect.ERROR, NO_DETAILS, row.error)
+            step = PlannedChange(row, Effect.ERROR, NO_DETAILS, row.error)
         elif (other := first.get(row.mac)) is not None:
             step = _plan_duplicate(row, other)
         elif before is None and capacity == 0:
-            step = Step(row, Effect.ERROR, NO_DETAILS, FULL)
+            step = PlannedChange(row, Effect.ERROR, NO_DETAILS, FULL)
         else:
             capacity -= before is None
             step = first[row.mac] = _plan_row(row, before)
@@ -152,19 +152,19 @@ def plan(rows: Iterable[Row], listed: Mapping[Mac, Details], *, capacity: int) -
     return steps
 
 
-def _plan_row(row: Row, before: Details | None) -> Step:
+def _plan_row(row: Row, before: Details | None) -> PlannedChange:
     after = (before or NO_DETAILS).with_fields(row.fields)
     if before is None:
-        return Step(row, Effect.ADD, after)
+        return PlannedChange(row, Effect.ADD, after)
     if before == after:
-        return Step(row, Effect.SKIP, after, "already listed with these values")
-    return Step(row, Effect.UPDATE, after)
+        return PlannedChange(row, Effect.SKIP, after, "already listed with these values")
+    return PlannedChange(row, Effect.UPDATE, after)
 
 
-def _plan_duplicate(row: Row, first: Step) -> Step:
+def _plan_duplicate(row: Row, first: PlannedChange) -> PlannedChange:
     place = f"index {first.row.number}" if first.row.line is None else f"line {first.row.line}"
     if first.details.with_fields(row.fields) == first.details:
-        return Step(row, Effect.SKIP, first.details, f"same as {place}")
-    return Step(
+        return PlannedChange(row, Effect.SKIP, first.details, f"same as {place}")
+    return PlannedChange(
         row, Effect.ERROR, first.details, f"conflicts with {place}, which has the same MAC and takes precedence"
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pi_orchestrator.core.clock import parse_rfc3339, rfc3339
 from pi_orchestrator.core.events import AllowlistChanged
 from pi_orchestrator.core.mac import Mac
-from pi_orchestrator.features.allowlist.model import MAX_ENTRIES, Details, Effect, Entry, Step, plan
+from pi_orchestrator.features.allowlist.model import MAX_ENTRIES, Details, Effect, Entry, PlannedChange, plan
 from pi_orchestrator.features.allowlist.model import Row as RequestedRow
 from pi_orchestrator.storage import event_store as event_log
 from pi_orchestrator.storage.database import Database, Row, Tx
@@ -64,7 +64,7 @@ async def stats(database: Database) -> Stats:
     return Stats(total=row["total"], used=row["used"])
 
 
-async def plan_changes(tx: Tx, rows: Sequence[RequestedRow]) -> list[Step]:
+async def plan_changes(tx: Tx, rows: Sequence[RequestedRow]) -> list[PlannedChange]:
     """The steps that `change` would take."""
     macs = json.dumps([row.mac for row in rows if row.error is None])
     found = await tx.run(
@@ -75,7 +75,7 @@ async def plan_changes(tx: Tx, rows: Sequence[RequestedRow]) -> list[Step]:
     return plan(rows, listed_details, capacity=max(0, MAX_ENTRIES - count["total"]))
 
 
-async def change(tx: Tx, rows: Sequence[RequestedRow]) -> list[Step]:
+async def apply_rows(tx: Tx, rows: Sequence[RequestedRow]) -> list[PlannedChange]:
     """Apply the rows; returns one step for each."""
     steps = await plan_changes(tx, rows)
     now = rfc3339(tx.stamp.at)

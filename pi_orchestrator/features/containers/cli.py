@@ -20,7 +20,7 @@ ID_HELP = "container id, or its label if unique"
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `containers` and its verbs."""
-    parser = subparsers.add_parser("containers", help="manage containers and their cameras")
+    parser = subparsers.add_parser("containers", help="manage containers: places with positions for four cameras")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     verbs.add_parser("list", help="list the containers").set_defaults(func=list_containers)
     detail = verbs.add_parser("show", help="show a container and its cameras")

@@ -57,7 +57,7 @@ def parse_container_description(value: object) -> str | None:
     return parse_text(value, what="a description", max_chars=MAX_DESCRIPTION_CHARS)
 
 
-def free_position(occupied: Iterable[int]) -> int | None:
+def lowest_free(occupied: Iterable[int]) -> int | None:
     """The lowest free position, or None if the container is full."""
     occupied = set(occupied)
     return next((position for position in POSITIONS if position not in occupied), None)

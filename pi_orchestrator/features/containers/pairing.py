@@ -16,7 +16,7 @@ from pi_orchestrator.features.cameras.model import Camera
 from pi_orchestrator.features.cameras.registration import CameraRegistrar, NewCamera
 from pi_orchestrator.features.cameras.service import CameraService, camera_not_found
 from pi_orchestrator.features.containers import store
-from pi_orchestrator.features.containers.model import MAX_CAMERAS, POSITIONS, Container, free_position, is_of_target
+from pi_orchestrator.features.containers.model import MAX_CAMERAS, POSITIONS, Container, is_of_target, lowest_free
 from pi_orchestrator.features.containers.service import require_container
 from pi_orchestrator.features.devices.best_address import best_address
 from pi_orchestrator.features.devices.registry import DeviceRegistry
@@ -121,7 +121,7 @@ class PairingService:
         """The requested position if it is free, for None the first free one; ConflictError otherwise."""
         occupied = await camera_store.occupants(tx, container.id)
         if position is None:
-            position = free_position(occupied)
+            position = lowest_free(occupied)
         if position is None:
             raise ConflictError(
                 f"all four positions of {container.title} are occupied",

@@ -1,4 +1,4 @@
-"""Routes of containers and pairing."""
+"""Routes of containers (places with positions for four cameras) and pairing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ _PAIRED = {
     "registered_at": _TIMESTAMP,
     "paired_at": _TIMESTAMP,
 }
-_DISMISSED = {
+# The API calls an exclusion "dismissed"; `reason` is a code, `why` the sentence for operators.
+_EXCLUSION = {
     "mac_address": "24:6F:28:B0:F7:F1",
     "device_id": "espcam-b0f7f1",
     "name": "Entrance",
@@ -144,7 +145,7 @@ ROUTES: tuple[Route, ...] = (
             "/api/v1/espcam/pair",
             pairing.pair,
             "pairing",
-            "Pair a camera",
+            "Pair a camera: register it if necessary, and assign it to a position",
             Scope.OPERATE,
             action="camera.pair",
             errors=_ASSIGNMENT_ERRORS,
@@ -158,9 +159,9 @@ ROUTES: tuple[Route, ...] = (
             "Unpair a camera",
             Scope.OPERATE,
             action="camera.unpair",
-            keyed=True,
+            key_in_provisioning_mode=True,
             errors=(ErrorCode.CAMERA_NOT_FOUND,),
-            example=_DISMISSED,
+            example=_EXCLUSION,
         ),
         Route(
             "POST",
@@ -170,7 +171,7 @@ ROUTES: tuple[Route, ...] = (
             "Replace a camera",
             Scope.OPERATE,
             action="camera.replace",
-            keyed=True,
+            key_in_provisioning_mode=True,
             errors=(ErrorCode.CAMERA_NOT_FOUND, ErrorCode.CAMERA_ALREADY_ASSIGNED),
             example={**_PAIRED, "replaces": "24:6F:28:B0:F8:01"},
         ),
@@ -181,7 +182,7 @@ ROUTES: tuple[Route, ...] = (
             "pairing",
             "List the excluded cameras",
             Scope.READ,
-            example={"cameras": [_DISMISSED], "total": 1},
+            example={"cameras": [_EXCLUSION], "total": 1},
         ),
         Route(
             "DELETE",
@@ -191,7 +192,7 @@ ROUTES: tuple[Route, ...] = (
             "Remove an exclusion",
             Scope.OPERATE,
             action="camera.lift",
-            keyed=True,
+            key_in_provisioning_mode=True,
             status=204,
         ),
     ),

@@ -39,10 +39,10 @@ class ContainerService:
         """Create a container; ConflictError if there are `MAX_CONTAINERS` already."""
 
         async def job(tx: Tx) -> Container:
-            recent = await store.find_recent(tx, label=label, description=description, within_s=REPEAT_S)
-            if recent:
-                await audit_log.record(tx, actor, target=recent.id, outcome=audit_log.UNCHANGED)
-                return recent
+            repeated = await store.find_repeated_create(tx, label=label, description=description, within_s=REPEAT_S)
+            if repeated:
+                await audit_log.record(tx, actor, target=repeated.id, outcome=audit_log.UNCHANGED)
+                return repeated
             if await store.count(tx) >= MAX_CONTAINERS:
                 raise ConflictError(
                     f"the limit of {MAX_CONTAINERS:,} containers is reached", details="delete empty containers"

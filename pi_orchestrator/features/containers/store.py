@@ -1,11 +1,14 @@
-"""SQL for containers, and their free positions."""
+"""SQL for containers (places with positions for four cameras), and their free positions.
+
+`load` reads committed data, `find` within a transaction.
+"""
 
 from __future__ import annotations
 
 from pi_orchestrator.core.clock import parse_rfc3339, rfc3339
 from pi_orchestrator.core.events import ContainerCreated, ContainerEvent
 from pi_orchestrator.features.cameras.store import occupants
-from pi_orchestrator.features.containers.model import Container, free_position, overflow_id, overflow_label
+from pi_orchestrator.features.containers.model import Container, lowest_free, overflow_id, overflow_label
 from pi_orchestrator.storage import event_store
 from pi_orchestrator.storage.database import Database, Row, Tx
 
@@ -36,8 +39,10 @@ async def count(tx: Tx) -> int:
     return int(row["total"])
 
 
-async def find_recent(tx: Tx, *, label: str | None, description: str | None, within_s: float) -> Container | None:
-    """A container created with the same texts within `within_s` seconds and not changed or used since, or None."""
+async def find_repeated_create(
+    tx: Tx, *, label: str | None, description: str | None, within_s: float
+) -> Container | None:
+    """The unchanged, empty container that an identical create request made in the last `within_s` seconds, or None."""
     rows = await tx.run(
         "SELECT * FROM containers c WHERE label IS ? AND description IS ? AND boot_id = ? AND monotonic > ?"
         " AND created_at = updated_at AND NOT EXISTS (SELECT 1 FROM assignments WHERE container_id = c.id)",
@@ -47,7 +52,7 @@ async def find_recent(tx: Tx, *, label: str | None, description: str | None, wit
 
 
 async def insert(tx: Tx, container_id: str, *, label: str | None, description: str | None) -> Container:
-    """Insert a container that an operator requested."""
+    """Insert a container on the request of an operator; its time is stored for `find_repeated_create`."""
     now = tx.stamp.at
     await tx.run(
         "INSERT INTO containers (id, label, description, created_at, updated_at, boot_id, monotonic)"
@@ -83,7 +88,7 @@ async def append_event(tx: Tx, kind: type[ContainerEvent], container: Container)
 
 
 async def ensure(tx: Tx, container_id: str, *, label: str) -> bool:
-    """Create a container if it does not exist; True if it was created."""
+    """Create a container if it does not exist; True if it was created. `find_repeated_create` never returns it."""
     now = rfc3339(tx.stamp.at)
     created = await tx.run(
         "INSERT INTO containers (id, label, created_at, updated_at) VALUES (?, ?, ?, ?)"
@@ -93,9 +98,9 @@ async def ensure(tx: Tx, container_id: str, *, label: str) -> bool:
     return bool(created)
 
 
-async def next_free_position(tx: Tx, container_id: str) -> int | None:
+async def free_position(tx: Tx, container_id: str) -> int | None:
     """The lowest free position of an existing container, or None if it is full."""
-    return free_position(await occupants(tx, container_id))
+    return lowest_free(await occupants(tx, container_id))
 
 
 async def next_overflow(tx: Tx, target_id: str, target_label: str) -> tuple[str, int]:
@@ -106,15 +111,15 @@ async def next_overflow(tx: Tx, target_id: str, target_label: str) -> tuple[str,
         created = await ensure(tx, container_id, label=overflow_label(target_label, number))
         if created and (container := await find(tx, container_id)):
             await append_event(tx, ContainerCreated, container)
-        position = free_position(()) if created else await next_free_position(tx, container_id)
+        position = lowest_free(occupied=()) if created else await free_position(tx, container_id)
         if position is not None:
             return container_id, position
         number += 1
 
 
-async def find_free_position(tx: Tx, container_id: str) -> int | None:
+async def free_position_or_none(tx: Tx, container_id: str) -> int | None:
     """The lowest free position; None if the container does not exist or is full."""
-    return await next_free_position(tx, container_id) if await find(tx, container_id) else None
+    return await free_position(tx, container_id) if await find(tx, container_id) else None
 
 
 def _container(row: Row) -> Container:

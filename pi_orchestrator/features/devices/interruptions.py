@@ -1,8 +1,8 @@
 """Interruptions of one device: restarts, lost MQTT sessions, and times that it went offline; whether it is unstable.
 
 Pure; times are monotonic seconds, passed in. A camera that restarts again and again may be seen by ARP all the time, so
-restarts count whether or not the device went offline. One that did counts once: `confirm_restart` turns the entry into
-a restart when the device returns.
+a restart is recorded even if the device never went offline. If it did, offline and restart are one interruption:
+`confirm_restart` replaces the OFFLINE entry.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Interruption(StrEnum):
 
 @dataclass(slots=True)
 class Interruptions:
-    """The newest interruptions: at most MAX_KEPT, each within WITHIN_S of the next; `restarts` counts all restarts."""
+    """The interruptions within WITHIN_S before the newest one, at most MAX_KEPT; `restarts`: of all time."""
 
     is_unstable: bool = False
     restarts: int = 0
@@ -47,7 +47,7 @@ class Interruptions:
         self.is_unstable = self.is_unstable or len(self._entries) >= LIMIT
 
     def confirm_restart(self) -> None:
-        """The device is back after it went offline, and has restarted: its last interruption was a restart."""
+        """Turn the last entry from OFFLINE into RESTART: the device has returned, and has restarted meanwhile."""
         if self._entries and self._entries[-1][1] is Interruption.OFFLINE:
             self._entries[-1] = (self._entries[-1][0], Interruption.RESTART)
             self.restarts += 1
@@ -61,11 +61,11 @@ class Interruptions:
         return True
 
     def next_change_at(self, now: float) -> float:
-        """The next time at which silence alone changes `is_unstable` or `summary`; infinite if it does not."""
+        """When `is_unstable` or `summary` of an unstable device next changes with time; infinite for a stable one."""
         if not self.is_unstable:
             return float("inf")
-        aged = (at + MINUTE_S for at, _ in self._entries if at + MINUTE_S > now)
-        return min(self._entries[-1][0] + SETTLED_AFTER_S, next(aged, float("inf")))
+        expiries = (at + MINUTE_S for at, _ in self._entries if at + MINUTE_S > now)
+        return min(self._entries[-1][0] + SETTLED_AFTER_S, next(expiries, float("inf")))
 
     def summary(self, now: float) -> str:
         """What happened how often, such as `restarted 7 times in the last minute`; empty if nothing did."""

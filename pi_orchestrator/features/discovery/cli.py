@@ -19,10 +19,15 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add `devices`."""
     parser = subparsers.add_parser(
         "devices",
-        help="list devices on the camera network, or show one with its evidence",
+        help="list devices on the camera network, or show one and which sources saw it",
         description="List the devices on the camera network that the daemon knows from all sources.",
     )
-    parser.add_argument("mac", nargs="?", metavar="MAC", help="MAC in any format; show this device with its evidence")
+    parser.add_argument(
+        "mac",
+        nargs="?",
+        metavar="MAC",
+        help="MAC in any format; show this device and which sources (ARP, MQTT, ...) saw it",
+    )
     parser.add_argument("--all", action="store_true", help="include offline devices")
     add_client(parser)
     parser.set_defaults(func=devices)

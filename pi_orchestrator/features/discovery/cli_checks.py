@@ -28,7 +28,7 @@ async def find_problem(standalone: StandaloneScan) -> ScanProblem | None:
     return (
         await interface_problem(standalone, scanner.link)
         or (_address_problem(settings, scanner.link) if scanner.link else None)
-        or _engine_problem(settings, scanner.reason)
+        or _engine_problem(settings, scanner.unavailable_reason)
     )
 
 

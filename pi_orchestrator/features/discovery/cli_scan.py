@@ -102,7 +102,7 @@ def _document(
 ) -> dict[str, Any]:
     return {
         "engine": standalone.scanner.engine,
-        "engine_reason": standalone.scanner.choice,
+        "engine_reason": standalone.scanner.choice_reason,
         "interface": standalone.settings.ap.interface,
         "subnet": str(standalone.scanner.network),
         "duration_ms": round(duration_s * 1000),
@@ -126,7 +126,7 @@ def _print(standalone: StandaloneScan, devices: list[dict[str, Any]], *, duratio
         parts.append(f"{silent} expected but silent")
     if not complete:
         parts.append("incomplete: timeout")
-    print(wrapped(f"{', '.join(parts)}; engine: {standalone.scanner.choice}"))
+    print(wrapped(f"{', '.join(parts)}; engine: {standalone.scanner.choice_reason}"))
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -89,7 +89,7 @@ class _Watch:
             await sweep(self._standalone, self._timeout_s)
         except NetworkError as error:
             await scanner.refresh_link()
-            self._report_error(scanner.reason or error.message)
+            self._report_error(scanner.unavailable_reason or error.message)
         else:
             self._report_error("")
 
@@ -105,7 +105,7 @@ class _Watch:
         present = count_present(self._standalone)
         scanner = self._standalone.scanner
         print(
-            f"{present or 'No devices'} found; scanning every {self._interval_s:g} s; engine: {scanner.choice}",
+            f"{present or 'No devices'} found; scanning every {self._interval_s:g} s; engine: {scanner.choice_reason}",
             flush=True,
         )
         self._found = {change.mac for change in self._standalone.registry.drain() if change.kind is Kind.FOUND}
@@ -179,7 +179,8 @@ class _Watch:
             self._write("waiting" if reason else "scanning", {"message": reason} if reason else {})
         else:
             self._print(
-                "waiting" if reason else "scanning", reason or f"again; engine: {self._standalone.scanner.choice}"
+                "waiting" if reason else "scanning",
+                reason or f"again; engine: {self._standalone.scanner.choice_reason}",
             )
 
     def _write(self, event: str, fields: dict[str, Any]) -> None:

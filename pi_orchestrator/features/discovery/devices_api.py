@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pi_orchestrator.core.error_codes import ErrorCode
 from pi_orchestrator.core.errors import NotFoundError
-from pi_orchestrator.core.health import Health, State
+from pi_orchestrator.core.health import Component, Health, State
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.devices.views import UnreadableView
 from pi_orchestrator.features.discovery.passive_sources import PassiveSourcesWorker
@@ -32,7 +32,7 @@ class SourceView(ApiModel):
 class DeviceList(ApiModel):
     """Devices, cameras first, then by address; `total` also counts those beyond `limit`.
 
-    `unreadable`: topics whose last status message could not be read, so that its camera may be missing in the list.
+    `unreadable`: MQTT topics whose last status message could not be read; cameras that publish there may be missing.
     """
 
     devices: list[DeviceView]
@@ -41,7 +41,10 @@ class DeviceList(ApiModel):
 
 
 class Discovered(DeviceList):
-    """Devices, and the sources of evidence; `engine` is the engine that scans now, with the reason for it."""
+    """Devices, and the sources of evidence.
+
+    `engine`: the open scan engine, if any; `engine_reason`: why this one, or why none.
+    """
 
     engine: str | None = None
     engine_reason: str
@@ -55,7 +58,7 @@ class PlainDevices(ApiModel):
 
 
 class Network(ApiModel):
-    """The camera network: `connected`: the interface is up and has its address, `is_active`: cameras can join."""
+    """The camera network. `connected`: its interface is up and has its address. `is_active`: cameras can join."""
 
     interface: str
     ssid: str
@@ -72,20 +75,20 @@ class DeviceQuery(RequestModel):
 
 
 async def discovered(health: Health, scanner: Scanner, views: DeviceViews, query: DeviceQuery) -> Discovered:
-    """All devices with their evidence, and the state of each source."""
+    """The devices as in the list of devices, with the scan engine and the state of each source."""
     devices, total = views.listed(only_here=query.status == "here", limit=query.limit)
     return Discovered(
         devices=devices,
         total=total,
         unreadable=views.unreadable(),
         engine=scanner.engine,
-        engine_reason=scanner.reason or scanner.choice,
-        sources=[
-            SourceView(source=name, state=part.state, reason=part.reason or None)
-            for name in SOURCES
-            for part in (health.get(name),)
-        ],
+        engine_reason=scanner.unavailable_reason or scanner.choice_reason,
+        sources=[_source_view(name, health.get(name)) for name in SOURCES],
     )
+
+
+def _source_view(name: str, component: Component) -> SourceView:
+    return SourceView(source=name, state=component.state, reason=component.reason or None)
 
 
 async def list_devices(views: DeviceViews, query: DeviceQuery) -> DeviceList:

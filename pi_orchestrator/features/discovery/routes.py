@@ -172,7 +172,7 @@ ROUTES: tuple[Route, ...] = (
                 "discovery",
                 "The camera network",
                 Scope.READ,
-                keyed=True,
+                key_in_provisioning_mode=True,
                 example=_NETWORK,
             )
             for path in ("/api/v1/provisioning/batch/network", "/api/v1/provisioning/network/status")

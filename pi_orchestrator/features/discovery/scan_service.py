@@ -177,7 +177,9 @@ class ScanService:
     def _begin(self, *, requested_by: str) -> _Run:
         engine, network = self._scanner.engine, self._scanner.network
         if engine is None or network is None or self._scanner.link is None:
-            raise NetworkError(f"the camera network cannot be scanned: {self._scanner.reason}", retry_after_s=RETRY_S)
+            raise NetworkError(
+                f"the camera network cannot be scanned: {self._scanner.unavailable_reason}", retry_after_s=RETRY_S
+            )
         scan = Scan(
             id=str(uuid.uuid4()),
             requested_by=requested_by,

@@ -1,7 +1,7 @@
 """The scanner: keeps one engine open on the camera network's interface, sweeps it, and runs requested probes.
 
 The interface of an access point may appear late, go down, be renamed, or lose its address. The scanner checks it every
-few seconds and after each kernel event, sets `reason` to what it waits for, and continues automatically.
+few seconds and after each kernel event, sets `unavailable_reason` to what it waits for, and continues automatically.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ KernelEventsFactory = Callable[[OnLink], KernelEvents]
 
 
 class Scanner:
-    """`refresh_link` opens an engine for `sweep` and `probe`; `reason`: why none is open, `choice`: why this one is."""
+    """`refresh_link` opens an engine for `sweep` and `probe`; `unavailable_reason`: why none is open."""
 
     def __init__(
         self,
@@ -83,12 +83,12 @@ class Scanner:
         self._budget = TokenBucket(capacity=2 * PROBES_PER_S, rate=PROBES_PER_S, now=clock.monotonic())
         self.link: Link | None = None
         self.network: IPv4Network | None = None
-        self.reason = "the interface was not checked yet"
-        self.choice = ""
+        self.unavailable_reason = "the interface was not checked yet"
+        self.choice_reason = ""
 
     @property
     def engine(self) -> str | None:
-        """The name of the open engine; None if none is open (see `reason`)."""
+        """The name of the open engine; None if none is open (see `unavailable_reason`)."""
         return self._engine.name if self._engine else None
 
     @property
@@ -227,7 +227,9 @@ class Scanner:
 
     def _require_engine(self) -> tuple[Engine, IPv4Network]:
         if self._engine is None or self.network is None:
-            raise NetworkError(f"the camera network cannot be scanned: {self.reason}", retry_after_s=LINK_CHECK_S)
+            raise NetworkError(
+                f"the camera network cannot be scanned: {self.unavailable_reason}", retry_after_s=LINK_CHECK_S
+            )
         return self._engine, self.network
 
     def _open_kernel_events(self) -> None:
@@ -264,7 +266,7 @@ class Scanner:
         return network
 
     async def choose_engine(self, link: Link | None, network: IPv4Network) -> None:
-        """Open the first engine that the settings allow and that works here; sets `choice` or `reason`."""
+        """Open the first engine that the settings allow and that works here; sets the reason for it or for none."""
         errors = []
         for name, engine in self._engines.items():
             if link is None or self._settings.engine not in ("auto", name):
@@ -277,19 +279,19 @@ class Scanner:
                 continue
             self._engine, self.network = engine, network
             auto = self._settings.engine == "auto"
-            self.choice = "; ".join([f"{name} ({'auto' if auto else 'discovery.engine'})", *errors])
+            self.choice_reason = "; ".join([f"{name} ({'auto' if auto else 'discovery.engine'})", *errors])
             self._set_reason("")
-            log.info("scanner ready", engine=name, interface=link.name, network=str(network), why=self.choice)
+            log.info("scanner ready", engine=name, interface=link.name, network=str(network), why=self.choice_reason)
             return
         self._set_reason(f"no engine works on {self._ap.interface}: {'; '.join(errors)}")
 
     def _set_reason(self, reason: str) -> None:
-        if reason and reason != self.reason:
+        if reason and reason != self.unavailable_reason:
             log.log(logging.INFO if self.off else logging.WARNING, "scanner waiting", reason=reason)
-        self.reason = reason
+        self.unavailable_reason = reason
         if self._health:
             state = State.OFF if self.off else State.DEGRADED if reason else State.OK
-            self._health.set(NAME, state, reason or self.choice)
+            self._health.set(NAME, state, reason or self.choice_reason)
 
 
 def _os_error_text(engine: str, error: OSError) -> str:

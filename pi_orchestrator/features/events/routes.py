@@ -28,7 +28,7 @@ ROUTES: tuple[Route, ...] = table(
         "streams",
         "Provisioning events",
         Scope.READ,
-        keyed=True,
+        key_in_provisioning_mode=True,
         shape=STREAM,
         errors=(ErrorCode.SESSION_NOT_FOUND,),
         example=_example(

@@ -256,7 +256,7 @@ async def _place(tx: Tx, target: str, overflow: Overflow) -> tuple[str, int]:
             f"target container {target} not found; check auto_onboard.target_container",
             code=RejectionCode.CONTAINER_UNKNOWN,
         )
-    position = await container_store.next_free_position(tx, target)
+    position = await container_store.free_position(tx, target)
     if position is not None:
         return target, position
     if overflow is Overflow.REJECT:

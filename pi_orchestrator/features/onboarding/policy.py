@@ -59,14 +59,15 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Input of the rules for one camera. `excluded` is the reason if an operator has excluded it."""
+    """Input of the rules for one camera. `registered`: by onboarding or by an operator."""
 
     mac: Mac
     ip: str | None
     enabled: bool
     registered: bool
     tokens: float
-    excluded: str | None = None
+    exclusion_reason: str | None = None
+    """Why an operator has excluded it; None if not excluded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,14 @@ def evaluate(policy: Policy, facts: Facts) -> Iterator[RuleResult]:
         RejectionCode.NOT_ENABLED,
     )
     yield _subnet(policy, facts.ip)
-    denied = "on the deny list" if facts.mac in policy.deny else facts.excluded
-    yield _result("deny", denied is None, "neither on the deny list nor excluded", denied or "", RejectionCode.DENIED)
+    denial_reason = "on the deny list" if facts.mac in policy.deny else facts.exclusion_reason
+    yield _result(
+        "deny",
+        denial_reason is None,
+        "neither on the deny list nor excluded",
+        denial_reason or "",
+        RejectionCode.DENIED,
+    )
     yield _result(
         "already_onboarded",
         not facts.registered,
@@ -105,7 +112,7 @@ def evaluate(policy: Policy, facts: Facts) -> Iterator[RuleResult]:
         "rate",
         facts.tokens >= 1 - EPSILON,
         f"{facts.tokens:.1f} tokens left",
-        "no token left; the camera would wait in line",
+        "the rate limit is reached; the camera waits in line for the next token",
         RejectionCode.ONBOARD_RATE_LIMITED,
     )
 

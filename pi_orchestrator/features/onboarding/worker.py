@@ -395,5 +395,5 @@ class OnboardingWorker:
             enabled=self.enabled,
             registered=mac in self._registrar.cache,
             tokens=tokens,
-            excluded=exclusion.why if exclusion else None,
+            exclusion_reason=exclusion.why if exclusion else None,
         )

@@ -202,6 +202,6 @@ class DeviceProvisioner:
             firmware_version=answer.firmware_version,
             is_present=True,
         )
-        position = await containers.find_free_position(tx, device.container_id) if device.container_id else None
+        position = await containers.free_position_or_none(tx, device.container_id) if device.container_id else None
         place = (device.container_id, position) if device.container_id and position else None
         await self._registrar.register(tx, camera, automatic=False, place=place, session_id=device.session_id)

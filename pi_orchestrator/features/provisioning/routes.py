@@ -59,7 +59,17 @@ Handler = Callable[..., Awaitable[Any]]
 
 
 def _read(path: str, handler: Handler, summary: str, *, example: object, errors: tuple[str, ...] = ()) -> Route:
-    return Route("GET", path, handler, "provisioning", summary, Scope.READ, keyed=True, errors=errors, example=example)
+    return Route(
+        "GET",
+        path,
+        handler,
+        "provisioning",
+        summary,
+        Scope.READ,
+        key_in_provisioning_mode=True,
+        errors=errors,
+        example=example,
+    )
 
 
 def _write(
@@ -82,7 +92,7 @@ def _write(
         summary,
         scope,
         action=action,
-        keyed=True,
+        key_in_provisioning_mode=True,
         status=status,
         errors=errors,
         example=example,

@@ -367,7 +367,7 @@ class SessionService:
             )
         if not self._scanner.off and self._scanner.engine is None:
             return NetworkError(
-                f"camera network unreachable: {self._scanner.reason}",
+                f"camera network unreachable: {self._scanner.unavailable_reason}",
                 details="find the cause and its fix: pi-orchestrator doctor",
             )
         return None

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 PATH = "/api/v1/system/logs"
 DEFAULT_COUNT = 50
 MAX_COUNT = 1000
-WIRE_LEVELS = {"warning": "warn"}
-"""The API's names of levels, where they differ from those of `run --log-level`."""
-LINE = "log"
+API_LEVELS = {"warning": "warn"}
+"""Names that `run --log-level` takes, and `logs --level` therefore too → the API's name."""
+LOG_EVENT = "log"
 COMPONENT_WIDTH = 20
 INDENT, MAX_LINES_BELOW = "    ", 4
 """Fields that do not fit are printed below their line, in at most this many lines."""
@@ -38,7 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--level",
         choices=("debug", "info", "warn", "warning", "error"),
-        help="only lines of this level and above; warning: the same as warn",
+        help="only lines of this level and above; 'warning' is an alias of 'warn'",
     )
     parser.add_argument(
         "--source", metavar="NAME", help="only lines of this component and its subcomponents, e.g. net.mqtt"
@@ -52,25 +52,25 @@ def add_parser(subparsers: Subparsers) -> None:
 def logs(args: argparse.Namespace) -> int:
     """Print the last lines, and with --follow new ones."""
     client = connect(args)
-    level = WIRE_LEVELS.get(args.level, args.level)
+    level = API_LEVELS.get(args.level, args.level)
     if args.follow:
         return _follow(client, args, level)
-    lines = []
+    records = []
     if args.lines:
-        lines = client.get(PATH, limit=args.lines, level=level, source=args.source)["logs"]
-    for line in reversed(lines):
-        _show(line, as_json=args.json)
-    if not lines and not args.json:
+        records = client.get(PATH, limit=args.lines, level=level, source=args.source)["logs"]
+    for record in reversed(records):
+        _show(record, as_json=args.json)
+    if not records and not args.json:
         print("No lines.")
     return 0
 
 
-def lines_of(line: dict[str, Any], *, width: int) -> list[str]:
-    """Time, level, component, message and fields; fields that do not fit into `width` are put below."""
-    when = str(line.get("timestamp", ""))[5:19].replace("T", " ")
-    level = str(line.get("level", "")).upper()
-    head = f"{when}  {level:5}  {line.get('component', ''):<{COMPONENT_WIDTH}}  {line.get('message', '')}"
-    fields = "  ".join(f"{name}={_short(value)}" for name, value in (line.get("fields") or {}).items())
+def format_record(record: dict[str, Any], *, width: int) -> list[str]:
+    """The lines of a log record: time, level, component, message, fields; fields that do not fit are put below."""
+    when = str(record.get("timestamp", ""))[5:19].replace("T", " ")
+    level = str(record.get("level", "")).upper()
+    head = f"{when}  {level:5}  {record.get('component', ''):<{COMPONENT_WIDTH}}  {record.get('message', '')}"
+    fields = "  ".join(f"{name}={_short(value)}" for name, value in (record.get("fields") or {}).items())
     if not fields or len(head) + 2 + len(fields) <= width:
         return [fit(f"{head}  {fields}".rstrip(), width)]
     return [fit(head, width), wrapped(fit(fields, MAX_LINES_BELOW * (width - len(INDENT))), indent=INDENT)]
@@ -81,23 +81,23 @@ def _short(value: Any) -> str:
 
 
 def _follow(client: Client, args: argparse.Namespace, level: str | None) -> int:
-    lines = follow_with_notes(
+    events = follow_with_notes(
         client, f"{PATH}/stream", note=print_note, tail=args.lines, level=level, source=args.source
     )
-    for event in lines:
-        if event.type == LINE:
+    for event in events:
+        if event.type == LOG_EVENT:
             _show(event.document, as_json=args.json)
     return 0
 
 
-def _show(line: dict[str, Any], *, as_json: bool) -> None:
+def _show(record: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json_line(line)
+        print_json_line(record)
         return
-    # A traceback is printed line by line, because its lines locate the error.
-    fields = dict(line.get("fields") or {})
+    # A traceback is printed in full, one line each; as an ordinary field it would be joined and cut.
+    fields = dict(record.get("fields") or {})
     traceback = fields.pop("exception", None)
-    print("\n".join(lines_of(line | {"fields": fields}, width=columns())), flush=True)
+    print("\n".join(format_record(record | {"fields": fields}, width=columns())), flush=True)
     for part in str(traceback or "").splitlines():
         print(fit(f"    {part}", columns()), flush=True)
 

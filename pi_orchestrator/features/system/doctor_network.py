@@ -59,7 +59,7 @@ async def _check_scanner(scan: StandaloneScan, link: Link | None) -> list[Findin
 
 
 def _check_engine(scan: StandaloneScan) -> Finding:
-    engine, choice = scan.scanner.engine, scan.scanner.choice
+    engine, choice = scan.scanner.engine, scan.scanner.choice_reason
     if engine == "arp":
         return Finding("engine", "ok", f"{choice}: CAP_NET_RAW is available")
     if scan.settings.discovery.engine == engine:

@@ -1,7 +1,7 @@
-"""The check of `doctor` for the state folder, as the daemon uses it.
+"""The check by `doctor` whether the daemon can use its state folder.
 
-A file is written, synced and read there, and the database is read. If root runs this, the daemon's user must be able
-to do the same.
+A file is written, synced and read there, and the database is read. Run as root, it also checks that the daemon's user
+can read and write the folder and its files.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def check_state_dir(settings: Settings) -> Finding:
             "state",
             "fail",
             f"{folder} is not writable by this user: {error}",
-            "free space, run as the daemon's user, or use --state-dir",
+            "free up disk space, run as the daemon's user, or use --state-dir",
         )
-    owned = f"sudo chown -R {USER}: {folder}, and: sudo chmod -R u+rwX {folder}"
+    ownership_remedy = f"sudo chown -R {USER}: {folder}, and: sudo chmod -R u+rwX {folder}"
     if problem := missing_access(folder, write=True):
-        return Finding("state", "fail", problem, owned)
+        return Finding("state", "fail", problem, ownership_remedy)
     for name in (LOCK, DATABASE):
         if error := _open_error(folder / name):
-            remedy = f"sudo chown -R pi-orchestrator: {folder}, or run as the daemon's user"
+            remedy = f"{ownership_remedy}; or run as the daemon's user"
             return Finding("state", "fail", f"{folder / name} cannot be opened: {error}", remedy)
         if (folder / name).exists() and (problem := missing_access(folder / name, write=True)):
-            return Finding("state", "fail", problem, owned)
+            return Finding("state", "fail", problem, ownership_remedy)
     if error := read_error(folder / DATABASE):
         return Finding(
             "state",

@@ -107,7 +107,7 @@ ROUTES: tuple[Route, ...] = (
             "system",
             "Support bundle",
             Scope.OPERATE,
-            keyed=True,
+            key_in_provisioning_mode=True,
             shape=BINARY,
             produces=MEDIA_TYPE,
         ),

@@ -390,7 +390,9 @@ async def test_reads_and_rejected_writes_are_not_audited(daemon, rig):
             await call_route(daemon.admin, route)
         else:
             await call_route(daemon.admin, route, headers={"Origin": "http://evil.example"})
-            await call_route(daemon.api, route, headers={"X-API-Key": "wrong"}) if route.keyed else None
+            await call_route(
+                daemon.api, route, headers={"X-API-Key": "wrong"}
+            ) if route.key_in_provisioning_mode else None
             await call_route(daemon.admin, route, headers={"Idempotency-Key": ""})
     assert actions(rig) == []
 

@@ -121,14 +121,14 @@ async def test_positions_are_assigned_in_order(write):
         await containers.ensure(tx, "box", label="Box")
         positions = []
         for number in range(5):
-            position = await containers.next_free_position(tx, "box")
+            position = await containers.free_position(tx, "box")
             positions.append(position)
             if position:
                 mac = Mac(f"24:6F:28:00:00:0{number + 1}")
                 await cameras.register(tx, mac, device_id=None, ip="", firmware=None, by="auto")
                 await cameras.assign(tx, mac, "box", position)
         await tx.run("DELETE FROM assignments WHERE position = 2")
-        return [*positions, await containers.next_free_position(tx, "box")]
+        return [*positions, await containers.free_position(tx, "box")]
 
     assert await write(job) == [1, 2, 3, 4, None, 2]
 

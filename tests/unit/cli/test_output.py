@@ -9,7 +9,7 @@ from pi_orchestrator.features.cameras.cli_text import HEADERS as CAMERA_HEADERS
 from pi_orchestrator.features.cameras.cli_text import card as camera_card
 from pi_orchestrator.features.cameras.cli_text import row
 from pi_orchestrator.features.discovery.cli_text import card, device_table, remarks
-from pi_orchestrator.features.system.cli_logs import lines_of
+from pi_orchestrator.features.system.cli_logs import format_record
 
 HOSTILE = "evil\x1b[2J\x9b2J\x07\u202e\ud800\U000e0001"
 
@@ -187,13 +187,13 @@ def logged(**fields):
 
 
 def test_long_log_line_continues_below():
-    assert lines_of(logged(host="127.0.0.1"), width=80) == [
+    assert format_record(logged(host="127.0.0.1"), width=80) == [
         "01-02 03:04:05  INFO   net.mqtt              hello  host=127.0.0.1"
     ]
-    head, below = lines_of(logged(one="x" * 30, two="y" * 30, three="z" * 30), width=80)
+    head, below = format_record(logged(one="x" * 30, two="y" * 30, three="z" * 30), width=80)
     assert head.endswith("  hello")
     assert below.split() == ["one=" + "x" * 30, "two=" + "y" * 30, "three=" + "z" * 30]
     for width in (40, 80):
-        text = "\n".join(lines_of(logged(evil=HOSTILE * 900) | {"message": HOSTILE * 9}, width=width))
+        text = "\n".join(format_record(logged(evil=HOSTILE * 900) | {"message": HOSTILE * 9}, width=width))
         assert len(text.splitlines()) <= 6
         assert text.replace("\n", "").isprintable()

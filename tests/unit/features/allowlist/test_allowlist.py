@@ -225,7 +225,7 @@ def write(database):
 
 
 async def change(write, *entries):
-    return await write(lambda tx: allowlist.change(tx, parsed_rows(*entries)))
+    return await write(lambda tx: allowlist.apply_rows(tx, parsed_rows(*entries)))
 
 
 async def events(database):
@@ -295,12 +295,12 @@ async def test_planned_changes_are_not_applied(database, write):
     planned = await write(lambda tx: allowlist.plan_changes(tx, rows))
     assert [step.effect for step in planned] == [Effect.UPDATE, Effect.ADD, Effect.ERROR]
     assert (await allowlist.listed(database), await events(database)) == before
-    assert await write(lambda tx: allowlist.change(tx, rows)) == planned
+    assert await write(lambda tx: allowlist.apply_rows(tx, rows)) == planned
 
 
 async def test_list_limit_is_ten_thousand_entries(database, write):
     rows = parsed_rows(*({"mac": mac(number)} for number in range(MAX_ENTRIES + 1)))
-    steps = await write(lambda tx: allowlist.change(tx, rows))
+    steps = await write(lambda tx: allowlist.apply_rows(tx, rows))
     assert [(step.row.number, step.reason) for step in steps if step.effect is not Effect.ADD] == [(MAX_ENTRIES, FULL)]
     assert (await allowlist.stats(database)).total == MAX_ENTRIES
     (step,) = await change(write, {"mac": mac(MAX_ENTRIES), "description": "one too many"})

@@ -14,8 +14,8 @@ from pi_orchestrator.features.cameras.model import connection_quality, device_id
 from pi_orchestrator.features.containers.model import (
     MAX_LABEL_CHARS,
     PositionError,
-    free_position,
     is_of_target,
+    lowest_free,
     overflow_id,
     overflow_label,
     parse_position,
@@ -65,7 +65,7 @@ def test_connection_quality_of_dbm(dbm, quality):
     [((), 1), ((1,), 2), ((2,), 1), ((1, 3, 4), 2), ((4, 3, 2, 1), None), ((1, 1, 2), 3)],
 )
 def test_free_position_is_the_lowest(occupied, position):
-    assert free_position(occupied) == position
+    assert lowest_free(occupied) == position
 
 
 @pytest.mark.parametrize("text", ["a", "550e8400-e29b-41d4-a716-446655440000", "Box_1.north", "x" * 64, "9"])

@@ -340,7 +340,7 @@ async def test_unexpected_error_ends_only_its_scan(site):
 
 
 async def test_request_without_engine_fails_with_reason(site):
-    site.scanner.engine, site.scanner.reason = None, "wlan0 is down; waiting for it"
+    site.scanner.engine, site.scanner.unavailable_reason = None, "wlan0 is down; waiting for it"
     with pytest.raises(NetworkError, match="the camera network cannot be scanned: wlan0 is down") as caught:
         await site.worker.start(ACTOR)
     assert caught.value.retry_after_s

@@ -241,10 +241,10 @@ async def test_engine_is_configured_or_first_working(setting, refusals, engine, 
     assert pi.open == ([engine] if engine else [])
     assert pi.arp.opened + pi.neighbour.opened == len(pi.open)
     if engine:
-        assert (pi.scanner.choice, pi.scanner.reason) == (reason, "")
+        assert (pi.scanner.choice_reason, pi.scanner.unavailable_reason) == (reason, "")
         assert (pi.state, pi.health.get(NAME).reason) == (State.OK, reason)
     else:
-        assert pi.scanner.reason == reason
+        assert pi.scanner.unavailable_reason == reason
         assert (pi.state, pi.health.get(NAME).reason) == (State.DEGRADED, reason)
 
 
@@ -254,7 +254,7 @@ async def test_disabled_scanner_sends_nothing():
         await pi.clock.advance(60)
     assert pi.scanner.off
     assert (pi.scanner.engine, pi.open, pi.netlink.requested, pi.events.opened) == (None, [], [], 0)
-    assert "switched off" in pi.scanner.reason
+    assert "switched off" in pi.scanner.unavailable_reason
     assert pi.state is State.OFF
 
 
@@ -264,7 +264,7 @@ async def test_failed_engine_is_retried_at_next_check():
     await pi.scanner.refresh_link()
     pi.arp.refuses = None
     await pi.scanner.refresh_link()
-    assert (pi.scanner.engine, pi.scanner.reason) == ("arp", "")
+    assert (pi.scanner.engine, pi.scanner.unavailable_reason) == ("arp", "")
 
 
 async def test_engine_gets_link_and_network(pi):
@@ -289,11 +289,11 @@ async def test_scanner_reports_reason_and_recovers(problem):
     pi = Pi()
     pi.netlink.on = bad
     await pi.scanner.refresh_link()
-    assert pi.scanner.reason.startswith(reason)
+    assert pi.scanner.unavailable_reason.startswith(reason)
     assert (pi.scanner.engine, pi.open, pi.state) == (None, [], State.DEGRADED)
     pi.netlink.on = link()
     await pi.scanner.refresh_link()
-    assert (pi.scanner.engine, pi.scanner.reason, pi.state) == ("arp", "", State.OK)
+    assert (pi.scanner.engine, pi.scanner.unavailable_reason, pi.state) == ("arp", "", State.OK)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -353,8 +353,8 @@ async def test_large_network_is_refused_unless_allowed(allow):
     await pi.scanner.refresh_link()
     assert (pi.scanner.engine, pi.open) == (("arp", ["arp"]) if allow else (None, []))
     if not allow:
-        assert "larger than a /22" in pi.scanner.reason
-        assert "discovery.allow_large_subnet" in pi.scanner.reason
+        assert "larger than a /22" in pi.scanner.unavailable_reason
+        assert "discovery.allow_large_subnet" in pi.scanner.unavailable_reason
 
 
 # The loop.

@@ -36,7 +36,7 @@ FAULTS = [
 
 
 def test_excluded_camera_is_denied():
-    result = first_failed_rule(POLICY, replace(FACTS, excluded="it was unpaired"))
+    result = first_failed_rule(POLICY, replace(FACTS, exclusion_reason="it was unpaired"))
     assert (result.rule, result.code, result.why) == ("deny", RejectionCode.DENIED, "it was unpaired")
 
 
