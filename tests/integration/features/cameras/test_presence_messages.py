@@ -183,7 +183,7 @@ async def test_mac_spellings_and_device_id_are_one_camera(rig):
         await eventually(lambda: MAC in running.app.cameras.cache)
         assert rig.rows("SELECT mac, device_id FROM cameras") == [(MAC, "espcam-b0f7f0")]
         assert rig.rows("SELECT count(*) FROM assignments") == [(1,)]
-        assert camera.requests == 1
+        assert (await running.status())["metrics"]["attempts"] == 1
         (listed,) = [
             entry for entry in (await running.api.get("/api/v1/cameras")).data["cameras"] if entry["ip_address"]
         ]
