@@ -38,6 +38,10 @@ class Arrivals:
         self._arrived.add(topic)
         return True
 
+    def clear(self) -> None:
+        """Forget the messages that have arrived, before the test is repeated."""
+        self._arrived.clear()
+
     async def missing(self, topics: Iterable[str]) -> list[str]:
         """Wait for a message on each of the topics; those without one after DELIVERY_S of silence, or LIMIT_S."""
         wanted = list(topics)

@@ -208,6 +208,7 @@ class MqttConnection:
         # Some brokers close the connection instead of refusing a message: then no check at the next connects.
         self._check_again_at = self._clock.monotonic() + REMEMBER_S
         filters, discarded = self._subscriptions.granted(), self.discarded
+        self._arrivals.clear()
         missing = await client.while_receiving(undelivered(client, self._arrivals, filters), silence_s=SILENCE_S)
         self._check_again_at = 0.0
         if discarded == self.discarded:  # else the test messages may be among those that were dropped

@@ -197,6 +197,10 @@ async def test_granted_and_undelivered_filter_is_degraded(tmp_path, checks, monk
         await eventually(lambda: subject.state is State.OK)
         assert (checks[0], checks[-1]) == ([STATUS], [])
         assert (subject.topics, subject.connection.connections) == ([], 1)
+        await broker.kill()
+        (tmp_path / "acl").write_text(acl)
+        await broker.start()
+        await eventually(lambda: subject.state is State.DEGRADED and STATUS in subject.reason)
 
 
 async def test_filter_on_which_publishing_is_refused_is_not_judged(tmp_path, checks):
