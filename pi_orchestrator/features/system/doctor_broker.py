@@ -87,22 +87,21 @@ def _connect_finding(mqtt: MqttSettings, report: BrokerReport) -> Finding:
 
 
 def _topics_finding(mqtt: MqttSettings, report: BrokerReport) -> Finding:
-    address = f"{mqtt.host}:{mqtt.port}"
-    user = f"user {mqtt.username}" if mqtt.username else "anonymous clients"
+    address, username = f"{mqtt.host}:{mqtt.port}", mqtt.username
     if report.refused:
         reasons = ", ".join(sorted({*report.refused.values()}))
         what = f"{address} refuses subscriptions ({reasons}): {', '.join(report.refused)}"
-        return Finding("broker", "fail", what, acl_remedy(report.refused, user))
+        return Finding("broker", "fail", what, acl_remedy(report.refused, username))
     if report.undelivered:
         what = f"{address} does not deliver messages of: {', '.join(report.undelivered)}"
-        return Finding("broker", "fail", what, acl_remedy(report.undelivered, user))
+        return Finding("broker", "fail", what, acl_remedy(report.undelivered, username))
     if report.unproven and not report.unpublished:
-        rules = ", ".join(f"topic readwrite {name}" for name in report.unproven)
         what = f"{address} ({report.protocol}): test messages do not come back on: {', '.join(report.unproven)}"
-        return Finding("broker", "warn", what, f"if cameras are not seen, add to its ACL for {user}: {rules}")
+        remedy = acl_remedy(report.unproven, username, access="readwrite")
+        return Finding("broker", "warn", what, f"if cameras are not seen, {remedy}")
     if report.unpublished:
         topics = ", ".join(f"{topic} ({reason})" for topic, reason in report.unpublished.items())
-        remedy = f"add to its ACL for {user}: topic readwrite camera/#, topic readwrite piorch/#"
+        remedy = acl_remedy(["camera/#", "piorch/#"], username, access="readwrite")
         return Finding("broker", "fail", f"{address} does not accept messages on: {topics}", remedy)
     return Finding("broker", "ok", f"works at {address} ({report.protocol}): connected, subscribed, published")
 

@@ -60,9 +60,15 @@ class _Filter:
         return [topic for topic in self.topics if topic not in self.large_topics]
 
 
-def acl_remedy(filters: Iterable[str], user: str) -> str:
-    """The lines to add to the broker's ACL for these filters."""
-    return f"add to its ACL for {user}: {', '.join(f'topic read {name}' for name in filters)}"
+def acl_remedy(filters: Iterable[str], username: str | None, *, access: str = "read") -> str:
+    """What to do if the broker's ACL refuses access: lines for the ACL, or a login if the daemon has none.
+
+    Lines for anonymous clients would let every camera read what is meant for the daemon.
+    """
+    rules = ", ".join(f"topic {access} {name}" for name in filters)
+    if username:
+        return f"add to its ACL for user {username}: {rules}"
+    return f"set mqtt.username and mqtt.password_file to a user whose ACL has: {rules}"
 
 
 class Subscriptions:
@@ -150,14 +156,14 @@ class Subscriptions:
         """What is not received and what to do, for people; None if every filter is subscribed."""
         parts: list[str] = []
         refused = {name: entry.refusal for name, entry in self._filters.items() if entry.refusal}
-        user = f"user {self._username}" if self._username else "anonymous clients"
         if refused:
             reasons = ", ".join(sorted({*refused.values()}))
-            parts.append(f"the broker refuses subscriptions: {reasons}; {acl_remedy(refused, user)}")
+            parts.append(f"the broker refuses subscriptions: {reasons}; {acl_remedy(refused, self._username)}")
         if silent := [name for name, entry in self._filters.items() if entry.is_undelivered]:
-            parts.append(f"the broker grants subscriptions without delivering messages; {acl_remedy(silent, user)}")
+            remedy = acl_remedy(silent, self._username)
+            parts.append(f"the broker grants subscriptions without delivering messages; {remedy}")
         if self.publish_refusal:
-            parts.append(f"{self.publish_refusal}; add to its ACL for {user}: topic write piorch/#")
+            parts.append(f"{self.publish_refusal}; {acl_remedy(['piorch/#'], self._username, access='write')}")
         for name, entry in self._filters.items():
             if entry.is_left_out and entry.large is not None:
                 topic = clean_text(entry.large.topic) or "?"

@@ -268,7 +268,9 @@ async def test_broker_refusing_filter_fails_with_acl_line(doctor):
         finding = (await doctor(mqtt={"port": peer.port}))["broker"]
     assert finding["result"] == "fail"
     assert finding["what"].endswith("refuses subscriptions (not authorised): camera/status/+")
-    assert finding["remedy"] == "add to its ACL for anonymous clients: topic read camera/status/+"
+    assert finding["remedy"] == (
+        "set mqtt.username and mqtt.password_file to a user whose ACL has: topic read camera/status/+"
+    )
 
 
 async def test_open_broker_is_warned_of(doctor):

@@ -25,6 +25,7 @@ from tests.support.mqtt_peer import MqttPeer, publish_large
 from tests.support.waiting import HANG_S, eventually
 
 STATUS, RESPONSE = "camera/status/+", "camera/response/+"
+NO_USER = "set mqtt.username and mqtt.password_file to a user whose ACL has"
 
 
 class Running:
@@ -89,7 +90,7 @@ async def test_unknown_code_is_refusal(is_mqtt5):
     async with MqttPeer(knows_mqtt5=is_mqtt5, grants={STATUS: 0x55}).running() as peer, running(peer) as subject:
         await eventually(lambda: subject.connection.connected)
         assert subject.state is State.DEGRADED
-        assert f"refused without a reason; add to its ACL for anonymous clients: topic read {STATUS}" in subject.reason
+        assert f"refused without a reason; {NO_USER}: topic read {STATUS}" in subject.reason
         assert RESPONSE not in subject.reason
 
 
@@ -188,9 +189,7 @@ async def test_granted_and_undelivered_filter_is_degraded(tmp_path, checks, monk
     acl = f"topic readwrite piorch/#\ntopic write #\ntopic read {RESPONSE}\n"
     async with mosquitto(tmp_path, acl) as broker, running(broker) as subject:
         await eventually(lambda: subject.state is State.DEGRADED)
-        assert (
-            f"without delivering messages; add to its ACL for anonymous clients: topic read {STATUS}" in subject.reason
-        )
+        assert f"without delivering messages; {NO_USER}: topic read {STATUS}" in subject.reason
         assert RESPONSE not in subject.reason
         (tmp_path / "acl").write_text(f"{acl}topic read {STATUS}\n")
         broker.process.send_signal(signal.SIGHUP)
