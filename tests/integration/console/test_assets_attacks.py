@@ -308,9 +308,12 @@ def stop_reading(sock):
     sock.writer.transport.pause_reading()
 
 
-async def test_stalled_clients_are_disconnected(served, root, monkeypatch):
-    monkeypatch.setattr(pacing, "STALL_S", 1.0)
-    request = b"GET /large.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+LARGE_REQUEST = b"GET /large.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+@contextlib.asynccontextmanager
+async def stalled_clients(served, count):
+    """Clients that request a large file and read nothing; yields a function that counts new descriptors."""
 
     def open_files():
         return len(list(Path("/proc/self/fd").iterdir())) - open_before
@@ -318,18 +321,28 @@ async def test_stalled_clients_are_disconnected(served, root, monkeypatch):
     open_before = 0
     open_before = open_files()
     async with contextlib.AsyncExitStack() as stack:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        slow = [await stack.enter_async_context(connection(served)) for _ in range(50)]
-        for sock in slow:
+        for sock in [await stack.enter_async_context(connection(served)) for _ in range(count)]:
             stop_reading(sock)
-            await sock.send(request)
+            await sock.send(LARGE_REQUEST)
+        yield open_files
+
+
+async def test_stalled_clients_do_not_delay_others(served, root, monkeypatch):
+    monkeypatch.setattr(pacing, "STALL_S", 600.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with stalled_clients(served, 50) as open_files:
         async with asyncio.timeout(HANG_S):
-            whole = await exchange(served, "GET", "/large.bin")
-            assert whole.body == LARGE, "another client is not delayed"
+            assert (await exchange(served, "GET", "/large.bin")).body == LARGE
             assert (await exchange(served, "HEAD", "/large.bin")).headers["Content-Length"] == str(len(LARGE))
-        assert 3 * len(slow) <= open_files() <= 3 * len(slow) + 5, "per client two ends of a connection and a file"
+        assert 3 * 50 <= open_files() <= 3 * 50 + 5, "per client two ends of a connection and a file"
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024, "KiB"
-        await eventually(lambda: open_files() <= len(slow) + 5, what="connections and files are closed")
+
+
+async def test_stalled_clients_are_disconnected(served, root, monkeypatch):
+    monkeypatch.setattr(pacing, "STALL_S", 2.0)
+    async with stalled_clients(served, 3) as open_files:
+        await eventually(lambda: open_files() == 3 * 3, what="per client two ends of a connection and a file")
+        await eventually(lambda: open_files() == 3, what="the daemon has closed its ends and the files")
 
 
 async def test_many_large_files_use_bounded_memory(served, root):
