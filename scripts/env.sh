@@ -74,8 +74,8 @@ make_venv() {
     echo "$stamp" >"$folder/.stamp"
 }
 
-# keep_wheels FOLDER  downloads the wheels that scripts/install.sh installs, for the test that runs that script: in the
-# index, pip takes half a minute to find the packages. If the download fails, the test uses the index.
+# keep_wheels FOLDER  downloads the wheels that scripts/install.sh installs, so that the test of that script is fast:
+# with the package index, pip takes half a minute to find the packages. If the download fails, the test uses the index.
 keep_wheels() {
     local folder=$1 locks=("$ROOT/scripts/lock/build.txt" "$ROOT/scripts/lock/runtime.txt")
     [ -e "$folder/locked.txt" ] && cat "${locks[@]}" | cmp -s - "$folder/locked.txt" && return

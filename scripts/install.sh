@@ -69,18 +69,18 @@ no_caps=''
 python=''
 ap=$DEFAULT_AP
 unfinished=''
-broker=''       # new: this script writes the settings; ours, other: they exist
+broker=''       # new: this script writes the settings; ours: they exist; other: other_broker is set
 other_broker='' # a file that already has a listener on 1883
-acl=''          # the settings of this script have the ACL, so the daemon needs its user
+acl=''          # this script's broker settings include the ACL, so the daemon needs its MQTT user
 mqtt=''         # what the configuration says about the broker: see mqtt_choice
-add_user=''     # the configuration chooses no broker or user yet
+add_user=''     # the MQTT user is to be added to the configuration
 
 step() { printf '%s%s\n' "${dry:+would: }" "$1"; }
 kept() { printf '%s\n' "$1"; }
 note() { printf '  note: %s\n' "$1"; }
 run() { [[ -n $dry ]] || "$@"; }
 
-fail() { # what happened, what to do
+fail() { # FAULT REMEDY
     printf 'error: %s\n  do: %s\n' "$1" "$2" >&2
     exit 1
 }
@@ -207,7 +207,7 @@ create_user() {
     fi
 }
 
-# Decides what is done about the broker and its user, before anything is changed.
+# Sets broker, other_broker, acl, mqtt and add_user, before anything about the broker is changed.
 plan_broker() {
     local files
     mapfile -t files < <(broker_files)
@@ -221,7 +221,7 @@ plan_broker() {
         broker=other
     else
         broker=new
-        # Nor does it start if a setting is given twice.
+        # Mosquitto does not start either if a setting is given twice.
         if [[ $mqtt == none || $mqtt == user ]] &&
             [[ -z $(in_files '(acl_file|password_file|per_listener_settings)' "${files[@]}") ]]; then
             acl=yes
@@ -232,12 +232,12 @@ plan_broker() {
     fi
 }
 
-broker_files() { # except the one of this script
+broker_files() { # prints the broker's configuration files, except the one of this script
     find "$root/etc/mosquitto/mosquitto.conf" "$root/etc/mosquitto/conf.d" -maxdepth 1 -name '*.conf' \
         ! -path "$root$BROKER" 2>/dev/null | sort || true
 }
 
-in_files() { # setting (a regular expression), files: the first file that has it
+in_files() { # SETTING FILE...  prints the first file that has the setting (a regular expression)
     local setting=$1
     shift
     if (($#)); then
@@ -245,13 +245,15 @@ in_files() { # setting (a regular expression), files: the first file that has it
     fi
 }
 
-# What a configuration says about the broker, one of:
-#   none    no choice, and the user can be added    user    the local broker, with the user of this script
-#   edit    no choice, but only its owner can add the user (a spelling of the table other than [mqtt])
-#   remote  another broker                          other   another user, or not readable
+# mqtt_choice FILE  prints what a configuration says about the broker:
+#   none    the local broker, no user; this script can add the user
+#   edit    the local broker, no user; only a person can add it, because the table is not written as [mqtt]
+#   user    the local broker, with the user of this script
+#   remote  another broker
+#   other   another user, or the file is not valid
 mqtt_choice() {
     if [[ ! -e $1 ]]; then
-        echo none # it will be a copy of the defaults
+        echo none # the file will be a copy of the defaults
     elif command -v -- "$python" >/dev/null; then
         mqtt_program choice "$1"
     else
@@ -259,9 +261,9 @@ mqtt_choice() {
     fi
 }
 
-with_mqtt_user() { mqtt_program text "$1"; } # a configuration, with the user
+with_mqtt_user() { mqtt_program text "$1"; } # FILE  prints a configuration with the MQTT user added
 
-mqtt_program() { # choice or text, configuration
+mqtt_program() { # choice|text FILE
     "$python" - "$1" "$2" "$NAME" "$MQTT_PASSWORD" "$ap" <<'PROGRAM'
 import pathlib, re, sys, tomllib
 
@@ -308,7 +310,8 @@ else:
 PROGRAM
 }
 
-# The broker reads its two files as its own user, and the daemon its password.
+# Creates the MQTT user and the ACL. The two files of the broker belong to the broker's user, the password file of the
+# daemon to the daemon's user.
 install_broker_user() {
     if [[ -e $root$MQTT_PASSWORD && -e $root$BROKER_USERS ]]; then
         kept "MQTT user $NAME is kept ($BROKER_USERS)"
@@ -330,8 +333,8 @@ install_broker_user() {
     fi
 }
 
-# Creates the password unless it exists, and the line of mosquitto's password file for it (mode 0600 both). The
-# password is in no argument, so other users cannot read it in the process list.
+# write_mqtt_user PASSWORD_FILE USERS_FILE  creates the password unless it exists, and the user's line in mosquitto's
+# password file; both files have mode 0600. The password is in no argument, because other users can read those.
 write_mqtt_user() {
     "$python" - "$NAME" "$1" "$2" <<'PROGRAM'
 import base64, hashlib, os, pathlib, secrets, sys
@@ -374,7 +377,7 @@ install_config() {
         run install -m 0640 "$CHECKOUT/config/config.toml" "$current.new"
     fi
     [[ -d $root$STATE ]] || step "folder $STATE"
-    # Sets owners and modes of the installed files; --root needs only the state folder.
+    # systemd-tmpfiles sets owners and modes of the installed files; with --root, only the state folder is needed.
     if real; then
         run systemd-tmpfiles --create "$TMPFILES"
     else
@@ -408,7 +411,7 @@ build_release() {
     step "install $NAME $version"
     # Built with the packages just installed, so nothing is downloaded without a hash.
     run pip_install --no-deps --no-build-isolation "$CHECKOUT" ||
-        fail "$NAME cannot be installed" "see pip's message above, then run it again"
+        fail "$NAME cannot be installed" "see pip's message above, then run this again"
 }
 
 create_venv() {
@@ -420,7 +423,7 @@ create_venv() {
 
 pip_install() { "$root$release/bin/python" -m pip --disable-pip-version-check --no-input install -q "$@"; }
 
-check_config() { # [another file than the configuration in use]
+check_config() { # [FILE]  (default: the configuration in use)
     step "check $ETC/config.toml with the new version"
     [[ -z $dry ]] || return 0
     local output variables=(PATH="$PATH")
@@ -484,14 +487,14 @@ install_broker() {
     fi
 }
 
-# Without the daemon's user, the ACL would refuse the daemon too.
+# Prints the broker settings; without the ACL if the daemon does not use its MQTT user, because the ACL would refuse it.
 write_broker() {
     local drop=()
     [[ -n $acl ]] || drop=(-e '/^password_file /d' -e '/^acl_file /d')
     sed -e "s/${DEFAULT_AP//./\\.}/$ap/g" "${drop[@]}" "$CHECKOUT/config/mosquitto-$NAME.conf"
 }
 
-# The configuration is changed only if the new version accepts the changed one.
+# Adds the MQTT user to the configuration, if the new version accepts the result.
 add_mqtt_user() {
     local file=$root$ETC/config.toml
     [[ -n $dry ]] || (umask 077 && with_mqtt_user "$file" >"$file.partial")
@@ -504,13 +507,13 @@ add_mqtt_user() {
     fi
 }
 
-note_mqtt_user() { # the lines of the configuration
+note_mqtt_user() { # prints the lines to add to the configuration
     note "below [mqtt] in $ETC/config.toml:"
     note "  username = \"$NAME\""
     note "  password_file = \"$MQTT_PASSWORD\""
 }
 
-note_missing_acl() { # the broker settings to complete
+note_missing_acl() { # FILE  prints what to add to these broker settings, unless they have access control
     local files
     mapfile -t files < <(broker_files)
     [[ -z $(in_files '(acl_file|plugin|auth_plugin)' "$root$BROKER" "${files[@]}") ]] || return 0
@@ -519,7 +522,7 @@ note_missing_acl() { # the broker settings to complete
     note "  password_file $BROKER_USERS"
     note "  acl_file $BROKER_ACL"
     note "  max_packet_size 266240"
-    # The user belongs to this broker: a daemon of another broker does not get it.
+    # A daemon that uses another broker does not need the user of this one.
     if [[ $mqtt != remote && $mqtt != user ]]; then
         note "and add"
         note_mqtt_user
@@ -539,7 +542,7 @@ install_unit() {
     run install -D -m 0644 "$CHECKOUT/systemd/$NAME.service" "$root$UNIT"
     # An upgrade without --no-capabilities keeps the earlier choice.
     if [[ -n $no_caps || -e $root$NO_CAPS ]]; then
-        step "run it without capabilities; to undo, remove this file and run again:"
+        step "run the service without capabilities; to undo, remove this file and run this script again:"
         note "$NO_CAPS"
         run install -D -m 0644 "$CHECKOUT/systemd/no-capabilities.conf" "$root$NO_CAPS"
     fi
@@ -616,14 +619,14 @@ install_all() {
 
 # --- uninstall -------------------------------------------------------------------------
 
-remove() { # path installed by this script
+remove() { # PATH
     if [[ -e $root$1 || -L $root$1 ]]; then
         step "remove $1"
         run rm -rf -- "$root$1"
     fi
 }
 
-remove_broker_file() { # unless other broker settings use it
+remove_broker_file() { # PATH  removes a file of the broker, unless other broker settings use it
     local files
     mapfile -t files < <(broker_files)
     if [[ -n $(in_files "(acl_file|password_file)[[:space:]]+$1" "${files[@]}") ]]; then

@@ -77,7 +77,7 @@ def make_table(assignments: Iterable[tuple[str, str]], *, version: str) -> str:
         vendors[name.casefold()].append(prefix)
     lines = []
     for _, prefixes in sorted(vendors.items()):
-        # One vendor in several spellings of upper and lower case: the most frequent one, then the first.
+        # Of a vendor's spellings in upper and lower case, take the most frequent, then the first in sort order.
         spellings = Counter(names[prefix] for prefix in prefixes)
         name = min(spellings, key=lambda spelling: (-spellings[spelling], spelling))
         lines.append(f"{name}\t{' '.join(sorted(prefixes))}\n")

@@ -3,7 +3,7 @@
 
 usage: scripts/references.py [--check]
 
---check writes nothing; it exits with 1 and names the files that differ from what the code says.
+--check writes nothing; it exits with 1 if a file differs from the code, and names it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ def errors_page() -> Iterator[str]:
     """Every error code with its HTTP status and default message."""
     yield "# Error codes"
     yield ""
-    yield "`Retry after` is the number of seconds after which the same request may succeed; `-` means never."
+    yield (
+        "`Retry after` is the number of seconds after which the same request may succeed; `-`: waiting alone does not "
+        "help."
+    )
     yield ""
     rows = (
         (f"`{code}`", code.status, "-" if code.retry_after_s is None else f"{code.retry_after_s:g} s", code.message)
@@ -104,7 +107,7 @@ def events_page() -> Iterator[str]:
     made = {
         stream_events.ESTABLISHED: "first event of every stream",
         stream_events.HEARTBEAT: "sent after 15 s without another event; no payload",
-        stream_events.CAMERA_LIST: "every camera; part of the snapshot with which a stream begins after too long a gap",
+        stream_events.CAMERA_LIST: "every camera; last event of a snapshot, which replaces missed events",
     }
     yield from table(("Type", "Meaning"), ((f"`{name}`", meaning) for name, meaning in made.items()))
 

@@ -40,7 +40,7 @@ async def take(file: Path) -> None:
             try:
                 url = await _address(demo)
                 browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-                page = await browser.new_page(viewport=SIZE)  # type: ignore[arg-type]  # a literal of its two keys
+                page = await browser.new_page(viewport=SIZE)  # type: ignore[arg-type]  # a ViewportSize
                 await page.goto(url)
                 await page.get_by_text("online", exact=True).nth(CAMERAS - 1).wait_for()
                 for button in await page.get_by_role("button", name="Capture").all():

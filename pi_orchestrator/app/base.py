@@ -56,7 +56,7 @@ def build(res: Resources) -> Base:
         assets=assets,
         answered=answered,
         provides=(res.clock, res.health, res.database, res.log_buffer),
-        # MQTT keep-alive checks the connection, so missing messages do not mean that the worker hangs.
+        # No heartbeat: without messages the worker only waits, and MQTT keep-alive checks the connection.
         workers=(Worker(mqtt.NAME, res.mqtt.run, stale_after_s=None, reports_itself=True),),
         load=assets.check_dashboard,
         metrics=lambda: _metrics(res, answered),
@@ -84,8 +84,8 @@ def retention_rules(settings: Settings) -> tuple[RetentionRule, ...]:
 def _metrics(res: Resources, answered: Counter[int]) -> Iterator[Metric]:
     yield info("piorch_build", "Version of the program.", {"version": __version__})
     yield gauge("piorch_mqtt_connected", "1 while connected to the broker.", res.mqtt.connected)
-    yield counter("piorch_mqtt_connections", "Connections to the broker.", res.mqtt.connections)
-    yield counter("piorch_mqtt_messages_too_large", "Messages over the size limit, dropped.", res.mqtt.too_large)
+    yield counter("piorch_mqtt_connections", "Connections made to the broker.", res.mqtt.connections)
+    yield counter("piorch_mqtt_messages_too_large", "Messages dropped for their size.", res.mqtt.too_large)
     statuses = {str(status): number for status, number in sorted(answered.items())}
     yield counters("piorch_http_responses", "HTTP responses by status.", "status", statuses)
     yield counter("piorch_database_commits", "Commits of the database writer.", res.database.commits)

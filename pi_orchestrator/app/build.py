@@ -83,7 +83,7 @@ class Application:
 
     @property
     def reloadable(self) -> frozenset[str]:
-        """Settings keys that features change without a restart; `Daemon.reloadable` has those of the daemon, too."""
+        """Settings keys that features apply without a restart; `Daemon.reloadable` adds those of the daemon itself."""
         return frozenset().union(*(feature.reloadable for feature in self.features))
 
 
@@ -146,7 +146,7 @@ def build(res: Resources) -> Application:
     cameras_.views.ports = CameraPorts(
         onboarding=onboarding_.worker, reboots=commands_.reboots, pictures=captures_.service, recovery=tracker
     )
-    # Reverse order, because clients treat the camera list, of an early feature, as the end of a snapshot.
+    # Reverse order: clients treat the camera list as the end of a snapshot, and an early feature provides it.
     events_.snapshots.sources = tuple(feature.snapshot for feature in reversed(features) if feature.snapshot)
     api = edge_api(
         authenticator=api_keys_.authenticator,
@@ -190,7 +190,7 @@ def provided_by(features: Iterable[Feature]) -> dict[type, object]:
 
 @dataclass(slots=True)
 class MetricSources:
-    """Collects the metrics of `features`; empty at first, because the metrics page is built before some features."""
+    """Collects the metrics of `features`, which are set after construction: some are built after the metrics page."""
 
     features: tuple[Feature, ...] = ()
 

@@ -94,7 +94,7 @@ async def _demo(args: argparse.Namespace, state_dir: Path) -> int:
     from pi_orchestrator.sandbox.fleet import Fleet
     from pi_orchestrator.sandbox.options import CameraOptions
 
-    parse_faults(args.fault, count=args.count)  # before anything is started
+    parse_faults(args.fault, count=args.count)  # raises FieldError before anything is started
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -13,7 +13,10 @@ from pi_orchestrator.core.logging import configure, configure_redaction
 from pi_orchestrator.features.api_keys.feature import configured_key
 from pi_orchestrator.settings import Settings, changed_paths, secrets_of
 
-_OFF_REFUSED = "auth.mode: 'off' is refused while the daemon listens on the network; restart it"
+_OFF_REFUSED = (
+    "auth.mode: 'off' is refused while the daemon listens on the network; if http.listen now has only loopback"
+    " addresses, restart the daemon"
+)
 LOG_LEVEL = "logging.level"
 
 
@@ -21,8 +24,8 @@ LOG_LEVEL = "logging.level"
 class Daemon:
     """A running daemon: its settings, listeners and parts.
 
-    `settings` are those applied last. Keys that need a restart still have their values of `started_with`. `failed` is
-    set when a worker has failed permanently.
+    `settings` are those applied last; for keys that need a restart, the values of `started_with` are still in effect.
+    `failed` is set when a worker has failed permanently.
     """
 
     settings: Settings
@@ -53,11 +56,11 @@ class Daemon:
 
     @property
     def _listens_on_network(self) -> bool:
-        # New settings may name loopback only, but the listeners in use stay until a restart.
+        # New settings may have only loopback addresses, but the listeners in use stay until a restart.
         return not all(listen.is_loopback for listen in self.listen)
 
     def apply(self, settings: Settings) -> list[str]:
-        """Apply the reloadable keys; returns the keys changed since the start that need a restart.
+        """Apply the reloadable keys; returns the other keys that have changed since the start: they need a restart.
 
         SettingsError if the new auth mode is `off` while a listener is on the network.
         """

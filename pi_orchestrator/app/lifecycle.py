@@ -59,7 +59,7 @@ async def running(
 ) -> AsyncIterator[Daemon]:
     """Run the daemon for the duration of the block; StartupError if it cannot start.
 
-    `listen_setting` is what the operator can change if it cannot listen on an address.
+    `listen_setting` is the setting or option to change, for the error if an address cannot be listened on.
     """
     loaded = await asyncio.to_thread(from_program, configured) if isinstance(configured, Settings) else configured
     settings = loaded.settings
@@ -173,7 +173,10 @@ async def run(load: Callable[[], Loaded]) -> int:
 
 
 def _freeze_loaded_objects() -> None:
-    """Enable the garbage collector, which `cli_run` disabled; exempt loaded objects, because they block the loop."""
+    """Enable the garbage collector, which `cli_run` disabled.
+
+    The objects loaded so far are exempt, because each pass over them would block the event loop.
+    """
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -11,7 +11,7 @@ from pi_orchestrator.core.health import Health, State
 from pi_orchestrator.core.logging import get_logger
 from pi_orchestrator.core.supervisor import Beat
 from pi_orchestrator.net.host.systemd import Notifier
-from pi_orchestrator.storage.database import REPAIR, Database
+from pi_orchestrator.storage.database import DAMAGE_REMEDY, Database
 
 INTERVAL_S = 10.0
 WRITER_TIMEOUT_S = 10.0
@@ -21,7 +21,7 @@ log = get_logger(__name__)
 
 
 class WatchdogWorker:
-    """Sends a no-op through the database writer, checks every heartbeat, and notifies systemd if all are fresh."""
+    """Sends a no-op through the database writer, checks all heartbeats, and notifies systemd if nothing hangs."""
 
     def __init__(self, *, clock: Clock, health: Health, database: Database, cameras: Sized, notifier: Notifier) -> None:
         self._clock = clock
@@ -50,7 +50,7 @@ class WatchdogWorker:
             log.error("database not responding", reason=str(error))
             return False
         if self._database.damaged:
-            self._health.set(DATABASE, State.DEGRADED, f"the file is damaged; {REPAIR}")
+            self._health.set(DATABASE, State.DEGRADED, f"the file is damaged; {DAMAGE_REMEDY}")
         else:
             self._health.set(DATABASE, State.OK)
         stale = self._health.stale()

@@ -22,8 +22,8 @@ TIMEOUT_S = 35.0
 """Longer than a capture may take (30 s)."""
 JSON = "application/json"
 MAX_LINE_BYTES = 32 * 1024 * 1024
-"""An event is one line, and so is the list of all cameras."""
-WRONG_SERVER = "is the URL that of the daemon? see --url"
+"""Limit of a line of an event stream; even the list of all cameras is one line."""
+WRONG_SERVER = "check that the URL is the daemon's (--url)"
 
 
 class UnreachableError(OrchestratorError):
@@ -138,7 +138,7 @@ class Client:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         return UnreachableError(
             f"no daemon responds at {self._url.geturl()}: {reason}",
-            details="check: systemctl status pi-orchestrator, or give its URL with --url",
+            details="check: systemctl status pi-orchestrator, or give the daemon's URL with --url",
         )
 
 
@@ -157,7 +157,7 @@ def connect(args: argparse.Namespace) -> Client:
     except SettingsError:
         if not url:
             raise
-        # With --url the configuration is optional: this user may not be allowed to read it.
+        # With a URL the configuration is optional: this user may not be allowed to read it.
         return Client(url=url, key=key)
     return connect_to(settings, url=url, key=key)
 

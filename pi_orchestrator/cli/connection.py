@@ -1,4 +1,4 @@
-"""Connects commands to the daemon; loads the HTTP client only when it is used."""
+"""Connects commands to the daemon; loads the HTTP client at the first connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def connect(args: argparse.Namespace) -> Client:
-    """See `client.connect`; imported here, because the HTTP client loads slowly."""
+    """See `client.connect`. Imports `client` here, because the HTTP client loads slowly."""
     from pi_orchestrator.cli import client
 
     return client.connect(args)

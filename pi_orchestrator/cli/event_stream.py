@@ -45,7 +45,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame of a stream: name, id and data; None if missing."""
+    """A frame of a stream; a part that is missing is None."""
 
     name: str | None
     id: int | None
@@ -62,11 +62,11 @@ def follow(
     sleep: Callable[[float], object] = time.sleep,
     **query: Any,
 ) -> Iterator[Event | Disconnected]:
-    """Events after the id `after` (None: new ones only); for a lost connection Disconnected, then the events missed.
+    """Events after the id `after` (None: only new ones); when the connection is lost, Disconnected, then missed events.
 
-    A failure with one of `_TRANSIENT_CODES` is retried; it is raised if the pauses since the last frame sum up to
-    `retry_limit_s` (None: never), or if the daemon has not answered yet. `answered`: it has answered the caller before.
-    Every other error response is raised immediately.
+    A failure with one of `_TRANSIENT_CODES` is retried until the pauses since the last frame sum up to `retry_limit_s`
+    (None: no limit); then it is raised. It is raised at once if the daemon has never answered: neither a request of
+    this function nor an earlier one of the caller (`answered`). Every other error response is raised at once, too.
     """
     delay_s, waited_s = FIRST_DELAY_S, 0.0
     while True:
@@ -103,7 +103,7 @@ def follow_with_notes(
     answered: bool = False,
     **query: Any,
 ) -> Iterator[Event]:
-    """`follow` for a terminal: calls `note` with a text when the connection is lost and when it is restored."""
+    """The events of `follow`; calls `note` with a text when the connection is lost and when it is restored."""
     was_lost = False
     for item in follow(client, path, after=after, answered=answered, **query):
         if isinstance(item, Disconnected):
@@ -138,7 +138,7 @@ def parse_frames(lines: Iterable[bytes]) -> Iterator[Frame]:
 
 
 def parse_event(frame: Frame) -> Event | None:
-    """The event in a named frame; None for a frame without an event, and for the copy without a name of an event."""
+    """The event in a frame; None if the frame has no data, or no name (the copy of an event, for `onmessage`)."""
     if frame.name is None or frame.data is None:
         return None
     try:

@@ -20,7 +20,7 @@ CAMERA_ID = "MAC in any format, or device id"
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add `--config` and the flags that override the file."""
+    """Add `--config` and `--state-dir`."""
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="configuration file (default: /etc/pi-orchestrator/config.toml)"
     )
@@ -50,7 +50,7 @@ def seconds_up_to(limit: float) -> Callable[[str], float]:
 
 
 def load_settings(args: argparse.Namespace) -> Loaded:
-    """Load the settings from all layers (see `settings.loader`); these flags override the others."""
+    """Load the settings from all layers (see `settings.loader`); options in `args` are the highest layer."""
     from pi_orchestrator.settings import load
 
     flags: Tree = {}

@@ -25,7 +25,7 @@ def print_json_line(value: Any) -> None:
 
 
 def print_result(args: argparse.Namespace, answer: object, text: str) -> int:
-    """Print the response of the API with `--json`, else a text; returns exit code 0."""
+    """Print `answer` (the API's data) with `--json`, else `text`; returns exit code 0."""
     print_json(answer) if args.json else print(wrapped(text))
     return 0
 
@@ -43,9 +43,10 @@ def table(
     shrink: Sequence[int] = (),
     flow: bool = False,
 ) -> str:
-    """A table with columns as wide as their content; if too wide, shrinks those in `shrink` in turn, then the last.
+    """A table with columns as wide as their content.
 
-    With `flow` the last column is wrapped instead of cut.
+    If the table is wider than `width` (default: the terminal), the columns in `shrink` are cut one after the other,
+    then the last column; with `flow` the last column is wrapped instead of cut.
     """
     limit = width or columns()
     lines = [tuple(headers), *(tuple(_text(cell) for cell in row) for row in rows)]
@@ -131,7 +132,7 @@ def _escape_unprintable(document: str) -> str:
 
 
 def age(seconds: float) -> str:
-    """A duration in the largest unit of which it has at least two, else in seconds."""
+    """A duration as text, in the largest unit in which it is at least 2, else in seconds: `90 s`, `3 h`."""
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -28,7 +28,7 @@ class BoundedDict(MutableMapping[K, V]):
     ) -> None:
         self.limit = limit
         self.total_size = 0
-        """The number of entries, or the sum of their sizes."""
+        """The number of entries; with `size_of`, the sum of their sizes."""
         self._size_of = size_of
         self._on_drop = on_drop
         self._entries: OrderedDict[K, V] = OrderedDict()
@@ -37,7 +37,7 @@ class BoundedDict(MutableMapping[K, V]):
         return self._entries[key]
 
     def __setitem__(self, key: K, value: V) -> None:
-        """Set an entry as the newest, then drop the oldest ones until the limit holds, even the new one."""
+        """Set an entry as the newest, then drop the oldest entries until the limit holds, if necessary this one too."""
         size = self._entry_size(value)
         if key in self._entries:
             self.total_size -= self._entry_size(self._entries[key])
@@ -63,7 +63,7 @@ class BoundedDict(MutableMapping[K, V]):
         return f"{type(self).__name__}({self.limit}, {dict(self._entries)!r})"
 
     def touch(self, key: K) -> None:
-        """Make an entry the newest without changing it; KeyError where it is missing."""
+        """Make an entry the newest without changing it; KeyError if it is missing."""
         self._entries.move_to_end(key)
 
     def _entry_size(self, value: V) -> int:

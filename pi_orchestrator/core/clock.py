@@ -17,7 +17,7 @@ _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 _TIME_ERROR = 5  # TIME_ERROR of adjtimex(2): the clock is not synchronised
 _EARLIEST_PLAUSIBLE = datetime(2026, 1, 1, tzinfo=UTC)
-_DAMAGED = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME_IF_DAMAGED = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class Clock:
         self._trusted = _clock_is_set(self.wall())
 
     def stamp(self) -> Stamp:
-        """This moment, for a row."""
+        """The current time, to be stored in a row."""
         return Stamp(self.wall(), self.boot_id, self.monotonic(), self.trusted())
 
     async def sleep(self, seconds: float) -> None:
-        """Wait on monotonic time."""
+        """Sleep; changes of the wall clock have no effect."""
         await asyncio.sleep(seconds)
 
     async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
@@ -78,19 +78,19 @@ def rfc3339(moment: datetime) -> str:
 def parse_rfc3339(text: str) -> datetime:
     """Parse a stored time into an aware datetime (without zone: UTC).
 
-    1970-01-01 if the text is damaged, because that must not prevent a start.
+    1970-01-01 if the text is damaged, because damaged rows must not prevent a start.
     """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        return _DAMAGED
+        return _TIME_IF_DAMAGED
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _clock_is_set(wall: datetime) -> bool:
     if _SYNCHRONISED.exists():
         return True
-    # adjtimex(2) without modes only reads. A sandbox may forbid it (-1): then only the plausibility check is left.
+    # adjtimex(2) without modes only reads. A system call filter may forbid it (-1): then only check plausibility.
     status = _LIBC.adjtimex(ctypes.create_string_buffer(512))
     if status >= 0:
         return bool(status != _TIME_ERROR)

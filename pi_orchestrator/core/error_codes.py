@@ -11,7 +11,7 @@ RETRY_AFTER_S = 5.0
 
 
 class ErrorCode(StrEnum):
-    """A code of the API: HTTP status, default message, seconds before a retry (None: do not retry)."""
+    """A code of the API: HTTP status, default message, seconds before a retry (None: waiting alone does not help)."""
 
     status: int
     message: str
@@ -26,7 +26,7 @@ class ErrorCode(StrEnum):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request may succeed later."""
+        """Whether waiting alone can help: the same request may succeed later."""
         return self.retry_after_s is not None
 
     VALIDATION_FAILED = "VALIDATION_FAILED", 400, "Validation failed"

@@ -12,13 +12,13 @@ class OrchestratorError(Exception):
 
     code: str = ErrorCode.INTERNAL_ERROR
     http_status: int | None = None
-    """Overrides the HTTP status of `code`, for codes that are used with several."""
+    """Overrides the HTTP status of `code`, for codes that are used with several statuses."""
     is_audited = False
     """Whether the failed operator action is already in the audit log."""
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request may succeed later."""
+        """Whether waiting alone can help: the same request may succeed later."""
         member = ErrorCode.__members__.get(self.code)
         return member is not None and member.retryable
 
@@ -41,7 +41,7 @@ class OrchestratorError(Exception):
 class FieldError(ValueError):
     """An invalid value of a field; the text says what is expected.
 
-    `code` is used for the whole request if all its invalid fields have the same code.
+    The error of a request has this `code` if all invalid fields of the request have it.
     """
 
     code: str = ErrorCode.VALIDATION_FAILED

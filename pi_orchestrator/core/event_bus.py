@@ -1,7 +1,7 @@
 """The event bus: publishes events to subscribers, without waiting for any of them.
 
-A subscriber names the event classes that it receives; `StoredEvent` is one of them, for every stored row. Its queue is
-bounded: a subscriber that falls behind loses its subscription, and the others lose nothing.
+A subscriber names the event classes that it receives; the class `StoredEvent` is for every row of the event log. Each
+subscriber has a bounded queue: if it falls behind, its subscription ends, and the others lose nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Subscription(Generic[E]):
         self.lagged = False
         """Whether the subscription has ended because its queue was full."""
         self._kinds = kinds
-        self._queue: asyncio.Queue[E | None] = asyncio.Queue(maxsize + 1)  # and the end marker, None
+        self._queue: asyncio.Queue[E | None] = asyncio.Queue(maxsize + 1)  # one more for the end marker, None
         self._maxsize = maxsize
         self._closed = False
 
@@ -75,9 +75,10 @@ class EventBus:
         prepare: Callable[[], Awaitable[None]] | None = None,
         maxsize: int = 1024,
     ) -> None:
-        """Handle every event of these classes until cancelled; `pause` before subscribing again after falling behind.
+        """Call `handle` for every event of these classes, until cancelled.
 
-        `prepare` is awaited after each subscription begins, to read missed events.
+        A subscription that fell behind is renewed after `pause`. `prepare` is awaited after each subscription begins,
+        to read missed events.
         """
         while True:
             with self.subscribe(*kinds, maxsize=maxsize) as events:

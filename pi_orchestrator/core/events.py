@@ -155,7 +155,7 @@ class CameraCaptured(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CameraReboot(Event):
-    """A reboot command was sent to a camera, the camera returned, or it did not."""
+    """A reboot command was sent to a camera (`requested`); then the camera returned (`back`) or did not (`failed`)."""
 
     type = "camera.reboot"
     mac: Mac
@@ -321,8 +321,8 @@ class ConflictResolved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceIdConflict(Event):
-    """Several cameras share a device id, and `topic` if they share that, too; with one of `macs`, another client
-    publishes as this camera.
+    """Several cameras share a device id, and the status topic if `topic` is set; if `macs` has only one MAC, another
+    client publishes as this camera.
     """
 
     type = "device.id_conflict"

@@ -20,9 +20,9 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class Component:
-    """State of one component, `since` when it is in it, and its last heartbeat `beat_at` (both monotonic s).
+    """State of one component; `since`: when the state began, `beat_at`: the last heartbeat (both monotonic s).
 
-    `stale_after_s`: age of the last heartbeat above which the component hangs; None: it is not checked.
+    `stale_after_s`: age of the last heartbeat above which the component counts as hung; None: no check.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Health:
         self._components: dict[str, Component] = {}
 
     def add(self, name: str, *, essential: bool = False, stale_after_s: float | None = None) -> None:
-        """Register a component; essential ones decide readiness. A registered one keeps its state."""
+        """Register a component; essential ones decide readiness. If it is already registered, its state is kept."""
         now = self._clock.monotonic()
         existing = self._components.get(name)
         if existing:
@@ -87,6 +87,6 @@ class Health:
             if c.stale_after_s is not None and c.state is not State.OFF and now - c.beat_at > c.stale_after_s
         ]
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether every essential component works."""
         return all(c.state in (State.OK, State.DEGRADED) for c in self._components.values() if c.essential)

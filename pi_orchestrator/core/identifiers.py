@@ -19,7 +19,7 @@ def parse_container_id(text: str) -> str:
 
 
 def parse_device_id(value: object, mac: Mac | None) -> str | None:
-    """A device id in a firmware's format; None for anything else, and for a MAC other than the given `mac`."""
+    """A device id in the format of the firmware; None for anything else, and for a MAC other than `mac`."""
     if not isinstance(value, str) or not _DEVICE_ID.fullmatch(value):
         return None
     named_mac = try_mac(value) if mac else None

@@ -24,7 +24,7 @@ def check_camera_address(
     own: Collection[IPv4Address],
     allow_loopback: bool = False,
 ) -> IPv4Address:
-    """Parse the address of a possible camera; FieldError says why it is not. `own`: addresses of this machine."""
+    """Parse an address that a camera may have; FieldError if it cannot be one. `own`: addresses of this machine."""
     address = parse_ipv4(text)
     if address.is_loopback and not allow_loopback:
         raise FieldError(f"{address} is a loopback address")

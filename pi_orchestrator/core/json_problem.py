@@ -1,4 +1,4 @@
-"""Words for what is wrong with text that is not JSON, with the byte where it is; the first byte is byte 1."""
+"""Describes why a text is not JSON, and at which byte; the first byte is byte 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SPACE = " \t\r\n"
 
 
 def json_problem(error: JSONDecodeError, *, skipped: int = 0) -> str:
-    """`unescaped quote at byte 31`; `skipped` bytes precede the text that was parsed."""
+    """A description such as `unescaped quote at byte 31`; `skipped`: number of bytes before the parsed text."""
     text, message, position = error.doc, error.msg, error.pos
     before = text[:position].rstrip(_SPACE)
     found = text[position : position + 1]
@@ -19,26 +19,26 @@ def json_problem(error: JSONDecodeError, *, skipped: int = 0) -> str:
     if message.endswith("delimiter"):
         return _delimiter_problem(text, before, position, skipped, separator="colon" if "':'" in message else "comma")
     if message.startswith("Expecting value") and not before:
-        what = "no {"
+        fault = "no {"
     elif message.startswith("Illegal trailing comma") or (found in "}]" and before.endswith(",")):
-        what = "comma before the closing bracket"
+        fault = "comma before the closing bracket"
     elif message.startswith("Expecting property name"):
-        what = "name without double quotes"
+        fault = "name without double quotes"
     elif message.startswith("Expecting value"):
-        what = "no valid value"
+        fault = "no valid value"
     elif message.startswith("Invalid control character"):
-        what = f"control character 0x{ord(found):02X} inside a text"
+        fault = f"control character 0x{ord(found):02X} inside a text"
     elif message.startswith("Invalid \\"):
-        what = "invalid escape"
+        fault = "invalid escape"
     elif message.startswith("Extra data"):
-        what = "more data after its end"
+        fault = "more data after its end"
     else:
-        what = message[:80]
-    return f"{what} at byte {_byte(text, position, skipped)}"
+        fault = message[:80]
+    return f"{fault} at byte {_byte(text, position, skipped)}"
 
 
 def _delimiter_problem(text: str, before: str, position: int, skipped: int, *, separator: str) -> str:
-    """A quote inside a text ends the text too early, so that a comma or colon seems to be missing after it."""
+    """Describe the fault where a comma or colon was expected; often it is an unescaped quote that ended a text."""
     is_adjacent = len(before) == position
     if not text[position].isprintable():
         return f"control character 0x{ord(text[position]):02X} at byte {_byte(text, position, skipped)}"

@@ -42,7 +42,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 @dataclass(frozen=True, slots=True)
 class LineFilter:
-    """A filter of log lines: minimum rank (see `LEVELS`), and a component with those below it."""
+    """A filter of log lines: minimum rank (see `LEVELS`), and component (`source` and those below it; "" for all)."""
 
     rank: int = 0
     source: str = ""
@@ -119,7 +119,7 @@ class LogBuffer:
                 self._listeners = tuple(other for other in self._listeners if other is not listener)
 
     def after(self, position: int, *, max_lines: int, max_bytes: int = MAX_BYTES) -> list[tuple[int, Line]]:
-        """Lines after the id `position`, oldest first, within both limits but at least one; without dropped lines."""
+        """Stored lines after the id `position`, oldest first: as many as both limits allow, but at least one if any."""
         with self._lock:
             first = max(position + 1, self._oldest)
             begin = first - self._oldest
@@ -168,19 +168,19 @@ class _ValueEncoder:
         self._chars_left = MAX_TOTAL_CHARS
 
     def fields(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        own = ((name, value) for name, value in event.items() if name not in _NOT_IN_FIELDS and value is not None)
+        kept = ((name, value) for name, value in event.items() if name not in _NOT_IN_FIELDS and value is not None)
         return {
             self._text(name, MAX_NAME_CHARS): self._value(
                 value, MAX_DEPTH, MAX_TRACE_CHARS if name == "exception" else MAX_TEXT_CHARS
             )
-            for name, value in islice(own, MAX_ITEMS)
+            for name, value in islice(kept, MAX_ITEMS)
         }
 
     def _value(self, value: object, depth: int, max_chars: int = MAX_TEXT_CHARS) -> Any:
         self._values_left -= 1
         if self._values_left < 0:
             return "…"
-        if value is None or isinstance(value, bool):  # None: in a list
+        if value is None or isinstance(value, bool):  # None occurs only in lists: it is omitted in objects
             return value
         if isinstance(value, int) and abs(value) < MAX_INTEGER:
             return int(value)

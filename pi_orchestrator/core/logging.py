@@ -98,9 +98,9 @@ def configure_redaction(secrets: Iterable[str]) -> None:
 
 @contextmanager
 def log_listener(listener: Listener) -> Iterator[None]:
-    """Pass every redacted entry from level info up to `listener`, for the duration of the block; from any thread.
+    """Call `listener` with every redacted entry of level info or higher, for the duration of the block.
 
-    Exceptions of the listener are ignored.
+    It is called in the thread that logs. Its exceptions are ignored.
     """
     global _listeners  # noqa: PLW0603  # there is one log in a process
     _listeners = (*_listeners, listener)
@@ -189,7 +189,7 @@ def _safe(key: str, value: object) -> object:
         return _safe(key, repr(value[:200]))
     if value is None or isinstance(value, int | float):
         return value
-    return _safe(key, _text_of(value))  # such as an error or an address: it is logged as text, too
+    return _safe(key, _text_of(value))  # an object such as an error or an address is logged as its text
 
 
 def _text_of(value: object) -> str:

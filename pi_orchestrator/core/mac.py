@@ -1,4 +1,4 @@
-"""MAC addresses: many spellings, one device."""
+"""MAC addresses: many spellings are accepted, one is canonical."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def try_mac(text: object) -> Mac | None:
 
 
 def may_be_same_chip(mac: Mac, other: Mac) -> bool:
-    """Whether the two differ by 1 to 3: an ESP32 has four consecutive MACs."""
+    """Whether the two MACs differ by 1 to 3, as the four MACs of an ESP32 do."""
     distance = abs(int(mac.replace(":", ""), 16) - int(other.replace(":", ""), 16))
     return 0 < distance <= 3
 
 
-def spelled_mac(text: str, mac: Mac) -> Literal["near", "reversed"] | None:
-    """How a text that spells a MAC differs from `mac`: by 1 to 3, or in the order of its bytes; None: in another way.
+def mac_difference(text: str, mac: Mac) -> Literal["near", "reversed"] | None:
+    """`near` if a text is a MAC that differs from `mac` by 1 to 3, `reversed` if it is `mac` with the bytes reversed.
 
-    The reversed bytes may be a multicast address, which is no MAC of a device.
+    None for any other text. The reversed bytes may be a multicast address, which is no MAC of a device.
     """
     if not _SPELLINGS.fullmatch(text):
         return None
@@ -76,7 +76,7 @@ def is_local(mac: Mac) -> bool:
 
 
 def same_chip_macs(mac: Mac) -> list[Mac]:
-    """The three MACs before and after: those that may belong to the same ESP32."""
+    """The three MACs before `mac` and the three after it: they may belong to the same ESP32."""
     number = int(mac.replace(":", ""), 16)
     digits = (f"{number + offset:012X}" for offset in (-3, -2, -1, 1, 2, 3) if 0 < number + offset < 1 << 48)
     return [Mac(":".join(d[i : i + 2] for i in range(0, 12, 2))) for d in digits]

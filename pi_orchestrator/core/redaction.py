@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 
 MASK = "***"
 MIN_CHARS = 6
-"""Shorter secrets occur in ordinary words by chance."""
+"""Shorter secrets are not masked, because they occur in ordinary words by chance."""
 MIN_ENCODED_BYTES = 8
 """Shorter secrets are not masked as hex or base64."""
 

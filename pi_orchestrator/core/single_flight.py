@@ -93,7 +93,7 @@ class KeyedSingleFlight(Generic[K, T]):
 
 
 class SingleFlight(Generic[T]):
-    """One function for all callers; its result is cached for `keep_s` seconds, an exception is not.
+    """Runs one function for all callers; its result is cached for `keep_s` seconds, an exception is not cached.
 
     Cancellation is as in `KeyedSingleFlight`.
     """

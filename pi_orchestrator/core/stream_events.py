@@ -1,4 +1,4 @@
-"""Event types that the command line uses too; a module without imports. All but the last are never stored."""
+"""Event types that the command line uses too. Only SESSION_ERROR is stored. Imports nothing, to load fast."""
 
 CAMERA_LIST = "camera.list"
 """All cameras; the last event of the snapshot at the start of a stream."""

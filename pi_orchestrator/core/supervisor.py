@@ -41,7 +41,7 @@ class Worker:
 def full_jitter(attempt: int, *, base_s: float, cap_s: float) -> float:
     """A random wait, s: from a tenth of `base_s * 2**attempt` (at most `cap_s`) up to all of it."""
     ceiling = min(cap_s, base_s * 2.0 ** min(attempt, 32))
-    return random.uniform(ceiling / 10, ceiling)  # noqa: S311  # spreads load, guards nothing
+    return random.uniform(ceiling / 10, ceiling)  # noqa: S311  # not security relevant
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -52,7 +52,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 class Supervisor:
-    """Runs workers until stopped; `failed` is set when it gives up one that keeps failing."""
+    """Runs workers until stopped; `failed` is set when it does not restart a worker any more."""
 
     def __init__(self, *, clock: Clock, health: Health, restart_base_s: float = 0.5) -> None:
         self._clock = clock

@@ -30,7 +30,7 @@ def parse_camera_object(payload: bytes, *, max_bytes: int) -> dict[str, Any]:
 
 
 def plain_word(payload: bytes) -> str:
-    """A message of one short word such as `Offline`, in lower case and without padding; empty for any other."""
+    """A message of one short word such as `Offline`, in lower case and without padding; "" for any other message."""
     word = payload.removeprefix(_BOM).strip(_PADDING).strip(b'"') if len(payload) <= 64 else b""
     return word.decode().lower() if word.isalnum() else ""
 
@@ -52,7 +52,7 @@ def _parse_object(payload: bytes, skipped: int, *, max_bytes: int, max_depth: in
         raise FieldError(f"not JSON: {str(error)[:80]}") from None
     if not isinstance(value, dict):
         raise FieldError("not a JSON object")
-    # Few brackets cannot nest deeply, so most payloads need no walk.
+    # Few brackets cannot nest deeply, so most payloads need no measurement of their depth.
     if payload.count(b"{") + payload.count(b"[") > max_depth and _depth(value, max_depth) > max_depth:
         raise FieldError(f"nested deeper than {max_depth} levels")
     return value
@@ -75,12 +75,15 @@ def clean_text(value: object, *, max_chars: int = 128) -> str | None:
     return text.strip() or None
 
 
-def parse_text(value: object, *, what: str, max_chars: int) -> str | None:
-    """Operator text as one line that is safe to show; None if empty, FieldError if it is too long or not text."""
+def parse_text(value: object, *, field: str, max_chars: int) -> str | None:
+    """Operator text as one line that is safe to show; None if empty, FieldError if it is too long or not text.
+
+    `field` is the subject of the error, such as `a label`.
+    """
     if value is None:
         return None
     if not isinstance(value, str):
-        raise FieldError(f"{what} is text")
+        raise FieldError(f"{field} must be text")
     if len(value) > max_chars:
         raise FieldError(f"{len(value)} characters, over the limit of {max_chars}")
     return clean_text(value.translate(_BREAKS), max_chars=max_chars)

@@ -28,15 +28,15 @@ def ssid_text(raw: bytes) -> str | None:
 def parse_ssid(text: object) -> str:
     """Check an SSID: 1 to 32 bytes of UTF-8 without control characters; FieldError otherwise."""
     if not isinstance(text, str):
-        raise FieldError("an SSID is text")
+        raise FieldError("an SSID must be text")
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError:
         raise FieldError("an SSID must be valid in UTF-8, without lone surrogates") from None
     if not 1 <= size <= MAX_SSID_BYTES:
-        raise FieldError(f"an SSID has 1 to {MAX_SSID_BYTES} bytes in UTF-8, this one {size}")
+        raise FieldError(f"an SSID has 1 to {MAX_SSID_BYTES} bytes in UTF-8, this one has {size}")
     if control := _CONTROL.search(text):
-        raise FieldError(f"an SSID has no control characters, this one U+{ord(control[0]):04X}")
+        raise FieldError(f"an SSID has no control characters, this one has U+{ord(control[0]):04X}")
     return text
 
 
@@ -75,7 +75,7 @@ class Credentials(_SecretHolder):
 
 @dataclass(frozen=True, slots=True)
 class MqttAccess(_SecretHolder):
-    """The broker's address and login for a camera on that network."""
+    """Address, user name and password of the broker, for a camera on the target network."""
 
     host: str
     port: int

@@ -15,8 +15,8 @@ class PendingWrites(Generic[T]):
     """At most `limit` items, in the order in which they were added; `dropped` counts those over the limit.
 
     Items of the lowest `rank` are dropped first, and of equal rank the oldest, or with `drop_newest` the newest.
-    Without `limit_additions` only `restore` drops items: nothing is lost while writes succeed, so the caller must
-    limit what it adds between two writes.
+    Without `limit_additions` only `restore` drops items, so nothing is lost while writes succeed; the caller must limit
+    what it adds between two writes.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class PendingWrites(Generic[T]):
     def taken(self) -> Iterator[list[T]]:
         """Take every item for a block that writes them; a StorageError of the block restores them.
 
-        Other exceptions do not. The database finishes the job of a cancelled caller, so its items are written. An item
-        that makes its job fail because of a bug must not make every later job fail.
+        Other exceptions do not restore them. If the caller is cancelled, the database still writes them. After any
+        other exception, a faulty item would make every later write fail.
         """
         items = self.take()
         try:

@@ -54,7 +54,7 @@ def edge_api(
         streams=streams,
         provided=provided,
         per_request={Actor: _actor, Caller: authenticator.caller},
-        idempotency=Idempotency(store=IdempotencyStore(database), fingerprint=keyring.fingerprint, clock=clock),
+        idempotency=Idempotency(store=IdempotencyStore(database), hash_request=keyring.hash_request, clock=clock),
         on_refused=record_refusal,
     )
 
@@ -69,7 +69,7 @@ def _actor(route: Route, request: web.Request, identity: Identity | None) -> Act
 
 
 def _target(arguments: Mapping[str, Any]) -> str | None:
-    """Target of a write in the audit log: the first in its path; without path, of `_TARGET_FIELDS` in its body."""
+    """The target of a write, for the audit log: its first path value; without these, its first of `_TARGET_FIELDS`."""
     path, body = arguments.get("path"), arguments.get("body")
     candidates = [*dict(path).values()] if path is not None else [getattr(body, name, None) for name in _TARGET_FIELDS]
     return next((str(value) for value in candidates if value is not None), None)

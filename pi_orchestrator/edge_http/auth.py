@@ -27,9 +27,9 @@ MAX_PEERS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The sender of a request; `keyed`: it may use routes that need a key."""
+    """The sender of a request; `has_key_access`: it may use routes that need a key."""
 
-    keyed: bool
+    has_key_access: bool
 
 
 class KeyAccess:
@@ -74,7 +74,7 @@ class KeyAuthenticator:
         keys = _keys_of(route, request)
         identity = self._identify(request, keys)
         if identity is None:
-            # Wrong keys count on open routes too: there, the cookie in the answer would reveal a guessed key.
+            # Wrong keys count on routes that need no key too: the cookie in the answer would reveal a guessed key.
             within_limit = not keys or self._wrong_key_limit(request).take(self._clock.monotonic())
             if not (route.key_in_provisioning_mode or self.mode == "required"):
                 return None
@@ -87,7 +87,7 @@ class KeyAuthenticator:
         return identity
 
     def stream_check(self, route: Route, request: web.Request, identity: Identity | None) -> Callable[[], bool]:
-        """See `Authenticator`; a change of mode also ends a stream, because its content depends on the mode."""
+        """See `Authenticator`; a change of `mode` also ends a stream, because the stream's content depends on it."""
         admitted = (self.mode, identity)
 
         def may_continue() -> bool:
@@ -111,7 +111,7 @@ class KeyAuthenticator:
 
     def caller(self, _route: Route, _request: web.Request, identity: Identity | None) -> Caller:
         """The caller, for handlers that request it."""
-        return Caller(keyed=identity is not None or self.mode == "off")
+        return Caller(has_key_access=identity is not None or self.mode == "off")
 
     def _identify(self, request: web.Request, keys: Sequence[str]) -> Identity | None:
         if keys:
@@ -151,7 +151,10 @@ class KeyAuthenticator:
 
 
 def _keys_of(route: Route, request: web.Request) -> Sequence[str]:
-    """The keys in a request; for streams also in the query, because a browser cannot set headers there."""
+    """The keys in the headers of a request; for a stream without these, the keys in its query.
+
+    A browser cannot set headers for a stream.
+    """
     keys: Sequence[str] = request.headers.getall(KEY_HEADER, ())
     return request.query.getall(KEY_QUERY, ()) if route.streams and not keys else keys
 

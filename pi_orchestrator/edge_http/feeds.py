@@ -68,7 +68,7 @@ class EventFeed(Feed[T], Generic[T]):
             position = self.after
             rest = b""
         else:
-            # The state is read after the id: an event in between is sent twice rather than not at all.
+            # The state is read after the newest id: an event stored between the two is sent twice, but never missed.
             payload["snapshot"] = True
             rest = _snapshot(await self.state(), event_filter, bounds.newest, copy=copy)
         at = rfc3339(sources.clock.wall())
@@ -105,7 +105,7 @@ class LogFeed(Feed[T], Generic[T]):
         else:
             payload["snapshot"] = True
             position = buffer.oldest - 1
-        # Never copied without its name: a client that ignores names would take it for a log line.
+        # The first event is never copied without its name: a client that ignores names would take it for a log line.
         at = rfc3339(self.sources.clock.wall())
         first_frames = event_frame(ESTABLISHED, at=at, payload=payload, copy=False) + bookmark(position)
         return Opening(first_frames, [Cursor(self.sources.lines, self.line_filter, position=position)])
@@ -118,13 +118,13 @@ class LogFeed(Feed[T], Generic[T]):
 
 
 def can_replay(bounds: Bounds, after: int) -> bool:
-    """Whether the log has all events since this id, and they are not too many."""
+    """Whether the log has all events after this id, at most MAX_REPLAY."""
     is_complete = bounds.oldest - 1 <= after <= bounds.newest
     return is_complete and bounds.newest - after <= MAX_REPLAY
 
 
 def _snapshot(state: Iterable[StoredEvent], event_filter: EventFilter, newest: int, *, copy: bool) -> bytes:
-    """The state as frames; only the last one has the id, so a client disconnected before it gets a new snapshot."""
+    """The state as frames; only the last has an id, so a client that disconnects before it gets a new snapshot."""
     events = [event for event in state if event_filter.matches(event)]
     if not events:
         return bookmark(newest)

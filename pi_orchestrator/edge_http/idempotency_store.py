@@ -36,7 +36,7 @@ async def insert(tx: Tx, *, key: str, operation: str, answer: StoredAnswer) -> N
 
 
 async def keep_newest(tx: Tx, *, keep: int) -> None:
-    """Delete the oldest answers; the newest `keep`, and those of the same time as the next one, stay."""
+    """Delete all but the newest `keep` + 1 answers; more stay if several were stored at the same time."""
     await tx.run(
         "DELETE FROM idempotency WHERE at < (SELECT at FROM idempotency ORDER BY at DESC LIMIT 1 OFFSET ?)", (keep,)
     )

@@ -71,10 +71,10 @@ class Keyring:
 
     @property
     def _configured_id(self) -> str | None:
-        """Id of the configured key in cookies; it changes with the key."""
+        """Id of the configured key in cookies; another key has another id."""
         return f"{CONFIGURED.key_id}-{self._configured.hex()[:16]}" if self._configured else None
 
-    def listed(self) -> list[ApiKey]:
+    def stored_keys(self) -> list[ApiKey]:
         """The stored keys, oldest first."""
         return list(self._stored.values())
 
@@ -145,8 +145,8 @@ class Keyring:
         key = self._stored.get(key_id)
         return Identity(key.id, key.name, key.scope) if key else None
 
-    def fingerprint(self, data: bytes) -> bytes:
-        """Keyed hash to compare requests; without the secret it does not help to guess a password in them."""
+    def hash_request(self, data: bytes) -> bytes:
+        """Keyed hash to compare requests; without the secret, the hash does not help to guess a password in them."""
         return hmac.new(self._secret, b"request:" + data, hashlib.sha256).digest()
 
     def _sign(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""A route of the edge's API: in the envelope, with the scope that its key must have."""
+"""A route of the edge's API: by default its answers are in the envelope; its `scope` says which keys may use it."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ class StreamWorker:
                 work = 0
                 async for event in subscription:
                     self.send(event)
-                    work += 1 + len(self._streams.registered)
+                    work += 1 + len(self._streams.all_clients)
                     if work > WORK_PER_STEP:
                         work = 0
                         await asyncio.sleep(0)  # a flood: let the clients' tasks write

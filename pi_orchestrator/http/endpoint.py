@@ -101,8 +101,8 @@ class Endpoint(Generic[R, I]):
             return await self._stream(request, arguments, identity)
         key = api.idempotency.key_of(request) if route.writes and api.idempotency else None
         if route.shape is BINARY:
-            # A picture or archive is not stored for repeats: a new one is as good. It is not made for a disconnected
-            # client either.
+            # A picture or archive is not stored for repeats, because a new one is as good. If the client disconnects,
+            # the handler is cancelled.
             answer = await _while_connected(request, self._run(arguments))
         elif key is not None and api.idempotency:
             answer = await api.idempotency.once(key, route, request, raw, lambda: self._run(arguments))
@@ -124,7 +124,7 @@ class Endpoint(Generic[R, I]):
     async def _stream(self, request: web.Request, arguments: dict[str, Any], identity: I | None) -> web.StreamResponse:
         feed = await self._route.handler(**arguments)
         response = web.StreamResponse(
-            # Proxies must neither cache nor buffer it.
+            # Proxies must neither cache nor buffer the stream.
             headers={
                 **SECURITY_HEADERS,
                 "Content-Type": STREAM.content_type,

@@ -1,4 +1,4 @@
-"""Browser protection: foreign names for this host (DNS rebinding), and writes from foreign pages (CSRF)."""
+"""Refuses requests with a foreign host name (DNS rebinding), and writes from foreign pages (CSRF)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.ASCI
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_SHOWN_CHARS = 100
 MAX_ACCEPTED_HOSTS = 64
-"""Size of the cache of accepted Host headers: a client can send any number of different ones."""
+"""Limit of the cache of accepted Host headers, because a client can send any number of different ones."""
 
 
 class HostGuard:

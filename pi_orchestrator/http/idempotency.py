@@ -44,12 +44,12 @@ class Idempotency:
 
     Only successes are stored: a repeat of a refused or failed request runs the handler again.
 
-    `fingerprint` hashes a request. The hash must be keyed: a plain one would allow guessing a password in the body.
+    `hash_request` must compute a keyed hash: a plain one would allow guessing a password in the body of the request.
     """
 
-    def __init__(self, *, store: AnswerStore, fingerprint: Callable[[bytes], bytes], clock: Clock) -> None:
+    def __init__(self, *, store: AnswerStore, hash_request: Callable[[bytes], bytes], clock: Clock) -> None:
         self._store = store
-        self._fingerprint = fingerprint
+        self._hash_request = hash_request
         self._secrets = _SecretAnswers(clock)
         # Weak: a lock exists while a request holds it or waits for it.
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
@@ -67,9 +67,9 @@ class Idempotency:
     async def once(
         self, key: str, route: Route, request: web.Request, raw: bytes, run: Callable[[], Awaitable[EncodedAnswer]]
     ) -> EncodedAnswer:
-        """The stored answer, else that of `run`; ConflictError if the key was used for another request."""
+        """The stored answer, else the answer of `run`; ConflictError if the key was used for another request."""
         path = request.raw_path.encode("utf-8", "surrogateescape")
-        request_hash = self._fingerprint(path + b"\n" + raw)
+        request_hash = self._hash_request(path + b"\n" + raw)
         operation = route.operation_id
         store = self._secrets if route.secret else self._store
         lock = self._locks.setdefault((key, operation), asyncio.Lock())
@@ -86,7 +86,7 @@ class Idempotency:
 
 
 class _SecretAnswers:
-    """Answers that must not be stored on disk; kept in memory while a client may repeat its request."""
+    """An `AnswerStore` in memory, for answers that must not be on disk; keeps the last ones for SECRET_ANSWERS_S."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Weights in `Accept` and `Accept-Encoding` (RFC 9110 section 12.5). Pure."""
+"""Weights in `Accept` and `Accept-Encoding` (RFC 9110 section 12.5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MAX_ENCODINGS = 32  # further entries of a header are ignored
 
 
 def accepted_encodings(header: str | None) -> tuple[str, ...]:
-    """`Accept-Encoding` → br and gzip, best first, without those that the client refuses or ranks below no encoding."""
+    """`Accept-Encoding` → br and gzip, best first; without those refused, or ranked below an unencoded answer."""
     weights: dict[str, float] = {}
     for entry in (header or "").lower().split(",")[:MAX_ENCODINGS]:
         name, *parameters = (part.strip() for part in entry.split(";"))

@@ -141,7 +141,7 @@ def _parameters(route: Route) -> list[Json]:
         inline = schema.get("$defs", {})
         for name, field in schema["properties"].items():
             if name == "Accept":
-                continue  # OpenAPI describes it by the content types of the answers
+                continue  # OpenAPI describes this header by the content types of the answers
             described = _inlined(_without_null(field), inline)
             described.pop("title", None)
             parameters.append(
@@ -191,7 +191,7 @@ def _successes(route: Route) -> Json:
         str(status): {"description": "Not modified"}
         if status == 304
         else {"description": "OK" if status < 400 else "Not ready", "content": content}
-        for status in (route.status, *route.also)
+        for status in (route.status, *route.other_statuses)
     }
 
 

@@ -1,4 +1,4 @@
-"""Models that many routes share: query and position of a page of a list, and the path of a device."""
+"""Models that many routes share: for the pages of a list, and for a device in the path."""
 
 from __future__ import annotations
 

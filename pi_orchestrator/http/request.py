@@ -66,7 +66,7 @@ def parse_json(raw: bytes, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
 
 
 def check_media_type(request: web.Request, media_type: str) -> None:
-    """UnsupportedMediaTypeError if the request has a Content-Type and it is another one."""
+    """UnsupportedMediaTypeError if the request has a Content-Type other than `media_type`."""
     if hdrs.CONTENT_TYPE in request.headers and request.content_type != media_type:
         raise UnsupportedMediaTypeError(f"the body must be {media_type}")
 
@@ -88,5 +88,5 @@ def header_values(request: web.Request, model: type[BaseModel]) -> dict[str, Any
 
 
 def fill_path(template: str, request: web.Request) -> str:
-    """Fill a path template with the values of the request's own path."""
+    """Fill a path template with the values in the path of the request."""
     return template.format_map({name: quote(value, safe=":") for name, value in request.match_info.items()})

@@ -33,7 +33,10 @@ class Csv(bytes):
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[T]):
-    """What a handler returns to set the status or headers, or to return bytes: of JSON, or of `media_type` if set."""
+    """What a handler returns to set the status or headers, or to answer with bytes (`encoded`).
+
+    The bytes are JSON, unless `media_type` is set.
+    """
 
     data: T | None = None
     encoded: bytes | None = None
@@ -76,11 +79,11 @@ STREAM = Shape("endless stream of server-sent events", "text/event-stream")
 class Route:
     """One line of a route table.
 
-    `errors`: codes that it may answer with, in addition to those of every route. `also`: further statuses that
-    its answer may have, such as 503 for "not ready". `successor`: path of the route that replaces this one; the headers
-    of the answer announce it. `secret`: the answer contains a secret; for repeats with the same Idempotency-Key it is
-    kept in memory, never in the database. `produces`: media type of an answer of shape BINARY; then the model describes
-    the JSON that is sent to clients that accept only JSON.
+    `errors`: codes that it may answer with, in addition to those of every route. `other_statuses`: statuses of answers
+    other than `status`, such as 503 for "not ready". `successor`: path of the route that replaces this one; the headers
+    of the answer announce it. `secret`: the answer contains a secret; for repeats with the same Idempotency-Key the
+    answer is kept in memory, never in the database. `produces`: media type of an answer of shape BINARY; then the model
+    describes the JSON that is sent to clients that accept only JSON.
     """
 
     method: str
@@ -90,7 +93,7 @@ class Route:
     summary: str
     shape: Shape = field(default=PLAIN, kw_only=True)
     status: int = field(default=200, kw_only=True)
-    also: tuple[int, ...] = field(default=(), kw_only=True)
+    other_statuses: tuple[int, ...] = field(default=(), kw_only=True)
     errors: tuple[str, ...] = field(default=(), kw_only=True)
     example: Any = field(default=None, kw_only=True)
     secret: bool = field(default=False, kw_only=True)

@@ -41,7 +41,10 @@ def build_app(
     fallback: Handler | None = None,
     answered: Counter[int] | None = None,
 ) -> web.Application:
-    """Build the application; `fallback` serves paths whose first segment no route has, `answered` counts by status."""
+    """Build the application.
+
+    `fallback` serves paths whose first segment no route has; `answered` counts answers by status.
+    """
     app = web.Application(
         client_max_size=api.limits.body_bytes,
         middlewares=[_outer_middleware(api, guard, _first_segments(routes), fallback, answered)],
@@ -81,7 +84,7 @@ async def served(
 ) -> AsyncIterator[list[Listen]]:
     """Serve for the duration of the block; yields the addresses, with the real port for port 0.
 
-    StartupError if it cannot listen on an address; `setting` is the key to change.
+    StartupError if it cannot listen on an address; the error names `setting` as the one to change.
     """
     runner = web.AppRunner(
         app,

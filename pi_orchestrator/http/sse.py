@@ -92,7 +92,7 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class Cursor:
-    """A client's position in a source, and the filter for its entries; no live entries while it is `behind`."""
+    """A client's position in a source, and its filter of entries; while `behind`, the client gets no live entries."""
 
     source: Source
     entry_filter: Any
@@ -149,7 +149,7 @@ class Client:
         self.transport = transport
 
     @property
-    def behind(self) -> Cursor | None:
+    def first_behind(self) -> Cursor | None:
         """The first cursor that is behind, if any."""
         return next((cursor for cursor in self.cursors if cursor.behind), None)
 
@@ -180,7 +180,7 @@ class Client:
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
     def end(self) -> None:
-        """Let the client's task end; when the client reconnects, it requests what it has not received."""
+        """Let the task of the client end; a client that reconnects requests the events that it has not received."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         self.is_ended = True
@@ -208,16 +208,16 @@ class EventStreams:
         self._next_warning_at = 0.0
 
     @property
-    def clients(self) -> int:
+    def client_count(self) -> int:
         """Number of connected clients."""
         for client in self._clients:
             if client.is_disconnected:
-                client.end()  # its task would notice only with its next write
+                client.end()  # its task would notice the disconnection only at its next write
         return sum(not client.is_ended for client in self._clients)
 
     @property
-    def registered(self) -> Collection[Client]:
-        """The clients, without a check of their connections."""
+    def all_clients(self) -> Collection[Client]:
+        """The clients, including those whose disconnection was not noticed yet."""
         return self._clients
 
     def close(self) -> None:
@@ -233,7 +233,7 @@ class EventStreams:
 
         Raises only before the response has begun.
         """
-        if self.clients >= MAX_CLIENTS:
+        if self.client_count >= MAX_CLIENTS:
             raise RateLimitedError(f"the limit of {MAX_CLIENTS} streams is reached")
         transport = request.transport
         if transport is None:
@@ -295,7 +295,7 @@ class EventStreams:
                 continue
             if not client.may_continue():
                 client.end()
-            elif client.heartbeat and client.is_greeted and not client.behind:
+            elif client.heartbeat and client.is_greeted and not client.first_behind:
                 client.put(client.heartbeat(copy=self.unnamed_copy))
 
     async def _send(
@@ -316,8 +316,8 @@ class EventStreams:
                     await writer.write(client.take())
                     await writer.drain()
                     client.writing_since = None
-                elif behind := client.behind:
-                    await self._read_page(client, behind)
+                elif cursor_behind := client.first_behind:
+                    await self._read_page(client, cursor_behind)
                 else:
                     await client.wakeup.wait()
                     client.wakeup.clear()

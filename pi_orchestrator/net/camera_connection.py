@@ -1,11 +1,11 @@
-"""One exchange with a camera before and while it is sent credentials, followed in the kernel's neighbour table.
+"""Sends credentials to a camera, and watches the kernel's neighbour entry of its address meanwhile.
 
 `GET /status` and `POST /provision` use one TCP connection. If the camera closes it after `/status`, as some firmwares
 do, `POST /provision` uses a second one. In both cases, from the moment at which the first connection is made:
 
 * the entry of the camera's address is checked after each connect, after `/status`, and immediately before the body is
-  written; nothing is sent if it names another MAC, or has named one in between;
-* a change while the body is under way resets the connection, which also discards what the kernel would repeat;
+  written; nothing is sent if it names another MAC, or has named one since the first check;
+* a change while the body is being sent resets the connection, which also discards what the kernel would repeat;
 * what the camera has not acknowledged at the end is discarded, not repeated by the kernel in the background.
 
 A first change in the 0.1 ms between the last check and the write is not prevented. It is noticed and reported. A
@@ -82,7 +82,7 @@ class CameraConnection:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the kernel binds the address to the MAC, if `status` succeeds; False for a loopback address."""
+        """Whether success of `status` also proves that the kernel binds the address to the MAC; False for loopback."""
         return self._watch is not None
 
     async def status(self, *, timeout_s: float) -> CameraAnswer:
@@ -128,7 +128,7 @@ class CameraConnection:
             raise
 
     async def _on_connected(self, _session: aiohttp.ClientSession, _context: SimpleNamespace, _params: object) -> None:
-        # An error raised here would leave the connection open. The request that follows it contains no secret, or is
+        # An error raised here would leave the connection open. The request on this connection contains no secret, or is
         # checked again before its body.
         try:
             if self._watch:
@@ -143,14 +143,14 @@ class CameraConnection:
         if transport is None:
             raise VerificationError("the connection was lost", code=VerificationCode.UNREACHABLE)
         self._transport = transport
-        # aiohttp closes its own descriptor when it likes; the kernel ends the connection when this one is closed too.
+        # aiohttp may close its descriptor at any time; the kernel ends the connection when this copy is closed, too.
         self._socket = transport.get_extra_info("socket").dup()
         if self._failure:
             raise self._failure
         self._watch.check()
 
     def _reset(self) -> None:
-        """Another MAC has the address now: end the connection without another segment to it."""
+        """End the connection and discard unsent bytes, because another MAC has the address now."""
         if self._socket and self._transport:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

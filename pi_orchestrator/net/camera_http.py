@@ -57,7 +57,7 @@ BeforeWrite = Callable[[asyncio.WriteTransport | None], None]
 def new_session(*, keeps_connection: bool = False, trace: aiohttp.TraceConfig | None = None) -> aiohttp.ClientSession:
     """An aiohttp session for requests to cameras: no proxy, no cookies, no decompression.
 
-    `keeps_connection`: for one camera, whose requests share a connection. Otherwise each has its own.
+    `keeps_connection`: for one camera, whose requests share a connection. Otherwise each request has its own.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
@@ -182,7 +182,7 @@ class CameraHttpClient:
             ) from None
 
     async def _post_credentials(self, url: str, body: _SecretBody, *, timeout_s: float) -> ProvisionError | None:
-        # Returned, not raised: an error raised in an `except` block keeps the other one, and its text, as its context.
+        # Returned, not raised: an error raised in an `except` block keeps the caught error and its text as its context.
         code = ErrorCode.DEVICE_UNREACHABLE
         try:
             async with (
@@ -205,10 +205,10 @@ class CameraHttpClient:
 
 
 class _SecretBody(aiohttp.BytesPayload):
-    """A JSON body that records whether any of it was `sent`, or why not; reveals the secrets in the fields."""
+    """A JSON body with the secrets in plain text; records whether any of it was `sent`, or in `refusal` why not."""
 
     def __init__(self, fields: dict[str, Any], before_write: BeforeWrite | None) -> None:
-        # Plain UTF-8, no escapes: every parser reads it. Lone surrogates are replaced: the error would show the text.
+        # Plain UTF-8, no escapes: every parser reads it. Lone surrogates are replaced: their error would show the text.
         text = json.dumps(_without_none(fields), default=_reveal, ensure_ascii=False)
         super().__init__(text.encode(errors="replace"), content_type="application/json")
         self.sent = False
@@ -216,7 +216,7 @@ class _SecretBody(aiohttp.BytesPayload):
         self._before_write = before_write
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        # Nothing may wait between this check and the write, which reaches the kernel without a turn of the event loop.
+        # No await may come between this check and the write: the write reaches the kernel before other tasks run.
         if self._before_write:
             try:
                 self._before_write(writer.transport)

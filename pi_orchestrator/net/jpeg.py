@@ -17,7 +17,7 @@ _MAX_SEGMENTS = 256
 _OTHER_TYPE = re.compile(
     r"text/|(image|audio|video)/(?!.*jp|\*)|multipart/|application/(.*\+)?(json|xml|pdf|zip)|.*html", re.IGNORECASE
 )
-"""Types of other content, such as an error page; with any other type, or none, the bytes decide."""
+"""Types of content that is no JPEG, such as an error page; with a type not listed here, or none, the bytes decide."""
 
 
 def cut_jpeg(data: bytes) -> bytes | None:

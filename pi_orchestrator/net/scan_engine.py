@@ -31,7 +31,7 @@ class Engine(Protocol):
     async def sweep(
         self, targets: Sequence[IPv4Address], *, expected: frozenset[IPv4Address], progress: OnProgress
     ) -> None:
-        """Probe every address, silent `expected` ones once more; OSError if the link fails."""
+        """Probe every target; probe `expected` addresses that stay silent once more. OSError if the link fails."""
 
     async def probe(self, address: IPv4Address, *, timeout_s: float) -> frozenset[Mac]:
         """The MACs that answer for an address, more than one is a conflict; OSError if not open or the link fails."""

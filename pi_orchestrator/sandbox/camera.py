@@ -48,16 +48,16 @@ FIRMWARE: Final = "2.4.1"
 RECONNECT_FIRST_S: Final = 0.2
 RECONNECT_MAX_S: Final = 5.0
 ADDRESS_RETRY_S: Final = 0.05
-_LIBRARY = logging.getLogger("pi_orchestrator.sandbox.mqtt")
-_LIBRARY.propagate = False
-_LIBRARY.addHandler(logging.NullHandler())  # connections are cut on purpose, so the library's messages are noise
+_LIBRARY_LOGGER = logging.getLogger("pi_orchestrator.sandbox.mqtt")
+_LIBRARY_LOGGER.propagate = False
+_LIBRARY_LOGGER.addHandler(logging.NullHandler())  # connections are cut on purpose, so the library's messages are noise
 
 
 OnEvent = Callable[["SimulatedCamera", str, str], None]
 """Called with the camera, the event, and a detail text.
 
-Events: `online`, `lost` (the broker), `rebooting`, `dead`, `provisioned` (it has left for another network; its address
-is already the new one), `joined` (it is on that network).
+Events: `online`, `lost` (the connection to the broker), `rebooting`, `dead` (without power), `provisioned` (it has left
+for another network; its address is already the new one), `joined` (it is on that network).
 """
 
 
@@ -66,6 +66,7 @@ class SimulatedCamera:
 
     `connected` is set while it is connected to the broker; `reported` stays set after its first status message.
     `message_count` counts status messages since the last boot, `restarts` the reboots by command or fault.
+    With the fault topic-takeover, its messages have the MAC `victim`.
     """
 
     def __init__(
@@ -381,7 +382,7 @@ class SimulatedCamera:
             bind_address=str(self.address),
             timeout=5,
             will=self._will(),
-            logger=_LIBRARY,
+            logger=_LIBRARY_LOGGER,
         )
         async with self.connect_limit or contextlib.nullcontext():
             await link.open()

@@ -25,7 +25,7 @@ WIDTH = 80
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `sandbox` with its subcommands."""
-    parser = subparsers.add_parser("sandbox", help="run only simulated cameras, with a broker that already runs")
+    parser = subparsers.add_parser("sandbox", help="run simulated cameras without a daemon; needs a running broker")
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     cameras = kinds.add_parser(
         "cameras",
@@ -59,7 +59,13 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="S",
         help="seconds offline between two networks (%(default)s)",
     )
-    add("--fault", action="append", default=[], metavar="NAME:COUNT", help="give COUNT cameras a fault; repeatable")
+    add(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME:COUNT",
+        help="give COUNT cameras (default 1) a fault; repeatable",
+    )
     # The help texts list the choices, because they would make the usage line too long.
     add(
         "--mac-style",
@@ -155,7 +161,7 @@ async def _check_broker(host: str, port: int) -> None:
     try:
         async with asyncio.timeout(5):
             _, writer = await asyncio.open_connection(host, port)
-    except OSError as exc:  # TimeoutError is one
+    except OSError as exc:  # TimeoutError is an OSError
         reason = "no answer in 5 s" if isinstance(exc, TimeoutError) else os.strerror(exc.errno or 0)
         raise StartupError(
             f"no MQTT broker at {host}:{port}: {reason}",

@@ -39,7 +39,7 @@ class PictureError(Exception):
 
 
 class CommandHandler:
-    """Runs a camera's commands, and lists them in `received_actions`; the camera does `picture` and `restart`."""
+    """Runs a camera's commands, and lists them in `received_actions`; `picture` and `restart` are the camera's."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class CommandHandler:
 
 
 def _parse(payload: object) -> tuple[str, str, dict[str, Any]] | None:
-    """Action, request id and all fields of a command; None if it is not one."""
+    """Action, request id and all fields of a command; None if the payload is not a command."""
     try:
         command = json.loads(payload) if isinstance(payload, bytes) else None
     except (ValueError, RecursionError):

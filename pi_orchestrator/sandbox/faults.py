@@ -103,7 +103,7 @@ class Fault(StrEnum):
 
     @property
     def uses_own_topic_id(self) -> bool:
-        """Whether the fault is in the id of the camera's topics, whatever the style of ids."""
+        """Whether the fault sets the id in the camera's topics, so that `IdStyle` has no effect."""
         return self in {Fault.SHARED_ID, Fault.TOPIC_TAKEOVER, Fault.ID_REVERSED}
 
     @property
@@ -177,7 +177,7 @@ def encode_status(fault: Fault | None, fields: dict[str, Any]) -> bytes:
 
 
 def status_headers(fault: Fault | None, *, answers: int) -> dict[str, str]:
-    """Headers of an answer to `/status` with this fault; `answers` were given before."""
+    """Headers of an answer to `/status` with this fault; `answers` is the number of earlier answers."""
     return {"Server": "lighttpd", "X-Powered-By": "PHP"} if fault is Fault.CLONED_MAC and answers else {}
 
 

@@ -120,7 +120,7 @@ class Fleet:
 
 
 def make_macs(count: int, *, seed: int) -> list[Mac]:
-    """Station MACs in the Espressif range 24:6F:28, repeatable by seed, each of another ESP32."""
+    """Station MACs in the Espressif range 24:6F:28, repeatable by seed, each of a different ESP32."""
     # An ESP32 owns four MACs in a row, so stations are multiples of four apart.
     numbers = random.Random(seed).sample(range(1 << 22), count)  # noqa: S311 - repeatable, not secret
     digits = (f"{ESPRESSIF}{number * 4:06X}" for number in numbers)
@@ -128,7 +128,7 @@ def make_macs(count: int, *, seed: int) -> list[Mac]:
 
 
 def _with_leading_zero(mac: Mac, *, taken: Sequence[Mac]) -> Mac:
-    """The MAC with a fourth byte below 10 hexadecimal, and not among those taken."""
+    """The MAC, its fourth byte changed to one with a leading zero, so that the result is not in `taken`."""
     candidates = (Mac(f"{mac[:9]}0{digit}{mac[11:]}") for digit in f"{mac[10]}0123456789ABCDEF")
     return next(candidate for candidate in candidates if candidate not in taken)
 

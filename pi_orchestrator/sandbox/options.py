@@ -59,7 +59,7 @@ class CameraOptions:
     reboot_s: float = 3.0
     """Time off during a reboot."""
     flap_s: float = 4.0
-    """Maximum time on of an unstable camera; a flapping one is then off for at most half of this."""
+    """Maximum time for which an unstable camera is on; a flapping camera is then off for at most half of this."""
     rejoin_s: float = 2.0
     """Time off between two networks."""
     wifi_password: str | None = field(default=None, repr=False)

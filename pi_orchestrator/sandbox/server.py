@@ -15,8 +15,8 @@ from aiohttp import web
 
 from pi_orchestrator.core.errors import StartupError
 
-_LIBRARY = logging.getLogger("pi_orchestrator.sandbox.http")
-_LIBRARY.disabled = True  # aborted requests are expected here, and their content is secret
+_LIBRARY_LOGGER = logging.getLogger("pi_orchestrator.sandbox.http")
+_LIBRARY_LOGGER.disabled = True  # aborted requests are expected here, and their content is secret
 
 HttpHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 TcpHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -26,7 +26,7 @@ class _Server(web.Server):
     """Keeps every transport until its connection is lost; aiohttp forgets a closed one that still has unsent bytes."""
 
     def __init__(self, handler: HttpHandler) -> None:
-        super().__init__(handler, access_log=None, logger=_LIBRARY, keepalive_timeout=5)
+        super().__init__(handler, access_log=None, logger=_LIBRARY_LOGGER, keepalive_timeout=5)
         self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
@@ -114,7 +114,7 @@ async def _stop_accepting(sock: socket.socket) -> None:
 
 
 def cannot_listen(address: IPv4Address, port: int, exc: OSError) -> StartupError:
-    """The error for an address without a socket, with a remedy."""
+    """The error for an address on which no socket can be opened, with a remedy."""
     remedy = {
         errno.EADDRNOTAVAIL: "choose a network inside 127.0.0.0/8, or add the address to this machine first",
         errno.EADDRINUSE: "another program uses this port: choose another port or network",

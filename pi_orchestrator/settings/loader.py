@@ -1,9 +1,9 @@
 """The configuration's layers: defaults ← file ← credentials ← environment ← overrides ← flags.
 
 Each layer is first read into a flat list of values with their origins. The merged values are validated once, so that
-one error lists every problem. The variable names of the Go daemon are a layer of their own, below the new names. The
-layers are stored as they were read: an override that is set or removed later is merged with the same values, even if
-the files have changed since.
+one error lists every problem. Environment variables with the names of the older Go daemon are a layer of their own,
+below those with the new names. The layers are stored as they were read: an override that is set or removed later is
+merged with the same values, even if the files have changed since.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def load(
 
 
 def from_program(configured: Settings | Tree) -> Loaded:
-    """Load settings given by a program; of the other layers, only the overrides in their state folder apply."""
+    """Load settings given by a program; of the other layers, only the overrides apply (from `storage.state_dir`)."""
     leaves = _leaves(configured) if isinstance(configured, dict) else _non_defaults(configured)
     layers = _without_retired((leaf, value, "program") for leaf, value in leaves)
     return apply_overrides(layers, overrides.read(_state_dir(layers) / overrides.NAME))
@@ -120,7 +120,7 @@ def with_override(loaded: Loaded, path: str, text: str | None) -> Loaded:
 
 
 def closest_key(path: str) -> str | None:
-    """The known key or section that is most similar to an unknown one."""
+    """The known key or section that is most similar to an unknown one; None if none is similar."""
     known = known_paths()
     close = difflib.get_close_matches(path, known if "." in path else Settings.model_fields, n=1, cutoff=0.6)
     if not close:

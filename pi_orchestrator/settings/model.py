@@ -103,7 +103,7 @@ class HttpSettings(Section):
 
     listen: Annotated[tuple[ListenField, ...], CommaList, Field(min_length=1)] = Field(
         (Listen("0.0.0.0", 8081), Listen("0.0.0.0", 8082)),
-        description="8081 is the port of the API, 8082 of the dashboard; both serve the same paths",
+        description="addresses to listen on; 8081 is for API clients, 8082 for browsers; both serve the same paths",
     )
     trusted_hosts: Annotated[tuple[HostName, ...], CommaList] = Field(
         (),
@@ -122,12 +122,13 @@ class AuthSettings(Section):
 
     mode: Literal["provisioning", "required", "off"] = Field(
         "provisioning",
-        description="requests that need a key: those that can lose data (provisioning), all (required), none (off)",
+        description="provisioning: requests that can destroy data or change settings need a key; required: all requests"
+        " need one; off: none",
     )
     api_key: Annotated[SecretStr | None, Unset, AfterValidator(_check_key_length)] = Field(
-        None, description="an admin key; better in a file or a systemd credential"
+        None, description="an admin key; safer in api_key_file or a systemd credential"
     )
-    api_key_file: Annotated[Path | None, Unset] = Field(None, description="file with that key")
+    api_key_file: Annotated[Path | None, Unset] = Field(None, description="file with the admin key")
 
 
 class ApSettings(Section):
@@ -140,7 +141,8 @@ class ApSettings(Section):
     ssid: Annotated[str | None, Unset] = Field(
         None,
         max_length=32,
-        description="the access point's name, if the radio does not report it; takes precedence over hostapd's files",
+        description="the access point's name, used only if the radio does not report one; it then takes precedence over"
+        " the names in files of hostapd and NetworkManager",
     )
 
 
@@ -155,7 +157,7 @@ class DiscoverySettings(Section):
     stations: bool = Field(True, description="read the radio's station list (nl80211)")
     leases: bool = Field(True, description="read the DHCP server's leases")
     lease_files: Annotated[tuple[Path, ...], CommaList] = Field(
-        (), description="lease files, if not in the usual places (dnsmasq, NetworkManager, RaspAP)"
+        (), description="lease files of the DHCP server; empty: those of dnsmasq, NetworkManager and RaspAP"
     )
     mdns: bool = Field(True, description="browse for cameras and advertise the daemon by mDNS")
     probe: bool = Field(True, description="send GET /status to devices that may be cameras")
@@ -164,11 +166,19 @@ class DiscoverySettings(Section):
 class MqttSettings(Section):
     """`[mqtt]`: the broker that the cameras use."""
 
-    host: str = Field("127.0.0.1", min_length=1, description="mosquitto on the same Pi, as the installer sets it up")
-    port: int = Field(1883, ge=0, le=65535, description="0: the embedded broker chooses a free port")
-    username: Annotated[str | None, Unset] = Field(None, description="only if the broker requires it")
-    password: Annotated[SecretStr | None, Unset] = Field(None, description="better in a file or a systemd credential")
-    password_file: Annotated[Path | None, Unset] = Field(None, description="file with the password")
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="broker address; default: mosquitto on the Pi, set up by the installer"
+    )
+    port: int = Field(1883, ge=0, le=65535, description="broker port; 0: the embedded broker chooses a free one")
+    username: Annotated[str | None, Unset] = Field(
+        None, description="the daemon's user name at the broker, if the broker requires one"
+    )
+    password: Annotated[SecretStr | None, Unset] = Field(
+        None, description="the daemon's password at the broker; safer in password_file or a systemd credential"
+    )
+    password_file: Annotated[Path | None, Unset] = Field(
+        None, description="file with the daemon's password at the broker"
+    )
     tls: bool = Field(False, description="use TLS; not needed for a broker on the Pi itself")
     ca_file: Annotated[Path | None, Unset] = Field(
         None, description="certificate authority to trust instead of the system's"
@@ -184,7 +194,7 @@ class CameraSettings(Section):
 
     http_port: int = Field(80, ge=1, le=65535, description="the HTTP port of the cameras")
     idle_after_s: Seconds = Field(120, description="seconds without evidence until a registered camera is idle")
-    offline_after_s: Seconds = Field(600, description="seconds without evidence until it is offline")
+    offline_after_s: Seconds = Field(600, description="seconds without evidence until a registered camera is offline")
     max_devices: int = Field(
         4096, ge=16, le=65536, description="limit of devices in memory; registered cameras are always included"
     )
@@ -199,7 +209,9 @@ class AutoOnboardSettings(Section):
     """`[auto_onboard]`: auto-onboarding of cameras (development only)."""
 
     enabled: bool = Field(
-        False, description="initial value only; a later change by API or command is stored and takes precedence"
+        False,
+        description="whether auto-onboarding is enabled at the first start; after that only the API and commands"
+        " change it",
     )
     mode: Mode = Field(Mode.OFF, description="'dev' allows auto-onboarding; keep 'off' in production")
     target_container: Annotated[str, AfterValidator(parse_container_id)] = Field(
@@ -207,53 +219,68 @@ class AutoOnboardSettings(Section):
     )
     triggers: Annotated[tuple[Literal["mqtt", "scan"], ...], CommaList, Field(min_length=1)] = Field(
         ("mqtt",),
-        description="what starts an onboarding: a message of the camera (mqtt), or a scan and GET /status (scan)",
+        description="what starts an onboarding; mqtt: a message of the camera; scan: a scan finds the camera and it"
+        " answers GET /status",
     )
     max_per_minute: int = Field(10, ge=1, le=6000, description="long-term limit of attempts per minute")
     burst_size: int = Field(5, ge=1, le=1000, description="limit of attempts in a burst after a quiet period")
     subnet_allowlist: Annotated[tuple[Network, ...], CommaList] = Field(
-        (IPv4Network("192.168.10.0/24"),), description="only cameras with an address in these networks"
+        (IPv4Network("192.168.10.0/24"),), description="only cameras with an address in these networks are onboarded"
     )
-    verification_timeout_sec: float = Field(5, gt=0, le=60, description="seconds that a camera may take to answer")
+    verification_timeout_sec: float = Field(
+        5, gt=0, le=60, description="seconds that a camera may take to answer its verification"
+    )
     deny: Annotated[tuple[MacField, ...], CommaList] = Field((), description="MACs that are never onboarded")
     overflow: Overflow = Field(
-        Overflow.NEW_CONTAINER, description="if the target is full: new_container creates another one, reject fails"
+        Overflow.NEW_CONTAINER,
+        description="if the target container is full; new_container: create another container; reject: do not onboard"
+        " the camera",
     )
     concurrency: int = Field(8, ge=1, le=64, description="cameras verified at the same time")
     allow_loopback: bool = Field(False, description="allow cameras at 127.x: only for the sandbox on this machine")
 
 
 class ProvisioningSettings(Section):
-    """`[provisioning]`: sending many cameras the credentials of their network."""
+    """`[provisioning]`: sending many cameras the credentials of the target network."""
 
     target_ssid: Annotated[SsidField | None, Unset] = Field(
-        None, description="network that cameras join, if the session does not name one"
+        None, description="target network of sessions that do not name one"
     )
     target_password: Annotated[PasswordField | None, Unset] = Field(
-        None, description="its password, empty for an open network; better in a file or a credential"
+        None,
+        description="password of target_ssid, empty for an open network; safer in target_password_file or a systemd"
+        " credential",
     )
-    target_password_file: Annotated[Path | None, Unset] = Field(None, description="file with that password")
+    target_password_file: Annotated[Path | None, Unset] = Field(
+        None, description="file with the password of target_ssid"
+    )
     target_subnets: Annotated[tuple[Network, ...], CommaList] = Field(
         tuple(IPv4Network(subnet) for subnet in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
         description="networks in which a provisioned camera may reappear; it is verified nowhere else",
     )
     mqtt_host: Annotated[str | None, Unset] = Field(
         None,
-        description="broker address sent to cameras, if not mqtt.host; this machine's address replaces a loopback one",
+        description="broker address that cameras use; empty: mqtt.host. A loopback address is replaced by this"
+        " machine's address on the camera network",
     )
-    mqtt_username: Annotated[str | None, Unset] = Field(None, description="user name of cameras at that broker")
-    mqtt_password: Annotated[SecretStr | None, Unset] = Field(None, description="better in a file or a credential")
-    mqtt_password_file: Annotated[Path | None, Unset] = Field(None, description="file with that password")
+    mqtt_username: Annotated[str | None, Unset] = Field(None, description="user name that cameras use at the broker")
+    mqtt_password: Annotated[SecretStr | None, Unset] = Field(
+        None,
+        description="password that cameras use at the broker; safer in mqtt_password_file or a systemd credential",
+    )
+    mqtt_password_file: Annotated[Path | None, Unset] = Field(
+        None, description="file with the password that cameras use at the broker"
+    )
     allow_unlisted: bool = Field(
-        False, description="let provision-all include cameras outside the allowlist, if requested"
+        False, description="allow requests to provision-all to include cameras outside the allowlist"
     )
     confirm_changed: bool = Field(
         False,
-        description="send a camera that answers differently than when it was first seen its credentials only after an"
-        " operator has confirmed it: a MAC can be copied",
+        description="if a camera's fingerprint has changed since it was first seen, send it credentials only after an"
+        " operator has confirmed the camera: its MAC may be a copy",
     )
     concurrency: int = Field(4, ge=1, le=32, description="cameras provisioned at the same time")
-    max_retries: int = Field(3, ge=0, le=100, description="manual retries per camera")
+    max_retries: int = Field(3, ge=0, le=100, description="limit of manual retries per camera in a session")
     request_timeout_s: float = Field(10, gt=0, le=120, description="seconds that a camera may take to answer a request")
 
 

@@ -23,8 +23,9 @@ MAX_CHARS = 65_536
 class Key:
     """A settings key: its kind, limits and purpose.
 
-    `options` lists all possible values; `low` and `high` bound a number, and may themselves be excluded; text matches
-    `pattern` or is empty. A `required` key may not be empty. `is_file`: the value is a path, of a file or a folder.
+    `options` lists all possible values. A number is between `low` and `high`, which may themselves be excluded. Text
+    matches `pattern` or is empty. A `required` key may not be empty. `is_file`: the value is the path of a file or
+    folder.
     """
 
     path: str
@@ -44,7 +45,10 @@ class Key:
         return self.kind == "secret"
 
     def canonical(self, text: str) -> str:
-        """Text in the format of environment variables → the same value in canonical spelling; FieldError."""
+        """Text in the format of environment variables → the same value in canonical spelling.
+
+        FieldError if the value is not valid.
+        """
         if len(text) > MAX_CHARS:
             raise FieldError(f"{len(text)} characters, over the limit of {MAX_CHARS}")
         if not text.isprintable():

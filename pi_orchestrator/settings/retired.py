@@ -9,7 +9,7 @@ RETIRED: Mapping[str, str] = {
     "discovery.rounds": "the number of ARP requests per scan is fixed",
     "mqtt.keepalive_s": "the MQTT keep-alive interval is fixed",
     "cameras.images_kept_mb": "the memory for the last pictures is fixed",
-    "auto_onboard.queue_limit": "the length of the waiting queue is fixed",
+    "auto_onboard.queue_limit": "the length of the waiting line is fixed",
     "provisioning.breaker_failures": "the failure limit of the circuit breaker is fixed",
     "provisioning.breaker_reset_s": "the reset time of the circuit breaker is fixed",
     "storage.backups_kept": "the number of backups kept before migrations is fixed",

@@ -32,7 +32,7 @@ Params = Sequence[Any]
 READERS = 2
 MAX_BATCH = 64
 MAX_QUEUED = 4096
-REPAIR = "restart the daemon: it checks the file at start, moves it aside and saves the readable rows"
+DAMAGE_REMEDY = "restart the daemon: it checks the file at start, moves it aside and saves the readable rows"
 DRAIN_S = 5.0
 BUSY_MS = 5000
 """How long to wait for another process that writes to the file."""
@@ -45,7 +45,7 @@ Listener = Callable[["Tx", Event, StoredEvent], Awaitable[None]]
 
 
 class Tx:
-    """A running transaction; a job awaits only its methods.
+    """A running transaction; a job that gets it must await nothing but its methods.
 
     `listeners` are called for each event inside the transaction, see `Database.listen`.
     """
@@ -69,7 +69,7 @@ class Tx:
         await cursor.close()
 
     def after_commit(self, callback: Callable[[], None]) -> None:
-        """Call back after the commit; never if the transaction is rolled back."""
+        """Call `callback` after the commit; never if the transaction is rolled back."""
         self._callbacks.append(callback)
 
     def publish(self, event: object) -> None:
@@ -77,7 +77,7 @@ class Tx:
         self._callbacks.append(lambda: self._bus.publish(event))
 
     def run_callbacks(self) -> None:
-        """Run the callbacks; called after COMMIT."""
+        """Run the callbacks; to be called after COMMIT."""
         for callback in self._callbacks:
             callback()
 
@@ -129,7 +129,7 @@ class Database:
                 await asyncio.wait([task])
 
     def listen(self, listener: Listener) -> None:
-        """Call a listener for every appended event, inside its transaction; an exception rolls that back."""
+        """Call a listener for every appended event, in the event's transaction; an exception rolls back the job."""
         self._listeners.append(listener)
 
     async def write(self, job: Callable[[Tx], Awaitable[T]]) -> T:
@@ -237,12 +237,12 @@ class Database:
             return StorageError("the disk is full", details="free disk space on the file system of storage.state_dir")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             self.damaged = True
-            return StorageError("the database file is damaged", details=REPAIR)
+            return StorageError("the database file is damaged", details=DAMAGE_REMEDY)
         return StorageError("the database reported an error", details=str(error))
 
 
 def _batch_error(error: Exception) -> Exception:
-    """The error for the other jobs of a batch, when one job's failure rolled back all of them."""
+    """The error for the other jobs of a batch, when the failure of one job has rolled back all of them."""
     if isinstance(error, sqlite3.Error):
         return error
     return StorageError("the transaction was rolled back", details=str(error))
@@ -250,7 +250,7 @@ def _batch_error(error: Exception) -> Exception:
 
 async def _configure(connection: aiosqlite.Connection) -> None:
     connection.row_factory = sqlite3.Row
-    # A damaged byte in one text must not make other rows unreadable.
+    # Undecodable bytes are replaced: a damaged byte in one text must not make other rows unreadable.
     connection.text_factory = partial(str, encoding="utf-8", errors="replace")
     for pragma in (
         f"busy_timeout={BUSY_MS}",

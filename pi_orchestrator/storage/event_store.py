@@ -1,4 +1,4 @@
-"""Event log: every state change as a row; streams resume from its id."""
+"""Event log: every state change is a row; streams resume after the id of a row."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pi_orchestrator.storage.database import Database, Row, Tx
 class EventFilter:
     """Filter of events: `matches` for live events, `sql` for stored ones.
 
-    Type: one of `types`, or starting with one of `families` (`camera.`); any type if both are empty.
-    Session: any; with a `session_id`, events of that session or without a session; with `sessions` False, only events
-    without a session.
+    Type: one of `types`, or starting with one of `families` (such as `camera.`); any type if both are empty.
+    Session: any; if `session_id` is set, events of that session and events without a session; if `include_sessions` is
+    False, only events without a session.
     """
 
     types: frozenset[str] = frozenset()
     families: tuple[str, ...] = ()
     session_id: str | None = None
-    sessions: bool = True
+    include_sessions: bool = True
 
     def matches(self, event: StoredEvent) -> bool:
         """Whether this event passes the filter."""
         if event.session_id is not None and (
-            not self.sessions or (self.session_id is not None and event.session_id != self.session_id)
+            not self.include_sessions or (self.session_id is not None and event.session_id != self.session_id)
         ):
             return False
         if not self.types and not self.families:
@@ -39,7 +39,7 @@ class EventFilter:
     def sql(self) -> tuple[str, list[str]]:
         """The filter as an SQL condition, and its parameters."""
         conditions, params = ["TRUE"], []
-        if not self.sessions:
+        if not self.include_sessions:
             conditions.append("session_id IS NULL")
         elif self.session_id is not None:
             conditions.append("(session_id IS NULL OR session_id = ?)")
@@ -59,7 +59,7 @@ class Bounds:
 
 
 async def append(tx: Tx, event: Event) -> None:
-    """Store an event in the transaction of its change; listeners get it now, the bus after the commit."""
+    """Store an event in the transaction of the change; listeners get the event now, the bus after the commit."""
     at, row = rfc3339(tx.stamp.at), event.row()
     rows = await tx.run(
         "INSERT INTO events (type, mac, session_id, payload, at, boot_id, monotonic, clock_trusted)"
@@ -120,7 +120,7 @@ def _event(row: Row) -> StoredEvent:
 
 
 def _payload(text: str) -> dict[str, Any]:
-    """A stored payload; empty if its text is damaged, because that must not end a stream."""
+    """A stored payload; empty if its text is damaged, because a damaged row must not end a stream."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 
 def read_error(database: Path) -> str | None:
-    """Why the tables of the database cannot be read; None if they can, or if there is none. Creates no file."""
+    """Why the database cannot be read; None if it can, or if the file does not exist. Creates no file."""
     if not database.exists():
         return None
     # Without a write-ahead log no process uses the database, and reading must not create one.

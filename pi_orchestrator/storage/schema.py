@@ -2,8 +2,8 @@
 
 Runs once at start, in a thread, with plain sqlite3. A file that was not closed cleanly is checked first. A damaged file
 is moved aside (never deleted); a new one is built next to it from the readable rows and renamed into place. A repair
-that was interrupted by a crash is repeated. Otherwise a backup is made, and each pending migration runs in its own
-transaction. A file of a newer version is refused.
+that was interrupted by a crash is repeated. An intact file is backed up before pending migrations; each migration runs
+in its own transaction. A file of a newer version is refused.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from urllib.parse import quote
 from pi_orchestrator.core.errors import StartupError
 
 BACKUPS_KEPT = 5
-"""Number of backups before migrations; older ones are deleted."""
+"""Number of backups to keep; one is made before each migration of a file, and the oldest are deleted."""
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 @dataclass(slots=True)
 class Report:
-    """What was done to the file; shown in health and log. `moved_to`: where the damaged file is now."""
+    """What `prepare` did to the file; shown in health and log. `moved_to`: where the damaged file is now."""
 
     checked: bool = False
     moved_to: Path | None = None
@@ -130,7 +130,7 @@ def _has_wal(path: Path) -> bool:
 
 
 def _interrupted_repair(path: Path, rebuilding: Path) -> Path | None:
-    """The damaged file of a repair that a crash interrupted, or None; deletes the partly rebuilt file."""
+    """The damaged file, if a crash interrupted its repair, else None; deletes the partly rebuilt file."""
     if not rebuilding.exists():
         return None
     for leftover in (rebuilding, *(rebuilding.with_name(rebuilding.name + suffix) for suffix in SIDE_FILES)):
@@ -172,7 +172,7 @@ def _set_aside(path: Path, rebuilding: Path) -> Path:
 def _migrate(path: Path, *, backups: Path, backups_kept: int, report: Report) -> None:
     steps = migrations()
     newest = steps[-1][0]
-    # SQLite gives its side files the same mode: only the daemon's user may read them.
+    # SQLite gives its side files the same mode, so only the daemon's user may read them.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -218,7 +218,7 @@ def _newer_version_error(path: Path, version: int, newest: int, backups: Path) -
 def _salvage(damaged: Path, path: Path) -> int:
     """Copy every readable row; returns the number of rows."""
     saved = 0
-    # A separate connection: one that has met damage refuses every further write, even to an intact file.
+    # Two connections: one that has met damage refuses every further write, even to an intact file.
     source = f"file:{quote(str(damaged))}?mode=ro"
     with closing(sqlite3.connect(source, uri=True)) as old, closing(sqlite3.connect(path, isolation_level=None)) as new:
         new.execute("PRAGMA foreign_keys=OFF")
@@ -266,7 +266,7 @@ def _salvage_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str)
 
 
 def _readable(damaged: sqlite3.Connection, sql: str) -> Iterator[tuple[Any, ...]]:
-    """Rows up to the damage; errors of the file that is written to are not caught here."""
+    """The rows of a query, up to the damage; ends there without an error."""
     try:
         cursor = damaged.execute(sql)
     except (sqlite3.DatabaseError, UnicodeDecodeError):

@@ -65,7 +65,7 @@ class StateDir:
         fsync_folder(self.path)
 
     def count_start(self) -> int:
-        """Number this start, from 1; ids made from the number are therefore not reused."""
+        """Increment and return the number of starts; ids made from it are not reused by a later start."""
         try:
             number = max(0, int((self.path / STARTS).read_bytes()[:20])) + 1
         except (OSError, ValueError):
@@ -102,7 +102,7 @@ class StateDir:
                 os.fsync(file.fileno())
             partial.replace(target)
         except OSError:
-            partial.unlink(missing_ok=True)  # it would take space on a full disk
+            partial.unlink(missing_ok=True)  # the rest of it would take space on a full disk
             raise
         fsync_folder(self.path)
         return target

@@ -47,7 +47,7 @@ class Vault:
         self._keys: _Keys | None = None
 
     def load(self) -> None:
-        """Read the key file, or create it; a damaged one is renamed, never overwritten."""
+        """Read the key file, or create it; a damaged key file is renamed, never overwritten."""
         file = self._state_dir.path / KEY_FILE
         with self._lock:
             try:

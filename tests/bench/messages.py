@@ -60,6 +60,7 @@ def _burst(macs, number):
 
 
 async def _rate(sock, packets, processed):
+    """Messages per second of one burst, until the awaitable `processed` is done."""
     began = time.perf_counter()
     sending = asyncio.create_task(asyncio.to_thread(sock.sendall, packets))
     await processed

@@ -22,7 +22,7 @@ LIMITED_S = 21.0
 
 
 async def one_camera(env):
-    """P2: one camera of each in turn, so that disk and machine load affect both."""
+    """P2: daemon and reference onboard one camera each in turn, so that disk and machine load affect both."""
     async with (
         env.rig("one-camera") as rig,
         daemon(rig) as running,
@@ -110,7 +110,7 @@ _DISCOVERED = "SELECT mac_address FROM onboarding_audit WHERE stage = 'discovere
 
 
 class _ArrivalOrder:
-    """Cameras in the order of their first messages; the broker sends it equally to every subscriber."""
+    """Cameras in the order of their first messages; the broker sends messages to all subscribers in the same order."""
 
     def __init__(self):
         self.macs = []

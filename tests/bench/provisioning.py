@@ -22,7 +22,7 @@ REFERENCE_CAMERAS = 2 * CONCURRENT
 
 
 async def batch(env):
-    """The daemon, after a bare client with cameras of the same fleet: POST, then wait for the first message."""
+    """First a bare client (POST, then wait for the first message), then the daemon, with cameras of the same fleet."""
     rejoin_s = CAMERA_TIME_S - await _camera_overhead_s(env, rejoin_s=0.5)
     async with env.rig("provisioning") as rig, daemon(rig, **NO_AUTO_ONBOARDING) as running:
         async with (

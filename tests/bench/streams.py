@@ -97,7 +97,7 @@ async def _stalled(port):
 
 
 async def stop_with_streams(env):
-    """P13: as many runs as of the idle daemon."""
+    """P13 with 100 open streams; as many runs as for the idle daemon."""
     stops = []
     async with env.rig_with_cameras("streams-stop") as rig:
         for _ in range(STARTS):

@@ -23,7 +23,7 @@ NEIGHBOUR = "the kernel's neighbour table, which needs no privilege; compared wi
 
 
 async def network_sweep(env):
-    """One round: each scanner in turn, with an empty neighbour table."""
+    """P1: in each round every scanner once, with an empty neighbour table."""
     sweeps = {name: [] for name in ENGINES}
     command_results = {"arp-scan": [], "nmap": []}
     folder = env.path("sweep")
@@ -79,7 +79,7 @@ def _time(seconds):
 
 
 def _ms(ours, reference, key):
-    """(ours, reference, ratio); a command has found all hosts when it ends."""
+    """(ours, reference, ratio) of a time in ms; for a command, all hosts are found when it ends."""
     value, reference_value = ours[key], reference.get(key, reference["finished_s"])
     return value * 1000, reference_value * 1000, value / reference_value
 

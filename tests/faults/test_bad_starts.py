@@ -116,7 +116,7 @@ async def test_embedded_broker_port_in_use_is_refused(rig, tmp_path):
     assert len(lines) == 2
 
 
-async def test_all_mistakes_are_named(rig, tmp_path):
+async def test_all_configuration_mistakes_are_reported(rig, tmp_path):
     tree = rig.tree(mqtt={"port": 0.5, "hots": "x"}, logging={"level": "x"}, cameras={"http_port": 0})
     lines = await refused(rig, tmp_path, code=2, tree=tree, env={"PIORCH_AP__SUBNETS": "x"})
     assert len(lines) == 6
@@ -137,7 +137,7 @@ async def test_unreadable_configuration_is_refused(tmp_path):
 # Started in spite of a fault.
 
 
-async def test_no_broker_starts_degraded(rig, tmp_path):
+async def test_daemon_without_broker_starts_degraded(rig, tmp_path):
     await rig.broker.stop()
     async with daemon(rig, tmp_path, connected=False) as process:
         entry = await process.logged("mqtt not connected")
@@ -184,7 +184,7 @@ async def test_unusable_certificate_is_logged(rig, tmp_path):
         assert (await process.api.get("/readyz")).json["checks"]["mqtt"] is False
 
 
-async def test_missing_interface_starts(rig, tmp_path):
+async def test_daemon_with_missing_interface_starts(rig, tmp_path):
     """Cameras on MQTT are onboarded; `doctor` names the interface and the remedy."""
     sections = {"ap": {"interface": "nope0"}}
     async with daemon(rig, tmp_path, **sections) as process, rig.fleet(1):
@@ -214,7 +214,7 @@ def overwritten_at_the_start(path):
 
 
 def overwritten_in_the_middle(path):
-    """Every page but the first."""
+    """Overwrite every page but the first."""
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(4096)
@@ -366,16 +366,16 @@ async def test_failed_starts_leave_state_unchanged(rig, tmp_path, used_once):
 
 
 @pytest.mark.parametrize("table", ["cameras", "containers", "onboarding_state", "operator_actions"])
-async def test_lost_table_cameras_are_onboarded_again(rig, tmp_path, used_once, table):
+async def test_cameras_are_onboarded_again_after_loss_of_table(rig, tmp_path, used_once, table):
     await used_once(cleanly=False)
     overwrite_table(rig, table)
     async with daemon(rig, tmp_path) as process, rig.fleet(3):
         assert len(process.entries(SET_ASIDE)) == 1
 
-        async def whole():
+        async def is_complete():
             cameras = (await process.api.get("/api/v1/espcam/paired")).data["cameras"]
             return sorted((camera["container_id"], camera["position"]) for camera in cameras) == [
                 ("auto-onboard", position) for position in (1, 2, 3)
             ]
 
-        await eventually(whole, what="three cameras on three positions")
+        await eventually(is_complete, what="three cameras on three positions")

@@ -18,7 +18,7 @@ GROWTH_KIB = 2048
 
 
 @contextlib.asynccontextmanager
-async def probed(rig, folder):
+async def probed_daemon(rig, folder):
     command = patched(f"{PROBES}\n{SHORT_KEEPALIVE}")
     async with daemon(rig, folder, command=command, logging={"level": "debug"}) as process:
         yield process
@@ -29,23 +29,23 @@ async def is_listed(process, mac):
     return any(camera["mac_address"] == mac for camera in answer["cameras"])
 
 
-async def works_without_broker(process):
-    """The API reads and writes; readiness names the broker and stays ready."""
+async def assert_works_without_broker(process):
+    """Assert that the API reads and writes, and that the daemon is ready and reports the broker."""
     ready = await process.api.get("/readyz")
     assert (ready.status, ready.json["ready"], ready.json["checks"]["mqtt"]) == (200, True, False)
     assert (await process.api.get("/api/v1/cameras")).status == 200
     assert (await process.api.post("/api/v1/onboarding/auto/metrics/reset")).status == 200
 
 
-async def retained_birth(rig):
-    """What a new subscriber reads in `piorch/status`."""
+async def retained_status(rig):
+    """The retained message of `piorch/status`."""
     async with rig.broker.client() as client:
         await client.subscribe("piorch/status")
         async with asyncio.timeout(HANG_S):
             return (await anext(aiter(client.messages))).payload.decode()
 
 
-async def nothing_leaked(process, descriptors, tasks):
+async def assert_nothing_leaked(process, descriptors, tasks):
     await eventually(
         lambda: len(process.descriptors()) == len(descriptors),
         what=f"{descriptors} before, {process.descriptors()} now",
@@ -57,8 +57,8 @@ async def nothing_leaked(process, descriptors, tasks):
     await eventually(same_tasks, what=f"the event loop has the same tasks as before: {tasks}")
 
 
-async def new_camera_is_onboarded(process, rig, number):
-    """Publish one status of an unknown camera, which is enough, and wait until the camera is paired."""
+async def onboard_new_camera(process, rig, number):
+    """Publish a single status message of an unknown camera, and wait until the camera is paired."""
     async with rig.camera(number) as camera:
         await camera.publish_status()
         await eventually(lambda: is_listed(process, camera.mac), what=f"camera {number} is paired")
@@ -67,18 +67,18 @@ async def new_camera_is_onboarded(process, rig, number):
 async def test_broker_restarts_leave_nothing_behind(rig, tmp_path):
     dice = random.Random(5)
     resident = []
-    async with probed(rig, tmp_path) as process, rig.fleet(5) as fleet:
+    async with probed_daemon(rig, tmp_path) as process, rig.fleet(5) as fleet:
         await eventually(lambda: is_listed(process, fleet.cameras[-1].mac))
         descriptors, tasks = await process.descriptors_at_rest(), await process.tasks()
         outages = repeats(3, slow=10)
         for number in range(outages):
             await rig.broker.stop()
             await process.logged("mqtt not connected", count=len(process.entries("mqtt not connected")) + 1)
-            await works_without_broker(process)
+            await assert_works_without_broker(process)
             await asyncio.sleep(dice.choice((0, 0.2, 1.0)))
             await rig.broker.start()
-            assert await retained_birth(rig) == "online"
-            await new_camera_is_onboarded(process, rig, 1000 + number)
+            assert await retained_status(rig) == "online"
+            await onboard_new_camera(process, rig, 1000 + number)
             resident.append(process.resident_kib())
         live = {camera.mac for camera in fleet.cameras}
 
@@ -87,7 +87,7 @@ async def test_broker_restarts_leave_nothing_behind(rig, tmp_path):
             return live <= {camera["mac_address"] for camera in cameras if camera["status"] == "online"}
 
         await eventually(all_online)
-        await nothing_leaked(process, descriptors, tasks)
+        await assert_nothing_leaked(process, descriptors, tasks)
         assert resident[-1] - resident[len(resident) // 2] < GROWTH_KIB, resident
         assert len(process.entries("mqtt connected")) == 1 + outages
         # One warning a minute for each reason, whatever the number of attempts and outages.
@@ -99,30 +99,30 @@ async def test_broker_restarts_leave_nothing_behind(rig, tmp_path):
         assert await process.stop() == 0
 
 
-async def test_broker_hangs_long_and_short_are_survived(rig, tmp_path):
+async def test_daemon_survives_long_and_short_broker_hangs(rig, tmp_path):
     dice = random.Random(6)
     long = {1, 8}  # the hangs that last until the daemon detects the lost connection
-    async with probed(rig, tmp_path) as process:
-        await new_camera_is_onboarded(process, rig, 1)  # from here on nothing is opened for the first time
+    async with probed_daemon(rig, tmp_path) as process:
+        await onboard_new_camera(process, rig, 1)  # from here on nothing is opened for the first time
         descriptors, tasks = await process.descriptors_at_rest(), await process.tasks()
         for number in range(repeats(3, slow=10)):
             rig.broker.freeze()
             if number in long:
                 before = len(process.entries("mqtt not connected"))
                 await process.logged("mqtt not connected", count=before + 1)
-                await works_without_broker(process)
+                await assert_works_without_broker(process)
                 await asyncio.sleep(dice.uniform(0, 4))
             else:
                 assert (await process.api.get("/api/v1/cameras")).status == 200
                 await asyncio.sleep(dice.uniform(0.05, 0.5))
             rig.broker.thaw()
-            await receives_again(process, rig, 2000 + number)
-            await new_camera_is_onboarded(process, rig, 3000 + number)
-            assert await retained_birth(rig) == "online"
-        await nothing_leaked(process, descriptors, tasks)
+            await wait_until_receiving(process, rig, 2000 + number)
+            await onboard_new_camera(process, rig, 3000 + number)
+            assert await retained_status(rig) == "online"
+        await assert_nothing_leaked(process, descriptors, tasks)
 
 
-async def receives_again(process, rig, number):
+async def wait_until_receiving(process, rig, number):
     """Publish the status of a device until the daemon has received one."""
     async with rig.broker.client() as client:
         for _ in itertools.count():
@@ -146,4 +146,4 @@ async def test_status_after_stop_and_kill_is_offline(rig, tmp_path):
                 assert await next_status() == "online"
                 await getattr(process, end)()
                 assert await next_status() == "offline"
-                assert await retained_birth(rig) == "offline"
+                assert await retained_status(rig) == "offline"

@@ -58,7 +58,7 @@ async def put(process, value, key=IDLE):
     return await process.admin.call("PUT", f"{CONFIG}/{key}", json={"value": value})
 
 
-async def test_kill_during_change_leaves_old_or_new(rig, tmp_path):
+async def test_kill_during_change_keeps_old_or_new_value(rig, tmp_path):
     rig.state_dir.mkdir()
     (rig.state_dir / "overrides.json").write_bytes(render({IDLE: "50"}))
 

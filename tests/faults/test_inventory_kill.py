@@ -22,16 +22,16 @@ EXPECTED_REFUSALS = (404, 409)
 class Operator:
     """Sends commands one after another, without a pause.
 
-    `acked` has the ids of those that were acknowledged, `unexpected` the answers that no other client explains.
+    `acked`: ids of acknowledged commands. `unexpected`: error answers that other clients cannot have caused.
     """
 
     def __init__(self, name, dice, session, url, key):
         self.name, self.dice, self.session, self.url, self.key = name, dice, session, url, key
         self.acked, self.unexpected = [], []
 
-    async def run(self, up):
+    async def run(self, may_send):
         for number in range(1_000_000):
-            await up.wait()
+            await may_send.wait()
             await self.write(number)
 
     async def write(self, number):
@@ -67,8 +67,8 @@ def check_disk(state_dir, operators):
         for operator in operators:
             assert set(operator.acked) <= done, "acknowledged and not on disk"
         cameras = {mac for (mac,) in disk.execute("SELECT mac FROM cameras")}
-        gone = {mac for (mac,) in disk.execute("SELECT mac FROM dismissed")}
-        assert cameras.isdisjoint(gone), "registered and excluded"
+        excluded = {mac for (mac,) in disk.execute("SELECT mac FROM dismissed")}
+        assert cameras.isdisjoint(excluded), "registered and excluded"
         state = dict.fromkeys(MACS, False)
         for kind, mac, payload in disk.execute("SELECT type, mac, payload ->> 'replaces' FROM events ORDER BY id"):
             if kind in ("camera.registered", "camera.replaced"):
@@ -84,11 +84,11 @@ def check_disk(state_dir, operators):
 async def check_answers(process, places):
     cameras = (await process.api.get("/api/v1/espcam/paired")).data["cameras"]
     assert {camera["mac_address"]: [camera["container_id"], camera["position"]] for camera in cameras} == places
-    (box,) = (await process.api.get("/api/v1/containers")).data["containers"]
-    assert {camera["mac_address"]: ["auto-onboard", camera["position"]] for camera in box["cameras"]} == places
+    (container,) = (await process.api.get("/api/v1/containers")).data["containers"]
+    assert {camera["mac_address"]: ["auto-onboard", camera["position"]] for camera in container["cameras"]} == places
 
 
-async def acknowledged(operators, more):
+async def wait_for_acknowledged(operators, more):
     """Wait until this many more commands are acknowledged."""
 
     def count():
@@ -102,20 +102,20 @@ async def test_kills_leave_no_camera_between_places(rig, tmp_path):
     seed = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(2**32))
     dice = random.Random(seed)
     sections = {"http": {"listen": [f"127.0.0.1:{free_port()}"]}, "auto_onboard": {"enabled": False}}
-    up = asyncio.Event()
+    may_send = asyncio.Event()
     try:
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
             async with daemon(rig, tmp_path, connected=False, **sections) as first:
                 url, key = first.api.url, first.admin.key
             operators = [Operator(f"o{number}", dice, session, url, key) for number in range(CLIENTS)]
-            tasks = [asyncio.create_task(operator.run(up)) for operator in operators]
+            tasks = [asyncio.create_task(operator.run(may_send)) for operator in operators]
             places = await asyncio.to_thread(check_disk, rig.state_dir, operators)
             for _ in range(repeats(4, slow=20)):
                 async with daemon(rig, tmp_path, connected=False, **sections) as process:
                     await check_answers(process, places)
-                    up.set()
-                    await acknowledged(operators, dice.randint(6, 20))
-                up.clear()  # leaving the block has killed it
+                    may_send.set()
+                    await wait_for_acknowledged(operators, dice.randint(6, 20))
+                may_send.clear()  # leaving the block has killed the daemon
                 await asyncio.sleep(0.05)
                 places = await asyncio.to_thread(check_disk, rig.state_dir, operators)
             for task in tasks:

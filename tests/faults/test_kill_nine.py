@@ -132,7 +132,7 @@ async def _run_and_kill(rig, tmp_path, dice, *, kills):
         clients = await stack.enter_async_context(_ended_together())
         clients += [asyncio.create_task(client()) for client in (load.toggle, load.make_keys, load.reset)]
         appeared = []
-        disk = _disk(rig.state_dir, tmp_path / "copy")
+        disk = _read_disk(rig.state_dir, tmp_path / "copy")
         moments = [MOMENTS[number % len(MOMENTS)] for number in range(kills)]
         dice.shuffle(moments)
         for moment in moments:
@@ -147,14 +147,14 @@ async def _run_and_kill(rig, tmp_path, dice, *, kills):
                     await _compare_answers(load, process, disk)
                 load.open.set()
                 if not starting:
-                    await _each_acknowledged_again(ledger)
+                    await _wait_for_one_more_of_each(ledger)
                 if moment == "onboarding":
                     await dice.choice(new).reported.wait()
                 await asyncio.sleep(dice.uniform(0, {"starting": 0.4, "any": 0.3, "onboarding": 0.03}[moment]))
             # Leaving the block has killed the daemon. Let the clients read the answers that it sent before.
             load.open.clear()
             await asyncio.sleep(0.02)
-            disk = _disk(rig.state_dir, tmp_path / "copy")
+            disk = _read_disk(rig.state_dir, tmp_path / "copy")
             _compare_disk(ledger, disk)
 
         for client in clients:
@@ -162,9 +162,9 @@ async def _run_and_kill(rig, tmp_path, dice, *, kills):
         load.open.set()
         async with daemon(rig, tmp_path, **sections) as process:
             await load.write("onboarding.enable", "POST", f"{AUTO}/enable")
-            await _all_paired(process, appeared)
+            await _wait_until_paired(process, appeared)
             assert await process.stop() == 0
-        disk = _disk(rig.state_dir, tmp_path / "copy")
+        disk = _read_disk(rig.state_dir, tmp_path / "copy")
         _compare_disk(ledger, disk)
         assert {row["mac"] for row in disk["cameras"]} == set(appeared)
 
@@ -174,7 +174,7 @@ async def _run_and_kill(rig, tmp_path, dice, *, kills):
         assert len(ledger.of(action, acked=True)) >= kills * 0.6, f"too little load: {action}"
 
 
-async def _each_acknowledged_again(ledger):
+async def _wait_for_one_more_of_each(ledger):
     """Wait until one more write of each kind is acknowledged."""
     before = {action: len(ledger.of(action, acked=True)) for action in LOAD}
 
@@ -184,7 +184,7 @@ async def _each_acknowledged_again(ledger):
     await eventually(acknowledged, what="one more write of each kind is acknowledged")
 
 
-async def _all_paired(process, macs):
+async def _wait_until_paired(process, macs):
     async def paired():
         answer = (await process.api.get("/api/v1/espcam/paired")).data
         return {camera["mac_address"] for camera in answer["cameras"]} == set(macs)
@@ -219,7 +219,7 @@ TABLES = {
 }
 
 
-def _disk(state_dir, copy):
+def _read_disk(state_dir, copy):
     """Every table, read from a copy of the files that SQLite finds intact."""
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
@@ -290,7 +290,7 @@ def _check_cameras(disk):
 
 
 async def _compare_answers(load, process, disk):
-    """The started daemon answers what the disk holds; the clients still wait."""
+    """Assert that the started daemon answers what the disk holds; the clients do not write yet."""
     keys = (await process.admin.get("/api/v1/keys")).data["keys"]
     assert {key["name"] for key in keys} == {row["name"] for row in disk["keys"]}
     for name in [row["name"] for row in disk["keys"] if row["name"] in load.ledger.secrets][-3:]:

@@ -27,7 +27,7 @@ from tests.support.sampling import repeats, sampled
 from tests.support.waiting import eventually
 
 COUNT = repeats(10, slow=20)
-"""Cameras of a batch: more than are provisioned at the same time, so some wait in each of them."""
+"""Cameras of a batch: more than are provisioned at the same time, so that some wait in every test."""
 # Step of a camera → where the daemon kills itself, for KILL_AT of SELF_KILLING_DAEMON.
 STEPS = {
     "queued": "0",
@@ -54,7 +54,7 @@ async def batch_of(count, rig, tmp_path):
 
 @contextlib.asynccontextmanager
 async def killed_at(rig, tmp_path, fleet, place, *, session_id=""):
-    """A daemon that kills itself at `place` (a KILL_AT); the block must let it get there."""
+    """A daemon that kills itself at `place` (a KILL_AT); the block must make the daemon reach that place."""
     async with daemon(
         rig, tmp_path, command=SELF_KILLING_DAEMON, env={"KILL_AT": place}, **NO_AUTO_ONBOARDING
     ) as process:
@@ -79,7 +79,7 @@ async def begin(batch):
 
 
 async def resume(batch):
-    """Find the session and resume it; the answer of the resume."""
+    """Find the session and resume it; returns the answer of the resume."""
     found = (await batch.admin.get(f"{BASE}/sessions/recoverable")).data["sessions"]
     assert [(session["id"], session["state"], session["interrupted"]) for session in found] == [
         (batch.id, "paused", True)
@@ -99,7 +99,7 @@ async def complete(batch):
 
 
 @pytest.mark.parametrize(("step", "edge", "number"), KILLS)
-async def test_kill_at_step_resumes(rig, tmp_path, step, edge, number):
+async def test_batch_after_kill_at_step_is_completed(rig, tmp_path, step, edge, number):
     async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, f"{STEPS[step]} {edge} {number}") as batch:
             await begin(batch)
@@ -113,7 +113,7 @@ async def test_kill_at_step_resumes(rig, tmp_path, step, edge, number):
             await complete(batch)
 
 
-async def test_repeated_kills(rig, tmp_path):
+async def test_batch_after_repeated_kills_is_completed(rig, tmp_path):
     """Every start completes a few more steps; two are killed while the session is resumed."""
     places = ("30 after 3", "active before 1", "POST after 2", "active after 1", "60 before 2", "85 after 5")
     places = places[: repeats(3, slow=6)]
@@ -128,7 +128,7 @@ async def test_repeated_kills(rig, tmp_path):
             await complete(batch)
 
 
-async def test_kill_while_paused_waits_for_resume(rig, tmp_path):
+async def test_paused_batch_after_kill_waits_for_resume(rig, tmp_path):
     async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with started(rig, tmp_path, fleet) as batch:
             await begin(batch)
@@ -152,7 +152,7 @@ async def test_kill_while_paused_waits_for_resume(rig, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["closing after 1", "closed before 1", "closed after 1"])
-async def test_kill_while_closing_is_closed_at_start(rig, tmp_path, place):
+async def test_closing_session_after_kill_is_closed_at_start(rig, tmp_path, place):
     async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, place) as batch:
             await begin(batch)
@@ -210,7 +210,7 @@ async def test_discard_after_kill_is_final(rig, tmp_path):
         assert all(len(camera.provisioned) == 1 for camera in fleet.cameras)
 
 
-async def test_cameras_back_during_downtime_are_not_sent_again(rig, tmp_path):
+async def test_cameras_that_return_during_downtime_get_no_second_request(rig, tmp_path):
     async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, "POST after 4") as batch:
             await begin(batch)
@@ -223,7 +223,7 @@ async def test_cameras_back_during_downtime_are_not_sent_again(rig, tmp_path):
         assert {mac: len(ids) for mac, ids in fleet.requests.items()} == {camera.mac: 1 for camera in fleet.cameras}
 
 
-async def test_reboot_of_machine_searches_sent_cameras(rig, tmp_path):
+async def test_cameras_sent_before_reboot_of_machine_are_verified(rig, tmp_path):
     """Monotonic time begins anew, so stored times mean nothing."""
     async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, "POST after 4") as batch:
@@ -234,7 +234,7 @@ async def test_reboot_of_machine_searches_sent_cameras(rig, tmp_path):
             await complete(batch)
 
 
-async def test_power_cut_of_everything_resumes(rig, tmp_path):
+async def test_batch_after_power_cut_of_daemon_and_cameras_is_completed(rig, tmp_path):
     """The cameras return first, each on the network of its credentials."""
     async with batch_of(COUNT, rig, tmp_path) as fleet:
         async with killed_at(rig, tmp_path, fleet, "POST after 6") as batch:

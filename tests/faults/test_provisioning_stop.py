@@ -1,4 +1,4 @@
-"""SIGTERM during a batch: exit code 0, and the next start continues where it was. How long it takes: scripts/bench."""
+"""SIGTERM during a batch: exit code 0, and the next start continues it. scripts/bench measures the duration."""
 
 import asyncio
 import itertools
@@ -43,7 +43,7 @@ async def complete(rig, tmp_path, fleet, session_id, requests):
 
 
 @pytest.mark.parametrize(("moment", "signals"), MOMENTS)
-async def test_sigterm_during_batch_resumes(rig, tmp_path, moment, signals):
+async def test_batch_after_sigterm_is_completed(rig, tmp_path, moment, signals):
     async with rig.fleet(COUNT, rejoin_s=0.4, interval=0.5) as fleet:
         requests = record_requests(fleet.cameras)
         async with daemon(rig, tmp_path, **NO_AUTO_ONBOARDING) as process:
@@ -56,7 +56,7 @@ async def test_sigterm_during_batch_resumes(rig, tmp_path, moment, signals):
                 "many": lambda: sum(len(camera.provisioned) for camera in fleet.cameras) >= 7,
             }
             await eventually(reached[moment])
-            # Two different ones at once: the kernel merges equal ones, and after a pause the daemon may have ended.
+            # Two different signals at once: the kernel merges equal ones, and after a pause the daemon may have ended.
             for number in (signal.SIGTERM, signal.SIGINT)[:signals]:
                 process.send(number)
             assert await process.ended() == 0
@@ -68,7 +68,7 @@ async def test_sigterm_during_batch_resumes(rig, tmp_path, moment, signals):
         await complete(rig, tmp_path, fleet, batch.id, requests)
 
 
-async def test_sigterm_with_hanging_camera_stops(rig, tmp_path):
+async def test_daemon_with_hanging_camera_stops_at_sigterm(rig, tmp_path):
     """Neither a request that hangs nor a client that waits for the end of the session delays the stop."""
     async with rig.fleet(2, faults=["provision-hang:2"], interval=0.5) as fleet:
         long_timeout = {"provisioning": {"request_timeout_s": 60}}

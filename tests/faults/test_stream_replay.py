@@ -72,10 +72,10 @@ class Toggler:
     api: Api
     dice: random.Random
     acknowledged: int = 0
-    enough: bool = False
+    is_done: bool = False
 
     async def run(self):
-        while not self.enough:
+        while not self.is_done:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 answer = await self.api.post(f"{AUTO}/{self.dice.choice(('enable', 'disable'))}")
                 self.acknowledged += answer.status == 200
@@ -100,7 +100,7 @@ async def _run_and_kill(rig, tmp_path, dice, *, kills):
         readers = [Reader(api, random.Random(dice.random()), (None, None, ONE_TYPE)[n % 3]) for n in range(READERS)]
         togglers = [Toggler(api, random.Random(dice.random())) for _ in range(3)]
         reading = [asyncio.create_task(reader.run()) for reader in readers]
-        making = [asyncio.create_task(toggler.run()) for toggler in togglers]
+        toggling = [asyncio.create_task(toggler.run()) for toggler in togglers]
         try:
             for _ in range(kills):
                 async with daemon(rig, tmp_path, connected=False, **sections):
@@ -109,14 +109,14 @@ async def _run_and_kill(rig, tmp_path, dice, *, kills):
             async with daemon(rig, tmp_path, connected=False, **sections) as process:
                 await _progress(readers, togglers, events=30, cuts=1)
                 for toggler in togglers:
-                    toggler.enough = True
-                await asyncio.gather(*making)
+                    toggler.is_done = True
+                await asyncio.gather(*toggling)
                 await _all_received(rig, readers, reading)
                 assert await process.stop() == 0
         finally:
-            for task in (*making, *reading):
+            for task in (*toggling, *reading):
                 task.cancel()
-            results = await asyncio.gather(*making, *reading, return_exceptions=True)
+            results = await asyncio.gather(*toggling, *reading, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):
             raise result
@@ -146,11 +146,11 @@ def _stored(rig, types=None):
 async def _all_received(rig, readers, reading):
     newest = {types: _stored(rig, types)[-1][0] for types in (None, ONE_TYPE)}
 
-    def all_there():
+    def all_are_current():
         assert not any(task.done() for task in reading)
         return all(reader.after == str(newest[reader.types]) for reader in readers)
 
-    await eventually(all_there, what="every reader has the newest event")
+    await eventually(all_are_current, what="every reader has the newest event")
 
 
 def _compare(rig, readers, kills):

@@ -22,7 +22,7 @@ def documented_answers(monkeypatch, tmp_path):
 
 @pytest.fixture
 def sample_data_per_route(request, monkeypatch):
-    """Data that routes need: for all routes or, in a test with a parameter `route` that writes, for that route only."""
+    """Data that routes need: for all routes or, in a test whose parameter `route` writes, for that route only."""
     route = getattr(request.node, "callspec", None) and request.node.callspec.params.get("route")
     routes = [route] if route and route.writes else ROUTES
     with_sessions(monkeypatch, routes)

@@ -28,7 +28,7 @@ from pi_orchestrator.core.logging import configure
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.edge_http.api_document import ApiDocument
 from pi_orchestrator.edge_http.envelope import ENVELOPE_WITH_FIELDS
-from pi_orchestrator.features.cameras import exclusion_store as dismissed
+from pi_orchestrator.features.cameras import exclusion_store as exclusions
 from pi_orchestrator.features.cameras import store as cameras
 from pi_orchestrator.features.cameras.cache import CameraCache
 from pi_orchestrator.features.cameras.views import CameraViews
@@ -86,6 +86,7 @@ CONTAINERS = "/api/v1/containers"
 PLACE = f"{CONTAINERS}/{{id}}/cameras"
 PAIR, REPLACE = "/api/v1/espcam/pair", "/api/v1/espcam/replace"
 RENAME = "/api/v1/cameras/{id}"
+# Routes whose own camera is in its container; see `with_inventory`.
 ASSIGNED = {("DELETE", f"{PLACE}/{{device_id}}"), ("DELETE", "/api/v1/espcam/paired/{mac}"), ("POST", REPLACE)}
 
 
@@ -230,7 +231,7 @@ def with_inventory(monkeypatch, routes=ROUTES):
             for own_route in own_routes:
                 await containers.ensure(tx, own_container(*own_route), label="Box")
                 mac = Mac(own_mac(*own_route))
-                is_known = await cameras.is_registered(tx, mac) or await dismissed.find(tx, mac)
+                is_known = await cameras.is_registered(tx, mac) or await exclusions.find(tx, mac)
                 if not is_known:
                     await cameras.register(tx, mac, device_id=None, ip=None, firmware=None, by="manual")
                     if own_route in ASSIGNED:
@@ -247,7 +248,7 @@ def has_own_camera(route):
 
 
 def target(route):
-    """A valid path of this route; it exists while the first camera of a fleet is registered."""
+    """A path of this route with ids of objects that exist; `CAMERA` exists once `camera_is_registered` returns."""
     is_provisioning = route.tag == "provisioning"
     if has_own_camera(route):
         own_route = (route.method, route.path)
@@ -289,6 +290,7 @@ def good_body(route):
 
 
 async def camera_is_registered(running):
+    """Wait until `CAMERA` is registered."""
     await eventually(lambda: CAMERA in running.app.cameras.cache)
 
 
@@ -437,7 +439,7 @@ async def exchange(running, method, path, headers=(), body=b"", **options):
 
 @contextlib.contextmanager
 def case(*values):
-    """Add these values to the traceback on failure; for loops over cases that share one daemon."""
+    """On failure, add these values to the traceback; used in loops over cases that share one daemon."""
     try:
         yield
     except BaseException as error:

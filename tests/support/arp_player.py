@@ -77,7 +77,7 @@ class Player:
         self._running = contextlib.AsyncExitStack()
 
     async def __aenter__(self):
-        from tests.support.process import connected  # the player process does not need it
+        from tests.support.process import connected  # imported here: the player process does not need it
 
         async with contextlib.AsyncExitStack() as stack:
             self._process = await stack.enter_async_context(connected(*self._command))
@@ -120,7 +120,7 @@ class Player:
         await self._order("send", kind=kind, count=count, rate=rate, **args)
 
     async def announce_macs(self, count, network, *, rate=5000, kind="reply", target=None, prefix="24:6F:28"):
-        """Announce `count` generated MACs (see `invented_mac`) at addresses of this network; the duration in seconds.
+        """Announce `count` generated MACs (see `invented_mac`) at addresses of this network; returns the duration (s).
 
         The kernel ignores unsolicited replies. Requests for one of its own addresses (`target`) fill its neighbour
         table, which all namespaces of the machine share: this can disturb other tests.
@@ -167,7 +167,7 @@ class Orders:
         self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         _only_arp(self.sock)
         self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
-        # ETH_P_ARP alone would miss frames for the MACs of macvlan interfaces on this one.
+        # ETH_P_ARP alone would miss frames for the MACs of macvlan interfaces on this interface.
         self.sock.bind((interface, ETH_P_ALL))
         self.sock.setblocking(False)
         self.hosts = {}

@@ -63,7 +63,7 @@ class Broker:
         self.conf = self.folder / "mosquitto.conf"
         self.conf.write_text(
             f"listener {self.port} {self.host}\nallow_anonymous true\npersistence false\nmax_queued_messages 20000\n"
-            # Else mosquitto gives up root, and cannot read files in a folder of pytest.
+            # Otherwise mosquitto changes to its own user, which cannot read pytest's temporary folders.
             f"user {pwd.getpwuid(os.geteuid()).pw_name}\n"
         )
 

@@ -161,7 +161,7 @@ class Watched:
             await self.page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
 
     async def axe(self, *rules):
-        """The axe violations with impact serious or critical, one line each; of these rules, by default of all."""
+        """The axe violations with impact serious or critical, one line each; `rules`: ids to check (default: all)."""
         if not await self.page.evaluate("'axe' in window"):
             await self.page.evaluate(await asyncio.to_thread(AXE.read_text))
         options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})

@@ -25,7 +25,7 @@ class CameraPlayer:
         self._answers = asyncio.Queue()
 
     async def __aenter__(self):
-        from tests.support.process import connected  # the camera process does not need it
+        from tests.support.process import connected  # imported here: the camera process does not need it
 
         command = (*self._site.camera_ns.prefix, sys.executable, "-m", "tests.support.camera_player")
         self._connected = connected(*command, limit=1 << 24)
@@ -42,7 +42,7 @@ class CameraPlayer:
         """Power on cameras with their current MAC and address; returns when each has published once.
 
         `reported=False` does not wait for the first message (for tests without a broker). With the fault
-        "provision-moved", a camera moves to an address behind those of all cameras when it is provisioned.
+        "provision-moved", a camera gets a new address when it is provisioned; no other camera has that address.
         """
         reported = options.pop("reported", True)
         options = {"broker_host": self._site.address, "http_port": 80, "interval": 1, "rejoin_s": 0.2} | options

@@ -61,7 +61,7 @@ class FakeClock(Clock):
         self._wall += delta
 
     async def advance(self, seconds):
-        """Move forward and wake sleepers in order; their follow-up work runs before this returns."""
+        """Move forward and wake sleepers in order; returns when the tasks that woke have run as far as they can."""
         end = self._monotonic + seconds
         while self._sleepers and self._sleepers[0][0] <= end:
             due, _, future = heapq.heappop(self._sleepers)

@@ -23,7 +23,7 @@ async def device(daemon, camera):
 
 
 async def run_scan(daemon, *, within=HANG_S):
-    """Run a scan that starts after this call; returns it when it has finished."""
+    """Run a scan that starts after this call; returns the finished scan."""
     before = await newest_scan_id(daemon)
 
     async def request_scan():
@@ -39,7 +39,7 @@ async def run_scan(daemon, *, within=HANG_S):
 
 
 async def newest_scan_id(daemon):
-    """The id of the newest scan in the history; None without one."""
+    """The id of the newest scan in the history; None if there is no scan."""
     answer = await daemon.api.get(SCAN, params={"limit": 1})
     return next((scan["id"] for scan in answer.data["scans"]), None)
 

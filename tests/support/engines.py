@@ -1,4 +1,4 @@
-"""A scan engine in this process with its sockets in a namespace, and its sightings."""
+"""Scan engines that run in this process, with their sockets in a network namespace."""
 
 import asyncio
 import contextlib
@@ -96,14 +96,14 @@ class Scan:
 
 
 class OtherInterface:
-    """The Pi of a Lan with another interface."""
+    """Replaces a Lan as `site` of `scanning`: the same Pi and network, but another interface."""
 
     def __init__(self, site, interface):
         self.pi, self.network, self.interface = site.pi, site.network, interface
 
 
 def use_short_kernel_timeouts(site):
-    """The kernel sends five requests per second, and the first one for a STALE entry after one second."""
+    """Make the kernel send five ARP requests per second, and the first one for a STALE entry after one second."""
     site.pi.sysctl("ipv4/neigh/ap0/retrans_time_ms", 200)
     site.pi.sysctl("ipv4/neigh/ap0/delay_first_probe_time", 1)
 

@@ -1,8 +1,8 @@
 """Daemons and commands as real processes, without importing the program each time.
 
-A server process that has imported everything forks a child for each of them: 5 ms instead of 0.5 to 1.5 s of CPU. The
-server has also loaded what is the same for every child: the vendor table, and scapy, of which the program uses only the
-packets, not the interfaces that scapy reads when it is imported.
+A server process that has imported everything forks a child for each daemon or command; this takes 5 ms instead of
+0.5 to 1.5 s of CPU. The server has also loaded what is the same for every child: the vendor table and scapy. At import,
+scapy reads the network interfaces, which may differ in a child; but the program uses only scapy's packets.
 The child has its own environment, folder, files and signals, and exits like an interpreter. `Forked` replaces
 `asyncio.subprocess.Process`. Tests of the startup run a new interpreter (`fresh=True` in `tests.support.process`).
 """
@@ -71,7 +71,7 @@ class Forked:
 
 
 async def fork(*arguments, env, cwd, stdout, stderr, stdin=None, namespace=None, unprivileged=False):
-    """Start `python ARGUMENTS` (`-m MODULE ...` or `-c CODE ...`) on open files; without `stdin` there is no input."""
+    """Start `python ARGUMENTS` (`-m MODULE ...` or `-c CODE ...`) on open files; `stdin` is empty by default."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(_server_address())
     request = {"arguments": arguments, "env": env, "cwd": str(cwd), "namespace": namespace}
@@ -94,7 +94,7 @@ def forked_processes():
 
 @functools.cache
 def _server_address():
-    """Start the server of this process; it exits when its standard input closes, so with this process."""
+    """Start the server and return its address; it exits when its standard input closes: when this process ends."""
     address = str(Path(tempfile.mkdtemp(prefix="fork-server-")) / "socket")
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.support.fork_server", address],

@@ -21,7 +21,7 @@ DEVICE = "imp0"
 
 
 class Frames:
-    """Frames on an interface that contain a text, read in a thread: the loop of the test may be busy."""
+    """Frames on an interface that contain a text; read in a thread, because the test's event loop may be busy."""
 
     def __init__(self, sock, text):
         self._sock, self._text = sock, text.encode()
@@ -59,7 +59,8 @@ class Frames:
 class CameraServer:
     """An HTTP server at a camera's address: `GET /status` names `mac`, `POST /provision` is accepted.
 
-    `hooks` may have coroutines: "connected", "asked" (before the answer to /status) and "answered" (after it).
+    `hooks`: coroutine functions to call at "connected", "requested" (before the answer to /status), "answered" (after it).
+    `closes`: whether it closes the connection after that answer.
     """
 
     def __init__(self, mac, *, closes=False, headers=()):
@@ -87,7 +88,7 @@ class CameraServer:
             if method == "POST":
                 writer.write(self._answer("202 Accepted", {"accepted": True}))
                 return
-            await self._run_hook("asked")
+            await self._run_hook("requested")
             writer.write(self._answer("200 OK", {"mac": self.mac, "device_id": "cam", "camera_initialized": True}))
             await writer.drain()
             if self.closes:
@@ -108,7 +109,7 @@ class CameraServer:
 
 
 class Impostor:
-    """See the module; `received` are the frames to its MAC that contain the secret."""
+    """See the module; `received`: the frames on its interface that contain the secret."""
 
     def __init__(self, site, namespace, camera, server, received):
         self._site, self._namespace, self._camera = site, namespace, camera
@@ -135,15 +136,15 @@ class Impostor:
 
     @property
     def stolen(self):
-        """What it has received of the secret."""
+        """Bodies of the POST requests that it received, and frames to its MAC that contain the secret."""
         return [body for _, method, body in self.server.requests if method == "POST"] + self.received.to(MAC)
 
     async def take_over(self):
-        """Replace the Pi's neighbour entry of the camera by its own; returns when the kernel has it."""
+        """Put its own MAC into the Pi's neighbour entry of the camera's address; returns when the kernel has it."""
         await self.announce(MAC)
 
     async def announce(self, mac):
-        """Send gratuitous ARP requests that give a MAC the camera's address, until the Pi's kernel has it."""
+        """Send gratuitous ARP requests that give a MAC the camera's address, until the Pi has it as neighbour entry."""
         address = self._camera.address
 
         def is_replaced():

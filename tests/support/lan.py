@@ -31,7 +31,8 @@ from tests.support.waiting import eventually
 
 CABLE = "lan0"
 FIRST_TABLE = 1000  # number of the first routing table; one per address
-# Priorities of the routing rules: received on the right interface, on a wrong one, sent locally, sent to the cable.
+# Priorities of the routing rules for packets: received on the interface of their address, received on another
+# interface, sent to a local address, sent to the cable.
 RECEIVED, REFUSED, LOCAL, SENT = 1000, 10_000, 10_001, 20_000
 # Multicast MACs with different hashes; see `block_broadcasts`.
 GROUPS = tuple(f"33:33:00:00:{number:02x}:{0x77 + number:02x}" for number in range(8))
@@ -118,7 +119,7 @@ class Lan:
         self.up()
 
     def add_cameras(self, count, *, seed=1):
-        """Interfaces for the first `count` cameras of `sandbox cameras --network … --seed …`."""
+        """Add interfaces for the first `count` cameras of `sandbox cameras --network … --seed …`."""
         lines = []
         macs, addresses = make_macs(count, seed=seed), make_addresses(str(self.network), count)
         for number, (mac, address) in enumerate(zip(macs, addresses, strict=True)):
@@ -163,11 +164,11 @@ class Lan:
         self.pi.ip("link", "set", self.interface, "netns", self.camera_ns.name)
 
     def plug(self, *, name=None):
-        """Return the interface: up, with its address, but with a new index, like a USB adapter."""
+        """Move the interface back to the Pi: up, with its address, but with a new index, like a USB adapter."""
         index = json.loads(self.camera_ns.ip("-j", "link", "show", self.interface))[0]["ifindex"]
         taken = {link["ifindex"] for link in json.loads(self.pi.ip("-j", "link"))}
         if index not in taken:
-            # Set the peer's index too, or it could get the reserved one.
+            # Occupy the old index with a temporary interface. Its peer needs an index too, or it could get the old one.
             peer = ("peer", "name", "taken1", "index", index + 1000)
             self.pi.ip("link", "add", "taken0", "index", index, "type", "veth", *peer)
         self.camera_ns.ip("link", "set", self.interface, "netns", self.pi.name)
@@ -270,7 +271,7 @@ class Lan:
         return {entry["dst"]: (entry.get("lladdr", "").upper() or None, entry["state"][0]) for entry in entries}
 
     def resolve(self, camera):
-        """Give the Pi's kernel a neighbour entry of a camera, by a datagram."""
+        """Send a datagram to a camera, so that the Pi's kernel makes a neighbour entry for it."""
         with self.pi.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(b"", (camera.address, 9))
 
@@ -317,7 +318,7 @@ class Lan:
     async def daemon(self, *, unprivileged=False, ready=True, connected=True, launch_options=None, **sections):
         """Run the daemon as a process on the Pi; yields a DaemonProcess.
 
-        `unprivileged`: without capabilities. `ready`, `connected`: wait until it serves, and for its broker.
+        `unprivileged`: without capabilities. `ready`: wait until it serves; `connected`: and until it has its broker.
         `launch_options`: keyword arguments of process.launch (`args`, `env`, `command`). `sections` override `tree`.
         """
         config = process.write_toml(self.folder / "config.toml", self.tree(**sections))
@@ -386,7 +387,7 @@ class Lan:
         return CameraPlayer(self)
 
     def handle_event(self, event):
-        """Record an event of a simulated camera; move it to its new address if provisioning changed that."""
+        """Record an event of a simulated camera; move the camera's interface if provisioning changed its address."""
         self.events.append(event)
         if event["event"] == "provisioned":
             camera = next(camera for camera in self.cameras if camera.mac == event["mac"])

@@ -61,15 +61,18 @@ async def publish_with_properties(broker, topic, payload, properties, *, retain=
 
 @dataclass
 class MqttPeer:
-    """`large`: (topic, bytes, retained) of a message sent after each subscribe to `large_filter`."""
+    """An MQTT broker on a raw socket that misbehaves as its fields say.
+
+    `large`: (topic, bytes, retained) of a message sent after each subscribe to `large_filter`.
+    """
 
     knows_mqtt5: bool = True
     refusal: str = "code"
     """How MQTT 5 is refused: `code` (CONNACK of MQTT 3.1.1), `close`, `silence`, or a reason code of MQTT 5 in hex."""
     grants: dict = field(default_factory=dict)
-    """Filter → code in SUBACK; 1 for the others."""
+    """Topic filter → code in SUBACK; 1 for all other filters."""
     answered: int | None = None
-    """Number of codes in SUBACK, None: one for each filter."""
+    """Number of codes in SUBACK; None: one for each filter."""
     unreadable: bool = False
     """Whether a packet of an unknown kind follows SUBACK."""
     max_connections: int | None = None
@@ -77,7 +80,7 @@ class MqttPeer:
     max_answered_bytes: int | None = None
     """Larger messages are read and not acknowledged."""
     delivers: bool = True
-    """Whether a client gets the small messages that it publishes on what it has subscribed."""
+    """Whether a client receives its own messages (small ones) on topics to which it is subscribed."""
     forbidden: str | None = None
     """The connection is closed at a message on a topic that begins with this."""
     large: tuple | None = None

@@ -126,7 +126,7 @@ class DaemonProcess:
         self.process.send_signal(number)
 
     async def ended(self, within=HANG_S):
-        """Wait until the daemon exits without a signal; returns the exit code."""
+        """Wait until the daemon exits, without sending it a signal; returns the exit code."""
         async with asyncio.timeout(within):
             return await self.process.wait()
 
@@ -172,9 +172,9 @@ class DaemonProcess:
 
 
 async def start(program, *args, env, cwd, stdout, stderr, stdin=None, fresh=False):
-    """Start a program on open files; Python programs are forked from a process that has ours imported, unless `fresh`.
+    """Start a program with open files as stdin (default: empty), stdout and stderr.
 
-    Without `stdin` there is no input.
+    Python programs are forked by `fork_server`, unless `fresh`.
     """
     command, namespace, unprivileged = program, None, False
     if command[:3] == ("ip", "netns", "exec"):
@@ -202,7 +202,7 @@ async def start(program, *args, env, cwd, stdout, stderr, stdin=None, fresh=Fals
 async def connected(*program, cwd="/", limit=1 << 16):
     """Run a program during the block, with a StreamWriter `stdin` and a StreamReader `stdout`; it is killed at the end.
 
-    It writes its errors to those of the tests. `limit` is the largest size of a line.
+    Its stderr is that of the tests. `limit` is the largest size of a line in bytes.
     """
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours, limit=limit)
@@ -223,9 +223,9 @@ async def connected(*program, cwd="/", limit=1 << 16):
 async def launch(
     rig, folder, *, config=None, command=COMMAND, prefix=(), args=(), env=None, stderr=None, fresh=False, **sections
 ):
-    """Start `run` without waiting; the configuration is that of the rig, overridden by `sections`."""
+    """Start `pi-orchestrator run` without waiting; the configuration is that of the rig, overridden by `sections`."""
     config = config or write_toml(folder / "config.toml", rig.tree(**sections))
-    # One log per start: an old "ready" must not be taken for that of the new process.
+    # One log per start, so that the "ready" of an earlier process does not count for the new one.
     log_file = folder / f"daemon-{len(list(folder.glob('daemon-*.log'))) + 1}.log"
     with log_file.open("ab") as log:
         process = await start(

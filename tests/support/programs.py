@@ -4,8 +4,8 @@ import json
 import os
 import sys
 
-STATES = "wlan0:wifi:unmanaged\neth0:ethernet:connected\nwlan1:wifi:connected\n"
-LISTED = (
+DEVICE_STATES = "wlan0:wifi:unmanaged\neth0:ethernet:connected\nwlan1:wifi:connected\n"
+WIFI_LIST = (
     r"wlan1:*:4F6666696365:3C\:84\:6A\:11\:22\:30:2437 MHz:70:WPA2 WPA3" + "\n"
     r"wlan1: :436166C3A9203A5C:3C\:84\:6A\:11\:22\:40:5180 MHz:45:" + "\n"
     r"wlan1: ::3C\:84\:6A\:11\:22\:50:2462 MHz:20:WPA1 WPA2 802.1X" + "\n"
@@ -13,10 +13,10 @@ LISTED = (
 NMCLI = f"""
 case "$*" in
   "-t -f DEVICE,TYPE,STATE device status") cat <<'END'
-{STATES}END
+{DEVICE_STATES}END
   ;;
   "-t -f DEVICE,IN-USE,SSID-HEX,BSSID,FREQ,SIGNAL,SECURITY device wifi list --rescan "*) cat <<'END'
-{LISTED}END
+{WIFI_LIST}END
   ;;
   *) exit 2 ;;
 esac"""

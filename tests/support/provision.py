@@ -23,7 +23,7 @@ def fleet_of(broker, *faults, count=1, on_event=None, **options):
 
 
 def body_of(broker, **changes):
-    """The request body of the daemon with changes; None removes a field."""
+    """The body that the daemon would send to POST /provision, with changes; None removes a field."""
     body = {
         "ssid": TARGET,
         "password": PASSWORD,

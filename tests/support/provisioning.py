@@ -175,7 +175,7 @@ sys.exit(main())
 
 
 def record_requests(cameras):
-    """Record POST /provision of cameras from now on: {MAC: [request id, …]}, a growing result."""
+    """Record POST /provision of cameras from now on: {MAC: [request id, …]}; the lists grow with each request."""
     request_ids = {camera.mac: [] for camera in cameras}
 
     def record(camera):

@@ -120,9 +120,9 @@ class Rig:
     async def daemon(self, *, clock=None, connected=True, **sections):
         """Run a daemon during the block; yields a Running with `.api` (no key) and `.admin` (admin key)."""
         if clock is not None:
-            # On a clock that stands still, a camera that a busy machine let answer too late is not tried again.
+            # With a clock that stands still, a failed verification is never retried: a slow answer must not fail it.
             sections["auto_onboard"] = {"verification_timeout_sec": 60} | sections.get("auto_onboard", {})
-        # Reads the override file of an earlier daemon, which blocks; so in a thread, as in the daemon.
+        # In a thread, as in the daemon: reading the override file of an earlier daemon blocks.
         settings = await asyncio.to_thread(from_program, self.tree(**sections))
         async with (
             running(settings, clock=clock, notifier=Notifier({})) as daemon,

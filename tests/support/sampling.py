@@ -8,7 +8,7 @@ class Scale:
 
 
 def sampled(cases, size, *, last=False):
-    """Cases for `parametrize`: `size` of them, evenly spread, if wanted with the last one; with --slow, all."""
+    """Cases for `parametrize`: `size` of them, evenly spread, with the last one if `last`; with --slow, all."""
     cases = list(cases)
     if Scale.slow:
         return cases

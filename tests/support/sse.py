@@ -170,7 +170,7 @@ async def store_events(running, *types, session_id=None, payload=None):
 async def assert_no_event(stream, running):
     """Assert that the stream has no unread event."""
     streams = running.app.events.streams
-    await eventually(lambda: not any(client.behind for client in streams.registered))
+    await eventually(lambda: not any(client.first_behind for client in streams.all_clients))
     streams.send_heartbeats()
     assert (await stream.event()).type == "connection.heartbeat"
 

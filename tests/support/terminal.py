@@ -62,7 +62,7 @@ class Terminal:
         await eventually(lambda: re.search(pattern, self.text), within=within, what=f"{pattern!r} in {self.text!r}")
 
     async def ended(self, number=None):
-        """Send signal `number`, if given, and wait for the end and all output; the exit code."""
+        """Send signal `number`, if given, and wait for the end and all output; returns the exit code."""
         if number:
             self.process.send_signal(number)
         async with asyncio.timeout(HANG_S):

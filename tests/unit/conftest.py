@@ -1,4 +1,4 @@
-"""What unit tests share: hypothesis without a deadline and a file of examples, and a real database."""
+"""Shared by unit tests: a hypothesis profile without deadline and without example database; a real SQLite database."""
 
 import asyncio
 

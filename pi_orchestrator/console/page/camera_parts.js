@@ -6,7 +6,7 @@ import { icon, signalBars } from "./icons.js";
 import { advice, age, confirm, dialog, field, toast, toastError } from "./ui.js";
 
 const CAPTURE_MS = 40000;
-const ENVELOPE_FIELDS = new Set(["device_id", "action", "request_id", "timestamp", "status", "success"]);
+const HEADER_FIELDS = new Set(["device_id", "action", "request_id", "timestamp", "status", "success"]);
 const EVIDENCE_LABELS = {
   arp: "answered ARP",
   neighbour: "in the kernel's neighbour table",
@@ -259,7 +259,7 @@ export async function sendCommand({ api }, camera, body, done) {
   try {
     const { answer } = await api.post(cameraPath(camera, "/commands"), body, { timeout: CAPTURE_MS });
     const details = Object.entries(answer ?? {})
-      .filter(([name, value]) => typeof value !== "object" && !ENVELOPE_FIELDS.has(name))
+      .filter(([name, value]) => typeof value !== "object" && !HEADER_FIELDS.has(name))
       .map(([name, value]) => `${name} ${value}`);
     toast(done, { detail: details.slice(0, 8).join(" · ") });
   } catch (error) {

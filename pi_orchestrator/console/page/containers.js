@@ -24,7 +24,7 @@ export function mount(root, context) {
     symbol: "plus",
     onclick: () => edit(context, null).then((created) => created && refresh()),
   });
-  const boxContext = { ...context, changed: () => refresh() };
+  const cardContext = { ...context, changed: () => refresh() };
   let [containers, timer, lastRefresh, unmounted] = [null, 0, 0, false];
   const draw = eachFrame(() => {
     if (!containers) return;
@@ -32,7 +32,7 @@ export function mount(root, context) {
       list,
       containers,
       (container) => container.id,
-      (container) => box(boxContext, container),
+      (container) => containerCard(cardContext, container),
     );
     const unassigned = cameras.all.filter((camera) => camera.registered && !camera.container).length;
     setText(
@@ -78,7 +78,7 @@ export function mount(root, context) {
   };
 }
 
-function box(context, initial) {
+function containerCard(context, initial) {
   let current = initial;
   const [name, text, cameraCount] = [
     h("h2", { class: "grow clip" }),
@@ -110,14 +110,14 @@ function box(context, initial) {
       places,
       positions,
       ({ position, camera }) => `${position} ${camera?.device_id ?? ""}`,
-      (entry) => (entry.camera ? taken(context, () => current, entry) : free(context, () => current, entry)),
+      (entry) => (entry.camera ? takenPosition(context, () => current, entry) : freePosition(context, () => current, entry)),
     );
   };
   update(initial);
   return { node, update };
 }
 
-function taken(context, getContainer, initial) {
+function takenPosition(context, getContainer, initial) {
   let current = initial;
   const [photo, status, name] = [picture(), state("offline"), h("a", { class: "name" })];
   const removeButton = iconButton("close", "Remove from container", {
@@ -143,7 +143,7 @@ function taken(context, getContainer, initial) {
   return { node, update };
 }
 
-function free(context, getContainer, { position }) {
+function freePosition(context, getContainer, { position }) {
   const assignButton = button(`Position ${position}`, {
     kind: "quiet",
     symbol: "plus",

@@ -36,7 +36,7 @@ export function mount(root, context) {
     try {
       const answer = await context.api.get(`${PATH}/discovered?limit=5000`, { background: devices.loaded });
       if (unmounted) return;
-      scan.engine(answer);
+      scan.showEngine(answer);
       sources.show(answer.sources);
       devices.show(answer.devices, answer.unreadable);
     } catch (error) {
@@ -150,12 +150,12 @@ function scanPanel({ api }) {
       // the list of devices shows the error
     }
   };
-  const engine = (answer) =>
+  const showEngine = (answer) =>
     setText(
       engineText,
       answer.engine ? `Scan engine: ${answer.engine_reason}.` : `Scanning is not possible: ${answer.engine_reason}.`,
     );
-  return { node, follow, followRunning, engine, end: () => clearTimeout(timer) };
+  return { node, follow, followRunning, showEngine, end: () => clearTimeout(timer) };
 }
 
 const SOURCES = {

@@ -44,7 +44,7 @@ export function fill(node, ...children) {
   );
 }
 
-/** Replace all children by `child` if its text differs; unchanged text keeps the user's selection. */
+/** Replace all children by `child` if the text differs; otherwise they stay, with the user's selection in them. */
 export function replaceIfChanged(node, child) {
   if (node.textContent !== child.textContent) node.replaceChildren(child);
 }

@@ -47,7 +47,7 @@ export function icon(name) {
 
 const BARS = { unknown: 0, poor: 1, fair: 2, good: 3, excellent: 4 };
 
-/** Four signal bars; `.show(quality)` lights as many as the quality has. */
+/** Four signal bars; `.show(quality)` lights none (unknown) to all (excellent). */
 export function signalBars() {
   const bars = [5, 9, 13, 17].map((height, at) =>
     s("rect", { x: 2 + at * 5.5, y: 20 - height, width: 3.5, height, rx: 1 }),

@@ -11,7 +11,7 @@ const PATH = "/api/v1/onboarding/auto";
 const REFRESH_MS = 5000;
 const MAX_SAMPLES = 180;
 const PAGE_SIZE = 50;
-const DELAY_MS = 200;
+const RESYNC_DELAY_MS = 200;
 const samples = [];
 
 /** Show the kill switch, the policy check, the counters and the onboarding events. */
@@ -40,7 +40,7 @@ export function mount(root, context) {
     refresh();
     events.refresh();
   };
-  const resyncSoon = debounced(resync, DELAY_MS);
+  const resyncSoon = debounced(resync, RESYNC_DELAY_MS);
   const timer = setInterval(refresh, REFRESH_MS);
   const cleanups = [
     ...["enabled", "disabled", "audited"].map((kind) => stream.on(`onboarding.${kind}`, resyncSoon)),

@@ -22,7 +22,7 @@ const REMEDIES = {
   SESSION_NOT_RECOVERABLE: "Discard the session and start a new session.",
   SESSION_EXPIRED: "Start a new session.",
   DEVICE_ALREADY_PROVISIONING: "Wait until the current attempt for this camera has ended.",
-  DEVICE_INVALID_STATE: "Check the camera's state. This step is not possible in it.",
+  DEVICE_INVALID_STATE: "This step is not possible in the camera's present state. Check its state.",
   MAX_RETRIES_EXCEEDED: "Disconnect the camera from power for 10 seconds, then start a new session for it.",
   CONTAINER_HAS_CAMERAS: "Remove the cameras from the container first.",
   POSITION_OCCUPIED: "Choose a free position, or remove the camera from this position first.",

@@ -62,7 +62,7 @@ export function sessionForm({ api }, { started }) {
     h(
       "p",
       { class: "muted" },
-      "Cameras on the onboarding network join the session automatically. Each camera is sent the credentials once and is verified on the target network. The password is stored encrypted and erased when the session ends.",
+      "Cameras on the camera network join the session automatically. Each camera is sent the credentials once and is verified on the target network. The password is stored encrypted and erased when the session ends.",
     ),
     h(
       "form",

@@ -50,7 +50,7 @@ export function sessionPanel(context, initial, { onClosed, onNewSession }) {
       : empty(
           "camera",
           "No camera has joined yet",
-          "Switch on cameras in range of the onboarding network. Each camera appears here when it is found.",
+          "Switch on cameras in range of the camera network. Each camera appears here when it is found.",
         );
     if (content.firstChild !== next) fill(content, next);
     if (session.state === "closed" && !result.firstChild) fill(result, sessionResult(session, devices, onNewSession));
@@ -162,7 +162,7 @@ function sessionHeader(context, path, onChange) {
       consequences: [
         "Cameras in progress are finished first. No further camera is started.",
         "The password is erased.",
-        "Cameras that were not provisioned stay on the onboarding network.",
+        "Cameras that were not provisioned stay on the camera network.",
       ],
       label: "Close the session",
       work: async () => {
@@ -209,7 +209,7 @@ function sessionHeader(context, path, onChange) {
   const showNetwork = (status) =>
     setText(
       networkText,
-      `Onboarding network ${status.ssid || "(unnamed)"}: ${status.is_active ? `up, ${count(status.connected_devices, "device")} connected` : "down. See System for the reason"}.`,
+      `Camera network ${status.ssid || "(unnamed)"}: ${status.is_active ? `up, ${count(status.connected_devices, "device")} connected` : "down. See System for the reason"}.`,
     );
   return { node, show, showNetwork, end: () => clearInterval(timer) };
 }

@@ -162,7 +162,7 @@ function allowlist(context) {
     fill(
       text,
       total ? `${count(total, "camera")} on the allowlist: ${used} used, ${available} available. ` : "The allowlist is empty. ",
-      "Only cameras on the allowlist are sent credentials. A MAC can be copied: while a camera is off, a device with its MAC is sent them in its place.",
+      "Only cameras on the allowlist are sent credentials. A MAC can be copied: while a camera is off, a device with its MAC is sent the credentials instead.",
     );
   };
   return { node, refresh };

@@ -88,7 +88,7 @@ export class Stream extends EventTarget {
     this.#failures = 0;
     this.#resetTimeout();
     this.#setState("open", 0);
-    // Without an id, start at the log's newest event; with an id, the missed events follow now.
+    // Without an id, start at the newest stored event; with an id, the missed events follow now.
     this.#lastId ||= String(JSON.parse(event.data).payload.last_event_id ?? "");
     this.dispatchEvent(new Event("resync"));
   };

@@ -9,7 +9,7 @@ import { button, facts, meter, problem, scrolled, section, state, toast, toastEr
 export const title = "System";
 
 const REFRESH_MS = 5000;
-const CONNECTIONS_EVERY = 6;
+const CONNECTIONS_EVERY = 6; // refreshes of the machine per refresh of the connections
 const MAX_SAMPLES = 120;
 const BUNDLE_MS = 120000;
 const samples = [];

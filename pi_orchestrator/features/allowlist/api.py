@@ -1,8 +1,8 @@
 """The allowlist: `/api/v1/provisioning/allowlist`.
 
 Every write is idempotent: the same request again changes nothing and appends no event. Counts in an answer are the
-effect of the request itself. Sent again without an Idempotency-Key, it reports every row as skipped or not found; with
-the same key, it gets the first answer again.
+effect of the request itself: if it is sent again, every row is reported as skipped or not found. With the same
+Idempotency-Key, the first answer is returned again.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class ClearedList(ApiModel):
 
 
 class AllowlistStats(ApiModel):
-    """Number of entries, used and still available."""
+    """Numbers of all entries, of used entries, and of those not used yet (`available`)."""
 
     total: int
     used: int
@@ -186,7 +186,7 @@ class NewEntries(RequestModel):
     )
 
 
-class EntriesToRemove(RequestModel):
+class RemovedEntries(RequestModel):
     """Cameras to remove from the list."""
 
     model_config = ConfigDict(extra="forbid")
@@ -209,11 +209,11 @@ async def add(database: Database, body: NewEntry, actor: Actor) -> Reply[EntryAn
     """
 
     async def job(tx: Tx) -> tuple[Entry, Effect]:
-        (step,) = await allowlist.apply_rows(tx, [_row_of(body.mac, body)])
-        if step.effect is Effect.ERROR:
-            raise ConflictError(step.reason or "", details="remove entries that are no longer needed")
+        (planned,) = await allowlist.apply_rows(tx, [_row_of(body.mac, body)])
+        if planned.effect is Effect.ERROR:
+            raise ConflictError(planned.reason or "", details="remove entries that are no longer needed")
         await audit_log.record(tx, actor, target=body.mac)
-        return await _require_entry(tx, body.mac), step.effect
+        return await _require_entry(tx, body.mac), planned.effect
 
     entry, effect = await database.write(job)
     return Reply(EntryAnswer(entry=_view(entry)), status=201 if effect is Effect.ADD else 200)
@@ -261,7 +261,7 @@ async def bulk(database: Database, body: NewEntries, actor: Actor) -> BulkReport
     return BulkReport(**_report(await _apply(database, rows, actor), dry_run=False))
 
 
-async def bulk_remove(database: Database, body: EntriesToRemove, actor: Actor) -> RemovalReport:
+async def bulk_remove(database: Database, body: RemovedEntries, actor: Actor) -> RemovalReport:
     """Remove up to 1,000 cameras from the list; a duplicate MAC is counted once.
 
     A repeat removes none and reports all as not found.
@@ -315,17 +315,17 @@ async def import_csv(database: Database, query: ImportQuery, body: Csv, actor: A
         raise InvalidRequestError("the file is not a valid CSV list", details=str(error)) from None
     if query.dry_run:
         # Reads only; in a transaction, because `plan_changes` needs one.
-        steps = await database.write(lambda tx: allowlist.plan_changes(tx, rows))
+        changes = await database.write(lambda tx: allowlist.plan_changes(tx, rows))
     else:
-        steps = await _apply(database, rows, actor)
-    return Reply(encoded=await asyncio.to_thread(_encode_report, steps, dry_run=query.dry_run))
+        changes = await _apply(database, rows, actor)
+    return Reply(encoded=await asyncio.to_thread(_encode_report, changes, dry_run=query.dry_run))
 
 
 async def _apply(database: Database, rows: Sequence[Row], actor: Actor) -> list[PlannedChange]:
     async def job(tx: Tx) -> list[PlannedChange]:
-        steps = await allowlist.apply_rows(tx, rows)
-        await audit_log.record(tx, actor, target=f"{len(rows)} rows", outcome=_summary(steps, dry_run=False))
-        return steps
+        changes = await allowlist.apply_rows(tx, rows)
+        await audit_log.record(tx, actor, target=f"{len(rows)} rows", outcome=_summary(changes, dry_run=False))
+        return changes
 
     return await database.write(job)
 
@@ -362,31 +362,34 @@ def _encode_list(entries: Iterable[Entry]) -> bytes:
     return AllowlistEntries(entries=views, count=len(views)).model_dump_json(exclude_none=True).encode()
 
 
-def _encode_report(steps: Sequence[PlannedChange], *, dry_run: bool) -> bytes:
+def _encode_report(changes: Sequence[PlannedChange], *, dry_run: bool) -> bytes:
     rows = [
-        ImportedRow(line=step.row.line or 0, mac=step.row.mac, effect=step.effect, reason=step.reason) for step in steps
+        ImportedRow(line=planned.row.line or 0, mac=planned.row.mac, effect=planned.effect, reason=planned.reason)
+        for planned in changes
     ]
-    report = ImportReport(**_report(steps, dry_run=dry_run), dry_run=dry_run, rows=rows)
+    report = ImportReport(**_report(changes, dry_run=dry_run), dry_run=dry_run, rows=rows)
     return report.model_dump_json(exclude_none=True).encode()
 
 
-def _report(steps: Sequence[PlannedChange], *, dry_run: bool) -> dict[str, Any]:
-    effects = Counter(step.effect for step in steps)
+def _report(changes: Sequence[PlannedChange], *, dry_run: bool) -> dict[str, Any]:
+    effects = Counter(planned.effect for planned in changes)
     return {
         "added": effects[Effect.ADD],
         "updated": effects[Effect.UPDATE],
         "skipped": effects[Effect.SKIP],
-        "message": _summary(steps, dry_run=dry_run),
+        "message": _summary(changes, dry_run=dry_run),
         "errors": [
-            RefusedRow(index=step.row.number, line=step.row.line, mac=step.row.mac, reason=step.reason or "")
-            for step in steps
-            if step.effect is Effect.ERROR
+            RefusedRow(
+                index=planned.row.number, line=planned.row.line, mac=planned.row.mac, reason=planned.reason or ""
+            )
+            for planned in changes
+            if planned.effect is Effect.ERROR
         ],
     }
 
 
-def _summary(steps: Sequence[PlannedChange], *, dry_run: bool) -> str:
-    effects = Counter(step.effect for step in steps)
+def _summary(changes: Sequence[PlannedChange], *, dry_run: bool) -> str:
+    effects = Counter(planned.effect for planned in changes)
     labels = ("to add", "to update", "to skip") if dry_run else ("added", "updated", "skipped")
     counted = zip((Effect.ADD, Effect.UPDATE, Effect.SKIP, Effect.ERROR), (*labels, "refused"), strict=True)
     return ", ".join(f"{effects[effect]} {label}" for effect, label in counted)

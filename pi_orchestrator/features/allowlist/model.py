@@ -89,7 +89,7 @@ class PlannedChange(NamedTuple):
 
 def parse_description(value: object) -> str | None:
     """Text of up to 200 characters without control characters, or None if empty; FieldError for other values."""
-    return parse_text(value, what="a description", max_chars=MAX_DESCRIPTION_CHARS)
+    return parse_text(value, field="a description", max_chars=MAX_DESCRIPTION_CHARS)
 
 
 def parse_container(value: object) -> str | None:
@@ -135,21 +135,21 @@ def plan(rows: Iterable[Row], listed: Mapping[Mac, Details], *, capacity: int) -
     If several rows have the same MAC, the first one without an error counts: a later row that agrees with it is
     skipped, one that contradicts it is an error. So the same rows sent twice change nothing.
     """
-    steps: list[PlannedChange] = []
+    changes: list[PlannedChange] = []
     first: dict[str, PlannedChange] = {}
     for row in rows:
         before = listed.get(Mac(row.mac))
         if row.error is not None:
-            step = PlannedChange(row, Effect.ERROR, NO_DETAILS, row.error)
+            planned = PlannedChange(row, Effect.ERROR, NO_DETAILS, row.error)
         elif (other := first.get(row.mac)) is not None:
-            step = _plan_duplicate(row, other)
+            planned = _plan_duplicate(row, other)
         elif before is None and capacity == 0:
-            step = PlannedChange(row, Effect.ERROR, NO_DETAILS, FULL)
+            planned = PlannedChange(row, Effect.ERROR, NO_DETAILS, FULL)
         else:
             capacity -= before is None
-            step = first[row.mac] = _plan_row(row, before)
-        steps.append(step)
-    return steps
+            planned = first[row.mac] = _plan_row(row, before)
+        changes.append(planned)
+    return changes
 
 
 def _plan_row(row: Row, before: Details | None) -> PlannedChange:

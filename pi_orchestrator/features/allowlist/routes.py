@@ -58,7 +58,7 @@ ROUTES: tuple[Route, ...] = table(
         action="allowlist.add",
         key_in_provisioning_mode=True,
         status=201,
-        also=(200,),
+        other_statuses=(200,),
         example={"entry": _ENTRY},
     ),
     Route(

@@ -1,4 +1,4 @@
-"""Allowlist rows. A change that affects at least one row appends an event with the counts."""
+"""SQL of the allowlist. A change that affects at least one row appends an event with the counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pi_orchestrator.core.events import AllowlistChanged
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.features.allowlist.model import MAX_ENTRIES, Details, Effect, Entry, PlannedChange, plan
 from pi_orchestrator.features.allowlist.model import Row as RequestedRow
-from pi_orchestrator.storage import event_store as event_log
+from pi_orchestrator.storage import event_store
 from pi_orchestrator.storage.database import Database, Row, Tx
 
 _SELECT_ENTRY = "SELECT * FROM allowlist WHERE mac = ?"
@@ -65,7 +65,7 @@ async def stats(database: Database) -> Stats:
 
 
 async def plan_changes(tx: Tx, rows: Sequence[RequestedRow]) -> list[PlannedChange]:
-    """The steps that `change` would take."""
+    """Plan what `apply_rows` would change; change nothing."""
     macs = json.dumps([row.mac for row in rows if row.error is None])
     found = await tx.run(
         "SELECT mac, description, container_id FROM allowlist WHERE mac IN (SELECT value FROM json_each(?))", (macs,)
@@ -76,11 +76,11 @@ async def plan_changes(tx: Tx, rows: Sequence[RequestedRow]) -> list[PlannedChan
 
 
 async def apply_rows(tx: Tx, rows: Sequence[RequestedRow]) -> list[PlannedChange]:
-    """Apply the rows; returns one step for each."""
-    steps = await plan_changes(tx, rows)
+    """Apply the rows; return the planned change of each."""
+    changes = await plan_changes(tx, rows)
     now = rfc3339(tx.stamp.at)
-    added = [(step.row.mac, *step.details, now) for step in steps if step.effect is Effect.ADD]
-    updated = [(*step.details, step.row.mac) for step in steps if step.effect is Effect.UPDATE]
+    added = [(planned.row.mac, *planned.details, now) for planned in changes if planned.effect is Effect.ADD]
+    updated = [(*planned.details, planned.row.mac) for planned in changes if planned.effect is Effect.UPDATE]
     await tx.run_many(
         "INSERT INTO allowlist (mac, description, container_id, added_at) VALUES (?, ?, ?, ?)",
         added,
@@ -88,7 +88,7 @@ async def apply_rows(tx: Tx, rows: Sequence[RequestedRow]) -> list[PlannedChange
     await tx.run_many("UPDATE allowlist SET description = ?, container_id = ? WHERE mac = ?", updated)
     changed = [*(row[0] for row in added), *(row[-1] for row in updated)]
     await _append_event(tx, changed, added=len(added), updated=len(updated))
-    return steps
+    return changes
 
 
 async def remove(tx: Tx, macs: Collection[Mac]) -> set[Mac]:
@@ -115,7 +115,7 @@ async def _append_event(tx: Tx, macs: Collection[str], *, added: int = 0, remove
     if added or removed or updated:
         single = Mac(next(iter(macs))) if len(macs) == 1 else None
         event = AllowlistChanged(added=added, removed=removed, updated=updated, mac=single)
-        await event_log.append(tx, event)
+        await event_store.append(tx, event)
 
 
 def _entries(rows: Iterable[Row]) -> dict[Mac, Entry]:

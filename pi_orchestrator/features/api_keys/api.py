@@ -42,7 +42,9 @@ class NewKey(RequestModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=NAME, description="name of the program or person that will use the key")
-    scope: Scope = Field(Scope.OPERATE, description="read < operate < admin")
+    scope: Scope = Field(
+        Scope.OPERATE, description="what the key permits; `operate` includes `read`, and `admin` includes both"
+    )
 
 
 class KeyPath(RequestModel):
@@ -53,7 +55,7 @@ class KeyPath(RequestModel):
 
 async def list_keys(keyring: Keyring) -> KeyList:
     """All stored keys, oldest first."""
-    keys = [_to_model(key) for key in keyring.listed()]
+    keys = [_to_model(key) for key in keyring.stored_keys()]
     return KeyList(keys=keys, count=len(keys))
 
 

@@ -23,7 +23,10 @@ def add_parser(subparsers: Subparsers) -> None:
     creation = verbs.add_parser("create", help="create a key; it is shown once")
     creation.add_argument("name", metavar="NAME", help="name of the program or person that will use the key")
     creation.add_argument(
-        "--scope", choices=("read", "operate", "admin"), default="operate", help="what the key permits (%(default)s)"
+        "--scope",
+        choices=("read", "operate", "admin"),
+        default="operate",
+        help="what the key permits (default: %(default)s)",
     )
     creation.set_defaults(func=create)
     listing = verbs.add_parser("list", help="list keys, without their secrets")

@@ -72,6 +72,6 @@ async def ensure_admin_key(keyring: Keyring, state_dir: StateDir) -> None:
     # Write the file first: after a crash the next start replaces it. A key without a file would be lost.
     file = await asyncio.to_thread(state_dir.write_private, ADMIN_KEY, text.encode() + b"\n")
     actor = Actor(key_name="first start", peer="-", correlation_id="-", action="api_key.create")
-    name = f"admin-{key_id}" if keyring.listed() else "admin"
+    name = f"admin-{key_id}" if keyring.stored_keys() else "admin"
     await keyring.add(key_id, text, name=name, scope=Scope.ADMIN, actor=actor)
     log.warning("admin key created", file=str(file))

@@ -42,7 +42,7 @@ class AddressResolver:
         self._verifier = verifier
 
     async def proven(self, mac: Mac, *, at: str | None = None) -> tuple[str, CameraAnswer]:
-        """The verified address, `at` or the best known one, and the camera's answer.
+        """The verified address (`at` or the best known one) and the camera's answer to `GET /status`.
 
         VerificationError if the device does not prove its MAC; FieldError as from `resolve`, and if it is no camera.
         """
@@ -55,9 +55,9 @@ class AddressResolver:
         return ip, answer
 
     async def resolve(self, mac: Mac, *, at: str | None = None) -> str:
-        """`at`, else the proved, else the claimed, else the recorded address.
+        """The address for requests: `at`, else the proven, else the claimed, else the recorded one.
 
-        FieldError if none is known or it is not allowed.
+        FieldError if no address is known, or if the first of these is not allowed.
         """
         camera = self._cache.get(mac)
         ip = at or best_address(self._registry, mac, recorded=camera.ip_address if camera else None)

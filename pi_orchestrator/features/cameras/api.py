@@ -42,20 +42,20 @@ class CameraChange(RequestModel):
 
 
 async def list_live(views: CameraViews) -> Reply[CameraList]:
-    """Live cameras: those that have published an MQTT status."""
+    """Live cameras: registered ones that have been seen, and unregistered ones that are present."""
     return Reply(encoded=views.encoded_list())
 
 
 async def show(views: CameraViews, path: CameraPath) -> Reply[Camera]:
     """One camera, by MAC in any format or by device id."""
-    return Reply(encoded=views.encoded(views.find(path.id)))
+    return Reply(encoded=views.encoded(views.mac_of(path.id)))
 
 
 async def rename(
     views: CameraViews, camera_service: CameraService, path: CameraPath, body: CameraChange, actor: Actor
 ) -> Camera:
     """Rename a registered camera."""
-    camera = await camera_service.rename(views.find(path.id), body.name, actor)
+    camera = await camera_service.rename(views.mac_of(path.id), body.name, actor)
     return views.camera(camera.mac)
 
 

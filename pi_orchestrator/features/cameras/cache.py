@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.features.cameras.model import Camera
-from pi_orchestrator.features.cameras.store import _WHOLE, _camera
+from pi_orchestrator.features.cameras.store import SELECT_CAMERA, camera_of
 from pi_orchestrator.storage.database import Database
 
 
@@ -21,8 +21,8 @@ class CameraCache:
 
     async def load(self, database: Database) -> None:
         """Fill from the database."""
-        for row in await database.read(f"{_WHOLE} ORDER BY c.registered_at, c.mac"):
-            self.put(_camera(row))
+        for row in await database.read(f"{SELECT_CAMERA} ORDER BY c.registered_at, c.mac"):
+            self.put(camera_of(row))
 
     def put(self, camera: Camera) -> None:
         """Add or replace a camera."""
@@ -48,8 +48,8 @@ class CameraCache:
         """The camera of a MAC."""
         return self._by_mac.get(mac)
 
-    def find(self, name: str) -> Mac | None:
-        """The MAC for a device id or for a MAC in any format; None if not registered."""
+    def mac_of(self, name: str) -> Mac | None:
+        """The MAC of the registered camera with this device id or MAC (in any format); None if there is none."""
         # The MAC first: it is proved, but a device id is a claim, and may be the MAC of another camera.
         mac = try_mac(name)
         return mac if mac in self._by_mac else self._by_device_id.get(name)

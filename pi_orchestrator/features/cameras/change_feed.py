@@ -32,7 +32,7 @@ from pi_orchestrator.features.devices.registry import DeviceRegistry
 
 UNREGISTERED_BURST = 300
 UNREGISTERED_PER_S = 0.2
-"""Any host can fake devices, so events of unregistered devices are limited; those of cameras are not."""
+"""Any host can fake devices, so events of unregistered devices are limited; those of registered cameras are not."""
 
 LOG_INTERVAL_S = 60.0
 """Minimum time between two log lines of conflicts."""
@@ -90,7 +90,7 @@ class ChangeFeed:
         return confirmed
 
     def changed(self) -> set[Mac]:
-        """The registered cameras with a change of state that is not taken yet."""
+        """The registered cameras with a collected change of state that was not taken (`taken`) yet."""
         return set(self._states)
 
     @contextmanager
@@ -106,7 +106,7 @@ class ChangeFeed:
 
     def events(self, states: dict[Mac, Presence], others: Iterable[Change]) -> list[Event]:
         """Make events of taken changes; `states` are the states of cameras before their changes."""
-        events: list[Event] = [event for change in others if (event := self._other(change))]
+        events: list[Event] = [event for change in others if (event := self._other_event(change))]
         for mac, before in states.items():
             device = self._registry.get(mac)
             if device is None or device.shown is before:
@@ -133,7 +133,7 @@ class ChangeFeed:
         reason = interruptions.summary(self._clock.monotonic())
         return DeviceFlapping(mac=device.mac, drops=len(interruptions), reason=reason)
 
-    def _other(self, change: Change) -> Event | None:
+    def _other_event(self, change: Change) -> Event | None:
         mac, ip = change.mac, str(change.ip) if change.ip else None
         macs = list(change.macs) or None
         ips = [str(address) for address in change.ips] or None
@@ -159,6 +159,6 @@ class ChangeFeed:
                 return DeviceIdConflictResolved(
                     mac=mac, id=change.device_id or "", topic=change.topic, macs=list(change.macs)
                 )
-            case Kind.STATE:  # of an unregistered camera that is unstable; those of cameras are in `_states`
+            case Kind.STATE:  # of an unregistered, unstable camera; the states of registered ones are in `_states`
                 device = self._registry.get(mac)
                 return self._flapping(device) if device and device.unstable else None

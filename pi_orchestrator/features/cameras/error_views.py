@@ -13,9 +13,10 @@ from pi_orchestrator.http.model import ApiModel, Time
 
 
 class OnboardingFailureView(ApiModel):
-    """The last failed onboarding attempt of an unregistered camera; `failures`: in a row; no code: an internal error.
+    """The last failed onboarding attempt of an unregistered camera; `code` is missing for an internal error.
 
-    From `next_attempt_at` on, the next message of the camera starts an attempt. `remedy`: what an operator can do.
+    `failures`: number of failed attempts in a row. From `next_attempt_at` on, the next message of the camera starts an
+    attempt. `remedy`: what an operator can do.
     """
 
     code: str | None = None
@@ -36,11 +37,12 @@ class RemedyView(ApiModel):
 
 
 class Diagnostics(ApiModel):
-    """Connection quality, errors and recovery of a camera; `error_count`: occurrences of the kind of `last_error`.
+    """Connection quality, errors and recovery of a camera.
 
-    That is: failed captures in a row, the interruptions that it names, failed onboarding attempts, or new error texts
-    that the camera reported; 1 for a failed reboot. `last_error_time`: when that last occurred.
-    `unreadable`: what its last status message is, if that could not be read.
+    What `error_count` counts depends on `last_error`: failed captures in a row, the interruptions in the text, failed
+    onboarding attempts in a row, or new error texts that the camera reported; 1 for a failed reboot.
+    `last_error_time`: when an error of this kind last occurred.
+    `unreadable`: what is wrong with the camera's last status message, if it could not be read.
     """
 
     connection_quality: str

@@ -18,7 +18,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """An excluded camera: `by` which key (`-`: without a key), when and why; `device_id`, `name`: its last ones."""
+    """An excluded camera with its last device id and name; `by`: name of the operator's API key, `-` without a key."""
 
     mac: Mac
     reason: Reason

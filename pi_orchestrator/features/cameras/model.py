@@ -12,7 +12,7 @@ from pi_orchestrator.features.devices.model import Device, Presence
 
 MAX_NAME_CHARS = 64
 RESERVED_IDS = frozenset({"diagnostics", "unassigned"})
-"""Path segments of the API in the place of an id."""
+"""No camera may have these ids: they are path segments of the API in the place of a camera id."""
 
 
 class CameraStatus(StrEnum):
@@ -47,7 +47,7 @@ class Camera:
 
 def parse_name(value: object) -> str | None:
     """Validate a camera name: up to 64 characters; FieldError for anything else."""
-    return parse_text(value, what="a name", max_chars=MAX_NAME_CHARS)
+    return parse_text(value, field="a name", max_chars=MAX_NAME_CHARS)
 
 
 def device_id_for(mac: Mac, claimed: str | None) -> str:
@@ -82,7 +82,7 @@ def camera_status(*, device: Device | None, registered: bool, onboarding: bool) 
 
 
 def connection_quality(rssi_dbm: int | None) -> str:
-    """Signal in dBm as a word; None and 0 mean that the signal is unknown, which is poor, as in the dashboard."""
+    """Signal in dBm as a word; an unknown signal (None or 0) is `poor`, as in PiDashboard."""
     if rssi_dbm is None or rssi_dbm == 0:
         return "poor"
     for floor, quality in ((-50, "excellent"), (-60, "good"), (-70, "fair")):

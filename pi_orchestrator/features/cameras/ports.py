@@ -50,7 +50,7 @@ class OnboardingActivity(Protocol):
         """Differs after each change."""
 
     def is_onboarding(self, mac: Mac) -> bool:
-        """Whether an attempt is running or waiting."""
+        """Whether an attempt of this camera is running."""
 
     def last_failure(self, mac: Mac) -> OnboardingFailure | None:
         """The last failed attempt of an unregistered camera; None if it has not failed."""
@@ -72,7 +72,7 @@ class Picture(Protocol):
 
     @property
     def taken_at(self) -> datetime:
-        """UTC."""
+        """When the picture was taken, UTC."""
 
 
 class LatestPicture(Protocol):
@@ -86,7 +86,7 @@ class LatestPicture(Protocol):
         """The newest picture; None if it is not in memory."""
 
     def average_ms(self, mac: Mac) -> int | None:
-        """Average duration of the last captures, ms; None if there were no captures."""
+        """Average duration of the camera's last captures, ms; None if there were no captures."""
 
 
 class Recovery(Protocol):
@@ -170,7 +170,7 @@ class _Unplugged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraPorts:
-    """All ports."""
+    """What higher features add to a camera's view; by default nothing."""
 
     onboarding: OnboardingActivity = field(default_factory=_Unplugged)
     reboots: RebootActivity = field(default_factory=_Unplugged)

@@ -104,7 +104,7 @@ class PresenceWorker:
         self.messages: Counter[str] = Counter()
 
     def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
-        """Apply one MQTT status message; of one that cannot be read, the reason is kept."""
+        """Apply one MQTT status message; if it cannot be read, store why."""
         if will := plain_will(topic, payload):
             self._apply_plain_will(will, retained)
             return
@@ -150,7 +150,7 @@ class PresenceWorker:
         self._unreadable.add(topic, payload, reason, mac=mac, now=now, quiet=is_birth)
 
     async def load(self) -> None:
-        """Restore presence: times of this boot count as evidence, older ones only as last seen."""
+        """Restore stored presence; a last-seen time counts as evidence only if it is from this boot."""
         now = self._clock.monotonic()
         for mac, state, boot_id, monotonic in await camera_store.load_presence(self._database):
             this_boot = boot_id == camera_store.short_boot(self._clock.boot_id)
@@ -188,7 +188,7 @@ class PresenceWorker:
             device = self._registry.apply_retained_status(mac, status)
             is_present = device.state in (Presence.ONLINE, Presence.IDLE)
             if is_present and device.last_message_at is None and mac not in self._cache:
-                self._announce(device, appeared=True)  # proved to be present before the claim arrived
+                self._announce(device, appeared=True)  # it was proved present before the retained message arrived
         else:
             device_before = self._registry.get(mac)
             before = device_before.state if device_before else Presence.OFFLINE
@@ -263,7 +263,7 @@ class PresenceWorker:
             if not message.retained and self._clock.monotonic() - message.at > UNRESOLVED_FOR_S:
                 self._unresolved.pop(name, None)  # the address may belong to another camera by now
                 continue
-            mac = self._registry.find(name)
+            mac = self._registry.mac_of(name)
             if mac is None and message.status.ip:
                 neighbour = await self._neighbours.at(message.status.ip)
                 mac = neighbour.mac if neighbour else None
@@ -286,7 +286,7 @@ class PresenceWorker:
                 self._registry.add_sighting(sighting, now)
 
     async def _announce_on_enable(self) -> None:
-        """When onboarding is enabled, every unregistered camera that is present is announced again."""
+        """Announce every present unregistered camera again, each time onboarding is enabled."""
         await self._bus.follow(
             OnboardingEnabled,
             handle=lambda _: self._announce_unregistered(),
@@ -302,7 +302,7 @@ class PresenceWorker:
 
     async def _flush(self, now: float, *, everything: bool) -> None:
         """Store the changes; with `everything` also the last proof of life of cameras whose state did not change."""
-        self._changes.collect()  # those since the last tick, when the daemon stops
+        self._changes.collect()  # the changes since the last tick, if the daemon stops now
         changed_macs = self._changes.changed()
         if everything:
             self._flushed_at = now
@@ -336,7 +336,7 @@ class PresenceWorker:
         self._stored_alive |= times
 
     def _update_cache(self, updates: list[Camera]) -> None:
-        """Update what cameras report in the cache, where they may have been changed or removed since."""
+        """Put the stored reported values into the cached cameras, except those that were removed meanwhile."""
         for new in updates:
             if camera := self._cache.get(new.mac):
                 self._cache.put(

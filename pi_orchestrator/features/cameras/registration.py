@@ -61,7 +61,7 @@ class CameraRegistrar:
     ) -> Camera:
         """Insert a camera, assign its container and position, publish it; its MAC must not be registered yet.
 
-        An exclusion is an ExcludedError if `automatic`, else it is lifted.
+        If the camera is excluded: ExcludedError if `automatic`, else the exclusion is lifted.
         """
         if automatic:
             if exclusion := await exclusion_store.find(tx, new.mac):
@@ -81,19 +81,19 @@ class CameraRegistrar:
             await camera_store.assign(tx, camera.mac, *place)
             camera = replace(camera, container_id=place[0], position=place[1], paired_at=tx.stamp.at)
         if new.is_present:
-            # It has just answered: after a restart it must not be offline.
+            # The camera has just answered: after a restart of the daemon it must not be offline.
             seen = tx.stamp
             await camera_store.save_presence(tx, [(camera.mac, Presence.ONLINE, seen.at, seen.boot_id, seen.monotonic)])
             camera = replace(camera, last_seen_at=seen.at)
         tx.after_commit(lambda: self.cache.put(camera))
         event_type = CameraOnboarded if automatic else CameraRegistered
         await event_store.append(
-            tx, event_type(**position_fields(camera), by=by, replaces=replaces, session_id=session_id)
+            tx, event_type(**camera_fields(camera), by=by, replaces=replaces, session_id=session_id)
         )
         return camera
 
 
-def position_fields(camera: Camera) -> dict[str, Any]:
+def camera_fields(camera: Camera) -> dict[str, Any]:
     """Event fields: the camera, and its container and position if it has them."""
     fields: dict[str, Any] = {"mac": camera.mac, "device_id": camera.device_id}
     if camera.container_id is not None:

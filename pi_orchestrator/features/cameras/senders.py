@@ -14,7 +14,7 @@ from pi_orchestrator.features.devices.unreadable import named_mac
 
 
 class Senders:
-    """Attributes messages by the publishers of their topic; a MAC that any client can invent displaces no camera."""
+    """Finds the sender of a message by the publishers on its topic; an invented MAC displaces no registered camera."""
 
     def __init__(self, *, clock: Clock, cache: CameraCache, registry: DeviceRegistry) -> None:
         self._clock = clock
@@ -22,7 +22,10 @@ class Senders:
         self._registry = registry
 
     def is_ambiguous(self, status: Status) -> bool:
-        """Whether cameras share the topic of a message without `mac`, or its id if no camera publishes there."""
+        """Whether several cameras may have sent a message without `mac` field.
+
+        They publish on its topic or, if no camera does, share the id in the topic.
+        """
         names = self._registry.names
         publishers = self._publishers(status.topic, status.topic_id)
         return len(publishers) > 1 or (not publishers and bool(names.sharers(status.topic_id)))
@@ -35,11 +38,11 @@ class Senders:
         if status.mac:
             # A last will often has no `mac`; the topic may spell another MAC than the one of its publisher.
             return publisher if publisher and self._registry.get(status.mac) is None else status.mac
-        known = publisher or self._known(status.topic_id)
+        known = publisher or self._known_mac(status.topic_id)
         return self._holder_elsewhere(known, status) or known if known else None
 
     def of_unreadable(self, topic: str, payload: bytes) -> Mac | None:
-        """The camera that published a message that cannot be read; None if it is not known or names another MAC."""
+        """The camera that published an unreadable message; None if unknown, or if the message names another MAC."""
         try:
             name = topic_id(topic)
         except FieldError:
@@ -49,21 +52,22 @@ class Senders:
             return named
         if len(publishers) > 1:
             return None
-        mac = publishers[0] if publishers else try_mac(name) or self._known(name)
+        mac = publishers[0] if publishers else try_mac(name) or self._known_mac(name)
         return mac if named in (None, mac) else None
 
-    def _known(self, name: str) -> Mac | None:
-        return self._cache.find(name) or self._registry.find(name)
+    def _known_mac(self, name: str) -> Mac | None:
+        return self._cache.mac_of(name) or self._registry.mac_of(name)
 
     def _publishers(self, topic: str, name: str) -> list[Mac]:
-        """The MACs that publish on a topic, without those that only a message shows, if a registered camera is left.
+        """The MACs that publish on a topic.
 
-        Instead of such MACs alone, it is the silent camera that has this id in the record.
+        If a registered camera is among them, MACs known from messages alone are left out. If all are known from
+        messages alone, the result is the camera with this id in the record, unless that publishes on another topic.
         """
         publishers = self._registry.names.publishers_on(topic, name)
         if not publishers:
             return []
-        recorded = self._cache.find(name)
+        recorded = self._cache.mac_of(name)
         now = self._clock.monotonic()
         shown = [mac for mac in publishers if mac in self._cache or self._registry.is_proven(mac, now)]
         if not shown and recorded and self._registry.names.topic_of(recorded) in (None, topic):
@@ -71,9 +75,9 @@ class Senders:
         return shown if any(mac in self._cache for mac in shown) else publishers
 
     def _holder_elsewhere(self, known: Mac, status: Status) -> Mac | None:
-        """The other camera that published on the topic of `known`: it answers for the address in the message.
+        """The camera other than `known` that sent the message: the one that answers for the address in it.
 
-        Both must have proved different addresses: a camera that has moved is no other camera.
+        None unless both have a proven address: otherwise `known` itself may have moved to that address.
         """
         try:
             holder = self._registry.holder(parse_ipv4(status.ip)) if status.ip else None

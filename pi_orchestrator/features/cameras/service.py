@@ -16,7 +16,7 @@ from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.features.cameras import exclusion_store, store
 from pi_orchestrator.features.cameras.exclusions import Exclusion, Reason
 from pi_orchestrator.features.cameras.model import Camera
-from pi_orchestrator.features.cameras.registration import CameraRegistrar, position_fields
+from pi_orchestrator.features.cameras.registration import CameraRegistrar, camera_fields
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.storage import audit_log, event_store
 from pi_orchestrator.storage.database import Database, Tx
@@ -102,7 +102,7 @@ class CameraService:
     async def publish(
         self, tx: Tx, event_type: type[CameraEvent], camera: Camera, actor: Actor, *, replaces: Mac | None = None
     ) -> Camera:
-        """Append the event of a change within its transaction; the cache is updated after the commit."""
+        """Append the event of a change within its transaction, and update the cache after the commit."""
         tx.after_commit(lambda: self._registrar.cache.put(camera))
         await event_store.append(tx, camera_event(event_type, camera, actor, replaces=replaces))
         return camera
@@ -112,7 +112,7 @@ def camera_event(
     event_type: type[CameraEvent], camera: Camera, actor: Actor, *, replaces: Mac | None = None
 ) -> CameraEvent:
     """The event for a change by an operator."""
-    return event_type(**position_fields(camera), name=camera.name or None, by=actor.key_name, replaces=replaces)
+    return event_type(**camera_fields(camera), name=camera.name or None, by=actor.key_name, replaces=replaces)
 
 
 def camera_not_found(name: str, exclusion: Exclusion | None = None) -> NotFoundError:

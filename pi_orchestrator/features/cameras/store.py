@@ -12,7 +12,7 @@ from pi_orchestrator.features.cameras.model import Camera, device_id_for
 from pi_orchestrator.features.devices.status_message import topic_id
 from pi_orchestrator.storage.database import Database, Row, Tx
 
-_WHOLE = (
+SELECT_CAMERA = (
     "SELECT c.*, a.container_id, a.position, a.assigned_at, p.seen_at FROM cameras c"
     " LEFT JOIN assignments a USING (mac) LEFT JOIN presence p USING (mac)"
 )
@@ -20,8 +20,8 @@ _WHOLE = (
 
 async def find(tx: Tx, mac: Mac) -> Camera | None:
     """A registered camera with container and position, as of this transaction."""
-    rows = await tx.run(f"{_WHOLE} WHERE c.mac = ?", (mac,))
-    return _camera(rows[0]) if rows else None
+    rows = await tx.run(f"{SELECT_CAMERA} WHERE c.mac = ?", (mac,))
+    return camera_of(rows[0]) if rows else None
 
 
 async def is_registered(tx: Tx, mac: Mac) -> bool:
@@ -30,13 +30,13 @@ async def is_registered(tx: Tx, mac: Mac) -> bool:
 
 
 async def register(tx: Tx, mac: Mac, *, device_id: str | None, ip: str | None, firmware: str | None, by: str) -> Camera:
-    """Insert a camera, registered `by` "auto" or "manual".
+    """Insert a camera; `by` is "auto" or "manual".
 
-    Its device id is its MAC if the claimed one belongs to another camera or is another MAC.
+    If the claimed `device_id` belongs to another camera or is another MAC, the camera's MAC is its device id.
     """
     chosen = device_id_for(mac, device_id)
-    foreign = try_mac(chosen) not in (None, mac)
-    if foreign or await tx.run("SELECT 1 FROM cameras WHERE device_id = ?", (chosen,)):
+    is_other_mac = try_mac(chosen) not in (None, mac)
+    if is_other_mac or await tx.run("SELECT 1 FROM cameras WHERE device_id = ?", (chosen,)):
         chosen = mac
     await tx.run(
         "INSERT INTO cameras (mac, device_id, ip_address, firmware_version, registered_by, registered_at)"
@@ -84,7 +84,7 @@ async def save_presence(tx: Tx, rows: list[tuple[Mac, str, datetime, str, float]
 
 
 def short_boot(boot_id: str) -> str:
-    """The first 8 characters of a boot id: they identify a boot, and fifty rows fit in one database page."""
+    """The first 8 characters of a boot id: enough to identify a boot, and fifty rows then fit in one database page."""
     return boot_id[:8]
 
 
@@ -94,7 +94,9 @@ async def load_presence(database: Database) -> list[tuple[Mac, str, str, float]]
     return [(Mac(row["mac"]), row["state"], row["boot_id"], row["seen_monotonic"]) for row in rows]
 
 
-def _camera(row: Row) -> Camera:
+def camera_of(row: Row) -> Camera:
+    """The camera in a row of SELECT_CAMERA."""
+
     def moment(name: str) -> datetime | None:
         text: Any = row[name]
         return parse_rfc3339(text) if text else None

@@ -1,4 +1,4 @@
-"""Reads the device id of a camera by HTTP, while two MQTT clients publish as this camera."""
+"""Reads the device id of a camera by HTTP, while it is not certain which MQTT topic is the camera's own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TopicCheck:
     def _may_be_shared(self, mac: Mac, name: str) -> bool:
         """Whether a registered camera that has not published since the start may use the device id of `mac`.
 
-        The record gives an id to one camera; others with this id have their MAC there.
+        In the record, only one camera has a device id; if others claim the same one, their MAC is stored as device id.
         """
         return any(
             camera.mac != mac
@@ -55,7 +55,10 @@ class TopicCheck:
         )
 
     async def _answer(self, mac: Mac) -> CameraAnswer | None:
-        """The answer of a camera at its address, else at one in the messages that were not applied."""
+        """The verified HTTP answer of a camera; None if there is none.
+
+        Tried are its best known address, then those in messages on second topics, which were not applied.
+        """
         others = {rival.ip for rival in self._registry.names.rivals(mac) if rival.ip}
         for ip in (None, *sorted(others)):
             try:

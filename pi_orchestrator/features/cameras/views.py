@@ -93,14 +93,14 @@ class DiagnosedCamera(Camera):
 
 
 class CameraList(ApiModel):
-    """Live cameras."""
+    """Cameras, and their number."""
 
     cameras: list[Camera]
     count: int
 
 
 class PairedCamera(ApiModel):
-    """A registered camera in its container; without a value, text is empty and the signal is 0."""
+    """A registered camera in its container; missing texts are empty, and a missing signal is 0."""
 
     mac_address: str
     container_id: str
@@ -163,8 +163,8 @@ class CameraViews:
         ]
         return registered + sorted(unregistered)
 
-    def find(self, name: str) -> Mac:
-        """The MAC for an id; NotFoundError if no camera has it, ConflictError if several do."""
+    def mac_of(self, name: str) -> Mac:
+        """The MAC of the camera with this id or MAC; NotFoundError if no camera has it, ConflictError if several do."""
         self.check_unambiguous(name)
         mac = self._resolve_id(name)
         if mac is None or (mac not in self._cache and self._registry.get(mac) is None):
@@ -186,16 +186,17 @@ class CameraViews:
             )
 
     def _sharers(self, name: str) -> list[Mac]:
-        """The cameras to which a device id may refer, if there are several.
+        """The cameras to which a device id may refer, if there are several; empty otherwise.
 
-        Where they share only the id, not the topic, the record decides: the others are shown with their MAC as id.
+        Cameras that share only the id, not the topic, are not ambiguous if one has the id in the record: the id then
+        refers to this one, and the others are shown with their MAC as id.
         """
-        names, recorded = self._registry.names, self._cache.find(name)
+        names, recorded = self._registry.names, self._cache.mac_of(name)
         if try_mac(name):
             return []
         if recorded is None:
             return list(names.sharers(name))
-        user = names.find(name)
+        user = names.sole_user(name)
         if user and user != recorded and names.publishes_as(user, name):
             return sorted((recorded, user))
         return list(names.topic_sharers(name))
@@ -203,7 +204,7 @@ class CameraViews:
     def _resolve_id(self, name: str) -> Mac | None:
         if self._sharers(name):
             return None
-        return self._cache.find(name) or self._registry.find(name) or try_mac(name)
+        return self._cache.mac_of(name) or self._registry.mac_of(name) or try_mac(name)
 
     def _id(self, mac: Mac, device: Device | None, camera: Registered | None) -> str:
         """The id of a camera; its claimed id only if that resolves to this camera."""
@@ -359,7 +360,7 @@ class CameraViews:
         return current_error(self._registry.get(mac), recovery, failure, now=self._clock.monotonic())
 
     def onboarding_failure(self, mac: Mac) -> OnboardingFailureView | None:
-        """Why the last attempt to onboard a camera failed; None if it did not."""
+        """Why the last attempt to onboard an unregistered camera failed; None if none has failed."""
         failure = self.ports.onboarding.last_failure(mac)
         return onboarding_failure_view(failure, ClockReading.by(self._clock)) if failure else None
 

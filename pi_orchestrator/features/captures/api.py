@@ -1,4 +1,4 @@
-"""Handlers that take a picture and return the last one."""
+"""Handlers of two routes: take a picture, and get the last picture."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def capture(
 
     `X-Capture-Time` is the time of the picture, `X-Capture-Source` is `mqtt`, `http` or `cache`.
     """
-    mac = views.find(path.id)
+    mac = views.mac_of(path.id)
     picture = await captures.take(mac, actor=actor)
     response_headers = {"X-Capture-Time": rfc3339(picture.taken_at), "X-Capture-Source": picture.source}
     if not prefers_json(headers.accept):
@@ -66,7 +66,7 @@ async def capture(
 
 async def image(views: CameraViews, captures: CaptureService, path: CameraPath, headers: IfNoneMatch) -> Reply[None]:
     """Return the last picture of a camera, while it is in memory; nothing is sent to the camera."""
-    mac = views.find(path.id)
+    mac = views.mac_of(path.id)
     picture = captures.last(mac)
     if picture is None:
         raise NotFoundError("no picture of this camera in memory", details="take one with POST .../capture")
@@ -87,7 +87,7 @@ def prefers_json(accept: str) -> bool:
 
 
 def _weight(accept: str, media_type: str) -> float:
-    """The quality of a media type in an Accept header, by its most specific entry: 0 if not accepted, 1 if empty."""
+    """The quality of a media type by the most specific entry of an Accept header: 0 if refused, 1 without entries."""
     if not accept.strip():
         return 1.0
     best, weight = -1, 0.0

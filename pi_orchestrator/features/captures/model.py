@@ -31,11 +31,11 @@ MAX_CHUNKS = 4096
 MAX_CONCURRENT = 16
 """Captures that run concurrently; the others wait."""
 LIMIT_S = 30.0
-"""For a whole capture: the wait for a slot, the attempt by MQTT and the one by HTTP."""
+"""Time limit of a whole capture: of the wait for a slot, the attempt by MQTT and the attempt by HTTP together."""
 ACK_S = 5.0
-"""Until the first message of the camera."""
+"""Time limit for the first message of the camera."""
 STALL_S = 10.0
-"""From then on, between two messages that bring something new."""
+"""Time limit for each next message with new content."""
 LATE_S = 2.0
 """How long missing chunks may still arrive after the camera has sent `complete`."""
 DECODE_PIECE_CHARS = 192 * 1024
@@ -105,7 +105,7 @@ class Answer:
 
 
 def parse_answer(phase: Phase, payload: bytes) -> Answer:
-    """Parse one message; the content is a CaptureError if it is invalid or reports a failure."""
+    """Parse one message; if the message is invalid or reports a failure, the content is a CaptureError."""
     limit = MAX_CHUNK_MESSAGE_BYTES if phase is Phase.CHUNK else MAX_MESSAGE_BYTES
     names: tuple[str, ...] = ()
     request_id = None

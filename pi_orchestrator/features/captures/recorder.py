@@ -29,7 +29,7 @@ log = get_logger(__name__)
 
 
 class CaptureRecorder:
-    """`requested` and `captured` add records, `flush` writes them."""
+    """`record_request` and `record_picture` add records, `flush` writes them."""
 
     def __init__(self, *, clock: Clock, database: Database) -> None:
         self._clock = clock
@@ -43,13 +43,13 @@ class CaptureRecorder:
         """Number of records that were lost because too many were pending."""
         return self._pending.dropped
 
-    async def requested(self, actor: Actor, mac: Mac, outcome: str) -> None:
-        """Record a request for a picture, and write what is pending if that is due."""
+    async def record_request(self, actor: Actor, mac: Mac, outcome: str) -> None:
+        """Record a request for a picture, and write the pending records if a write is due."""
         if self._is_new((actor.key_name, actor.peer, mac, outcome)):
             self._pending.add((actor, mac, outcome))
             await self.flush_if_due()
 
-    def captured(self, mac: Mac, picture: Picture) -> None:
+    def record_picture(self, mac: Mac, picture: Picture) -> None:
         """Record a picture; it is written with the next flush."""
         if self._is_new(mac):
             event = CameraCaptured(

@@ -49,7 +49,7 @@ ROUTES: tuple[Route, ...] = table(
         "Get the last picture",
         Scope.READ,
         shape=BINARY,
-        also=(304,),
+        other_statuses=(304,),
         produces=captures.JPEG,
         errors=(ErrorCode.CAMERA_NOT_FOUND, ErrorCode.CONFLICT, ErrorCode.NOT_FOUND),
         example="the bytes of a JPEG",

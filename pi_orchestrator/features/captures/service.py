@@ -55,10 +55,10 @@ class CaptureObserver(Protocol):
     """Gets the result of each capture, except failures that are not the camera's fault."""
 
     def capture_failed(self, mac: Mac, reason: str, *, seen_at: float) -> None:
-        """A camera failed to give a picture; `seen_at` is when it was last seen, monotonic seconds."""
+        """Called if a camera failed to give a picture; `seen_at` is when it was last seen, monotonic seconds."""
 
     def capture_succeeded(self, mac: Mac) -> None:
-        """A picture was taken."""
+        """Called after a camera gave a picture."""
 
 
 class CaptureService:
@@ -106,11 +106,11 @@ class CaptureService:
             picture = await self._take(mac)
         except OrchestratorError as error:
             if actor:
-                await self._recorder.requested(actor, mac, error.code)
+                await self._recorder.record_request(actor, mac, error.code)
                 error.is_audited = True
             raise
         if actor:
-            await self._recorder.requested(actor, mac, "ok")
+            await self._recorder.record_request(actor, mac, "ok")
         return picture
 
     async def _take(self, mac: Mac) -> Picture:
@@ -122,7 +122,7 @@ class CaptureService:
         return await self.running.run(mac, lambda: self._capture(mac))
 
     async def answers_by_http(self, mac: Mac) -> bool:
-        """Whether a camera gives a picture by HTTP at its proven address now; a picture counts, a failure does not."""
+        """Request a picture by HTTP at the proven address; False on failure. Only a success counts as a capture."""
         started = self._clock.monotonic()
         try:
             async with asyncio.timeout(capture.LIMIT_S), self._slots:
@@ -132,7 +132,7 @@ class CaptureService:
         now = self._clock.monotonic()
         picture = Picture(jpeg, self._clock.wall(), now, Source.HTTP, round((now - started) * 1000))
         self._http_first_until[mac] = now + HTTP_FIRST_S
-        self._take_picture(mac, picture)
+        self._record_picture(mac, picture)
         return True
 
     def last(self, mac: Mac) -> Picture | None:
@@ -143,7 +143,7 @@ class CaptureService:
         return picture
 
     def peek_last(self, mac: Mac) -> Picture | None:
-        """The same as `last`, but does not count as use when old pictures are dropped."""
+        """As `last`, but the picture does not count as used; the one unused for longest is dropped first."""
         return self._pictures.get(mac)
 
     @property
@@ -152,7 +152,7 @@ class CaptureService:
         return self._pictures.total_size
 
     def average_ms(self, mac: Mac) -> int | None:
-        """Average duration of its last captures, or None."""
+        """Average duration of the last captures of a camera, or None if there were none."""
         durations = self._durations_ms.get(mac)
         return round(sum(durations) / len(durations)) if durations else None
 
@@ -172,7 +172,7 @@ class CaptureService:
     async def _capture(self, mac: Mac) -> Picture:
         """Capture, and report the result to the observer and the recorder.
 
-        A failure is not the camera's fault while MQTT is refused: it might have answered by MQTT.
+        While commands by MQTT to the camera are refused, a failure is not its fault: it might have answered by MQTT.
         """
         is_refused = self._channel.refusal(mac) is not None
         try:
@@ -187,14 +187,14 @@ class CaptureService:
                 seen_at = (device.alive_at if device else None) or NEVER
                 self._observer.capture_failed(mac, f"{error.code}: {error.message}", seen_at=seen_at)
             raise
-        self._take_picture(mac, picture)
+        self._record_picture(mac, picture)
         return picture
 
-    def _take_picture(self, mac: Mac, picture: Picture) -> None:
+    def _record_picture(self, mac: Mac, picture: Picture) -> None:
         self.outcomes[picture.source] += 1
         self._store(mac, picture)
         self._observer.capture_succeeded(mac)
-        self._recorder.captured(mac, picture)
+        self._recorder.record_picture(mac, picture)
 
     async def _capture_in_time(self, mac: Mac) -> Picture:
         """Capture within `LIMIT_S`, the wait for a slot included."""
@@ -219,7 +219,7 @@ class CaptureService:
         return Picture(jpeg, self._clock.wall(), now, source, round((now - started) * 1000))
 
     async def _fetch(self, mac: Mac, mqtt_errors: list[CaptureError]) -> tuple[bytes, Source]:
-        """The JPEG by MQTT, else by HTTP; an error of MQTT is appended to `mqtt_errors`."""
+        """The JPEG, and how it was obtained; the error of a failed attempt by MQTT is appended to `mqtt_errors`."""
         if self._channel.can_reach(mac) and (jpeg := await self._fetch_by_http_first(mac)):
             return jpeg, Source.HTTP
         if self._channel.can_reach(mac):
@@ -241,7 +241,7 @@ class CaptureService:
             ) from None
 
     async def _fetch_by_http_first(self, mac: Mac) -> bytes | None:
-        """The JPEG of a camera that gives pictures by HTTP only; None if MQTT is to be tried."""
+        """The JPEG, if HTTP is used first for the camera now; None if it is not, or on failure."""
         if self._clock.monotonic() >= self._http_first_until.get(mac, NEVER):
             return None
         try:
@@ -273,7 +273,7 @@ class CaptureService:
                 raise CaptureError(f"{command.failure} during the capture", is_camera_fault=False)
             is_small = sum(len(payload) for _, payload in messages) <= INLINE_PARSE_BYTES
             answers = _parse(messages) if is_small else await asyncio.to_thread(_parse, messages)
-        if command.is_void:  # a conflict was found while they were parsed
+        if command.is_void:  # an id conflict was found while the messages were parsed
             raise CaptureError(command.failure or "", is_camera_fault=False)
         for answer in answers:
             if command.is_foreign(answer.names, answer.request_id):

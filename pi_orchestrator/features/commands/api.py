@@ -43,8 +43,8 @@ class CommandResult(ApiModel):
 
 
 async def reboot(views: CameraViews, reboots: RebootService, actor: Actor, path: CameraPath) -> Message:
-    """Reboot a camera; answers when it has accepted. A camera that is `rebooting` already gets no second command."""
-    mac = views.find(path.id)
+    """Reboot a camera; responds once the camera has accepted. While it is `rebooting`, no second command is sent."""
+    mac = views.mac_of(path.id)
     await reboots.reboot(mac, actor=actor)
     return Message(message="the camera reboots")
 
@@ -59,7 +59,7 @@ async def command(
     body: CommandRequest,
 ) -> CommandResult:
     """Send a command and wait for the answer, by MQTT. Without MQTT, `ping` and `health_check` use HTTP."""
-    mac, action = views.find(path.id), Action(body.action)
+    mac, action = views.mac_of(path.id), Action(body.action)
     fields = {"resolution": body.resolution} if body.resolution else {}
     if action is Action.RESET:
         reboots.check_not_provisioning(mac)

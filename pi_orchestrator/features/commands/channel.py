@@ -1,9 +1,9 @@
 """Sends commands to cameras by MQTT and routes each answer to the pending command.
 
 The answer's topic has the request id, which is random for each command. Messages with an unknown id are dropped
-unparsed. No camera can answer for another: a sender name in the topic is checked here; who parses the payload checks
-the sender names and the request id in it with `PendingCommand.is_foreign`. While cameras share a topic, no command is
-sent to them, and those that are pending fail: either camera may have answered.
+unparsed. No camera can answer for another: a sender name in the topic is checked here; the caller that parses
+the payload checks the sender names and the request id in it with `PendingCommand.is_foreign`. While cameras share a
+topic, no command is sent to them, and their pending commands fail: either camera may have answered.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PUBLISH_S = 3.0
 class PendingCommand:
     """One command and its answer messages: wait for `arrived`, then read them from `received`.
 
-    `failure` is the reason if no more messages will arrive. `is_void`: another camera may have sent those that did.
+    `failure` is the reason if no more messages will arrive. `is_void`: another camera may have sent the messages.
     """
 
     def __init__(self, *, mac: Mac, budget: ByteBudget, is_other_camera: Callable[[str], bool]) -> None:
@@ -147,7 +147,7 @@ class CommandChannel:
         return device is None or device.state is Presence.OFFLINE
 
     def can_reach(self, mac: Mac) -> bool:
-        """Whether a command can be sent to a camera, and to no other one, by MQTT now."""
+        """Whether a command by MQTT would reach this camera now, and no other camera."""
         device = self._registry.get(mac)
         return self.refusal(mac) is None and (
             self._mqtt.connected
@@ -159,7 +159,7 @@ class CommandChannel:
 
     def refusal(self, mac: Mac) -> str | None:
         """Why a command by MQTT could reach another camera; None if it could not."""
-        return self._registry.names.blocks_commands(mac)
+        return self._registry.names.command_block_reason(mac)
 
     @property
     def pending(self) -> int:
@@ -205,8 +205,8 @@ class CommandChannel:
     def _is_other_camera(self, mac: Mac, name: str) -> bool:
         """Whether a sender name is not a name of this camera."""
         if self._registry.names.uses(mac, name):
-            return False  # whatever MAC it spells
-        sender = try_mac(name) or self._cache.find(name) or self._registry.find(name)
+            return False  # even if the name is the MAC of another camera
+        sender = try_mac(name) or self._cache.mac_of(name) or self._registry.mac_of(name)
         if sender:
             return sender != mac
         device = self._registry.get(mac)

@@ -88,7 +88,7 @@ def sender_names(fields: dict[str, Any]) -> tuple[str, ...]:
 
 
 def clean_answer(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an answer, safe to show: at most 32, with short texts, finite numbers, two levels."""
+    """The fields of an answer, safe to show: at most 32, with short texts and finite numbers, nested once at most."""
     return {
         name: value
         for name, raw in _first_fields(fields)
@@ -120,7 +120,7 @@ def command_payload(action: Action, request_id: str, **fields: str) -> bytes:
 
 
 BUDGET_RETRY_S = 30.0
-"""When a capture that was refused for lack of memory may be requested again: the longest duration of a capture."""
+"""Wait before a repeat of a capture that was refused for lack of memory: the longest duration of a capture."""
 BUDGET_BYTES = 64 * 1024 * 1024
 """Memory for unread messages and incomplete pictures: sixteen pictures of ordinary size, or eight of the largest."""
 

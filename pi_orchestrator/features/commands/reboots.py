@@ -1,4 +1,4 @@
-"""Reboots: sends the command by MQTT or HTTP, and watches until the camera is online again or a timeout ends.
+"""Reboots: sends the command by MQTT or HTTP, and watches until the camera is online again or a timeout is over.
 
 A reboot is finished when a message of the camera has an uptime that began after the command, or that is lower than
 before. Some firmware keeps its uptime over a reboot: it is also finished when the camera has left and opened a new MQTT
@@ -44,7 +44,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RebootOutcome:
-    """The result of a reboot; `error` is empty on success, and set if the result is unknown."""
+    """The result of a reboot; `error` is empty on success; an unknown result has an error too."""
 
     mac: Mac
     error: str = ""
@@ -52,7 +52,7 @@ class RebootOutcome:
 
 @dataclass(slots=True)
 class _Pending:
-    """An accepted reboot: when the command was sent, and the last uptime before with the time of its message."""
+    """An accepted reboot, requested at `since`; `uptime_s` is the last uptime before that, received at `uptime_at`."""
 
     since: float
     uptime_s: float | None = None
@@ -63,13 +63,13 @@ class RebootObserver(Protocol):
     """Gets the progress of reboots."""
 
     def reboot_requested(self, mac: Mac) -> None:
-        """A camera accepted a reboot."""
+        """Called when a camera has accepted a reboot."""
 
     def reboot_finished(self, mac: Mac) -> None:
-        """A camera is online again after a reboot, or the result cannot be known."""
+        """Called when a camera is online again after a reboot, or the result cannot be known."""
 
     def reboot_failed(self, mac: Mac, reason: str) -> None:
-        """A camera did not reboot, or is not online again."""
+        """Called when a camera did not reboot, or is not online again."""
 
 
 def _never(_mac: Mac) -> bool:
@@ -118,7 +118,7 @@ class RebootService:
 
     @contextmanager
     def expected_restart(self, mac: Mac) -> Iterator[None]:
-        """Request a restart in the block: it is no interruption, unless the block fails."""
+        """Context for the request of a restart: unless it fails, the restart does not count as an interruption."""
         self._registry.expect_restart(mac, self._clock.monotonic())
         try:
             yield
@@ -127,7 +127,7 @@ class RebootService:
             raise
 
     async def reboot(self, mac: Mac, *, actor: Actor) -> None:
-        """Reboot a camera; returns when it has accepted. No command is sent if it is already rebooting.
+        """Reboot a camera; return once the camera has accepted. No command is sent if it is already rebooting.
 
         CameraOfflineError, ConflictError while it is being provisioned, RebootError if it does not accept.
         """
@@ -168,34 +168,34 @@ class RebootService:
         return ended
 
     async def _reboot(self, mac: Mac, actor: Actor) -> None:
-        before, device = self._clock.monotonic(), self._registry.get(mac)
-        pending = _Pending(before)
+        started_at, device = self._clock.monotonic(), self._registry.get(mac)
+        pending = _Pending(started_at)
         if device and device.last_status and device.last_message_at is not None:
-            pending = _Pending(before, device.last_status.uptime_s, device.last_message_at)
+            pending = _Pending(started_at, device.last_status.uptime_s, device.last_message_at)
         with self.expected_restart(mac):
-            await self._send_restart(mac, before)
+            await self._send_restart(mac, started_at)
         self._pending[mac] = pending
         self.revision += 1
         self._observer.reboot_requested(mac)
         log.info("camera reboot requested", mac=mac, actor=actor.key_name)
         await self._record(mac, actor, event=CameraReboot(mac=mac, state="requested"))
 
-    async def _send_restart(self, mac: Mac, before: float) -> None:
+    async def _send_restart(self, mac: Mac, started_at: float) -> None:
         """Send the command; RebootError if the camera does not accept it by MQTT or HTTP."""
         self._commands.check_online(mac)
         is_reachable = self._commands.can_reach(mac)
-        error = await self._send_by_mqtt(mac, before) if is_reachable else self._commands.unreachable_reason(mac)
+        error = await self._send_by_mqtt(mac, started_at) if is_reachable else self._commands.unreachable_reason(mac)
         if error is not None:
             await self._send_by_http(mac, error)
 
-    async def _send_by_mqtt(self, mac: Mac, before: float) -> str | None:
+    async def _send_by_mqtt(self, mac: Mac, started_at: float) -> str | None:
         """None if the camera has accepted, else the error."""
         try:
             await self._commands.send_by_mqtt(mac, Action.RESTART)
         except (CommandError, MqttUnavailableError) as error:
             device = self._registry.get(mac)
             # Some firmware reboots without an answer.
-            return None if device and device.rebooting_since > before else error.message
+            return None if device and device.rebooting_since > started_at else error.message
         return None
 
     async def _send_by_http(self, mac: Mac, mqtt_error: str) -> None:
@@ -230,13 +230,13 @@ def _has_rebooted(device: Device, pending: _Pending) -> bool:
 
 
 def _has_returned(device: Device, pending: _Pending, uptime_s: float | None) -> bool:
-    """Whether a device has opened a new MQTT session after it left, or one whose uptime has not grown with the time."""
+    """Whether a device left and opened a new MQTT session, or its uptime in one does not contradict a reboot."""
     left_at, session_since = max(device.rebooting_since, device.mqtt_session_ended_at), device.mqtt_session_since
     if pending.since < left_at < session_since:
         return True
     if session_since <= pending.since + REBOOT_S:
         return False
-    # Half of the time allows for delayed messages.
+    # Without a reboot the uptime grows with the time; half of the time is enough, because messages may be delayed.
     return (
         uptime_s is None
         or pending.uptime_s is None

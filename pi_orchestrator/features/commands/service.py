@@ -29,7 +29,7 @@ WORKING_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class CommandAnswer:
-    """The answer of a camera, safe to show; `request_id` is that of the MQTT command, and a new one by HTTP."""
+    """The answer of a camera, safe to show; `request_id` is that of the MQTT command, or a new id for HTTP."""
 
     request_id: str
     answer: dict[str, Any]
@@ -62,7 +62,7 @@ class CommandService:
         self._channel.check_online(mac)
 
     async def send(self, mac: Mac, action: Action, **fields: str) -> CommandAnswer:
-        """Send a command by MQTT, or by HTTP if that is possible, and return the answer.
+        """Send a command by MQTT and return the answer; without MQTT, `ping` and `health_check` use HTTP.
 
         CameraOfflineError; CommandError if the camera refuses, does not answer or is not reachable;
         MqttUnavailableError if the command requires MQTT.

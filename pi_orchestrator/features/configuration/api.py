@@ -61,7 +61,7 @@ async def change(configuration: Configuration, path: ConfigKey, body: NewValue, 
     value = body.value.strip() if isinstance(body.value, str) else as_text(body.value)
     key = await configuration.set(path.key, value, actor=actor)
     masked = key.is_secret and value == MASK
-    outcome = "is unchanged: the value is its mask" if masked else "is set and in effect"
+    outcome = "is unchanged: the value sent is the mask of a secret" if masked else "is set and in effect"
     return ConfigResult(item=item(configuration, key), message=f"{key.path} {outcome}")
 
 

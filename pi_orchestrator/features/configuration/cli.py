@@ -1,4 +1,4 @@
-"""`check-config` and `show-config` work without a daemon; `config` reads and changes a running one."""
+"""`check-config` and `show-config` work without a daemon; `config` reads and changes the settings of a running one."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _add_verbs(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    getting = verbs.add_parser(
+    get_parser = verbs.add_parser(
         "get", help="show values and their origins", description="Show values and their origins. Secrets are masked."
     )
-    getting.add_argument("key", nargs="?", metavar="KEY", help="a setting (section.name) or a section; default: all")
-    getting.set_defaults(func=get)
-    setting = verbs.add_parser(
+    get_parser.add_argument("key", nargs="?", metavar="KEY", help="a setting (section.name) or a section; default: all")
+    get_parser.set_defaults(func=get)
+    set_parser = verbs.add_parser(
         "set",
         help="change a setting of the running daemon, kept over restarts",
         description="Change a setting. The value takes effect immediately and is kept over restarts until it is reset. "
         "Requires an admin API key.",
     )
-    setting.add_argument("key", metavar="KEY", help="section.name, e.g. cameras.idle_after_s")
-    setting.add_argument("value", metavar="VALUE", help="lists are comma-separated; - reads a secret from stdin")
-    setting.set_defaults(func=put)
-    resetting = verbs.add_parser(
+    set_parser.add_argument("key", metavar="KEY", help="section.name, e.g. cameras.idle_after_s")
+    set_parser.add_argument("value", metavar="VALUE", help="lists are comma-separated; - reads a secret from stdin")
+    set_parser.set_defaults(func=put)
+    reset_parser = verbs.add_parser(
         "reset", help="remove the override: the value from file, environment or default applies again"
     )
-    resetting.add_argument("key", metavar="KEY", help="section.name, e.g. cameras.idle_after_s")
-    resetting.set_defaults(func=reset)
-    for verb in (getting, setting, resetting):
+    reset_parser.add_argument("key", metavar="KEY", help="section.name, e.g. cameras.idle_after_s")
+    reset_parser.set_defaults(func=reset)
+    for verb in (get_parser, set_parser, reset_parser):
         add_client(verb)
 
 
@@ -95,7 +95,7 @@ def show_config(args: argparse.Namespace) -> int:
 
 
 def get(args: argparse.Namespace) -> int:
-    """Print settings; of a single setting only its value, for scripts."""
+    """Print a table of settings; for a single setting print only its value, so that scripts can read it."""
     sections = connect(args).get(BASE)["sections"]
     items = [item for section in sections for item in section["items"]]
     if args.key is not None:
@@ -108,7 +108,7 @@ def get(args: argparse.Namespace) -> int:
     elif items[0]["key"] == args.key:
         print(items[0]["value"])
     else:
-        print(table(("KEY", "FROM", "SET BY", "VALUE"), map(_row, items)))
+        print(table(("KEY", "FROM", "CHANGE WITH", "VALUE"), map(_row, items)))
     return 0
 
 
@@ -141,9 +141,9 @@ def _print_result(args: argparse.Namespace, data: dict[str, Any]) -> int:
 
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:
-    set_by = "config set" if item["editable"] else "file, restart"
+    change_with = "config set" if item["editable"] else "file and restart"
     note = " (after a restart)" if item["restart_needed"] else ""
-    return item["key"], item["origin"], set_by, item["value"] + note
+    return item["key"], item["origin"], change_with, item["value"] + note
 
 
 def _unknown(key: str) -> Exception:

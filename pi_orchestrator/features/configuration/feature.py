@@ -20,6 +20,6 @@ class ConfigurationFeature(Feature):
 
 
 def build(res: Resources) -> ConfigurationFeature:
-    """Build the service; the daemon calls `attach` on it later, because it applies the changes."""
+    """Build the service; the daemon, which applies the changes, attaches itself with `attach` later."""
     service = Configuration(loaded=res.loaded, state_dir=res.state_dir, database=res.database, health=res.health)
     return ConfigurationFeature(service=service, provides=(service,))

@@ -9,7 +9,7 @@ from pi_orchestrator.features.configuration import api as config
 from pi_orchestrator.http.route import PLAIN, table
 
 CONFIG = "/api/v1/config"
-OLD = "/api/dashboard/config"
+DASHBOARD_CONFIG = "/api/dashboard/config"
 _ITEM = {
     "key": "cameras.idle_after_s",
     "value": "60",
@@ -59,7 +59,7 @@ ROUTES: tuple[Route, ...] = table(
     ),
     Route(
         "GET",
-        OLD,
+        DASHBOARD_CONFIG,
         config.show_bare,
         "config",
         "Configuration, for old dashboards",
@@ -70,7 +70,7 @@ ROUTES: tuple[Route, ...] = table(
     ),
     Route(
         "PUT",
-        f"{OLD}/{{key}}",
+        f"{DASHBOARD_CONFIG}/{{key}}",
         config.change_bare,
         "config",
         "Change a setting, for old dashboards",
@@ -84,7 +84,7 @@ ROUTES: tuple[Route, ...] = table(
     ),
     Route(
         "POST",
-        f"{OLD}/{{key}}/reset",
+        f"{DASHBOARD_CONFIG}/{{key}}/reset",
         config.reset_bare,
         "config",
         "Reset a setting, for old dashboards",

@@ -2,7 +2,8 @@
 
 A change is validated with all other settings, written to the override file, applied to the running parts, and recorded
 with its event in one transaction. If a step fails, the file and the running parts are restored. A reset returns to the
-value that was last loaded below the override. Only a reload (SIGHUP) or a restart reads the configuration file again.
+value of the layers below the overrides as they were last loaded. Only a reload (SIGHUP) or a restart reads the
+configuration file again.
 """
 
 from __future__ import annotations
@@ -81,12 +82,12 @@ class Configuration:
         """The layer that a value comes from, as one word; only `show-config` shows file names."""
         return self.loaded.origins.get(path, "default").split()[0]
 
-    def restart_needed(self, path: str) -> bool:
-        """Whether the last loaded value takes effect only after a restart."""
+    def is_restart_pending(self, path: str) -> bool:
+        """Whether the value was changed since the start of the daemon and takes effect only after a restart."""
         is_changed = value_at(self._started_with, path) != value_at(self.loaded.settings, path)
         return is_changed and path not in self._reloadable
 
-    def precondition_error(self, key: Key) -> str | None:
+    def read_only_reason(self, key: Key) -> str | None:
         """Why a key cannot be set while the daemon runs, and how to change it instead; None if it can be set."""
         if self.origin(key.path) == "flag":
             return "it is set by a command-line flag of the daemon: change the flag and restart"
@@ -120,11 +121,11 @@ class Configuration:
             if problems:
                 raise SettingsError(problems)
             changed = changed_paths(self.loaded.settings, loaded.settings)
-            restart_needed = self._attached.apply(loaded.settings)
+            pending_restart = self._attached.apply(loaded.settings)
             self.loaded = loaded
             report(self._health, loaded)
         log_warnings(loaded)
-        log.info("configuration reloaded", changed=changed, restart_needed=restart_needed)
+        log.info("configuration reloaded", changed=changed, restart_needed=pending_restart)
 
     # Steps.
 
@@ -141,7 +142,7 @@ class Configuration:
         return loaded if loaded.overrides.file == file else apply_overrides(loaded.layers, override_file.read(file))
 
     async def _set(self, key: Key, text: str, actor: Actor) -> None:
-        if reason := self.precondition_error(key):
+        if reason := self.read_only_reason(key):
             raise ConflictError(f"{key.path} cannot be set while the daemon runs", details=reason)
         if key.is_secret and text == MASK:
             await self._record(key, actor)
@@ -226,7 +227,7 @@ class Configuration:
 
 
 def report(health: Health, loaded: Loaded, *more: str) -> None:
-    """Report overrides that are not in effect and `more` problems; without any, only clear an earlier report."""
+    """Report overrides that are not in effect, and `more` problems; if there are none, clear an earlier report."""
     problems = [*loaded.ignored.values(), *more]
     if problems:
         health.add(OVERRIDES)

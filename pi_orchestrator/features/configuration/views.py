@@ -23,8 +23,9 @@ class ConfigLimits(ApiModel):
 class ConfigItem(ApiModel):
     """A setting; `value` is the configured value. Secrets are masked, lists are comma-separated.
 
-    An `editable` setting can be changed while the daemon runs and takes effect immediately. With `restart_needed` the
-    value takes effect after a restart.
+    An `editable` setting can be changed while the daemon runs and takes effect immediately. `restart_needed`: the value
+    was changed, but takes effect only after a restart. `origin` is the layer that the value comes from; `program` means
+    a program that starts the daemon with its own settings, such as the demo.
     """
 
     key: str
@@ -64,7 +65,7 @@ def sections(configuration: Configuration) -> list[ConfigSection]:
 
 
 def item(configuration: Configuration, key: Key) -> ConfigItem:
-    """The current value of a key, and what limits it."""
+    """The setting of a key: its configured value, limits and origin."""
     value = as_text(value_at(configuration.loaded.settings, key.path))
     return ConfigItem(
         key=key.path,
@@ -73,8 +74,8 @@ def item(configuration: Configuration, key: Key) -> ConfigItem:
         type=key.kind,
         description=key.description,
         required=key.required,
-        editable=configuration.precondition_error(key) is None,
+        editable=configuration.read_only_reason(key) is None,
         validation=ConfigLimits(options=[*key.options] or None, min=key.low, max=key.high, pattern=key.pattern),
         origin=configuration.origin(key.path),
-        restart_needed=configuration.restart_needed(key.path),
+        restart_needed=configuration.is_restart_pending(key.path),
     )

@@ -45,12 +45,12 @@ ContainerId = Annotated[
 Position = Annotated[
     int, BeforeValidator(parse_position), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 4})
 ]
-_LABEL = "display name; control characters are removed, empty or null is no label"
-_DESCRIPTION = "a note for operators; control characters are removed, empty or null is none"
+_LABEL = "display name; control characters are removed, empty or null means no label"
+_DESCRIPTION = "a note for operators; control characters are removed, empty or null means no description"
 
 
 class PlacedCamera(ApiModel):
-    """A camera on its position."""
+    """A camera in a container, with its position."""
 
     device_id: str
     mac_address: str
@@ -61,7 +61,7 @@ class PlacedCamera(ApiModel):
 
 
 class ContainerView(ApiModel):
-    """A container and its cameras; `online_count` is the current value."""
+    """A container and its cameras; `online_count` is the number of them that are online now."""
 
     id: str
     label: str | None = None
@@ -177,9 +177,9 @@ async def assign(
 ) -> Assignment:
     """Assign a camera to a position; a camera that was seen but is not registered is registered first.
 
-    409 `POSITION_OCCUPIED` if the position is occupied, `CAMERA_ALREADY_ASSIGNED` if the camera is assigned to another.
+    409 `POSITION_OCCUPIED` if the position is occupied, `CAMERA_ALREADY_ASSIGNED` if the camera has another position.
     """
-    camera = await pairing.pair(views.find(body.device_id), path.id, body.position, actor)
+    camera = await pairing.pair(views.mac_of(body.device_id), path.id, body.position, actor)
     return Assignment(
         container_id=path.id,
         device_id=camera.device_id,
@@ -190,7 +190,7 @@ async def assign(
 
 
 async def unassign(service: ContainerService, views: CameraViews, path: PlacePath, actor: Actor) -> Unassigned:
-    """Remove a camera from a container; it stays registered. Same answer if it was not assigned to it."""
+    """Remove a camera from a container; it stays registered. The answer is the same if it was not in the container."""
     views.check_unambiguous(path.device_id)
     camera = await service.unassign(path.id, path.device_id, actor)
     return Unassigned(

@@ -118,15 +118,15 @@ def assign(args: argparse.Namespace) -> int:
 def remove(args: argparse.Namespace) -> int:
     """Remove a camera from a container."""
     client = connect(args)
-    answer = client.delete(api_path("containers", find(client, args.container), "cameras", args.camera))
+    answer = client.delete(api_path("containers", find_id(client, args.container), "cameras", args.camera))
     return print_result(args, answer, f"{answer['message']}.")
 
 
 def _path(client: Client, name: str) -> str:
-    return api_path("containers", find(client, name))
+    return api_path("containers", find_id(client, name))
 
 
-def find(client: Client, name: str) -> str:
+def find_id(client: Client, name: str) -> str:
     """The id of the container with this id, else with this label; NotFoundError if none or several match."""
     containers = client.get(BASE)["containers"]
     ids = [container["id"] for container in containers if container["id"] == name]

@@ -58,7 +58,7 @@ def add_verbs(verbs: Subparsers) -> None:
 def pair(args: argparse.Namespace) -> int:
     """Register a camera and assign it to a container."""
     client = connect(args)
-    body = {"mac": args.mac, "container_id": containers.find(client, args.container), "position": args.position}
+    body = {"mac": args.mac, "container_id": containers.find_id(client, args.container), "position": args.position}
     camera = client.post(f"{ESPCAM}/pair", {name: value for name, value in body.items() if value is not None})
     return print_result(
         args, camera, f"{camera['mac_address']} is in {camera['container_id']} on position {camera['position']}."

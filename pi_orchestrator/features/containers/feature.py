@@ -28,7 +28,7 @@ class Containers(Feature):
 
 
 def build(res: Resources, *, devices: Devices, cameras: Cameras, target: Callable[[], str]) -> Containers:
-    """Build the services; `target` is the container that auto-onboarding pairs to."""
+    """Build the services; `target` returns the id of the container that auto-onboarding pairs to."""
     service = ContainerService(database=res.database, cache=cameras.cache, target=target)
     pairing = PairingService(
         database=res.database,

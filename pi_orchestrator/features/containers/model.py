@@ -1,4 +1,7 @@
-"""Containers: four positions each, assigned in ascending order."""
+"""Containers: four positions each, assigned in ascending order.
+
+If the target container of auto-onboarding is full, its overflow containers are used: numbered copies, from 2 on.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +52,12 @@ def parse_position(value: object) -> int:
 
 def parse_label(value: object) -> str | None:
     """A label of up to 100 characters, or None if empty; FieldError for other values."""
-    return parse_text(value, what="a label", max_chars=MAX_LABEL_CHARS)
+    return parse_text(value, field="a label", max_chars=MAX_LABEL_CHARS)
 
 
 def parse_container_description(value: object) -> str | None:
     """A description of up to 500 characters, or None if empty; FieldError for other values."""
-    return parse_text(value, what="a description", max_chars=MAX_DESCRIPTION_CHARS)
+    return parse_text(value, field="a description", max_chars=MAX_DESCRIPTION_CHARS)
 
 
 def lowest_free(occupied: Iterable[int]) -> int | None:

@@ -25,7 +25,7 @@ from pi_orchestrator.storage.database import Database, Tx
 
 
 class PairingService:
-    """Pair and replace, each in one transaction; `target` is the auto-onboarding container."""
+    """Pair and replace, each in one transaction; `target` returns the id of the auto-onboarding container."""
 
     def __init__(
         self,
@@ -113,12 +113,12 @@ class PairingService:
         return await self._cameras.publish(tx, CameraReplaced, camera, actor, replaces=before.mac)
 
     def _check_may_move(self, camera: Camera) -> None:
-        """ConflictError if an operator assigned the new camera; a position from auto-onboarding may be given up."""
+        """ConflictError if an operator has assigned the new camera; if auto-onboarding has assigned it, it may move."""
         if camera.container_id and not is_of_target(camera.container_id, self._target()):
             raise _already_assigned(camera, "if it is the new camera, remove it from that container first")
 
     async def _choose_position(self, tx: Tx, container: Container, position: int | None) -> int:
-        """The requested position if it is free, for None the first free one; ConflictError otherwise."""
+        """The position, or for None the first free one; ConflictError if it is occupied or the container is full."""
         occupied = await camera_store.occupants(tx, container.id)
         if position is None:
             position = lowest_free(occupied)

@@ -87,7 +87,7 @@ async def pair(pairing: PairingService, body: Pairing, actor: Actor) -> CameraRe
 async def unpair(camera_service: CameraService, path: MacPath, actor: Actor) -> DismissedCamera:
     """Unregister a camera and delete its name and position; auto-onboarding does not register it again.
 
-    Pairing or provisioning registers it again. After its dismissal is lifted, auto-onboarding may do so too.
+    Pairing or provisioning registers it again. After its exclusion is removed, auto-onboarding may do so too.
     """
     return _dismissed(await camera_service.unpair(path.mac, actor))
 
@@ -109,7 +109,7 @@ async def list_dismissed(excluded: ExcludedCameras) -> DismissedList:
 
 
 async def lift(camera_service: CameraService, path: MacPath, actor: Actor) -> None:
-    """Allow auto-onboarding of a camera again. 204 also when it was not excluded."""
+    """Remove the exclusion of a camera: auto-onboarding may register it again. 204 also when it was not excluded."""
     await camera_service.lift(path.mac, actor)
 
 

@@ -28,7 +28,7 @@ REPEAT_S = 30.0
 
 
 class ContainerService:
-    """Create, change and delete containers, and unassign cameras; `target` is the auto-onboarding container."""
+    """Commands for containers and their cameras; `target` returns the id of the auto-onboarding container."""
 
     def __init__(self, *, database: Database, cache: CameraCache, target: Callable[[], str]) -> None:
         self._database = database
@@ -99,7 +99,7 @@ class ContainerService:
 
     async def unassign(self, container_id: str, name: str, actor: Actor) -> Camera:
         """Remove a camera from a container; it stays registered."""
-        mac = self._cache.find(name)
+        mac = self._cache.mac_of(name)
 
         async def job(tx: Tx) -> Camera:
             require_container(await store.find(tx, container_id), container_id)
@@ -111,11 +111,11 @@ class ContainerService:
             if not is_in_container:
                 return camera
             await camera_store.unassign(tx, camera.mac)
-            without = replace(camera, container_id=None, position=None, paired_at=None)
-            tx.after_commit(lambda: self._cache.put(without))
+            unassigned = replace(camera, container_id=None, position=None, paired_at=None)
+            tx.after_commit(lambda: self._cache.put(unassigned))
             # The event has the container and position that the camera leaves.
             await event_store.append(tx, camera_event(CameraUnassigned, camera, actor))
-            return without
+            return unassigned
 
         return await self._database.write(job)
 

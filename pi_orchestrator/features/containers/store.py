@@ -117,8 +117,8 @@ async def next_overflow(tx: Tx, target_id: str, target_label: str) -> tuple[str,
         number += 1
 
 
-async def free_position_or_none(tx: Tx, container_id: str) -> int | None:
-    """The lowest free position; None if the container does not exist or is full."""
+async def free_position_if_exists(tx: Tx, container_id: str) -> int | None:
+    """The lowest free position, or None if the container does not exist or is full."""
     return await free_position(tx, container_id) if await find(tx, container_id) else None
 
 

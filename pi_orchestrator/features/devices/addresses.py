@@ -1,8 +1,8 @@
 """Which device answers for which address: claimants, conflicts, moves, and the addresses to be probed.
 
-Only a probe resolves a contradiction. Another MAC at a recorded address, or a recorded MAC at another address, requests
-a probe of the addresses concerned. `resolve_probe` applies the answers: the device moved, it has several addresses, or
-there is a conflict. A contested address belongs to no device until only one answers for it.
+Only a probe resolves a contradiction. A new MAC at a known address, or a known MAC at a new address, requests a probe
+of the addresses concerned. `resolve_probe` applies the answers: the device moved, it has several addresses, or there
+is a conflict. A contested address belongs to no device until only one answers for it.
 
 Pure: time is monotonic seconds, passed in.
 """
@@ -24,14 +24,18 @@ MAX_PROBE_REQUESTS = 1024
 MAX_CLAIMANTS = 8
 ALTERNATIONS = 3
 ALTERNATE_WITHIN_S = 300.0
-"""ALTERNATIONS swaps of one address within this time are a conflict, not a series of moves."""
+"""If an address changes its device ALTERNATIONS times within this time, that is a conflict, not a series of moves."""
 ADDRESS_KEPT_S = 600.0
 """An address is dropped when its last answer is this much older than its device's latest answer."""
 
 
 @dataclass(slots=True)
 class _Claimants:
-    """Answers for one address: MAC → time. `contested` holds the MACs in conflict, `swaps` which MACs lost it when."""
+    """The devices that answer for one address.
+
+    `answered`: MAC → time of its last answer. `contested`: the MACs in conflict. `swaps`: each time at which other
+    devices took the address over, with the MACs that lost it.
+    """
 
     answered: dict[Mac, float] = field(default_factory=dict)
     contested: frozenset[Mac] = frozenset()
@@ -70,7 +74,7 @@ class AddressTable:
         return next(iter(entry.answered.items()))
 
     def address_of(self, mac: Mac) -> IPv4Address | None:
-        """The proven address of a device; None while it is contested."""
+        """The proven address of a device; None if there is none or it is contested."""
         device = self._devices.get(mac)
         if device is None or device.address is None:
             return None
@@ -128,7 +132,7 @@ class AddressTable:
     # Changes.
 
     def bind(self, device: Device, address: IPv4Address, *, at: float, now: float) -> None:
-        """Record that a device answered for an address `at`, as reported `now`."""
+        """Record that a device answered for an address at the time `at`, which was reported at the time `now`."""
         self._proved[device.mac] = now
         if address not in device.addresses:
             if len(device.addresses) >= MAX_ADDRESSES:
@@ -218,6 +222,6 @@ class AddressTable:
 
 
 def _with_alternating(entry: _Claimants, answered: frozenset[Mac], now: float) -> frozenset[Mac]:
-    """The devices that answered, and those that alternate with them, as the kernel reports one at a time."""
+    """The devices that answered, and those that alternate with them: the kernel reports only one at a time."""
     recent = [macs for at, macs in entry.swaps if now - at < ALTERNATE_WITHIN_S]
     return answered.union(*recent) if len(recent) >= ALTERNATIONS else answered

@@ -22,9 +22,9 @@ def best_address(
     """The address of a device, dotted; None if it has no address.
 
     First the address that it has proved to hold and that no other device answers for, then the one that it claims,
-    then the `recorded` one. The claimed address counts with `live_only` only if a live message was received, with
-    `within` only inside this network, and with `not_held_by_other` only if no other device answers for it. An address
-    that is not proved must be verified before anything is sent to it.
+    then the `recorded` one. Conditions for the claimed address: `live_only`: a live message was received; `within`: it
+    is inside this network; `not_held_by_other`: no other device answers for it. An address that is not proved must be
+    verified before anything is sent to it.
     """
     proven = registry.address_of(mac)
     if proven:

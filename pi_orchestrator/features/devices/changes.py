@@ -60,9 +60,9 @@ class ChangeLog:
         return len(self._changes)
 
     def add(self, change: Change) -> None:
-        """Append a change. While there are MAX_CHANGES, changes of unregistered devices are dropped.
+        """Append a change. While MAX_CHANGES or more are stored, changes of unregistered devices are dropped.
 
-        Beyond twice that, it replaces the oldest change.
+        While twice as many are stored, each appended change replaces the oldest one.
         """
         self.counts[change.kind] += 1
         if len(self._changes) < MAX_CHANGES or any(mac in self._registered for mac in (change.mac, *change.macs)):

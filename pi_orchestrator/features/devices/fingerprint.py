@@ -1,7 +1,7 @@
 """How a device answers, apart from its MAC: a device that has copied the MAC of a camera may answer differently.
 
-This is a hint, not a proof: a device that has received the camera's answers can copy them too. A firmware version is
-not a part, because updates change it.
+This is a hint, not a proof: a device that has received the camera's answers can copy them too. The firmware version is
+left out, because updates change it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VERSION = re.compile(
     """,
     re.ASCII | re.IGNORECASE | re.VERBOSE,
 )
-"""The first version, date or build id; a number within a word, as in ESP32, is none."""
+"""Matches the first version, date or build id, but no number within a word, as in ESP32."""
 _LABELS = {
     "server": "HTTP server",
     "headers": "HTTP headers",
@@ -44,7 +44,7 @@ _VARYING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class FingerprintChange:
-    """A part of a fingerprint: its name, its value when the device was first seen, and now."""
+    """A changed part of a fingerprint: its name, its value when the device was first seen, and its value now."""
 
     part: str
     first: str
@@ -52,7 +52,7 @@ class FingerprintChange:
 
     @property
     def text(self) -> str:
-        """The change for people."""
+        """The change as a text for people."""
         if self.part != "headers":
             return f"{_LABELS[self.part]} {self.first or 'none'!r}, now {self.now or 'none'!r}"
         before, after = set(self.first.split()), set(self.now.split())
@@ -64,8 +64,8 @@ class FingerprintChange:
 class Fingerprint:
     """Each part is None while it is unknown, and empty if the device does not send it.
 
-    `server` and `headers`: the product name in the `Server` header of `GET /status`, and the names of its headers.
-    `topic` and `device_id`: of its MQTT status. `http_device_id`: in `/status`; firmware may send another one there.
+    From the answer to `GET /status`: `server` (product name in the `Server` header), `headers` (names of its headers)
+    and `http_device_id`. From the MQTT status: `topic` and `device_id`. A firmware may use a different id in each.
     """
 
     server: str | None = None
@@ -80,7 +80,7 @@ class Fingerprint:
         return Fingerprint(**(asdict(other) | mine))
 
     def changes(self, now: Fingerprint) -> tuple[FingerprintChange, ...]:
-        """The known parts that differ `now`."""
+        """The parts that are known in both fingerprints and differ between this one and `now`."""
         pairs = ((part.name, getattr(self, part.name), getattr(now, part.name)) for part in fields(self))
         return tuple(
             FingerprintChange(part, first, value)
@@ -93,7 +93,7 @@ UNKNOWN = Fingerprint()
 
 
 def changes_id(changes: Iterable[FingerprintChange]) -> str:
-    """Id of these changes, 16 hex digits: an operator confirms the changes that were shown, not later ones."""
+    """Id of these changes, 16 hex digits; with it, an operator confirms the changes that were shown, not later ones."""
     parts = json.dumps([asdict(change) for change in changes])
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
@@ -107,6 +107,6 @@ def server_name(header: str) -> str:
 
 
 def header_names(names: Iterable[str]) -> str:
-    """The set of header names as text: lower case, sorted, without those that vary with the same firmware."""
+    """The set of header names as text: lower case, sorted, without those that vary although the firmware does not."""
     found = sorted({name.lower() for name in names} - _VARYING)
     return clean_text(" ".join(found), max_chars=MAX_CHARS) or ""

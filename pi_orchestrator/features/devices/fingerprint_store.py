@@ -16,7 +16,7 @@ Run = Callable[[str, Params], Awaitable[list[Row]]]
 
 
 async def compare(run: Run, mac: Mac, seen: Fingerprint) -> tuple[FingerprintChange, ...]:
-    """What has changed since the device was first seen, if it answers as `seen` now."""
+    """What has changed since the device was first seen, given that it now answers as `seen`; stores nothing."""
     rows = await run("SELECT first, latest FROM fingerprints WHERE mac = ?", (mac,))
     return _decode(rows[0]["first"]).changes(seen.completed(_decode(rows[0]["latest"]))) if rows else ()
 
@@ -31,9 +31,9 @@ async def remember(tx: Tx, mac: Mac, seen: Fingerprint) -> tuple[FingerprintChan
                 (mac, _encode(seen), _encode(seen), rfc3339(tx.stamp.at)),
             )
         return ()
-    before = _decode(rows[0]["first"]), _decode(rows[0]["latest"])
-    first, latest = before[0].completed(seen), seen.completed(before[1])
-    if (first, latest) != before:
+    old_first, old_latest = _decode(rows[0]["first"]), _decode(rows[0]["latest"])
+    first, latest = old_first.completed(seen), seen.completed(old_latest)
+    if (first, latest) != (old_first, old_latest):
         await tx.run(
             "UPDATE fingerprints SET first = ?, latest = ? WHERE mac = ?", (_encode(first), _encode(latest), mac)
         )
@@ -41,12 +41,15 @@ async def remember(tx: Tx, mac: Mac, seen: Fingerprint) -> tuple[FingerprintChan
 
 
 async def accept(tx: Tx, mac: Mac) -> None:
-    """Take how a device answers now for how it was first seen."""
+    """Accept the changes of a device: later answers are compared with its latest one instead of the first."""
     await tx.run("UPDATE fingerprints SET first = latest WHERE mac = ?", (mac,))
 
 
 async def forget_unused(tx: Tx) -> None:
-    """Delete those of devices that are no cameras, not on the allowlist and in no session: anyone can invent MACs."""
+    """Delete the fingerprints of MACs that are not registered, not on the allowlist and in no session.
+
+    Anyone can invent MACs, so these would fill the table.
+    """
     await tx.run(
         "DELETE FROM fingerprints WHERE mac NOT IN (SELECT mac FROM cameras)"
         " AND mac NOT IN (SELECT mac FROM allowlist) AND mac NOT IN (SELECT mac FROM session_devices)"
@@ -54,7 +57,7 @@ async def forget_unused(tx: Tx) -> None:
 
 
 def changes_of(first: str | None, latest: str | None) -> tuple[FingerprintChange, ...]:
-    """What has changed, from the two columns; empty for a device without a row."""
+    """The changes from the column `first` to the column `latest`; empty if the device has no row (both None)."""
     return _decode(first).changes(_decode(latest)) if first and latest else ()
 
 

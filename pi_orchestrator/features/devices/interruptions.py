@@ -1,8 +1,8 @@
 """Interruptions of one device: restarts, lost MQTT sessions, and times that it went offline; whether it is unstable.
 
 Pure; times are monotonic seconds, passed in. A camera that restarts again and again may be seen by ARP all the time, so
-a restart is recorded even if the device never went offline. If it did, offline and restart are one interruption:
-`confirm_restart` replaces the OFFLINE entry.
+a restart is recorded even if the device never went offline. If it did go offline, this and the restart are one
+interruption: `confirm_restart` replaces the OFFLINE entry.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LIMIT = 4
 WITHIN_S = 600.0
 """A device with LIMIT interruptions within this time is unstable."""
 SETTLED_AFTER_S = 300.0
-"""It is stable again after this time without an interruption."""
+"""An unstable device is stable again after this time without an interruption."""
 MINUTE_S = 60.0
 MAX_KEPT = 100
 
@@ -30,7 +30,10 @@ class Interruption(StrEnum):
 
 @dataclass(slots=True)
 class Interruptions:
-    """The interruptions within WITHIN_S before the newest one, at most MAX_KEPT; `restarts`: of all time."""
+    """The interruptions within WITHIN_S before the newest one, at most MAX_KEPT.
+
+    `restarts` counts all restarts, also those that are no longer kept.
+    """
 
     is_unstable: bool = False
     restarts: int = 0
@@ -61,7 +64,7 @@ class Interruptions:
         return True
 
     def next_change_at(self, now: float) -> float:
-        """When `is_unstable` or `summary` of an unstable device next changes with time; infinite for a stable one."""
+        """When `is_unstable` or `summary` next changes without a new interruption; infinite for a stable device."""
         if not self.is_unstable:
             return float("inf")
         expiries = (at + MINUTE_S for at, _ in self._entries if at + MINUTE_S > now)
@@ -73,7 +76,7 @@ class Interruptions:
         return f"{_described(counts)} in the last {period}" if counts else ""
 
     def count(self, now: float) -> int:
-        """How many interruptions `summary` speaks of."""
+        """The number of interruptions that `summary` counts."""
         return self._recent(now)[0].total()
 
     @property

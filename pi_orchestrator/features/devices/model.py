@@ -3,8 +3,8 @@
 Time is monotonic seconds, passed in. The rules:
 
 * A retained message is a claim about the past and proves nothing.
-* A last will ends an MQTT session; the device may still be present. It may also belong to a session that a newer one
-  has already replaced, and then changes nothing.
+* A last will ends an MQTT session; the device may still be present. The last will of a session that a newer one has
+  already replaced changes nothing.
 * Any trusted source proves a device alive. No source proves it offline, because a sleeping camera does not answer.
 * Silence is measured, never assumed from one missed answer.
 * A device that restarts, loses its MQTT session or goes offline again and again is published as flapping, also while
@@ -31,14 +31,14 @@ REBOOT_S = 10.0
 RECENTLY_SEEN_S = 180.0
 """A last will does not put a device offline at once if a source other than MQTT proved it alive within this time."""
 LEAVING_S = 3.0
-"""How long such a device may take to answer a probe after its last will."""
+"""How long a device that is not put offline at once may take to answer a probe after its last will."""
 EXPECTED_RESTART_S = 60.0
-"""A restart within this time after its request is no interruption."""
+"""A restart is no interruption if it was requested at most this long before."""
 NEVER = float("-inf")
 
 
 class Presence(StrEnum):
-    """States of a device, derived from evidence only."""
+    """States of a device, derived from evidence only; `claimed`: known from a retained message alone."""
 
     CLAIMED = "claimed"
     ONLINE = "online"
@@ -80,7 +80,7 @@ _SPONTANEOUS = frozenset({Source.MQTT, Source.RECORD})
 
 @dataclass(slots=True)
 class Evidence:
-    """Reports of one source about a device: first, last, last proof of life, and the latest details."""
+    """Reports of one source about a device: times of the first, the last and the last proof of life; latest details."""
 
     source: Source
     first_at: float
@@ -108,14 +108,14 @@ class Evidence:
 class Device:
     """State of one MAC.
 
-    `last_status` is its last live message as received, `last_message_at` its time; `claims` is the same message,
-    completed from earlier ones of its MQTT session; before the first live one, they are a retained message.
-    `address` is the one that it answers for, `addresses` all of them with the time of the last answer. Evidence up to
-    `ignore_evidence_until` does not count. `error_count` counts the changes of `last_error` to another text.
-    `restart_expected_until`: until then, one restart is the requested one and no interruption.
-    `replaced_open_mqtt_session`: the present MQTT session began before an end of the earlier one was received.
-    `http_fingerprint`: how it has answered over HTTP. `revision` is raised by each change; `evaluated` and
-    `next_change_at` are for `expire` only.
+    `last_status`: the last live message as received; `last_message_at`: its time. `claims`: the same message, its
+    missing fields filled from earlier messages of the MQTT session; a retained message until a live one is received.
+    `addresses`: the addresses that the device answers for, each with the time of the last answer; `address`: the one
+    that is published. Evidence up to `ignore_evidence_until` does not count. `error_count`: how often `last_error`
+    changed to another text. `restart_expected_until`: until then, one restart counts as requested, not as an
+    interruption. `replaced_open_mqtt_session`: the present MQTT session began before the end of the earlier one was
+    received. `http_fingerprint`: how the device answered over HTTP. `revision` is raised by each change; `evaluated`
+    and `next_change_at` are for `expire` only.
     """
 
     mac: Mac
@@ -217,7 +217,7 @@ class Device:
             self._set_state(Presence.ONLINE, now)
 
     def forget_claims(self) -> None:
-        """Forget what came on another topic than the camera's own: it may be another client's."""
+        """Forget the claims from the earlier topic, after the topic has changed: they may be another client's."""
         self.claims = self.last_status = self.device_id = self.last_error = self.last_error_at = None
         self.error_count = 0
         self.revision += 1
@@ -270,7 +270,7 @@ class Device:
         return min((deadline for deadline in deadlines if deadline > now), default=float("inf"))
 
     def _by_evidence(self, windows: Windows, now: float) -> Presence | None:
-        """The state that the evidence supports; None if it changes nothing."""
+        """The state that the evidence supports; None if the state stays as it is."""
         is_present = is_idle = False
         for evidence in self.evidence.values():
             if evidence.alive_at <= self.ignore_evidence_until or (
@@ -311,7 +311,7 @@ class Device:
         return self.leaving_at is not None and (self.alive_at or NEVER) <= self.leaving_at
 
     def _resolve_leaving(self, now: float) -> None:
-        """LEAVING_S after a last will, ignore the evidence before it; a device seen since then stays."""
+        """LEAVING_S after a last will, ignore the evidence from before it, unless the device was seen since."""
         if self.leaving_at is None:
             return
         if not self.is_leaving:
@@ -332,6 +332,7 @@ class Device:
         return is_stale
 
     def _set_state(self, state: Presence, now: float) -> bool:
+        """Set the state; True if the published state changed."""
         before = self.shown
         if state is not self.state:
             if state is Presence.OFFLINE and self.state is not Presence.CLAIMED:
@@ -341,7 +342,10 @@ class Device:
         return self.shown is not before
 
     def _is_unseen_session(self, now: float) -> bool:
-        """Whether a last will ends a session that had no message; LEAVING_S allows for a camera that sends it twice."""
+        """Whether a last will, received now, ends a session of which no message was received.
+
+        A second one within LEAVING_S is taken for a repetition.
+        """
         is_ended = self.last_message_at is not None and not self.in_mqtt_session
         return is_ended and now - self.mqtt_session_ended_at >= LEAVING_S
 
@@ -353,7 +357,8 @@ class Device:
             self.restart_expected_until = NEVER
             return
         before, uptime_s = self.claims.uptime_s if self.claims else None, status.uptime_s
-        # After a lost connection, the uptime has grown with the time. Half of it allows for delayed messages.
+        # If only the connection was lost, the uptime has grown by the time that has passed since the last message.
+        # Half of that time is enough, because messages may be delayed.
         is_same_boot = (
             before is not None and uptime_s is not None and uptime_s - before >= (now - self.last_message_at) / 2
         )

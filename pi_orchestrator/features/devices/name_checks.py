@@ -1,4 +1,4 @@
-"""Which cameras are to be checked for their device id, and how often a conflict of names is reported.
+"""The cameras whose device id is to be read by HTTP, and how often a conflict of names is reported.
 
 Bounded: any client can invent MACs and names, so registered cameras are checked first and have limits of their own.
 Time is monotonic seconds, passed in.
@@ -55,7 +55,10 @@ class CheckQueue:
 
 
 class ReportLimit:
-    """One report per REPEAT_S of each conflict; at most MAX_CHECKS conflicts without a registered camera are stored."""
+    """Allows one report of each conflict per REPEAT_S; stores at most MAX_CHECKS conflicts without a registered camera.
+
+    A registered camera has two limits: one for conflicts about its MAC, one for those about any other name.
+    """
 
     def __init__(self) -> None:
         self._of_unknown: BoundedDict[str, float] = BoundedDict(MAX_CHECKS)
@@ -75,6 +78,6 @@ class ReportLimit:
         return True
 
     def drop(self, mac: Mac) -> None:
-        """Forget a camera."""
+        """Forget the reports about a registered camera."""
         for is_own in (False, True):
             self._of_cameras.pop((mac, is_own), None)

@@ -1,8 +1,8 @@
 """Which MAC publishes on which status topic, and under which device id; known from live MQTT messages only.
 
 A MAC keeps the topic that it established, in one spelling, until its MQTT session ends or it is silent, or until the
-camera itself names the other one by HTTP (`confirm`). A message of the same MAC on a second topic is counted and not
-applied; while both topics have an id of this camera, no command must be sent. Two MACs under one id are a conflict;
+camera names the id of another topic by HTTP (`confirm`). A message of the same MAC on a second topic is counted and
+not applied; while both topics have an id of this camera, no command must be sent. Two MACs under one id are a conflict;
 while they share a topic, a command reaches both, so no command must be sent.
 
 Bounded: a few names and topics per device of the registry. Pure: time is monotonic seconds, passed in.
@@ -19,19 +19,21 @@ from pi_orchestrator.features.devices.publishers import IdConflict, Publisher, R
 from pi_orchestrator.features.devices.status_message import Announced, Status, topic_id
 
 MAX_SHARERS = 8
-"""MACs that are stored for one name."""
+"""Limit of the MACs that are stored for one name."""
 MAX_RIVALS = 4
-"""Second topics that are stored for one MAC."""
+"""Limit of the second topics that are stored for one MAC."""
 
 
 class NameTable:
-    """The publishers by MAC and by name. `receive` decides of every live message whether it is applied."""
+    """The publishers by MAC and by name. `receive` decides for every live message whether it is to be applied."""
 
     def __init__(self, *, changes: ChangeLog, registered: Container[Mac]) -> None:
         self._changes = changes
         self._registered = registered
         self._publishers: dict[Mac, Publisher] = {}
+        # The MACs that use a name; often only one.
         self._sharers: dict[str, dict[Mac, None]] = {}
+        # Names with several MACs and MACs with several topics: the conflict as it was reported, None until then.
         self._shared: dict[str, IdConflict | None] = {}
         self._contested: dict[Mac, IdConflict | None] = {}
         self._reports = ReportLimit()
@@ -39,7 +41,10 @@ class NameTable:
         self.on_conflict: Callable[[], None] | None = None
         """Called when a conflict is found; set by the sender of commands."""
         self.may_be_shared: Callable[[Mac, str], bool] = lambda _mac, _name: False
-        """Whether a registered camera that has not published yet may use the name of this MAC; set by the record."""
+        """Whether another registered camera, which has not published yet, may use this name of this MAC.
+
+        Set by `cameras/topic_check.py`.
+        """
         self.revision = 0
 
     # Queries.
@@ -50,7 +55,7 @@ class NameTable:
         return publisher.topic if publisher else None
 
     def settled_topic(self, mac: Mac) -> str | None:
-        """The status topic of a MAC, to be recorded; None while it is not without doubt the camera's."""
+        """The status topic of a MAC if it is known to be the camera's own, so that it can be recorded; else None."""
         publisher = self._publishers.get(mac)
         return publisher.topic if publisher and (publisher.is_known or publisher.is_sole_publisher) else None
 
@@ -59,7 +64,7 @@ class NameTable:
         key, name = topic_key(topic, topic_id)
         return [mac for mac in self._sharers.get(name, ()) if self._publishers[mac].key == key]
 
-    def find(self, name: str) -> Mac | None:
+    def sole_user(self, name: str) -> Mac | None:
         """The only MAC that uses a name; None if none or several do."""
         macs = self._sharers.get(try_mac(name) or name, {})
         return next(iter(macs)) if len(macs) == 1 else None
@@ -101,11 +106,11 @@ class NameTable:
         found = [self._id_conflict(name) for name in publisher.names if name in self._shared]
         return [*found, self._topic_conflict(mac)] if mac in self._contested else found
 
-    def blocks_commands(self, mac: Mac) -> str | None:
-        """Why a command by MQTT could reach another camera; None if it could not.
+    def command_block_reason(self, mac: Mac) -> str | None:
+        """Why an MQTT command to this MAC must not be sent, as it could reach another camera; None if it may be sent.
 
-        Other MACs publish on the same topic, the MAC publishes on two and nothing shows which one is the camera's, or a
-        registered camera publishes on one that nothing shows to be its own and no other's.
+        One of three: other MACs publish on the same topic; the MAC publishes on two topics and it is not known which
+        is the camera's own; a registered camera has not confirmed that its topic is its own and no other camera's.
         """
         publisher = self._publishers.get(mac)
         if publisher is None:
@@ -123,7 +128,7 @@ class NameTable:
     def _listeners(self, publisher: Publisher) -> list[Mac]:
         """The MACs that may get a command on the topic of a publisher.
 
-        An unregistered MAC does not count on a topic with the MAC of a registered camera: any client can invent it.
+        On a topic with the MAC of a registered camera, unregistered MACs do not count: any client can invent them.
         """
         is_own = publisher.name == publisher.mac and publisher.mac in self._registered
         return [
@@ -152,7 +157,7 @@ class NameTable:
         recorded_id: str | None = None,
         recorded_topic: str | None = None,
     ) -> bool:
-        """Take a live message of a MAC; whether it is applied: it came on the MAC's own topic.
+        """Store the topic and ids of a live message; True if it came on the MAC's own topic and is to be applied.
 
         `recorded_id` and `recorded_topic` are the device id and the established topic of the MAC in the record.
         """
@@ -174,14 +179,14 @@ class NameTable:
             old, publisher = publisher, self._establish(mac, status.topic, key, name, now)
             publisher.is_registered, publisher.recorded_id = recorded_id is not None, recorded_id
             if old is None and recorded_topic:
-                publisher.home = recorded_topic, topic_key(recorded_topic, topic_id(recorded_topic))[1]
+                publisher.settled = recorded_topic, topic_key(recorded_topic, topic_id(recorded_topic))[1]
             if old and old.is_open(now, silent_after_s):
                 self._keep_as_rival(publisher, old, now)
         publisher.last_at = now
         if publisher.is_registered and not (publisher.is_confirmed or publisher.is_sole_publisher):
             self._checks.request(publisher, now)
         publisher.ended_at = now if status.state is Announced.REBOOTING else None
-        if publisher.home is None and (publisher.is_known or publisher.is_sole_publisher):
+        if publisher.settled is None and (publisher.is_known or publisher.is_sole_publisher):
             publisher.settle()
         if not publisher.is_current or status.device_id not in (None, publisher.device_id):
             self._use_names(mac, publisher, status.device_id or publisher.device_id, now, silent_after_s)
@@ -193,7 +198,7 @@ class NameTable:
         if old:
             self._forget_names(mac)
             publisher.rivals = {other: rival for other, rival in old.rivals.items() if other != topic}
-            publisher.checked_at, publisher.home = old.checked_at, old.home_before(name)
+            publisher.checked_at, publisher.settled = old.checked_at, old.settled_before(name)
             publisher.is_registered, publisher.recorded_id = old.is_registered, old.recorded_id
             publisher.confirmed_id = old.confirmed_id
         self._publishers[mac] = publisher
@@ -211,24 +216,24 @@ class NameTable:
             self.on_conflict()
 
     def end_session(self, mac: Mac, now: float) -> None:
-        """The MQTT session of a MAC has ended: it may come back with another topic."""
+        """Record that the MQTT session of a MAC has ended; its next message may establish another topic."""
         if publisher := self._publishers.get(mac):
             publisher.ended_at = now
 
     def confirm(self, mac: Mac, device_id: str | None, now: float) -> bool:
-        """The camera has named its device id by HTTP, at an address that it has proved; whether its topic changed."""
+        """Store the device id that the camera has sent by HTTP from its proven address; True if its topic changed."""
         publisher = self._publishers.get(mac)
         if publisher is None:
             return False
         if device_id is None:
-            return False  # its firmware names none, or one that is a MAC
+            return False  # the firmware sends no device id, or a MAC as device id
         device_id = try_mac(device_id) or device_id
         is_changed, publisher.confirmed_id = device_id != publisher.confirmed_id, device_id
-        if publisher.home is None and publisher.is_known:
+        if publisher.settled is None and publisher.is_known:
             publisher.settle()
-        if publisher.name == device_id and publisher.home and publisher.home[1] not in (device_id, mac):
-            publisher.settle()  # it was another id when the camera used the other topic
-        if publisher.is_confirmed or (publisher.is_at_home and publisher.home and not is_changed):
+        if publisher.name == device_id and publisher.settled and publisher.settled[1] not in (device_id, mac):
+            publisher.settle()  # the settled topic has an id that the camera no longer has
+        if publisher.is_confirmed or (publisher.is_on_settled_topic and publisher.settled and not is_changed):
             return False
         rivals = [rival for rival in publisher.rivals.values() if rival.topic_id == device_id]
         rival = next((rival for rival in rivals if rival.topic.startswith("camera/")), rivals[0] if rivals else None)
@@ -238,7 +243,8 @@ class NameTable:
         changed = self._establish(mac, rival.topic, key, name, now)
         if not changed.has_equal_rival:
             changed.settle()
-        if (reported := self._contested.get(mac)) is not None:  # it named the camera's own topic
+        # A reported conflict named what has turned out to be the camera's own topic as that of the other client.
+        if (reported := self._contested.get(mac)) is not None:
             self._report(Kind.ID_CONFLICT_OVER, reported)
             self._contested[mac] = None
         self._update_contested(mac, now)
@@ -255,7 +261,7 @@ class NameTable:
         return taken
 
     def expire(self, now: float, *, silent_after_s: float) -> None:
-        """End the conflicts of which one publisher is left."""
+        """End the conflicts in which at most one publisher is left."""
         for name in list(self._shared):
             self._drop_departed(name, now, silent_after_s)
             self._update_shared(name, now)
@@ -278,14 +284,15 @@ class NameTable:
     # Names.
 
     def _receive_will(self, mac: Mac, publisher: Publisher | None, status: Status, now: float) -> bool:
+        """Whether a last will is to be applied; one on a second topic ends only the use of that topic."""
         if publisher is None or status.topic == publisher.topic:
             return True
         if rival := publisher.rivals.get(status.topic):
-            if not publisher.is_equal(rival):  # else only silence shows that it is over: any client can send a will
+            if not publisher.is_equal(rival):  # an equal one is dropped only when silent: any client can send a will
                 del publisher.rivals[status.topic]
                 self._update_contested(mac, now)
             return False
-        # With another id, it is the end of a session that is not the camera's.
+        # A will on a topic with another id ends a session that is not the camera's.
         return topic_key(status.topic, status.topic_id)[0] == publisher.key
 
     def _use_names(
@@ -344,7 +351,7 @@ class NameTable:
             if self.on_conflict:
                 self.on_conflict()
 
-    # Conflicts and their events. The value in `_shared` and `_contested` is the conflict as reported, None before.
+    # Conflicts and their events.
 
     def _id_conflict(self, name: str) -> IdConflict:
         macs = sorted(self._sharers[name], key=lambda mac: (mac not in self._registered, mac))
@@ -357,7 +364,7 @@ class NameTable:
         return IdConflict(rival.topic_id, rival.topic, (mac,))
 
     def _update_shared(self, name: str, now: float | None) -> None:
-        """Enter or end the conflict of a name, and report it; `now` None: report no new conflict."""
+        """Start or end the conflict about a name, and report it; if `now` is None, report only an end."""
         if len(self._sharers.get(name, ())) < 2:
             if name in self._shared:
                 self.revision += 1

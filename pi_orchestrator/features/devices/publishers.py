@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pi_orchestrator.core.mac import Mac, try_mac
 
 SOLE_PUBLISHER_S = 120.0
-"""Two of the longest intervals between status messages."""
-SETTLED_S = 10.0
-"""A camera uses its names until its session ended this long ago: those with one client id reconnect all the time."""
+"""A MAC that has used only one topic for this time is its sole publisher: twice the longest status interval."""
+NAMES_KEPT_S = 10.0
+"""A camera keeps its names for this time after its session has ended.
+
+Cameras with the same MQTT client id disconnect each other again and again; their conflict must not end each time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class IdConflict:
 
 @dataclass(slots=True)
 class Rival:
-    """Messages of a MAC on a topic that is not its own: number, claimed address and time of the last one."""
+    """A second topic on which messages of a MAC arrive: their number, and time and claimed address of the last one."""
 
     topic: str
     topic_id: str
@@ -45,12 +48,12 @@ class Rival:
 
 @dataclass(slots=True)
 class Publisher:
-    """The established topic of a MAC, and the names that it uses.
+    """The established topic of a MAC, and its `names`: the id in the topic and the device id.
 
-    `key`: the topic, with a MAC in it in canonical form. `name`: the id in the topic, likewise. `is_registered`: it is
-    in the record, with `recorded_id`. `confirmed_id`: the id that the camera has named by HTTP. `home`: the topic that
-    was the camera's without doubt, and the id in it. `is_current`: its names are stored. `since`: when it established
-    the topic.
+    `key`: the topic, with a MAC in it in canonical form. `name`: the id in the topic, likewise. `is_registered`: the
+    MAC is in the record, with `recorded_id` as device id. `confirmed_id`: the device id that the camera has sent by
+    HTTP. `settled`: the topic last known to be the camera's own, and the id in it. `is_current`: the name table has
+    all `names`. `since`: when the MAC established the topic, or last published on another one.
     """
 
     mac: Mac
@@ -65,7 +68,7 @@ class Publisher:
     is_registered: bool = False
     recorded_id: str | None = None
     confirmed_id: str | None = None
-    home: tuple[str, str] | None = None
+    settled: tuple[str, str] | None = None
     is_current: bool = False
     names: tuple[str, ...] = ()
     rivals: dict[str, Rival] = field(default_factory=dict)
@@ -79,16 +82,16 @@ class Publisher:
     @property
     def is_known(self) -> bool:
         """Whether this very topic is the camera's: its id is confirmed, and no other topic competes."""
-        return self.is_confirmed and self.is_at_home and not self.has_equal_rival
+        return self.is_confirmed and self.is_on_settled_topic and not self.has_equal_rival
 
     @property
-    def is_at_home(self) -> bool:
-        """Whether no other topic was the camera's before."""
-        return self.home is None or self.home[0] == self.topic
+    def is_on_settled_topic(self) -> bool:
+        """Whether no other topic was the camera's own before."""
+        return self.settled is None or self.settled[0] == self.topic
 
     @property
     def has_equal_rival(self) -> bool:
-        """Whether a second topic has an id of this camera, or was the camera's."""
+        """Whether any second topic may be the camera's own (`is_equal`)."""
         return any(map(self.is_equal, self.rivals.values()))
 
     @property
@@ -99,47 +102,53 @@ class Publisher:
         )
 
     def is_equal(self, rival: Rival) -> bool:
-        """Whether a second topic has an id of this camera, or was the camera's."""
-        return bool(self._rank(rival.topic_id)) or (self.home is not None and rival.topic == self.home[0])
+        """Whether a second topic may be the camera's own: it has an id of this camera, or is the settled topic."""
+        return bool(self._rank(rival.topic_id)) or (self.settled is not None and rival.topic == self.settled[0])
 
     @property
     def is_sole_publisher(self) -> bool:
-        """Whether it has published alone so long that any other client of this MAC would have published."""
+        """Whether only this topic was used for so long that another client with this MAC would have published, too."""
         return not self.rivals and self.last_at - self.since >= SOLE_PUBLISHER_S
 
     def settle(self) -> None:
-        """Take the topic as the camera's."""
-        self.home = (self.topic, self.name)
+        """Record that the present topic is the camera's own."""
+        self.settled = (self.topic, self.name)
 
-    def home_before(self, name: str) -> tuple[str, str] | None:
-        """The topic that stays the camera's when another one with `name` is established: the first with an own id."""
+    def settled_before(self, name: str) -> tuple[str, str] | None:
+        """The settled topic and its id when a topic with the id `name` replaces the present one.
+
+        If none was settled, it is the present topic, provided that its id is `name` or one of this camera.
+        """
         is_own = name == self.name or self._rank(self.name)
-        return self.home or ((self.topic, self.name) if is_own else None)
+        return self.settled or ((self.topic, self.name) if is_own else None)
 
     def has_left(self, now: float, silent_after_s: float) -> bool:
-        """Whether it no longer uses its names: it ended its session, or is silent."""
-        has_ended = self.ended_at is not None and now - self.ended_at >= SETTLED_S
+        """Whether the camera no longer uses its names: its session ended NAMES_KEPT_S ago, or it is silent."""
+        has_ended = self.ended_at is not None and now - self.ended_at >= NAMES_KEPT_S
         return has_ended or now - self.last_at >= silent_after_s
 
     def is_open(self, now: float, silent_after_s: float) -> bool:
-        """Whether its session has not ended."""
+        """Whether the session has neither ended nor become silent."""
         return self.ended_at is None and now - self.last_at < silent_after_s
 
     def may_change(self, topic: str, name: str, *, now: float, silent_after_s: float) -> bool:
-        """Whether a message on another topic establishes it.
+        """Whether a message on another topic establishes that topic; `name` is the id in it.
 
-        It does if the session has ended, if that topic was the camera's, or if its id is better known.
+        It does if the session is no longer open, if that topic is the settled one, or if its id ranks higher.
         """
         if not self.is_open(now, silent_after_s):
             return True
-        if self.home and topic == self.home[0] and (self._rank(name) or not self._rank(self.name)):
+        if self.settled and topic == self.settled[0] and (self._rank(name) or not self._rank(self.name)):
             return True
-        if self.home and self.is_at_home and self.confirmed_id:
-            return False  # it was alone there, and the camera has named its id since: nothing better is to be learned
+        if self.settled and self.is_on_settled_topic and self.confirmed_id:
+            return False  # the topic is settled, and HTTP has confirmed an id: a message proves nothing better
         return self._rank(name) > (2 if self.is_confirmed else self._rank(self.name))
 
     def _rank(self, name: str) -> int:
-        """2: its MAC, 1: its id by HTTP, else in the record; 0: neither."""
+        """How well a name is known to be the camera's.
+
+        2: its MAC. 1: the id confirmed by HTTP or, until there is one, the recorded id. 0: any other name.
+        """
         if name == self.mac:
             return 2
         return int(name == (self.confirmed_id or self.recorded_id))

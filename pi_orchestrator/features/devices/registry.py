@@ -31,10 +31,11 @@ _CONFIRMING = frozenset({Source.STATION, Source.PROBE, Source.RECORD})
 
 
 class _Rank(IntEnum):
-    """Order of eviction. MESSAGES and ANSWERED are next to each other: of the two, the larger group loses a device.
+    """Order of eviction; of the groups MESSAGES and ANSWERED, the larger one loses a device first.
 
     Messages come from anybody who reaches the broker, ARP answers from anybody on the camera network: neither kind of
-    invented devices displaces the other kind. A device that does both is confirmed.
+    invented devices displaces the other kind. A device that does both is confirmed; one that does neither (for example,
+    that only has a lease) is only hinted.
     """
 
     HINTED = 0
@@ -72,14 +73,14 @@ class DeviceRegistry:
         """The device of a MAC."""
         return self._devices.get(mac)
 
-    def find(self, device_id: str) -> Mac | None:
+    def mac_of(self, device_id: str) -> Mac | None:
         """The MAC of the device that uses this device id, or was the first to announce it.
 
         None if no device has announced the id, and while several use it.
         """
         if self.names.sharers(device_id):
             return None
-        return self.names.find(device_id) or self._macs_by_id.get(device_id)
+        return self.names.sole_user(device_id) or self._macs_by_id.get(device_id)
 
     def same_chip_candidates(self, mac: Mac) -> list[Mac]:
         """Devices in the table whose MAC is so close to `mac` that both may belong to one ESP32."""
@@ -105,11 +106,11 @@ class DeviceRegistry:
         return self.addresses.holder(address)
 
     def address_of(self, mac: Mac) -> IPv4Address | None:
-        """The proven address of a device; None while it is contested."""
+        """The proven address of a device; None if there is none or it is contested."""
         return self.addresses.address_of(mac)
 
     def is_proven(self, mac: Mac, now: float) -> bool:
-        """Whether a device on the camera network has answered for this MAC by ARP or HTTP, or the radio lists it.
+        """Whether a device has answered for this MAC by ARP or HTTP, or the access point lists the MAC as connected.
 
         A message proves none of that: anybody who reaches the broker can send it.
         """
@@ -124,7 +125,7 @@ class DeviceRegistry:
         return self.addresses.conflicts()
 
     def proven_since(self, since: float) -> set[Mac]:
-        """Devices whose answer for an address was reported at or after `since` (monotonic), whenever it was given."""
+        """Devices whose answer for an address was reported at or after `since` (monotonic); the answer may be older."""
         return self.addresses.proven_since(since)
 
     @property
@@ -196,7 +197,7 @@ class DeviceRegistry:
         return device
 
     def confirm_device_id(self, mac: Mac, device_id: str | None, now: float) -> bool:
-        """Apply the device id that a camera names by HTTP at its proven address; whether its topic changed."""
+        """Apply the device id that a camera has sent by HTTP from its proven address; True if its topic changed."""
         has_changed = self.names.confirm(mac, device_id, now)
         if has_changed:
             self._devices[mac].forget_claims()
@@ -213,7 +214,7 @@ class DeviceRegistry:
         return device
 
     def add_sighting(self, sighting: Sighting, now: float) -> Device | None:
-        """Add evidence of any other source; None if it is too weak to admit an unknown device."""
+        """Add evidence of a source other than MQTT; None if it is too weak to admit an unknown device."""
         device = self._devices.get(sighting.mac)
         is_new = device is None
         if device is None:
@@ -238,12 +239,12 @@ class DeviceRegistry:
         return device
 
     def expect_restart(self, mac: Mac, now: float | None) -> None:
-        """A restart of the device was requested: it is no interruption. None: the device has refused."""
+        """Do not count the restart requested at `now` as an interruption; `now` is None if the device refused it."""
         if device := self._devices.get(mac):
             device.restart_expected_until = NEVER if now is None else now + EXPECTED_RESTART_S
 
-    def apply_answer(self, mac: Mac, fingerprint: Fingerprint) -> None:
-        """Store how a device has answered over HTTP, after it was proved that it was this device."""
+    def apply_http_fingerprint(self, mac: Mac, fingerprint: Fingerprint) -> None:
+        """Store how a device has answered over HTTP; call it only after it was proved that this device answered."""
         device = self._devices.get(mac)
         if device is not None and device.http_fingerprint != fingerprint:
             device.http_fingerprint = fingerprint
@@ -276,7 +277,7 @@ class DeviceRegistry:
         if device.evidence or device.claims:
             self._touch(device)
         else:
-            self._forget(mac)  # only its record was known
+            self._forget(mac)  # it was in the table only because it was registered
 
     def learn_device_id(self, device_id: str, mac: Mac) -> None:
         """Map a device id to a MAC, unless it is mapped already; only the first `MAX_DEVICE_IDS` ids of a MAC."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from pi_orchestrator.core.errors import FieldError
 from pi_orchestrator.core.identifiers import parse_device_id
-from pi_orchestrator.core.mac import Mac, spelled_mac, try_mac
+from pi_orchestrator.core.mac import Mac, mac_difference, try_mac
 from pi_orchestrator.core.validation import clean_number, clean_text, parse_camera_object, plain_word
 
 MAX_STATUS_BYTES = 16 * 1024
@@ -41,13 +41,13 @@ class Announced(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One status message. `mac` is None if it contains only a device id; `ip` is a claim, not validated.
+    """One status message. `mac` is None if the message contains only a device id; `ip` is a claim, not validated.
 
-    `has_mac`: `mac` is from the field of this name, and the device id is only a name, whatever it spells. Without the
-    field, `mac` is what the topic or the device id spells.
+    `has_mac`: the message has a field with the MAC; the device id is then only a name, even if it spells another MAC.
+    Without that field, `mac` is the MAC that the topic or the device id spells.
 
-    `topic` is the one it was published on; the camera's command topic is derived from it. `topic_id` is the MAC or
-    device id in it, as written there.
+    `topic`: where the message was published; the camera's command topic is derived from it. `topic_id`: the MAC or
+    device id in the topic, as written there.
     """
 
     topic_id: str
@@ -104,7 +104,7 @@ def parse_status(topic: str, payload: bytes) -> Status:
     claimed = try_mac(_first(fields, "mac", "mac_address"))
     return Status(
         topic_id=name,
-        mac=_stated_mac(name, claimed) if claimed else _spelled_mac(name, device_id),
+        mac=_stated_mac(name, claimed) if claimed else _mac_in_ids(name, device_id),
         has_mac=claimed is not None,
         device_id=parse_device_id(device_id, None),
         state=_state(_first(fields, "state", "status")),
@@ -125,7 +125,7 @@ def parse_status(topic: str, payload: bytes) -> Status:
 
 
 def plain_will(topic: str, payload: bytes) -> Status | None:
-    """The last will that the plain text `offline` or `0` is; None for any other payload, or a topic without an id."""
+    """Payload `offline` or `0` → Status of a last will; None for any other payload, or a topic without an id."""
     if plain_word(payload) not in _WILL_WORDS:
         return None
     try:
@@ -136,7 +136,7 @@ def plain_will(topic: str, payload: bytes) -> Status | None:
 
 
 def is_plain_birth(payload: bytes) -> bool:
-    """Whether a payload is the plain text `online` or `1`; it has no content, so the next status is waited for."""
+    """Whether a payload is the plain text `online` or `1`: a birth message without data, which a status follows."""
     return plain_word(payload) in _BIRTH_WORDS
 
 
@@ -146,12 +146,12 @@ def _stated_mac(name: str, mac: Mac) -> Mac:
     Some firmware puts another MAC of the same ESP32 in its topic, or its own with the bytes reversed.
     """
     topic_mac = try_mac(name)
-    if topic_mac not in (None, mac) and not spelled_mac(name, mac):
+    if topic_mac not in (None, mac) and not mac_difference(name, mac):
         raise MacContradictionError(sorted({topic_mac, mac}), topic_mac=topic_mac)
     return mac
 
 
-def _spelled_mac(name: str, device_id: object) -> Mac | None:
+def _mac_in_ids(name: str, device_id: object) -> Mac | None:
     """The MAC that topic and device id spell; MacContradictionError if they spell two."""
     found = {mac for mac in (try_mac(name), try_mac(device_id)) if mac}
     if len(found) > 1:

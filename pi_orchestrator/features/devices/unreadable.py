@@ -1,7 +1,7 @@
-"""Status messages that cannot be read: the last reason of each topic.
+"""Status messages that could not be read: the reason for the last one of each topic.
 
-The camera that sends them is invisible otherwise. Topics of known devices have a table of their own, so that a flood of
-invented topics does not displace them. Time is monotonic seconds, passed in.
+A camera that sends only such messages is invisible otherwise. Topics of known devices have a table of their own, so
+that a flood of invented topics does not displace them. Time is monotonic seconds, passed in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.core.validation import clean_text
 
 MAX_TOPICS = 64
-"""Of known devices; as many of unknown ones."""
+"""Limit of the topics of known devices, and of those of unknown devices."""
 KEPT_S = 86400.0
 WARNING_INTERVAL_S = 60.0
 MAX_TOPIC_CHARS = 160
@@ -31,10 +31,10 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class UnreadableTopic:
-    """The last message of a topic that could not be read.
+    """A topic whose last message could not be read.
 
-    `mac` is the device known under the topic, `named` the MAC in the message; both None if there is none. `topic` and
-    `reason` are safe to show.
+    `mac`: the device known under the topic, if any; `named`: the MAC in the message, if any. `topic` and `reason` are
+    safe to show.
     """
 
     topic: str
@@ -54,7 +54,7 @@ class UnreadableTopic:
 
 
 class UnreadableMessages:
-    """`add` keeps the reason of a topic, `clear` drops it once a message could be read."""
+    """`add` stores why a topic's message could not be read; `clear` drops this once a message could be read."""
 
     def __init__(self, *, is_known: Callable[[Mac], bool]) -> None:
         self._is_known = is_known
@@ -64,7 +64,7 @@ class UnreadableMessages:
         self._warned_at = float("-inf")
 
     def add(self, topic: str, payload: bytes, reason: str, *, mac: Mac | None, now: float, quiet: bool = False) -> None:
-        """Keep the reason; at most one warning per WARNING_INTERVAL_S is logged for all topics, none if `quiet`."""
+        """Store the reason; log a warning unless `quiet`, at most one per WARNING_INTERVAL_S for all topics."""
         shown = clean_text(topic, max_chars=MAX_TOPIC_CHARS) or "an unprintable topic"
         before = self._of_known.pop(shown, None) or self._of_unknown.pop(shown, None)
         entry = UnreadableTopic(
@@ -84,7 +84,7 @@ class UnreadableMessages:
             log.warning("status message cannot be read", topic=shown, reason=entry.reason, topics=len(self))
 
     def clear(self, topic: str, sender: Mac | None) -> None:
-        """Drop the reason of a topic: a message of `sender` was read. Another client's reason stays."""
+        """Drop the reason of a topic after a message of `sender` could be read; keep it if it is of another sender."""
         entry = self._of_known.get(topic) or self._of_unknown.get(topic)
         author = entry and (entry.mac or entry.named)
         if entry and (sender is None or author in (None, sender)):
@@ -106,7 +106,7 @@ class UnreadableMessages:
         return entry.text if entry and now - entry.last_at < KEPT_S else None
 
     def about(self, mac: Mac, now: float) -> list[str]:
-        """What may explain why a device is not seen: its own messages, those that name it, those of unknown senders."""
+        """Unreadable messages from or about a device, else those of unknown senders: they may explain its absence."""
         listed = self.listed(now)
         own = [entry.text for entry in listed if mac in (entry.mac, entry.named)]
         unknown = [f"an unknown device {entry.text}" for entry in listed if not (entry.mac or entry.named)]

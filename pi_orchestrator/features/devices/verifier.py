@@ -20,7 +20,7 @@ from pi_orchestrator.net.kernel.neighbours import NeighbourTable
 from pi_orchestrator.net.scan_engine import AddressProbe
 
 FRESH_S = 5.0
-"""An answer for an address counts as just probed for this time."""
+"""An address is not probed again within this time after an answer, unless a probe is forced."""
 
 
 async def _no_answer(_address: IPv4Address) -> frozenset[Mac]:
@@ -49,22 +49,22 @@ class DeviceVerifier:
         if after:
             _expect(mac, after.mac, f"the kernel has {after.mac} at {ip}")
         _check_answer(mac, ip, answer, is_bound=bound or after is not None)
-        self._registry.apply_answer(mac, http_fingerprint(answer))
+        self._registry.apply_http_fingerprint(mac, http_fingerprint(answer))
         return answer
 
     @contextlib.asynccontextmanager
     async def proven_connection(self, mac: Mac, ip: str, *, timeout_s: float) -> AsyncIterator[CameraConnection]:
-        """Prove it as `verify`, with a new probe, on a connection that stays open; VerificationError otherwise.
+        """An open connection to the device with this MAC, proved with a new probe; VerificationError otherwise.
 
-        What proves it, in this order: an ARP answer; the kernel's entry for the peer of the connection; `/status` on
-        it. All three follow from the MAC, which can be copied. A proof that the camera has a secret, for firmware that
-        offers one, belongs behind them: before the yield, on this connection.
+        The proofs, in this order: an ARP answer; the kernel's entry for the peer of the connection; the answer to
+        `/status` on the connection. All three prove only the MAC, which can be copied. If a firmware can prove that the
+        camera has a secret, check this after these three, on this connection, before the yield.
         """
         bound = await self._check_binding(mac, ip, force_probe=True)
         async with CameraConnection(address=ip, port=self._camera_http.port, mac=mac) as connection:
             answer = await connection.status(timeout_s=timeout_s)
             _check_answer(mac, ip, answer, is_bound=bound or connection.is_bound)
-            self._registry.apply_answer(mac, http_fingerprint(answer))
+            self._registry.apply_http_fingerprint(mac, http_fingerprint(answer))
             yield connection
 
     async def _check_binding(self, mac: Mac, ip: str, *, force_probe: bool = False) -> bool:
@@ -81,7 +81,7 @@ class DeviceVerifier:
         if force_probe or answered != {mac}:
             # Leases change: probe the address again before anything is sent to it.
             probed = await self.probe(address)
-            # A sleeping camera does not answer: then the answers of the time for which it counts as online are used.
+            # A sleeping camera does not answer: then older answers count, as long as they would keep it online.
             answered = probed or self._registry.claimants(address, since=now - self._registry.windows.idle(Source.ARP))
         others = sorted(answered - {mac})
         if others and mac in answered:
@@ -102,7 +102,7 @@ def http_fingerprint(answer: CameraAnswer) -> Fingerprint:
 
 
 def _check_answer(mac: Mac, ip: str, answer: CameraAnswer, *, is_bound: bool) -> None:
-    """VerificationError if the answer names another MAC, or none while nothing else binds the address to one."""
+    """VerificationError if the answer names another MAC, or if it names none and nothing else proves the address."""
     if answer.mac:
         _expect(mac, answer.mac, f"the camera at {ip} identifies itself as {answer.mac}")
     elif not is_bound:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pi_orchestrator.core.clock import Clock, rfc3339
-from pi_orchestrator.core.mac import spelled_mac
+from pi_orchestrator.core.mac import mac_difference
 from pi_orchestrator.core.sighting import TRUSTED, Source
 from pi_orchestrator.features.devices.model import NEVER, Device, Evidence, Presence
 from pi_orchestrator.features.devices.registry import DeviceRegistry
@@ -144,7 +144,7 @@ def _state_reason(now: ClockReading, device: Device) -> str:
 
 
 def name_notes(registry: DeviceRegistry, device: Device) -> list[str]:
-    """What an operator should know of the names of a device, one sentence each: conflicts, and ids that spell a MAC."""
+    """Problems with the names of a device, one sentence each: conflicts, and ids that spell a different MAC."""
     notes = []
     for conflict in registry.names.conflicts_of(device.mac):
         others = ", ".join(mac for mac in conflict.macs if mac != device.mac)
@@ -157,7 +157,7 @@ def name_notes(registry: DeviceRegistry, device: Device) -> list[str]:
     topic = registry.names.topic_of(device.mac)
     names = {device.device_id, topic_id(topic) if topic else None}
     for name in sorted(name for name in names if name):
-        if (relation := spelled_mac(name, device.mac)) == "reversed":
+        if (relation := mac_difference(name, device.mac)) == "reversed":
             notes.append(f"its id {name} is its MAC with the bytes in reverse order: correct the firmware")
         elif relation == "near":
             notes.append(f"its id {name} is another MAC of its ESP32; it is known by {device.mac}")

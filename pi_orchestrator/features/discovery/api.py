@@ -25,9 +25,10 @@ def _scan_id(text: str) -> str:
 
 
 class ScanView(ApiModel):
-    """A scan: `progress` in percent; how many devices it found, and how many of all devices are new, moved or gone.
+    """A scan with its progress in percent, and numbers of devices.
 
-    New, moved and gone are relative to the previous scan.
+    `found` answered during the scan; `new` are those of them that were unknown at the end of the previous scan. `moved`
+    and `gone`: address changes, and devices that are no longer present, since the end of the previous scan.
     """
 
     id: str

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ScanProblem:
-    """What is wrong with `part` (interface, subnet or engine), and how to fix it."""
+    """A problem with `part`, which is `interface`, `subnet` or `engine`, and how to fix it."""
 
     part: str
-    what: str
+    text: str
     remedy: str
 
 
@@ -38,15 +38,15 @@ async def interface_problem(standalone: StandaloneScan, link: Link | None) -> Sc
     if link is None:
         return ScanProblem("interface", f"interface {name} not found", await _interface_remedy(standalone))
     if standalone.scanner.off:
-        return None if link.up else _down(name)
+        return None if link.up else _down_problem(name)
     if not link.supports_arp:
         return ScanProblem(
             "interface", f"{name} does not support ARP, so it cannot be scanned", await _interface_remedy(standalone)
         )
-    return None if link.up else _down(name)
+    return None if link.up else _down_problem(name)
 
 
-def _down(name: str) -> ScanProblem:
+def _down_problem(name: str) -> ScanProblem:
     return ScanProblem("interface", f"{name} is down", f"start the access point, or: ip link set {name} up")
 
 
@@ -59,7 +59,7 @@ async def _interface_remedy(standalone: StandaloneScan) -> str:
 
 def _address_problem(settings: Settings, link: Link) -> ScanProblem | None:
     from pi_orchestrator.core.errors import FieldError
-    from pi_orchestrator.features.discovery.model import SMALLEST_PREFIX, check_size
+    from pi_orchestrator.features.discovery.model import SHORTEST_PREFIX, check_size
 
     name, subnet = link.name, settings.ap.subnet
     local = link.interface_address(subnet)
@@ -72,13 +72,13 @@ def _address_problem(settings: Settings, link: Link) -> ScanProblem | None:
     try:
         check_size(str(network), network.prefixlen, allow_large=settings.discovery.allow_large_subnet)
     except FieldError:
-        what = f"{network} is larger than a /{SMALLEST_PREFIX}: scanning {network.num_addresses:,} addresses takes long"
-        return ScanProblem("subnet", what, "correct ap.subnet, or set discovery.allow_large_subnet")
+        text = f"{network} is larger than a /{SHORTEST_PREFIX}: scanning {network.num_addresses:,} addresses takes long"
+        return ScanProblem("subnet", text, "correct ap.subnet, or set discovery.allow_large_subnet")
     return None
 
 
 def _engine_problem(settings: Settings, reason: str) -> ScanProblem:
     remedy = "check the kernel log: dmesg"
     if settings.discovery.engine == "arp":
-        remedy = "run it with sudo, or set discovery.engine to auto: the kernel's neighbour table needs no privilege"
+        remedy = "run this command with sudo, or set discovery.engine to auto: the engine neighbour needs no privilege"
     return ScanProblem("engine", reason, remedy)

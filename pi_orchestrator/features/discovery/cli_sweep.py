@@ -30,13 +30,13 @@ async def require_scanner(standalone: StandaloneScan) -> None:
     if problem is None:
         return
     if problem.part == "subnet":
-        raise SettingsError([problem.what, problem.remedy, _FLAG_HINTS["subnet"]])
+        raise SettingsError([problem.text, problem.remedy, _FLAG_HINTS["subnet"]])
     remedy = f"{wrapped(problem.remedy, indent='  ')}\n{wrapped(_FLAG_HINTS[problem.part], indent='  ')}"
-    raise NetworkError(problem.what, details=remedy.strip())
+    raise NetworkError(problem.text, details=remedy.strip())
 
 
 def uses_own_network(args: argparse.Namespace) -> bool:
-    """Whether --interface was given without --subnet: ap.subnet may then belong to another interface."""
+    """Whether to scan the interface's own network if it is outside ap.subnet: --interface given without --subnet."""
     return bool(args.interface) and args.subnet is None
 
 
@@ -71,7 +71,7 @@ async def sweep(standalone: StandaloneScan, timeout_s: float | None) -> bool:
 
 
 def views(standalone: StandaloneScan) -> list[dict[str, Any]]:
-    """Devices that were seen or are expected, by address, in the format of the API."""
+    """Devices that were seen or have a DHCP lease, sorted by address, in the format of the API."""
     from ipaddress import IPv4Address
 
     def order(view: dict[str, Any]) -> tuple[bool, int, str]:
@@ -86,7 +86,7 @@ def _view(standalone: StandaloneScan, device: Device) -> dict[str, Any]:
 
     registry, now = standalone.registry, standalone.clock.monotonic()
     reports = sorted(device.evidence.values(), key=lambda evidence: evidence.last_at, reverse=True)
-    contested = registry.claimants(device.address) if device.address else frozenset()
+    claimants = registry.claimants(device.address) if device.address else frozenset()
     reported_ip = next((report.ip for report in reports if report.ip), "")
     return {
         "mac_address": device.mac,
@@ -96,10 +96,10 @@ def _view(standalone: StandaloneScan, device: Device) -> dict[str, Any]:
         "hostname": next((report.host_name for report in reports if report.host_name), ""),
         "vendor": standalone.vendors.name(device.mac) or "",
         "signal_strength": next((report.rssi_dbm for report in reports if report.rssi_dbm is not None), 0),
-        "likely_camera": standalone.is_likely(device),
+        "likely_camera": standalone.looks_like_camera(device),
         "locally_administered": is_local(device.mac),
         "near": list(registry.same_chip_candidates(device.mac)),
-        "conflict": sorted(contested - {device.mac}),
+        "conflict": sorted(claimants - {device.mac}),
         "id_conflict": [],
         "notes": [],
         "evidence": [_evidence(report, now) for report in reports],

@@ -27,7 +27,7 @@ def device_table(devices: Sequence[Row]) -> str:
 
 
 def remarks(devices: Sequence[Row]) -> Iterator[str]:
-    """Sentences below the table: contested addresses, and devices with several addresses."""
+    """Sentences below the table: contested addresses, the notes of devices, and devices with several addresses."""
     contested: dict[str, set[str]] = {}
     for device in devices:
         if device["conflict"]:
@@ -42,7 +42,7 @@ def remarks(devices: Sequence[Row]) -> Iterator[str]:
 
 
 def unreadable_remarks(topics: Sequence[Row]) -> Iterator[str]:
-    """Sentences about status messages that could not be read; the camera may be missing in the table."""
+    """Sentences about status messages that could not be read; cameras that send them may be missing in the table."""
     for topic in topics[:MAX_UNREADABLE]:
         sender = topic.get("mac_address") or "An unknown device"
         yield wrapped(f"{sender} {topic['text']} ({topic['count']} times, last {moment(topic['last_seen'])}).")

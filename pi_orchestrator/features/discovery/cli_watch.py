@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 KERNEL_RECHECK_S = 15.0
-"""With the kernel's engine, silence is measured as if scans were at least this far apart: a device is gone after four
-intervals, and the kernel does not probe a confirmed neighbour again for up to 45 s."""
+"""With the engine `neighbour`, silence is measured as if scans were at least this far apart.
+
+A device is gone after four intervals of silence; this must be longer than the 45 s for which the kernel may not probe a
+confirmed neighbour again.
+"""
 
 
 async def watch(settings: Settings, args: argparse.Namespace) -> int:
@@ -153,7 +156,7 @@ class _Watch:
             "mac_addresses": list(change.macs) or None,
             "ip_addresses": [str(ip) for ip in change.ips] or None,
             "vendor": self._standalone.vendors.name(change.mac) or "",
-            "likely_camera": self._standalone.is_likely(device) if device else None,
+            "likely_camera": self._standalone.looks_like_camera(device) if device else None,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -171,7 +174,7 @@ class _Watch:
         return " ".join(part for part in (fields["ip_address"], fields["vendor"], camera) if part)
 
     def _report_error(self, reason: str) -> None:
-        """Print a new reason why scans fail, or for an empty one that they work again."""
+        """Print why scans fail or, for an empty `reason`, that they work again; nothing while `reason` is unchanged."""
         if reason == self._error:
             return
         self._error = reason

@@ -58,7 +58,7 @@ class PlainDevices(ApiModel):
 
 
 class Network(ApiModel):
-    """The camera network. `connected`: its interface is up and has its address. `is_active`: cameras can join."""
+    """The camera network. `connected`: its interface is up and has an address. `is_active`: cameras can join."""
 
     interface: str
     ssid: str
@@ -75,7 +75,7 @@ class DeviceQuery(RequestModel):
 
 
 async def discovered(health: Health, scanner: Scanner, views: DeviceViews, query: DeviceQuery) -> Discovered:
-    """The devices as in the list of devices, with the scan engine and the state of each source."""
+    """The same devices as `GET /api/v1/devices`, with the scan engine and the state of each source."""
     devices, total = views.listed(only_here=query.status == "here", limit=query.limit)
     return Discovered(
         devices=devices,

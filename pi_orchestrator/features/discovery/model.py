@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from pi_orchestrator.core.errors import FieldError
 
-SMALLEST_PREFIX = 22
-"""Prefix of the largest network that is scanned unless discovery.allow_large_subnet is set."""
+SHORTEST_PREFIX = 22
+"""A network with a shorter prefix is scanned only if discovery.allow_large_subnet is set."""
 
 
 class ScanState(StrEnum):
@@ -24,9 +24,11 @@ class ScanState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A scan. `progress` 0 to 100; `new`, `moved` and `gone` are relative to the previous scan.
+    """A scan; `progress` in percent.
 
-    `requested_by` is `periodic`, the name of an API key, or `operator` if none was used.
+    `requested_by`: `periodic`; for a scan on demand the name of the API key, or `operator` for a request without a key.
+    `found`: devices that answered during the scan; `new`: those of them that were unknown at the end of the previous
+    scan. `moved`, `gone`: address changes, and devices that are no longer present, since the end of the previous scan.
     """
 
     id: str
@@ -47,8 +49,8 @@ class Scan:
 
 def check_size(subnet: str, prefix: int, *, allow_large: bool) -> None:
     """FieldError if the network is too large to be scanned address by address."""
-    if prefix < SMALLEST_PREFIX and not allow_large:
+    if prefix < SHORTEST_PREFIX and not allow_large:
         raise FieldError(
-            f"{subnet} is larger than a /{SMALLEST_PREFIX}: scanning {2 ** (32 - prefix):,} addresses takes long; "
+            f"{subnet} is larger than a /{SHORTEST_PREFIX}: scanning {2 ** (32 - prefix):,} addresses takes long; "
             "correct ap.subnet, or set discovery.allow_large_subnet"
         )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class NetworkStatus:
-    """`connected`: the interface is up and has its address; `is_active`: cameras can join `ssid`.
+    """`connected`: the interface is up and has an address; `is_active`: cameras can join `ssid`.
 
-    `connected_devices`: stations of the access point, or present devices with an address if there is no access point
-    to query.
+    `connected_devices`: number of stations of the access point or, if it cannot be queried, of present devices with an
+    address; 0 while not `connected`.
     """
 
     interface: str

@@ -1,4 +1,4 @@
-"""Passive sources: DHCP leases, stations of the radio, and mDNS; each is optional and reports its health.
+"""Passive sources: DHCP leases, stations of the access point, and mDNS; each is optional and reports its health.
 
 They send no probes; the scanner probes the address of an mDNS name if no device is known to hold it. They report leased
 addresses, associated stations with their signal, host names, and the SSID and the number of devices of the camera
@@ -32,7 +32,7 @@ from pi_orchestrator.storage.database import Database, Tx
 
 PASS_S = 5.0
 NO_LINK_PASS_S = 0.5
-"""Interval while the scanner waits for its interface: short, as most sources have nothing to read then."""
+"""Interval while the scanner waits for its interface; short intervals cost little then: there is little to read."""
 NO_RADIO_RETRY_S = 300.0
 SSID_INTERVAL_S = 60.0
 MAX_MDNS_NAMES = 512
@@ -177,7 +177,7 @@ class PassiveSourcesWorker:
             await self._publish(self.network)
 
     def _count_present(self) -> int:
-        """Number of present devices with an address; used if there is no radio to query."""
+        """Number of present devices with an address; used if the access point cannot be queried."""
         return sum(device.shown in PRESENT_STATES and device.address is not None for device in self._registry)
 
     async def _publish(self, status: NetworkStatus) -> None:

@@ -92,12 +92,12 @@ class ProbeWorker:
             self._states = {mac: state for mac, state in self._states.items() if self._registry.get(mac)}
         await asyncio.gather(*(self._probe(device) for device in due[:MAX_PER_PASS]))
 
-    def is_likely(self, device: Device) -> bool:
+    def looks_like_camera(self, device: Device) -> bool:
         """Whether a device looks like a camera."""
         return is_likely_camera(device, espressif=self._is_espressif(device.mac))
 
     def _is_due(self, device: Device) -> bool:
-        if device.shown not in PRESENT_STATES or device.address is None or not self.is_likely(device):
+        if device.shown not in PRESENT_STATES or device.address is None or not self.looks_like_camera(device):
             return False
         now = self._clock.monotonic()
         if device.last_message_at is not None and now - device.last_message_at < QUIET_AFTER_S:
@@ -112,7 +112,7 @@ class ProbeWorker:
         async with self._slots:
             address = self._registry.address_of(device.mac)
             if address is None:
-                return  # another device has claimed it since
+                return  # another device has answered for the address since
             previous = self._states.get(device.mac)
             failures = previous.failures if previous and previous.address == address else 0
             try:
@@ -131,7 +131,7 @@ class ProbeWorker:
                 wait_s, failures = REPEAT_AFTER_S, 0
             except (FieldError, VerificationError) as error:
                 log.debug("probe failed", mac=device.mac, ip=str(address), reason=str(error))
-                # The limit of 16 only keeps the power small: MAX_RETRY_AFTER_S is reached before.
+                # The limit of 16 only keeps 2.0**failures small: MAX_RETRY_AFTER_S is reached after fewer failures.
                 wait_s, failures = min(MAX_RETRY_AFTER_S, RETRY_AFTER_S * 2.0**failures), min(failures + 1, 16)
         self._states[device.mac] = _ProbeState(self._clock.monotonic() + wait_s, address, failures)
 
@@ -141,13 +141,13 @@ class ProbeWorker:
             hint = " (one ESP32 has four consecutive MACs)" if may_be_same_chip(answer.mac, device.mac) else ""
             raise FieldError(f"it identifies itself as {answer.mac}{hint}")
         if self._registry.address_of(device.mac) != address:
-            return  # it moved, or another device claimed the address, during the probe
+            return  # the device moved, or another one answered for the address, during the probe
         detail = "answered as a camera" if answer.is_camera else "answered, but not as a camera"
         if answer.firmware_version:
             detail += f", firmware {answer.firmware_version}"
         sighting = Sighting(device.mac, Source.PROBE, now, address, binds=True, rssi_dbm=answer.rssi_dbm, detail=detail)
         self._registry.add_sighting(sighting, now)
-        self._registry.apply_answer(device.mac, http_fingerprint(answer))
+        self._registry.apply_http_fingerprint(device.mac, http_fingerprint(answer))
         if not answer.is_camera:
             return
         appeared = not device.is_camera

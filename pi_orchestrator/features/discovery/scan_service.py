@@ -97,7 +97,7 @@ class ScanService:
         return self._last.scan if self._last else None
 
     async def load(self) -> None:
-        """Mark scans that were running when the daemon stopped; restored devices do not count as new."""
+        """Mark scans that were running when the daemon stopped as interrupted, and restored devices as known."""
         await self._database.write(scans.interrupt)
         self._baseline = self._baseline_now()
 

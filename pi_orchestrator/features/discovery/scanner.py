@@ -36,7 +36,7 @@ REQUESTED_PROBE_TIMEOUT_S = 0.25
 PENDING_PASS_S = 0.5
 """Longest wait between passes while probes are requested."""
 MIN_PASS_S = 0.05
-"""A flood requests probes faster than they are allowed: this limits the rate of the loop."""
+"""Pause after a pass that ran no probe, so that a flood of probe requests does not keep the loop busy."""
 MAX_CONCURRENT_PROBES = 8
 PROBES_PER_S = 40
 REPEAT_PROBE_AFTER_S = 2.0
@@ -204,7 +204,7 @@ class Scanner:
 
     async def _run_requested_probe(self, address: IPv4Address) -> None:
         if len(self._probed_at) > 4 * PROBES_PER_S:
-            self._probed_at.clear()  # bounds it; an address may then be probed again too early, once
+            self._probed_at.clear()  # bounds the table; an address may then be probed again too early, once
         self._probed_at[address] = self._clock.monotonic()
         self._registry.probe_requests.pop(address, None)
         answered = None
@@ -239,10 +239,10 @@ class Scanner:
             except OSError as error:
                 log.warning("kernel link events unavailable, polling instead", reason=str(error))
 
-    def _on_link_change(self, index: int, works: bool) -> None:
+    def _on_link_change(self, index: int, is_usable: bool) -> None:
         # Index 0: notifications may have been lost.
         is_own_link = self.link is None or index in (0, self.link.index)
-        if is_own_link or not works or self._engine is None:
+        if is_own_link or not is_usable or self._engine is None:
             self._is_link_changed = True
             self._wake.set()
 
@@ -266,7 +266,7 @@ class Scanner:
         return network
 
     async def choose_engine(self, link: Link | None, network: IPv4Network) -> None:
-        """Open the first engine that the settings allow and that works here; sets the reason for it or for none."""
+        """Open the first engine that is allowed and works; set `choice_reason` or, if none, `unavailable_reason`."""
         errors = []
         for name, engine in self._engines.items():
             if link is None or self._settings.engine not in ("auto", name):

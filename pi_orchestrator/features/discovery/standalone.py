@@ -1,4 +1,4 @@
-"""A scan of the camera network without a daemon: sweeps, leases and stations of the radio."""
+"""A scan of the camera network without a daemon: sweeps, DHCP leases and stations of the access point."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class StandaloneScan:
         await self.scanner.sweep(progress)
         self.registry.expire(self.clock.monotonic())
 
-    def is_likely(self, device: Device) -> bool:
+    def looks_like_camera(self, device: Device) -> bool:
         """Whether a device looks like a camera."""
         return is_likely_camera(device, espressif=self.vendors.is_espressif(device.mac))
 
@@ -97,7 +97,7 @@ def build_scanner(
 
 @asynccontextmanager
 async def open_standalone_scan(settings: Settings, *, own_network: bool = False) -> AsyncIterator[StandaloneScan]:
-    """A standalone scan for the block; `own_network`: scan the interface's own network if it is outside ap.subnet."""
+    """Yield a standalone scan, and close it; `own_network`: scan the interface's network if it is outside ap.subnet."""
     clock = Clock()
     await asyncio.to_thread(clock.refresh)
     netlink = Netlink()

@@ -95,7 +95,7 @@ class DeviceViews:
         registry, camera = self._registry, self._cache.get(device.mac)
         claims = device.claims
         reports = sorted_evidence(device)
-        contested = registry.claimants(device.address) if device.address else frozenset()
+        claimants = registry.claimants(device.address) if device.address else frozenset()
         firmware = (claims.firmware_version if claims else None) or (camera.firmware_version if camera else None)
         return DeviceView(
             mac_address=device.mac,
@@ -114,7 +114,7 @@ class DeviceViews:
             last_seen=now.moment(device.alive_at),
             locally_administered=is_local(device.mac),
             near=list(registry.same_chip_candidates(device.mac)),
-            conflict=sorted(contested - {device.mac}),
+            conflict=sorted(claimants - {device.mac}),
             onboarding_failure=self._cameras.onboarding_failure(device.mac),
             id_conflict=sorted(
                 {mac for found in registry.names.conflicts_of(device.mac) for mac in found.macs} - {device.mac}

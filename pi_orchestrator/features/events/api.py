@@ -48,7 +48,7 @@ Types = Annotated[
 
 
 class StreamEvent(ApiModel):
-    """One event, the data of a frame; the payload of a heartbeat is null."""
+    """One event, sent as the `data` of an SSE frame; the payload of a heartbeat is null."""
 
     version: Literal["1.0"]
     type: str
@@ -115,7 +115,7 @@ async def everything(
         event_filter=EventFilter(
             types=frozenset(name for name in types if not name.endswith("*")),
             families=tuple(sorted(name.removesuffix("*") for name in types if name.endswith("*"))),
-            sessions=caller.keyed,
+            include_sessions=caller.has_key_access,
         ),
         after=_after(headers, query),
         state=lambda: snapshots.take(None),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PATH = "/api/v1/events"
 DEFAULT_COUNT = 20
 MAX_LOOKBACK = 4000
-"""Events searched for `--types`; a stream replays at most 5000."""
+"""Number of newest events that are searched for `--types`; a stream replays at most 5000."""
 IDLE_TIMEOUT_S = 5.0
 """A stream replays stored events without a pause, so a longer silence is a failure."""
 TYPE_WIDTH = 22
@@ -50,15 +50,15 @@ def add_parser(subparsers: Subparsers) -> None:
 def events(args: argparse.Namespace) -> int:
     """Print stored events, and with --follow new ones."""
     client = connect(args)
-    newest = _newest(client, args.types)
-    past = _past(client, newest, args)
+    newest_id = _newest_id(client, args.types)
+    past = _past(client, newest_id, args)
     for event in past:
         _show(event, as_json=args.json)
     if not args.follow:
         if not past and not args.json:
             print("No events.")
         return 0
-    for event in follow_with_notes(client, PATH, note=print_note, after=newest, answered=True, types=args.types):
+    for event in follow_with_notes(client, PATH, note=print_note, after=newest_id, answered=True, types=args.types):
         if event.type == ESTABLISHED:
             if event.payload.get("snapshot"):
                 print_note("Missed events are no longer stored. The current state:")
@@ -99,7 +99,7 @@ def _fields(payload: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}={value}"
 
 
-def _newest(client: Client, types: str | None) -> int:
+def _newest_id(client: Client, types: str | None) -> int:
     """The id of the newest stored event."""
     for frame in parse_frames(client.lines(PATH, silence_s=IDLE_TIMEOUT_S, types=types)):
         event = parse_event(frame)
@@ -109,10 +109,12 @@ def _newest(client: Client, types: str | None) -> int:
     raise OrchestratorError("the daemon closed the stream", code=LocalCode.UNREACHABLE, details="try again")
 
 
-def _past(client: Client, newest: int, args: argparse.Namespace) -> list[Event]:
-    """Stored events up to the id `newest`: all after --since, or the last few."""
-    after = args.since if args.since is not None else max(0, newest - (MAX_LOOKBACK if args.types else DEFAULT_COUNT))
-    if after >= newest:
+def _past(client: Client, newest_id: int, args: argparse.Namespace) -> list[Event]:
+    """Stored events up to `newest_id`: all after --since, or without it the last DEFAULT_COUNT."""
+    after = (
+        args.since if args.since is not None else max(0, newest_id - (MAX_LOOKBACK if args.types else DEFAULT_COUNT))
+    )
+    if after >= newest_id:
         return []
     found: deque[Event] = deque(maxlen=None if args.since is not None else DEFAULT_COUNT)
     has_received = False
@@ -124,12 +126,12 @@ def _past(client: Client, newest: int, args: argparse.Namespace) -> list[Event]:
             has_received = True
             if event.type == ESTABLISHED and event.payload.get("snapshot"):
                 print_note(f"some events after {after} are no longer stored; the current state:")
-            elif _is_selected(event, args.types) and (event.id is None or event.id <= newest):
+            elif _is_selected(event, args.types) and (event.id is None or event.id <= newest_id):
                 found.append(event)
-            if event.id is not None and event.id >= newest:
+            if event.id is not None and event.id >= newest_id:
                 break
     except OrchestratorError as error:
-        # Without a key, events of sessions are not sent: if `newest` is one of them, silence ends the stream.
+        # Without a key, events of sessions are not sent: if the newest is one of them, only silence ends the replay.
         if error.code != LocalCode.UNREACHABLE or not has_received:
             raise
     return list(found)

@@ -58,6 +58,6 @@ def build(res: Resources) -> Events:
 
 
 def _metrics(streams: EventStreams) -> Iterator[Metric]:
-    yield gauge("piorch_stream_clients", "Open event streams.", streams.clients)
+    yield gauge("piorch_stream_clients", "Open event streams.", streams.client_count)
     yield counter("piorch_stream_events", "Events sent, counted once per client.", streams.sent)
     yield counter("piorch_stream_dropped", "Clients disconnected because they were too slow.", streams.dropped)

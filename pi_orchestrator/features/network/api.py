@@ -100,7 +100,7 @@ class TailscaleView(ApiModel):
 
 
 class InterfaceView(ApiModel):
-    """A network interface; `serves_cameras`: it is `ap.interface`, `addresses` include the prefix length."""
+    """A network interface; `serves_cameras` is true for `ap.interface`; `addresses` include the prefix length."""
 
     name: str
     mac_address: str

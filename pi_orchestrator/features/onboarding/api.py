@@ -165,8 +165,9 @@ class Explanation(ApiModel):
     """The policy's result for a camera now, rule by rule in order.
 
     The rule `retry` is listed only after a failed attempt, which `onboarding_failure` describes. `waiting`: only while
-    the camera waits for a token. `unreadable`: status messages that could not be read, of this camera or else of
-    unknown ones: such a camera is not seen, whatever the rules say. `notes`: what is wrong with its names.
+    the camera waits for a token. `unreadable`: status messages that could not be read, from this camera or, if there
+    are none, from unknown senders; a camera that sends only such messages is not evaluated, whatever the rules say.
+    `notes`: what is wrong with its names.
     """
 
     mac: str
@@ -246,7 +247,7 @@ async def enable(worker: OnboardingWorker, actor: Actor) -> ToggleResult:
 
 
 async def disable(worker: OnboardingWorker, actor: Actor) -> ToggleResult:
-    """Kill switch: disables onboarding immediately, and durably until it is enabled again."""
+    """Kill switch: disables onboarding immediately; it stays disabled, also over restarts, until it is enabled."""
     await worker.disable(actor)
     return ToggleResult(enabled=False, running=False, message="Auto-onboarding disabled")
 

@@ -129,7 +129,7 @@ class AttemptRunner:
             log.info("onboarding stopped by the kill switch", mac=attempt.mac)
         except Exception:
             message = "internal error; see the daemon's log"
-            self._backoff.failed(attempt.mac, None, message)
+            self._backoff.record_failure(attempt.mac, None, message)
             self._outcomes.add(attempt.event(Stage.FAILED, message=message))
             log.exception("onboarding attempt crashed", mac=attempt.mac)
 
@@ -192,7 +192,7 @@ class AttemptRunner:
             tx.after_commit(lambda: self._outcomes.count(failed=1))
 
         is_claimed = attempt.ip != str(self._proven_address(attempt.mac))
-        self._backoff.failed(attempt.mac, error.code, error.message, is_claimed=is_claimed)
+        self._backoff.record_failure(attempt.mac, error.code, error.message, is_claimed=is_claimed)
         attempt.settled = True  # its onboarding event is queued: the kill switch must not write another
         await self._write_if_enabled(job)
         log.warning("onboarding failed", mac=attempt.mac, code=error.code, reason=error.message)

@@ -1,4 +1,4 @@
-"""Back-off per camera, with the reason: a camera that keeps failing must not use up the tokens of the others."""
+"""Last failure and back-off of each camera: one that keeps failing must not use up the tokens of the others."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LastFailure:
 class RetryBackoff:
     """Exponential back-off per MAC with full jitter. Holds at most MAX_TRACKED MACs; drops the oldest.
 
-    A failure at a claimed address does not delay a camera with a proven one: anybody can claim an address for it.
+    A failure at a claimed address does not delay a camera with a proven address: anybody can claim an address for it.
     """
 
     def __init__(self, *, clock: Clock, has_address: Callable[[Mac], bool] = lambda _: False) -> None:
@@ -68,7 +68,7 @@ class RetryBackoff:
             return replace(failure, next_attempt_at=min(failure.next_attempt_at, self._clock.monotonic()))
         return failure
 
-    def failed(self, mac: Mac, code: Code | None, message: str, *, is_claimed: bool = False) -> None:
+    def record_failure(self, mac: Mac, code: Code | None, message: str, *, is_claimed: bool = False) -> None:
         """Record a failure; the upper limit of the next wait doubles, up to CAP_S."""
         previous, now = self._failures.get(mac), self._clock.monotonic()
         if previous and previous.is_claimed and not is_claimed:

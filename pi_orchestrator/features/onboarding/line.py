@@ -1,8 +1,8 @@
 """The waiting line: where cameras wait for a token.
 
-Proven cameras come first: a device on the camera network answered for them (ARP, HTTP, the radio's list of stations).
-Anybody who reaches the broker can invent a camera that only sends messages, so those fill at most a part of the line.
-Both kinds are in arrival order.
+Proven cameras come first: a device on the camera network answered for them (ARP, HTTP), or the access point lists them
+as stations. Anybody who reaches the broker can invent cameras that only send messages, so those fill at most a part of
+the line. Both kinds are in arrival order.
 
 Pure: the token bucket and the concurrency limit decide which attempt may start; the worker runs it.
 """
@@ -20,7 +20,7 @@ from pi_orchestrator.features.onboarding.attempt import OnboardingAttempt
 MAX_WAITING = 1000
 """Maximum number of waiting cameras; any further camera is dropped and counted."""
 MAX_UNPROVEN = 500
-"""Maximum number of those that are known from messages alone."""
+"""Maximum number of waiting cameras that are known from messages alone."""
 
 
 class WaitingLine:
@@ -85,7 +85,7 @@ class WaitingLine:
         return next(iter((self._proven or self.waiting).values()), None)
 
     def is_proven(self, mac: Mac) -> bool:
-        """Whether a waiting camera was proven when that was last examined."""
+        """Whether a waiting camera was proven when it joined the line or at the last `promote`."""
         return mac in self._proven
 
     def position(self, mac: Mac) -> int | None:
@@ -127,7 +127,7 @@ class WaitingLine:
         return float("inf") if self.front() is None else self.bucket.wait_s(self._clock.monotonic())
 
     def take_limited(self) -> list[OnboardingAttempt]:
-        """If no token is left: the waiting attempts that were not returned before."""
+        """The waiting attempts that were not returned before, if no token is left; empty otherwise."""
         if not self.waiting or self.bucket.wait_s(self._clock.monotonic()) <= 0:
             return []
         limited = [attempt for attempt in self.waiting.values() if not attempt.limited]

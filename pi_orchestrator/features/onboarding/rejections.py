@@ -39,8 +39,8 @@ class RejectionLog:
     """Collects onboarding events and counts; `take` and `take_counts` return them for storage.
 
     The same rejection of the same MAC is written at most once in 60 s. While it repeats, the interval doubles up to
-    an hour, and each event has the number of repeats: a camera that is never onboarded must not wear out the card.
-    The total number of events is limited too, so that forged MACs cannot fill the card.
+    an hour, and each event has the number of repeats: a camera that is never onboarded must not wear out the SD card.
+    The total number of events is limited too, so that forged MACs cannot fill it.
     """
 
     def __init__(self, *, clock: Clock) -> None:

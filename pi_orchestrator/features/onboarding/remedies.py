@@ -24,5 +24,5 @@ _REMEDIES: Final[dict[Code, str]] = {
 
 
 def remedy_for(code: Code | None) -> str:
-    """The remedy for a code; that for an internal error if there is none."""
+    """The remedy for a code; without a code, or for one without a remedy, what to do about an internal error."""
     return _REMEDIES.get(code, INTERNAL) if code else INTERNAL

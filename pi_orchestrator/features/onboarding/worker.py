@@ -1,4 +1,4 @@
-"""Auto-onboarding: from a camera's first message to a paired row.
+"""Auto-onboarding: from a camera's first message to its place in a container.
 
 The policy is evaluated for each camera that is seen. A camera that passes joins the waiting line (`line.py`), proven
 cameras before those known from messages alone. It leaves the line when the token bucket and the concurrency limit
@@ -144,14 +144,14 @@ class OnboardingWorker:
         return self.line.tokens
 
     @property
-    def under_way(self) -> frozenset[Mac]:
+    def in_flight(self) -> frozenset[Mac]:
         """Cameras that are being verified now."""
         return frozenset(self.line.in_flight)
 
     @property
     def revision(self) -> object:
-        """A value that differs after each change of `under_way` or of a camera's last failure."""
-        return self.under_way, self._backoff.revision
+        """A value that differs after each change of `in_flight` or of a camera's last failure."""
+        return self.in_flight, self._backoff.revision
 
     def is_onboarding(self, mac: Mac) -> bool:
         """Whether this camera is being verified now."""
@@ -179,7 +179,7 @@ class OnboardingWorker:
             await self._database.write(job)
 
     async def disable(self, actor: Actor) -> None:
-        """Kill switch: durable; no camera is registered after this returns."""
+        """Disable onboarding, durably (kill switch); no camera is onboarded after this returns."""
         async with self._toggle:
             self.enabled = False
             stopped, tasks = list(self.line.in_flight.values()), list(self._tasks.values())
@@ -226,7 +226,7 @@ class OnboardingWorker:
         await self._database.write(job)
 
     async def explain(self, mac: Mac, ip: str | None) -> list[RuleResult]:
-        """Every rule's result for a camera, without side effects; after a failed attempt also that of its back-off."""
+        """Every rule's result for a camera, without side effects; after a failed attempt also that of `retry`."""
         await self._read_own_addresses()
         results = list(evaluate(self._policy(), self._facts(mac, ip, tokens=self.tokens)))
         if failure := self.last_failure(mac):
@@ -238,7 +238,7 @@ class OnboardingWorker:
         self.settings = self._runner.settings = settings
         for mac, attempt in self.line.in_flight.items():
             if self._failed_rule(mac, attempt.ip):
-                self._tasks[mac].cancel()  # evaluated again, and rejected, at its next message
+                self._tasks[mac].cancel()  # the camera's next message is evaluated, and rejected
         self.line.reconfigure(
             burst_size=settings.burst_size,
             max_per_minute=settings.max_per_minute,
@@ -324,7 +324,7 @@ class OnboardingWorker:
             return
         self._start_ready()
         if self.line.waiting:
-            self._wake.set()  # the loop may sleep longer than until the next token: the line was empty
+            self._wake.set()  # if the line was empty, the loop may sleep beyond the next token
 
     def _log_overflow(self) -> None:
         """Log that the line has no place, at most once in OVERFLOW_LOG_S."""
@@ -378,7 +378,7 @@ class OnboardingWorker:
         return str(self._proven_address(mac) or claimed or "") or None
 
     def _failed_rule(self, mac: Mac, ip: str | None) -> RuleResult | None:
-        """The first failed rule, except for the rate: the waiting line enforces it."""
+        """The first failed rule, without the rule `rate`: the waiting line enforces the rate limit."""
         return first_failed_rule(self._policy(), self._facts(mac, ip, tokens=1))
 
     async def _read_own_addresses(self) -> None:

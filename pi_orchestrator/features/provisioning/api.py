@@ -50,13 +50,13 @@ class NewSession(_Body):
         None, description="network that cameras join; default: provisioning.target_ssid"
     )
     target_password: PasswordField | None = Field(
-        None, description="its password; required unless target_ssid is the configured network"
+        None, description="password of target_ssid; required unless that is missing or the configured network"
     )
     config: SessionTimes = SessionTimes()
 
 
 class DashboardSession(_Body):
-    """The dashboard's form: the target network is required."""
+    """Parameters of a new session from the dashboard: the target network is required."""
 
     target_ssid: SsidField
     target_password: PasswordField
@@ -102,7 +102,7 @@ class DevicesQuery(RequestModel):
 
 
 async def start(scanner: Scanner, service: SessionService, body: NewSession, actor: Actor) -> SessionResult:
-    """Open a session, `active` at once. Only one may be open on an interface; a second start is a 409 that names it."""
+    """Open a session, `active` at once. 409 if one is already open on the interface; the details name that session."""
     request = SessionRequest(body.network_interface, body.target_ssid, body.target_password, body.config.config())
     return await _start_session(scanner, service, request, actor)
 
@@ -110,7 +110,7 @@ async def start(scanner: Scanner, service: SessionService, body: NewSession, act
 async def start_discovery(
     scanner: Scanner, service: SessionService, body: DashboardSession, actor: Actor
 ) -> SessionResult:
-    """Open a session that discovers cameras first. It becomes active on a provisioning request or the timeout."""
+    """Open a session that discovers cameras first. It becomes active on a provisioning request or after the timeout."""
     request = SessionRequest(
         None, body.target_ssid, body.target_password, body.config.config(), state=SessionState.DISCOVERING
     )
@@ -143,7 +143,7 @@ async def list_open(service: SessionService) -> SessionList:
 async def devices(
     service: SessionService, intake: DeviceIntake, path: SessionPath, query: DevicesQuery
 ) -> SessionDevices:
-    """The cameras of a session; waiting cameras with their latest signal."""
+    """The cameras of a session; those that are still `discovered` with their latest data."""
     found = await service.devices(path.id, state=query.state)
     return SessionDevices(devices=[device_view(intake.refreshed(device)) for device in found], count=len(found))
 
@@ -161,7 +161,7 @@ async def retry(service: SessionService, path: DevicePath, actor: Actor) -> Devi
 async def confirm(service: SessionService, path: DevicePath, body: Confirmation, actor: Actor) -> DeviceResult:
     """Accept that a camera answers differently than when it was first seen, and queue it. A repeat changes nothing.
 
-    A 409 lists its changes if they are not those with this id.
+    409 if its changes are no longer those of `changes_id`; the details list the present ones.
     """
     return _device_result(await service.confirm(path.id, path.mac, body.changes_id, actor))
 
@@ -175,12 +175,12 @@ async def provision_all(
     service: SessionService, path: SessionPath, body: ProvisionAll, actor: Actor
 ) -> ProvisionAllResult:
     """Queue every allowlisted camera of the session that was not requested yet."""
-    batch = await service.provision_all(path.id, actor, only_allowlisted=body.only_allowlisted)
-    parts = [f"{batch.queued} queued"]
-    parts += [f"{batch.under_way} already under way"] if batch.under_way else []
-    parts += [f"{batch.skipped} skipped: not on the allowlist"] if batch.skipped else []
+    counts = await service.provision_all(path.id, actor, only_allowlisted=body.only_allowlisted)
+    parts = [f"{counts.queued} queued"]
+    parts += [f"{counts.under_way} already under way"] if counts.under_way else []
+    parts += [f"{counts.skipped} skipped: not on the allowlist"] if counts.skipped else []
     return ProvisionAllResult(
-        initiated_count=batch.queued + batch.under_way, skipped_count=batch.skipped, message=", ".join(parts)
+        initiated_count=counts.queued + counts.under_way, skipped_count=counts.skipped, message=", ".join(parts)
     )
 
 

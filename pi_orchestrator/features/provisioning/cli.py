@@ -11,7 +11,7 @@ from pi_orchestrator.cli.connection import connect
 from pi_orchestrator.cli.options import add_client
 from pi_orchestrator.cli.output import print_json, wrapped
 from pi_orchestrator.features.provisioning.cli_list import history, list_devices, recoverable, show_session
-from pi_orchestrator.features.provisioning.cli_session import BATCH, SESSIONS, find_session
+from pi_orchestrator.features.provisioning.cli_session import BATCH, SESSIONS, find_session_id
 from pi_orchestrator.features.provisioning.cli_start import STEPS, start_session
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ def add_parser(subparsers: Subparsers) -> None:
     _add_watch(show)
     devices = _add_session_verb(verbs, "devices", list_devices, "list the cameras of a session")
     devices.add_argument("--state", choices=STATES, metavar="STATE", help=f"one of: {', '.join(STATES)}")
-    batch = _add_session_verb(
+    all_cameras = _add_session_verb(
         verbs,
         "provision-all",
         provision_all,
         "provision every camera that is on the allowlist",
         details="; exit code 1 if a camera fails, 130 after Ctrl-C (the session continues)",
     )
-    batch.add_argument("--no-wait", action="store_true", help="start provisioning and exit, do not watch")
+    all_cameras.add_argument("--no-wait", action="store_true", help="start provisioning and exit, do not watch")
     for name, help_text in (
         ("provision", "provision one camera"),
         ("retry", "retry a camera that has failed"),
@@ -73,7 +73,7 @@ def add_parser(subparsers: Subparsers) -> None:
         verbs, "recoverable", recoverable, "list sessions that a restart has interrupted, to resume or discard them"
     )
     ended = _add_verb(verbs, "history", history, "list closed sessions, newest first")
-    ended.add_argument("--limit", type=int, default=20, metavar="N", help="maximum number of sessions (%(default)s)")
+    ended.add_argument("--limit", type=int, default=20, metavar="N", help="maximum number (default: %(default)s)")
 
 
 def _add_start(verbs: Subparsers) -> None:
@@ -89,7 +89,7 @@ def _add_start(verbs: Subparsers) -> None:
     start.add_argument(
         "--ssid", metavar="NAME", help="target network (default: provisioning.target_ssid and its password)"
     )
-    # Exclusive, but not an argparse group: that makes the usage line too long. start_session checks it.
+    # start_session checks that only one is given; an argparse group would make the usage line too long.
     start.add_argument(
         "--password-file", metavar="FILE", help="file whose first line is the password of the target network"
     )
@@ -139,7 +139,7 @@ def _add_verb(
 def provision_all(args: argparse.Namespace) -> int:
     """Provision every allowlisted camera, and watch unless `--no-wait`."""
     client = connect(args)
-    session_id = find_session(client, args.session)
+    session_id = find_session_id(client, args.session)
     answer = client.post(f"{BATCH}/{session_id}/provision-all", {"only_allowlisted": True})
     if not args.no_wait:
         return _watch(client, session_id, args)
@@ -149,7 +149,7 @@ def provision_all(args: argparse.Namespace) -> int:
 def change_device(args: argparse.Namespace) -> int:
     """Provision, retry, confirm or skip a camera."""
     client = connect(args)
-    session_id = find_session(client, args.session)
+    session_id = find_session_id(client, args.session)
     if args.verb == "confirm":
         from pi_orchestrator.features.provisioning.cli_confirm import confirm
 
@@ -164,14 +164,14 @@ def change_device(args: argparse.Namespace) -> int:
 def pause(args: argparse.Namespace) -> int:
     """Pause a session."""
     client = connect(args)
-    answer = client.post(f"{BATCH}/{find_session(client, args.session)}/pause")
+    answer = client.post(f"{BATCH}/{find_session_id(client, args.session)}/pause")
     return _print_answer(args, answer, "paused; running steps finish, nothing new is started")
 
 
 def resume(args: argparse.Namespace) -> int:
     """Resume a session that is paused, or that a restart interrupted."""
     client = connect(args)
-    session_id = find_session(client, args.session)
+    session_id = find_session_id(client, args.session)
     interrupted = client.get(f"{BATCH}/{session_id}")["session"].get("interrupted")
     answer = client.post(f"{SESSIONS if interrupted else BATCH}/{session_id}/resume")
     if args.watch:
@@ -182,14 +182,14 @@ def resume(args: argparse.Namespace) -> int:
 def close(args: argparse.Namespace) -> int:
     """Close a session."""
     client = connect(args)
-    answer = client.post(f"{BATCH}/{find_session(client, args.session)}/close")
+    answer = client.post(f"{BATCH}/{find_session_id(client, args.session)}/close")
     return _print_answer(args, answer, "closed")
 
 
 def discard(args: argparse.Namespace) -> int:
     """Discard a session."""
     client = connect(args)
-    session_id = find_session(client, args.session)
+    session_id = find_session_id(client, args.session)
     client.delete(f"{SESSIONS}/{session_id}")
     print_json({"discarded": session_id}) if args.json else print(f"Session {session_id} discarded.")
     return 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pi_orchestrator.cli.connection import connect
 from pi_orchestrator.cli.output import print_json, table
-from pi_orchestrator.features.provisioning.cli_session import BATCH, SESSIONS, find_session, state_text
+from pi_orchestrator.features.provisioning.cli_session import BATCH, SESSIONS, find_session_id, state_text
 
 if TYPE_CHECKING:
     Json = dict[str, Any]
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def show_session(args: argparse.Namespace) -> int:
     """Print one session, or watch it."""
     client = connect(args)
-    session_id = find_session(client, args.session)
+    session_id = find_session_id(client, args.session)
     if args.watch:
         from pi_orchestrator.features.provisioning.cli_watch import watch
 
@@ -55,7 +55,7 @@ def list_devices(args: argparse.Namespace) -> int:
     from pi_orchestrator.features.provisioning.cli_view import camera_line, changed_texts
 
     client = connect(args)
-    devices = client.get(f"{BATCH}/{find_session(client, args.session)}/devices", state=args.state)["devices"]
+    devices = client.get(f"{BATCH}/{find_session_id(client, args.session)}/devices", state=args.state)["devices"]
     if args.json:
         print_json(devices)
     elif devices:

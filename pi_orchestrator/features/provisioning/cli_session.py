@@ -1,4 +1,4 @@
-"""Finds the session that a command names, and describes its state."""
+"""Finds the session that the arguments of a command select, and describes its state."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ _ID = re.compile(r"[0-9a-f-]{1,36}", re.ASCII)
 _FULL_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
-def find_session(client: Client, id_prefix: str | None) -> str:
-    """The one session whose id starts with `id_prefix`, or the open one; OrchestratorError if not exactly one."""
+def find_session_id(client: Client, id_prefix: str | None) -> str:
+    """The only session id that starts with `id_prefix`, or for None that of the only open session.
+
+    OrchestratorError if several sessions match, NotFoundError if none does.
+    """
     if id_prefix is not None and not _ID.fullmatch(id_prefix.lower()):
         raise OrchestratorError(
             f"{id_prefix!r} is not a session id or the start of one",

@@ -1,4 +1,4 @@
-"""A batch as text: a line for each camera, changes, and the outcome. Pure: sends no request and prints nothing.
+"""A watched session as text: a line for each camera, changes, and the outcome. Sends no request and prints nothing.
 
 Session and devices are JSON as the API returns them; text from cameras is made safe for a terminal.
 """
@@ -15,8 +15,8 @@ from pi_orchestrator.core.error_codes import ErrorCode, SessionCode, Verificatio
 Json = dict[str, Any]
 
 UNDER_WAY = frozenset({"provisioning", "provisioned", "verifying"})
-BAR = 12
-MAC, STATE, ADDRESS, SIGNAL, RETRIES = 17, 12, 15, 4, 2
+BAR_WIDTH = 12
+MAC_WIDTH, STATE_WIDTH, ADDRESS_WIDTH, SIGNAL_WIDTH, RETRIES_WIDTH = 17, 12, 15, 4, 2
 """Widths of the columns, which are two spaces apart."""
 MIN_PROGRESS_WIDTH = 12
 SKIPPED, UNLISTED, QUEUED = "skipped", "not listed", "queued"
@@ -41,7 +41,7 @@ _ADVICE = {
     ErrorCode.CIRCUIT_OPEN: f"too many failures: wait a minute; {RETRY}",
     ErrorCode.DATABASE_ERROR: "see pi-orchestrator doctor and the daemon's log",
 }
-_ENDINGS = {  # how the batch ended: text, and the command that continues
+_ENDINGS = {  # why the session stopped → text, and the command that continues
     "paused": ("The session is paused: nothing new is started.", "pi-orchestrator sessions resume --watch"),
     "interrupted": ("A restart of the daemon interrupted the session.", "pi-orchestrator sessions resume --watch"),
     "expired": ("The session has expired.", "pi-orchestrator sessions start"),
@@ -50,7 +50,7 @@ _ENDINGS = {  # how the batch ended: text, and the command that continues
 }
 
 
-class Batch:
+class WatchedSession:
     """A session and its devices; only the devices in `macs`, unless it is empty."""
 
     def __init__(self, *, macs: Iterable[str] = ()) -> None:
@@ -125,10 +125,10 @@ def state_label(device: Json) -> str:
     return state
 
 
-def screen(batch: Batch, *, width: int, height: int, elapsed_s: float, note: str = "") -> list[str]:
-    """The batch in at most `height` lines; if there are too few, devices under way and failed devices come first."""
-    devices = batch.devices
-    head = [fit(_headline(batch, elapsed_s), width)]
+def screen(watched: WatchedSession, *, width: int, height: int, elapsed_s: float, note: str = "") -> list[str]:
+    """The session in at most `height` lines; if not all devices fit, those under way and failed ones come first."""
+    devices = watched.devices
+    head = [fit(_headline(watched, elapsed_s), width)]
     tail = [fit(note, width)] if note else []
     rows = max(0, height - len(head) - len(tail))
     rest: list[Json] = []
@@ -142,22 +142,22 @@ def screen(batch: Batch, *, width: int, height: int, elapsed_s: float, note: str
 
 def camera_line(device: Json, *, width: int) -> str:
     """A device in one line: MAC, address, signal, retries, state, progress and error."""
-    left = width - MAC - STATE - 4
-    cells = [fit(device.get("mac"), MAC).ljust(MAC)]
-    if left >= ADDRESS + 2 + MIN_PROGRESS_WIDTH:
-        cells.append(fit(device.get("ip"), ADDRESS).ljust(ADDRESS))
-        left -= ADDRESS + 2
-    if left >= SIGNAL + RETRIES + 4 + MIN_PROGRESS_WIDTH:
-        cells.append(fit(_signal(device), SIGNAL).rjust(SIGNAL))
-        cells.append(fit(_retries(device), RETRIES).ljust(RETRIES))
-        left -= SIGNAL + RETRIES + 4
-    cells.append(fit(state_label(device), STATE).ljust(STATE))
+    left = width - MAC_WIDTH - STATE_WIDTH - 4
+    cells = [fit(device.get("mac"), MAC_WIDTH).ljust(MAC_WIDTH)]
+    if left >= ADDRESS_WIDTH + 2 + MIN_PROGRESS_WIDTH:
+        cells.append(fit(device.get("ip"), ADDRESS_WIDTH).ljust(ADDRESS_WIDTH))
+        left -= ADDRESS_WIDTH + 2
+    if left >= SIGNAL_WIDTH + RETRIES_WIDTH + 4 + MIN_PROGRESS_WIDTH:
+        cells.append(fit(_signal(device), SIGNAL_WIDTH).rjust(SIGNAL_WIDTH))
+        cells.append(fit(_retries(device), RETRIES_WIDTH).ljust(RETRIES_WIDTH))
+        left -= SIGNAL_WIDTH + RETRIES_WIDTH + 4
+    cells.append(fit(state_label(device), STATE_WIDTH).ljust(STATE_WIDTH))
     cells.append(_progress_text(device, left))
     return "  ".join(cells)[:width].rstrip()
 
 
 def change_line(device: Json, *, at: str, width: int) -> str:
-    """A device's latest change in one line."""
+    """A device's present state in one line, with the time `at` of its change."""
     label = state_label(device)
     percent = f" {_progress(device)} %" if label in UNDER_WAY else ""
     error = f": {_error_text(device)}" if label == "failed" else ""
@@ -169,26 +169,26 @@ def changed_texts(device: Json) -> list[str]:
     return [str(part.get("text")) for part in device.get("fingerprint_changes") or ()]
 
 
-def fingerprint(device: Json) -> tuple[object, ...]:
-    """The fields whose change is printed."""
+def printed_fields(device: Json) -> tuple[object, ...]:
+    """The fields of a device whose change is worth a new line."""
     return (state_label(device), _progress(device), device.get("error_code"), device.get("retry_count"))
 
 
-def summary(batch: Batch, *, elapsed_s: float) -> list[str]:
+def summary(watched: WatchedSession, *, elapsed_s: float) -> list[str]:
     """The outcome as unwrapped paragraphs: why it stopped, counts, and each failure with advice."""
-    tally = batch.tally()
+    tally = watched.tally()
     lines = []
-    if ending := batch.ended_by:
+    if ending := watched.ended_by:
         text, command = _ENDINGS[ending]
         lines.append(f"{text} To continue: {command}" if ending in ("paused", "interrupted") else text)
-        if ending not in ("paused", "interrupted") and batch.under_way:
+        if ending not in ("paused", "interrupted") and watched.under_way:
             lines.append(f"To continue with the rest: {command}")
     counts = ", ".join(
         [
             f"{tally['verified']} verified",
             f"{tally['failed']} failed",
             f"{tally[SKIPPED]} skipped",
-            *([f"{batch.under_way} not finished"] if batch.under_way else []),
+            *([f"{watched.under_way} not finished"] if watched.under_way else []),
         ]
     )
     lines.append(f"{counts}, in {duration(elapsed_s)}.")
@@ -196,11 +196,11 @@ def summary(batch: Batch, *, elapsed_s: float) -> list[str]:
         lines.append(f"{unlisted} not provisioned: not on the allowlist. To add one: pi-orchestrator allowlist add MAC")
     lines += [
         f"{device.get('mac')} changed since first seen: {'; '.join(changed)}"
-        for device in batch.devices
+        for device in watched.devices
         if (changed := changed_texts(device))
     ]
     failed: dict[str, list[Json]] = {}
-    for device in batch.devices:
+    for device in watched.devices:
         if state_label(device) == "failed":
             failed.setdefault(str(device.get("error_code") or "unknown reason"), []).append(device)
     for code, devices in failed.items():
@@ -209,18 +209,18 @@ def summary(batch: Batch, *, elapsed_s: float) -> list[str]:
     return lines
 
 
-def document(batch: Batch, *, elapsed_s: float) -> Json:
+def document(watched: WatchedSession, *, elapsed_s: float) -> Json:
     """The outcome as JSON, for scripts."""
-    tally = batch.tally()
+    tally = watched.tally()
     return {
-        "session": batch.session,
-        "devices": batch.devices,
-        "outcome": batch.ended_by or "done",
+        "session": watched.session,
+        "devices": watched.devices,
+        "outcome": watched.ended_by or "done",
         "verified": tally["verified"],
         "failed": tally["failed"],
         "skipped": tally[SKIPPED],
         "not_in_allowlist": tally[UNLISTED],
-        "not_finished": batch.under_way,
+        "not_finished": watched.under_way,
         "seconds": round(elapsed_s, 1),
     }
 
@@ -233,9 +233,9 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def _headline(batch: Batch, elapsed_s: float) -> str:
-    session = batch.session
-    counts = _counts_text(batch.tally()) or "no cameras"
+def _headline(watched: WatchedSession, elapsed_s: float) -> str:
+    session = watched.session
+    counts = _counts_text(watched.tally()) or "no cameras"
     return f"{str(session.get('id'))[:8]} {session.get('state')}  {duration(elapsed_s)}  {counts}"
 
 
@@ -258,11 +258,11 @@ def _progress_text(device: Json, width: int) -> str:
         return ""
     percent = _progress(device)
     bar = f"{percent:3} %"
-    if width >= BAR + 2 + 1 + len(bar):
-        done = round(BAR * percent / 100)
-        bar = f"[{'#' * done}{' ' * (BAR - done)}] {bar}"
+    if width >= BAR_WIDTH + 2 + 1 + len(bar):
+        done = round(BAR_WIDTH * percent / 100)
+        bar = f"[{'#' * done}{' ' * (BAR_WIDTH - done)}] {bar}"
     error = str(device.get("error_message") or "")
-    # A fragment of a word is of no use.
+    # Omit the error if only a fragment of a word would fit.
     return f"{bar}  {fit(error, width - len(bar) - 2)}" if error and width >= len(bar) + 10 else bar
 
 

@@ -1,6 +1,6 @@
-"""Follows a batch until no camera is under way: redrawn in place on a terminal, else one line per change.
+"""Shows a session until no camera is under way: redrawn in place on a terminal, else one line per change.
 
-The state is read whenever the event stream is established; then events update it.
+The state is read from the API whenever the event stream is established; then events update it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,32 @@ from pi_orchestrator.cli.event_stream import Disconnected, Event, follow
 from pi_orchestrator.cli.output import columns, print_json, wrapped
 from pi_orchestrator.core.stream_events import ESTABLISHED, SESSION_ERROR
 from pi_orchestrator.features.provisioning.cli_session import BATCH
-from pi_orchestrator.features.provisioning.cli_view import Batch, change_line, document, fingerprint, screen, summary
+from pi_orchestrator.features.provisioning.cli_view import (
+    WatchedSession,
+    change_line,
+    document,
+    printed_fields,
+    screen,
+    summary,
+)
 
 if TYPE_CHECKING:
     from pi_orchestrator.cli.client import Client
 
 DRAW_S = 0.25
 RECONNECT_LIMIT_S = 300.0
-"""A script must not wait forever for a daemon that does not return."""
+"""Time after which reconnecting is given up: a script must not wait forever for a daemon that does not return."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT."""
 
 
 class View(Protocol):
-    """Shows a batch while it runs."""
+    """Shows a session while it runs."""
 
-    def changed(self, batch: Batch) -> None:
-        """Process a change of the batch."""
+    def changed(self, watched: WatchedSession) -> None:
+        """Process a change of the session or its devices."""
 
-    def show(self, batch: Batch, elapsed_s: float) -> None:
+    def show(self, watched: WatchedSession, elapsed_s: float) -> None:
         """Refresh the display; called at least every DRAW_S."""
 
     def show_note(self, text: str) -> None:
@@ -48,32 +55,32 @@ class View(Protocol):
 
 
 def watch(client: Client, session_id: str, *, macs: Iterable[str] = (), as_json: bool = False) -> int:
-    """Show a session, or the cameras in `macs`, until it is over; return the batch's exit code, 130 after Ctrl-C."""
+    """Show a session, or the cameras in `macs`, until it is over; return its exit code, 130 after Ctrl-C."""
     started_at = time.monotonic()
-    batch = Batch(macs=macs)
+    watched = WatchedSession(macs=macs)
     view: View = _Silent() if as_json else _Screen() if sys.stdout.isatty() else _Lines()
     try:
-        _read(client, session_id, batch, view)
-        view.show(batch, 0.0)
-        if not batch.is_over:
-            _follow(client, session_id, batch, view, started_at)
+        _read(client, session_id, watched, view)
+        view.show(watched, 0.0)
+        if not watched.is_over:
+            _follow(client, session_id, watched, view, started_at)
     except KeyboardInterrupt:
         view.end()
         command = f"pi-orchestrator sessions show --watch {session_id[:8]}"
-        print(wrapped(f"The batch continues. To watch it again: {command}"), file=sys.stderr)
+        print(wrapped(f"The session continues. To watch it again: {command}"), file=sys.stderr)
         return INTERRUPTED
     view.end()
     elapsed_s = time.monotonic() - started_at
     if as_json:
-        print_json(document(batch, elapsed_s=elapsed_s))
+        print_json(document(watched, elapsed_s=elapsed_s))
     else:
-        for paragraph in summary(batch, elapsed_s=elapsed_s):
+        for paragraph in summary(watched, elapsed_s=elapsed_s):
             text = paragraph.lstrip(" ")
             print(wrapped(text, indent=" " * (len(paragraph) - len(text))))
-    return batch.exit_code
+    return watched.exit_code
 
 
-def _follow(client: Client, session_id: str, batch: Batch, view: View, started_at: float) -> None:
+def _follow(client: Client, session_id: str, watched: WatchedSession, view: View, started_at: float) -> None:
     inbox: queue.SimpleQueue[Event | Disconnected | Exception] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(client, session_id, inbox), name="events", daemon=True).start()
     is_over = False
@@ -81,33 +88,33 @@ def _follow(client: Client, session_id: str, batch: Batch, view: View, started_a
         for item in _received(inbox):
             if isinstance(item, Exception):
                 raise item
-            _handle(client, session_id, item, batch, view)
-            is_over = batch.is_over
+            _handle(client, session_id, item, watched, view)
+            is_over = watched.is_over
             if is_over:
                 break
-        view.show(batch, time.monotonic() - started_at)
+        view.show(watched, time.monotonic() - started_at)
 
 
-def _handle(client: Client, session_id: str, item: Event | Disconnected, batch: Batch, view: View) -> None:
+def _handle(client: Client, session_id: str, item: Event | Disconnected, watched: WatchedSession, view: View) -> None:
     if isinstance(item, Disconnected):
         view.show_note(f"{item.reason}; retrying in {item.retry_in_s:.0f} s")
         # Only the stream may have failed: try to read the state.
         with contextlib.suppress(UnreachableError):
-            _read(client, session_id, batch, view)
+            _read(client, session_id, watched, view)
     elif item.type == ESTABLISHED:
-        _read(client, session_id, batch, view)
+        _read(client, session_id, watched, view)
         view.show_note("")
     elif item.type == SESSION_ERROR:
         view.show_note(str(item.payload.get("message") or item.payload.get("code")))
     else:
-        batch.update(item.type, item.payload)
-        view.changed(batch)
+        watched.update(item.type, item.payload)
+        view.changed(watched)
 
 
-def _read(client: Client, session_id: str, batch: Batch, view: View) -> None:
+def _read(client: Client, session_id: str, watched: WatchedSession, view: View) -> None:
     session = client.get(f"{BATCH}/{session_id}")["session"]
-    batch.replace(session, client.get(f"{BATCH}/{session_id}/devices")["devices"])
-    view.changed(batch)
+    watched.replace(session, client.get(f"{BATCH}/{session_id}/devices")["devices"])
+    view.changed(watched)
 
 
 def _listen(client: Client, session_id: str, inbox: queue.SimpleQueue[Event | Disconnected | Exception]) -> None:
@@ -138,12 +145,12 @@ class _Screen:
         self._lines = 0
         self._note = ""
 
-    def changed(self, batch: Batch) -> None:
-        """Draw with the next `show` only."""
+    def changed(self, watched: WatchedSession) -> None:
+        """Do nothing: the next `show` draws the change."""
 
-    def show(self, batch: Batch, elapsed_s: float) -> None:
+    def show(self, watched: WatchedSession, elapsed_s: float) -> None:
         width, height = min(120, columns()), shutil.get_terminal_size((80, 24)).lines
-        lines = screen(batch, width=width - 1, height=max(2, height - 1), elapsed_s=elapsed_s, note=self._note)
+        lines = screen(watched, width=width - 1, height=max(2, height - 1), elapsed_s=elapsed_s, note=self._note)
         # Disable wrapping: a wide character takes two columns, and a wrapped line would not be overwritten.
         self._write("\x1b[?7l" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[?7h\x1b[J")
         self._lines = len(lines)
@@ -165,14 +172,14 @@ class _Lines:
     def __init__(self) -> None:
         self._printed: dict[str, tuple[object, ...]] = {}
 
-    def changed(self, batch: Batch) -> None:
-        for device in batch.devices:
-            current = fingerprint(device)
+    def changed(self, watched: WatchedSession) -> None:
+        for device in watched.devices:
+            current = printed_fields(device)
             if self._printed.get(str(device.get("mac"))) != current:
                 self._printed[str(device.get("mac"))] = current
                 print(change_line(device, at=time.strftime("%H:%M:%S"), width=columns()), flush=True)
 
-    def show(self, batch: Batch, elapsed_s: float) -> None:
+    def show(self, watched: WatchedSession, elapsed_s: float) -> None:
         """Print nothing: only changes are printed."""
 
     def show_note(self, text: str) -> None:
@@ -186,10 +193,10 @@ class _Lines:
 class _Silent:
     """For a script that waits for the document at the end; prints only errors."""
 
-    def changed(self, batch: Batch) -> None:
+    def changed(self, watched: WatchedSession) -> None:
         """Print nothing."""
 
-    def show(self, batch: Batch, elapsed_s: float) -> None:
+    def show(self, watched: WatchedSession, elapsed_s: float) -> None:
         """Print nothing."""
 
     def show_note(self, text: str) -> None:

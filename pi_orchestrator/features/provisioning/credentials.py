@@ -33,7 +33,7 @@ class SessionPasswords:
         self._database = database
         self._vault = vault
         self.rotation = asyncio.Lock()
-        """Hold it from `seal` until the result is stored: a rotation in between would destroy the key."""
+        """Hold this lock from `seal` until its result is stored: a rotation before that would destroy the key."""
 
     async def seal(self, session_id: str, password: SecretStr) -> Sealed:
         """Seal a new session's password."""
@@ -42,7 +42,7 @@ class SessionPasswords:
     async def open(self, session: Session) -> Credentials:
         """Open a session's password for one request; PasswordUnavailableError, or StorageError from the database."""
         failure = StorageError("the session's password is missing; start a new session")
-        for _ in range(2):  # a rotation may reseal it between reading and opening
+        for _ in range(2):  # a rotation may reseal the password after it was read
             sealed = await store.password(self._database.read, session.id)
             if sealed is None:
                 break
@@ -105,7 +105,7 @@ class CameraBroker:
         self._neighbours = neighbours
 
     async def access(self) -> MqttAccess:
-        """The configured access; a loopback host is replaced by this machine's address on the camera network."""
+        """Address and login for cameras; a loopback host is replaced by this machine's camera network address."""
         settings, host = self._settings, self._settings.mqtt_host or self._host
         if host == "localhost" or host.startswith("127."):
             own = await self._neighbours.own_addresses()
@@ -114,5 +114,5 @@ class CameraBroker:
 
 
 def purpose(session_id: str) -> str:
-    """The purpose that a session's password is sealed for; it cannot be opened for another one."""
+    """The purpose that a session's password is sealed for; it can be opened only for the same purpose."""
     return f"password of session {session_id}"

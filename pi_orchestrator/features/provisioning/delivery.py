@@ -160,7 +160,7 @@ class CredentialDelivery:
         return await self._steps.take(device, lambda before: before.accepted(self._clock.wall()))
 
     async def _compare(self, device: SessionDevice) -> SessionDevice:
-        """Mark the device if it answers differently now; DeviceFailedError if an operator must confirm that."""
+        """Store in what the device answers differently now; DeviceFailedError if an operator must confirm that."""
         seen = self._registry.fingerprint_of(device.mac)
         changed = await fingerprint_store.compare(self._database.read, device.mac, seen)
         if changed != device.changed:

@@ -1,4 +1,4 @@
-"""Device intake: which devices join a session (cameras that are present, on its interface, not on its target network).
+"""Device intake: cameras join a session if they are present on its interface, and not on its target network.
 
 Until its provisioning is requested, a device of a session is updated with its latest address, signal, firmware version
 and fingerprint.
@@ -28,7 +28,7 @@ from pi_orchestrator.storage.database import Database, Tx
 MAX_UNLISTED = 256
 """Maximum number of unlisted devices in a session: anyone on the network can fake cameras."""
 MAX_UNLISTED_ACTIVITY = 32
-"""While a session has at most this many unlisted devices, a new one counts as activity: it may be listed soon."""
+"""While a session has at most this many unlisted devices, a new one counts as activity: it may soon be allowlisted."""
 REPORT_INTERVAL_S = 10.0
 """Minimum time between two `device.discovered` events of one device."""
 

@@ -145,7 +145,7 @@ class DeviceProvisioner:
     ) -> tuple[SessionDevice, str | None]:
         """Read by HTTP which network the camera is on, because any client can publish a message in its name.
 
-        DeviceFailedError if it names another network than the target; else as `_read_back`.
+        DeviceFailedError if it is on another network than the target; else a result as of `_read_back`.
         """
         for ip in self._watch.known_addresses(device):
             try:
@@ -202,6 +202,6 @@ class DeviceProvisioner:
             firmware_version=answer.firmware_version,
             is_present=True,
         )
-        position = await containers.free_position_or_none(tx, device.container_id) if device.container_id else None
+        position = await containers.free_position_if_exists(tx, device.container_id) if device.container_id else None
         place = (device.container_id, position) if device.container_id and position else None
         await self._registrar.register(tx, camera, automatic=False, place=place, session_id=device.session_id)

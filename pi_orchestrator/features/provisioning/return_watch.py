@@ -16,7 +16,7 @@ from pi_orchestrator.features.provisioning.session import Session
 from pi_orchestrator.features.provisioning.session_device import Sent, SessionDevice
 
 SETTLED_S = 3.0
-"""A camera that accepts its credentials leaves its old network within this time; one still there did not accept."""
+"""A camera that accepts its credentials leaves its old network within this time; one that stays did not accept."""
 SETTLED_UNNAMED_S = 10.0
 """The same for a camera whose firmware does not report its network."""
 POLL_S = 0.1
@@ -33,25 +33,26 @@ class Report:
 
     status: Status
     address: str | None
-    """The address in the message, else the one that the camera answers for on the camera network."""
+    """The address in the message, else the address that the camera answers for on the camera network."""
     sent_ip: str
     since_sent_s: float
-    """Seconds from the send to the message; infinite if this machine has rebooted in between."""
+    """Seconds from the send to the message; infinite if this machine has rebooted since the send."""
     connected_at: float
     """Start of the camera's MQTT session, monotonic seconds."""
 
     def return_address(self, target_ssid: str) -> str | None:
         """The address if the message shows the camera on the target network.
 
-        If the firmware does not report its network, a changed address shows it.
+        If the firmware does not report its network, a changed address is enough.
         """
         if is_same_ssid(self.status.ssid, target_ssid):
             return self.address
         return self.address if self.status.ssid is None and self.address != self.sent_ip else None
 
     def wrong_network(self, target_ssid: str, now: float) -> str | None:
-        """The camera's network, if the camera has rebooted since the send and has been connected for SETTLED_S from
-        another network than the target.
+        """The network that the camera reports, if that is not the target network; else None.
+
+        None, too, until the camera has rebooted since the send and been connected for SETTLED_S.
         """
         # A new MQTT session is no proof of a reboot: after a restart of the daemon every session is new.
         has_rebooted = self.status.uptime_s is not None and self.status.uptime_s < self.since_sent_s
@@ -124,12 +125,12 @@ class ReturnWatch:
         return report.return_address(session.target_ssid) if report else None
 
     def names_no_network(self, device: SessionDevice) -> bool:
-        """Whether the camera has reported since the send, without its network."""
+        """Whether the camera has sent a message since the send of its credentials that names no network."""
         report = self.report(device)
         return report is not None and report.status.ssid is None
 
     def known_addresses(self, device: SessionDevice) -> list[str]:
-        """The addresses for requests to the camera: proved, reported, and that of the send of its credentials."""
+        """Addresses at which to ask the camera: the proved, the reported, and the one its credentials were sent to."""
         report, proved = self.report(device), self._registry.address_of(device.mac)
         found = (str(proved or ""), report.address if report else None, device.sent.ip if device.sent else None)
         return list(dict.fromkeys(ip for ip in found if ip))

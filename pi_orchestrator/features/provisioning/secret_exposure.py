@@ -1,4 +1,4 @@
-"""Cameras that may hold a WiFi password and repeat it in messages: their provisioning was requested, not verified."""
+"""Cameras that may repeat a WiFi password in messages: provisioning was requested, and they are not verified yet."""
 
 from __future__ import annotations
 

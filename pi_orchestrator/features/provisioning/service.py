@@ -61,7 +61,7 @@ class SessionRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchResult:
+class ProvisionAllCounts:
     """Numbers of devices after `provision_all`: queued by it, already under way, and skipped (not on the allowlist)."""
 
     queued: int
@@ -138,7 +138,7 @@ class SessionService:
     # Commands.
 
     async def start(self, request: SessionRequest, actor: Actor) -> Session:
-        """Open a session; ConflictError if one is already open on the interface, or MAX_OPEN on all."""
+        """Open a session; ConflictError if one is already open on the interface, or MAX_OPEN in total."""
         ssid, password = self._target_network(request)
         now = self._clock.wall()
         session = Session(
@@ -252,11 +252,11 @@ class SessionService:
 
         return await self._change_device(session_id, mac, actor, change, starts=False)
 
-    async def provision_all(self, session_id: str, actor: Actor, *, only_allowlisted: bool) -> BatchResult:
+    async def provision_all(self, session_id: str, actor: Actor, *, only_allowlisted: bool) -> ProvisionAllCounts:
         """Queue every device that may be provisioned and was not requested yet, in one transaction."""
         only_listed = only_allowlisted or not self._settings.allow_unlisted
 
-        async def job(tx: Tx) -> BatchResult:
+        async def job(tx: Tx) -> ProvisionAllCounts:
             before = await self._session(tx, session_id)
             session = before.provision()
             devices = await store.devices(tx.run, session_id)
@@ -272,7 +272,9 @@ class SessionService:
                 )
             await audit_log.record(tx, actor, target=session_id)
             tx.after_commit(self.on_change)
-            return BatchResult(len(chosen), sum(device.under_way for device in devices), len(waiting) - len(chosen))
+            return ProvisionAllCounts(
+                len(chosen), sum(device.under_way for device in devices), len(waiting) - len(chosen)
+            )
 
         return await self._database.write(job)
 
@@ -304,7 +306,7 @@ class SessionService:
     ) -> SessionDevice:
         """Apply a command to a device; if it `starts` provisioning, the discovery phase ends.
 
-        `accepts_changes`: how it answers now is stored as how it was first seen.
+        `accepts_changes`: how the device answers now replaces how it answered when it was first seen.
         """
 
         async def job(tx: Tx) -> SessionDevice:

@@ -99,7 +99,7 @@ class Session:
 
     @property
     def warning_s(self) -> float:
-        """Seconds before its expiry at which it warns."""
+        """Seconds before its expiry at which operators are warned."""
         return min(WARNING_S, self.lifetime_s / 4)
 
     @property

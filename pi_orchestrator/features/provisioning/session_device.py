@@ -137,9 +137,10 @@ class SessionDevice:
         )
 
     def confirm(self, position: int) -> SessionDevice:
-        """Accept how it answers now; request its provisioning, unless it was requested before and continues.
+        """Accept how it answers now, and request its provisioning.
 
-        One that waits for this is queued again. That is no retry.
+        A device that waits for this confirmation is queued again; that is no retry. One that was requested before and
+        does not wait only loses its changes.
         """
         confirmed = replace(self, changed=())
         if self.state is SessionDeviceState.DISCOVERED:

@@ -46,7 +46,7 @@ class SessionPage:
 
 
 async def insert(tx: Tx, session: Session, password: Sealed | None) -> None:
-    """Store a new session with its password; sqlite3.IntegrityError while one is open on its interface."""
+    """Store a new session with its password; sqlite3.IntegrityError while another is open on its interface."""
     config = session.config
     await tx.run(
         "INSERT INTO sessions (id, state, network_interface, target_ssid, discovery_timeout_seconds,"

@@ -76,8 +76,8 @@ class SessionView(ApiModel):
 class ChangedPart(ApiModel):
     """What a camera answers differently than when it was first seen.
 
-    `part`: `server` and `headers` of HTTP, `topic` of MQTT, `device_id` and `http_device_id`;
-    its value when it was `first` seen, and `now`.
+    `part` is `server`, `headers` or `http_device_id` (in its HTTP answers), `topic` or `device_id` (in MQTT).
+    `first` is its value when the camera was first seen, `now` the latest value.
     """
 
     part: str
@@ -89,8 +89,8 @@ class ChangedPart(ApiModel):
 class SessionDevice(ApiModel):
     """A camera of a session; `progress` is 0 to 100, `rssi` in dBm (0: unknown).
 
-    A skipped camera is `failed` with the code `SKIPPED`, one that waits for a confirmation with `DEVICE_CHANGED`. Its
-    confirmation names the `changes_id` of its `fingerprint_changes`.
+    A skipped camera is `failed` with the code `SKIPPED`, one that waits for a confirmation with `DEVICE_CHANGED`. To
+    confirm it, send the `changes_id` of its `fingerprint_changes`.
     """
 
     mac: str

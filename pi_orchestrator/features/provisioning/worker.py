@@ -261,7 +261,7 @@ class ProvisioningWorker:
         async def job(tx: Tx) -> None:
             current = await store.get(tx.run, session.id)
             if current is None or current.updated_at != session.updated_at:
-                return  # changed in between
+                return  # changed since this pass has read it
             if remaining_s <= 0:
                 await self._recorder.save(tx, current.close(Ending.EXPIRED))
             else:
@@ -293,8 +293,8 @@ class ProvisioningWorker:
             if current is None or not current.is_open:
                 return
             for device in await store.under_way(tx.run, session.id):
-                outcome = "started" if device.progress == Step.WAITING else "finished"
-                after = device.failed(SessionCode.SESSION_CLOSED, f"the session ended before this camera was {outcome}")
+                missed = "started" if device.progress == Step.WAITING else "finished"
+                after = device.failed(SessionCode.SESSION_CLOSED, f"the session ended before this camera was {missed}")
                 await self._recorder.save_step(tx, device, after)
             await store.erase_password(tx, session.id)
             await self._recorder.save(tx, current.closed(tx.stamp.at))

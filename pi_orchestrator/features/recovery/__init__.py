@@ -1,1 +1,1 @@
-"""Recovery of cameras without pictures: retry, reboot, call an operator."""
+"""Recovery of cameras without pictures: retry, reboot, notify the operator."""

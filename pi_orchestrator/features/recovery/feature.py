@@ -1,4 +1,4 @@
-"""Recovery of cameras without pictures: retry, reboot, and finally advice to the operator."""
+"""Recovery of cameras without pictures: retry, reboot, and finally notify the operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Escalation for a camera without pictures: retry, reboot, then a call to the operator.
+"""Escalation for a camera without pictures: retry, reboot, then notify the operator.
 
 One ladder per camera. Only a picture proves that a reboot helped. A boot that the daemon did not request, such as a
 power cycle, resets the ladder. A camera is rebooted only if it was seen while its captures failed: a camera that is
@@ -73,7 +73,7 @@ class RecoveryLadder:
         return self.last_attempt_at + wait_s
 
     def capture_failed(self, reason: str, now: float, *, seen_at: float, reboot_after: int, auto_reboot: bool) -> bool:
-        """A capture failed by the fault of the camera, which was last seen at `seen_at`; True if it must be rebooted.
+        """Count a failure by the fault of the camera, last seen at `seen_at`; return whether it must be rebooted.
 
         `reboot_after`: number of failures in a row before a reboot. Failures within ATTEMPT_S of a counted one are not
         counted.
@@ -94,16 +94,16 @@ class RecoveryLadder:
         return must_reboot
 
     def capture_succeeded(self, now: float) -> None:
-        """A picture was taken."""
+        """Reset the ladder after a picture."""
         self._reset(now)
 
     def reboot_requested(self, now: float) -> None:
-        """The camera has accepted a reboot."""
+        """Enter the state REBOOTING: the camera has accepted a reboot."""
         self.was_rebooted, self.rebooted_at = True, now
         self._set_state(RecoveryState.REBOOTING, now)
 
     def reboot_finished(self, now: float) -> None:
-        """The reboot has ended; the next capture shows whether it helped."""
+        """Return to RETRYING, or to OK without failures: the next capture shows whether the reboot helped."""
         if self.state is not RecoveryState.REBOOTING:
             return
         if not self.failures:
@@ -113,13 +113,13 @@ class RecoveryLadder:
         self._set_state(RecoveryState.RETRYING, now)
 
     def reboot_failed(self, reason: str, now: float) -> None:
-        """The camera did not reboot, or is not online again."""
+        """Enter the state NEEDS_POWER_CYCLE: the camera did not reboot, or is not online again."""
         self.last_error, self.failed_at = reason, now
         self.was_rebooted = True
         self._set_state(RecoveryState.NEEDS_POWER_CYCLE, now)
 
     def booted(self, now: float) -> None:
-        """The camera has booted; ignored while a requested reboot runs."""
+        """Reset the ladder after a boot of the camera; no effect while a requested reboot runs."""
         if self.state is not RecoveryState.REBOOTING:
             self._reset(now)
 

@@ -13,7 +13,7 @@ MAX_TRACKED = 4096
 REPORT_INTERVAL_S = 600.0
 """Minimum time between two `retrying` events of a camera: occasional failures must not cause a write each."""
 HEALTHY = RecoveryLadder()
-"""For cameras without failures."""
+"""The ladder of all cameras without failures."""
 
 
 class RecoveryTracker:
@@ -32,7 +32,7 @@ class RecoveryTracker:
         self.revision = 0
 
     def of(self, mac: Mac) -> RecoveryLadder:
-        """The recovery state of a camera."""
+        """The ladder of a camera."""
         return self._ladders.get(mac, HEALTHY)
 
     def failing(self) -> list[tuple[Mac, RecoveryLadder]]:
@@ -40,7 +40,7 @@ class RecoveryTracker:
         return [(mac, ladder) for mac, ladder in self._ladders.items() if ladder.state is not RecoveryState.OK]
 
     def capture_failed(self, mac: Mac, reason: str, *, seen_at: float) -> None:
-        """A camera failed to give a picture; `seen_at` is when it was last seen, monotonic seconds."""
+        """Record that a camera gave no picture; `seen_at` is when it was last seen, monotonic seconds."""
         ladder = self._ladders.setdefault(mac, RecoveryLadder(since=self._clock.monotonic()))
         self._ladders.touch(mac)
         must_reboot = ladder.capture_failed(
@@ -54,28 +54,28 @@ class RecoveryTracker:
             self._to_reboot.add(mac)
 
     def capture_succeeded(self, mac: Mac) -> None:
-        """A camera gave a picture."""
+        """Record that a camera gave a picture."""
         if mac in self._ladders:
             self._ladders[mac].capture_succeeded(self._mark_changed())
             self._to_reboot.discard(mac)
 
     def reboot_requested(self, mac: Mac) -> None:
-        """A camera has accepted a reboot."""
+        """Record that a camera has accepted a reboot."""
         self._ladders.setdefault(mac, RecoveryLadder()).reboot_requested(self._mark_changed())
         self._to_reboot.discard(mac)
 
     def reboot_finished(self, mac: Mac) -> None:
-        """A camera is online again after a reboot, or the result cannot be known."""
+        """Record that a camera is online again after a reboot, or that the result cannot be known."""
         if mac in self._ladders:
             self._ladders[mac].reboot_finished(self._mark_changed())
 
     def reboot_failed(self, mac: Mac, reason: str) -> None:
-        """A camera did not reboot, or is not online again."""
+        """Record that a camera did not reboot, or is not online again."""
         self._ladders.setdefault(mac, RecoveryLadder()).reboot_failed(reason, self._mark_changed())
         self._to_reboot.discard(mac)
 
     def booted(self, mac: Mac) -> None:
-        """A camera has booted without a request of the daemon."""
+        """Record that a camera has booted without a request of the daemon."""
         if mac in self._ladders:
             self._ladders[mac].booted(self._mark_changed())
             self._to_reboot.discard(mac)

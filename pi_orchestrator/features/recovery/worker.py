@@ -22,7 +22,7 @@ from pi_orchestrator.features.devices.model import NEVER, Presence
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.recovery.ladder import RecoveryLadder
 from pi_orchestrator.features.recovery.tracker import RecoveryTracker
-from pi_orchestrator.storage import event_store as event_log
+from pi_orchestrator.storage import event_store
 from pi_orchestrator.storage.database import Database, Tx
 
 TICK_S = 1.0
@@ -36,7 +36,7 @@ log = get_logger(__name__)
 
 
 class RecoveryWorker:
-    """One pass each second."""
+    """Retries and reboots cameras, in one pass each second."""
 
     def __init__(
         self,
@@ -146,8 +146,8 @@ class RecoveryWorker:
                 self._start(mac, self._capture(mac))
 
     def _to_reboot(self) -> set[Mac]:
-        """The cameras to reboot; none whose topic is shared or not certain: its failures may not be its own."""
-        return {mac for mac in self._tracker.to_reboot() if self._registry.names.blocks_commands(mac) is None}
+        """The cameras to reboot, except those that may share a topic: another camera may have caused their failures."""
+        return {mac for mac in self._tracker.to_reboot() if self._registry.names.command_block_reason(mac) is None}
 
     def _is_available(self, mac: Mac) -> bool:
         device = self._registry.get(mac)
@@ -155,7 +155,7 @@ class RecoveryWorker:
         return is_present and mac in self._cache and not self._reboots.is_provisioning(mac)
 
     def _has_reconnected(self, mac: Mac, ladder: RecoveryLadder) -> bool:
-        """Whether a camera has reconnected since its last attempt; then it is tried immediately, before a reboot."""
+        """Whether a camera has reconnected since its last capture; then a capture is tried at once, before a reboot."""
         device = self._registry.get(mac)
         return device is not None and device.mqtt_session_since > ladder.last_attempt_at
 
@@ -168,7 +168,7 @@ class RecoveryWorker:
             await self._captures.take(mac)
 
     async def _reboot(self, mac: Mac) -> None:
-        """Reboot a camera, unless it gives a picture by HTTP: failed answers by MQTT may be another client's."""
+        """Reboot a camera, unless it gives a picture by HTTP: another client may have sent the failures by MQTT."""
         if await self._captures.answers_by_http(mac) or mac not in self._to_reboot():
             return
         try:
@@ -184,7 +184,7 @@ class RecoveryWorker:
 
         async def job(tx: Tx) -> None:
             for event in events:
-                await event_log.append(tx, event)
+                await event_store.append(tx, event)
 
         try:
             await self._database.write(job)

@@ -26,9 +26,9 @@ from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.devices.views import ClockReading
 from pi_orchestrator.features.discovery.views import DeviceViews
 from pi_orchestrator.features.system import api as system
-from pi_orchestrator.features.system import dump_store as dump
+from pi_orchestrator.features.system import database_dump
 from pi_orchestrator.features.system.archive import Archive
-from pi_orchestrator.features.system.dump_store import Table
+from pi_orchestrator.features.system.database_dump import Table
 from pi_orchestrator.features.system.logs_api import LogLine
 from pi_orchestrator.http.metrics import MetricsPage
 from pi_orchestrator.http.model import ApiModel, Time
@@ -75,7 +75,7 @@ AddPart = Callable[[Archive], None]
 
 
 class SupportBundle:
-    """Builds bundles one at a time: each occupies a thread for seconds, and a stop waits for all of them."""
+    """Builds bundles one at a time: each occupies a thread for seconds, and a stop of the daemon waits for it."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class SupportBundle:
         registry: DeviceRegistry,
         cameras: CameraViews,
         devices: DeviceViews,
-        page: MetricsPage,
+        metrics_page: MetricsPage,
         host: HostReader,
         configuration: Configuration,
     ) -> None:
@@ -100,7 +100,7 @@ class SupportBundle:
         self._registry = registry
         self._cameras = cameras
         self._devices = devices
-        self._page = page
+        self._metrics_page = metrics_page
         self._host = host
         self._configuration = configuration
         self._lock = asyncio.Lock()
@@ -112,7 +112,9 @@ class SupportBundle:
             archive = Archive(at=at, made_by="the daemon")
             parts = [part async for part in self._collect()]
             loaded = self._configuration.loaded
-            content = await asyncio.to_thread(_build_archive, archive, parts, loaded, lambda: dump.read_database(path))
+            content = await asyncio.to_thread(
+                _build_archive, archive, parts, loaded, lambda: database_dump.read_database(path)
+            )
         log.info("support bundle created", bytes=len(content))
         return f"pi-orchestrator-{at:%Y%m%dT%H%M%SZ}.tar.gz", content
 
@@ -153,8 +155,8 @@ class SupportBundle:
         devices = list(self._registry)
         shown = [text async for text in _paced(self._devices.view(device) for device in devices[:MAX_DEVICES])]
         yield lambda archive: archive.add_lines("devices.jsonl", shown, rows=len(devices))
-        page = (await self._page.render()).decode()
-        yield lambda archive: archive.add_text("metrics.txt", page)
+        metrics = (await self._metrics_page.render()).decode()
+        yield lambda archive: archive.add_text("metrics.txt", metrics)
 
 
 def _masked_json(document: Export) -> bytes:
@@ -162,7 +164,7 @@ def _masked_json(document: Export) -> bytes:
 
 
 async def _paced(models: Iterator[BaseModel]) -> AsyncIterator[str]:
-    """Models as JSON; yields to the event loop now and then, because there can be thousands."""
+    """Models as JSON; lets other tasks run after each MODELS_PER_STEP, because there can be thousands."""
     for number, model in enumerate(models):
         if number % MODELS_PER_STEP == 0:
             await asyncio.sleep(0)
@@ -174,14 +176,14 @@ def _build_archive(
 ) -> bytes:
     for add in parts:
         add(archive)
-    add_program(archive, loaded)
+    add_versions_and_settings(archive, loaded)
     add_tables(archive, tables)
     return archive.finish()
 
 
-def add_program(archive: Archive, loaded: Loaded) -> None:
+def add_versions_and_settings(archive: Archive, loaded: Loaded) -> None:
     """Add versions, and the configuration with the origin of each value; blocks."""
-    versions = {"pi-orchestrator": __version__, "python": sys.version, "sqlite": dump.SQLITE}
+    versions = {"pi-orchestrator": __version__, "python": sys.version, "sqlite": database_dump.SQLITE_VERSION}
     for name in LIBRARIES:
         try:
             versions[name] = metadata.version(name)

@@ -11,8 +11,8 @@ async def bundle(bundles: SupportBundle) -> Reply[None]:
 
     It contains the host status, versions, the configuration, the health of each component, the last lines of the log,
     cameras, devices with their evidence, sessions, events, onboarding events, operator actions, the other tables of
-    the database, and metrics. Its uncompressed size is at most 16 MiB, of each file 3 MiB; `manifest.json` lists what
-    was omitted. Passwords, keys and their digests are not included, nor tables that may contain them.
+    the database, and metrics. Its uncompressed size is at most 16 MiB, that of each file 3 MiB; `manifest.json` lists
+    what was omitted. Passwords, keys and their digests are not included, nor tables that may contain them.
     """
     name, content = await bundles.make()
     return Reply(

@@ -91,9 +91,9 @@ def _write(file: Path, content: bytes) -> None:
 
 def _build_from_disk(args: argparse.Namespace, reason: str) -> bytes:
     from pi_orchestrator.core.logging import configure_redaction, mask_text
-    from pi_orchestrator.features.system import dump_store as dump
+    from pi_orchestrator.features.system import database_dump
     from pi_orchestrator.features.system.archive import Archive
-    from pi_orchestrator.features.system.bundle import add_program, add_tables
+    from pi_orchestrator.features.system.bundle import add_tables, add_versions_and_settings
     from pi_orchestrator.settings import StorageSettings, secrets_of
     from pi_orchestrator.storage.files import DATABASE
 
@@ -105,11 +105,11 @@ def _build_from_disk(args: argparse.Namespace, reason: str) -> bytes:
     if loaded:
         configure_redaction(secrets_of(loaded.settings))
         state_dir = loaded.settings.storage.state_dir
-        add_program(archive, loaded)
+        add_versions_and_settings(archive, loaded)
         _add_host(archive, loaded.settings)
     _add_journal(archive)
     _add_files(archive, state_dir)
-    add_tables(archive, lambda: dump.read_database_copy(state_dir / DATABASE))
+    add_tables(archive, lambda: database_dump.read_database_copy(state_dir / DATABASE))
     return archive.finish()
 
 

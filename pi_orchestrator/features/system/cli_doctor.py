@@ -24,8 +24,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "doctor",
         help="check this machine, and show how to fix problems",
-        description="Check this machine, and show how to fix problems. Needs no running daemon; a running"
-        " one reports cameras that share names and messages that it cannot read. Exit code 1 if a check fails.",
+        description="Check this machine, and show how to fix problems. Needs no running daemon. If the daemon runs,"
+        " its list of devices is checked too: for shared names and for unreadable messages. Exit code 1 if a check"
+        " fails.",
     )
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")

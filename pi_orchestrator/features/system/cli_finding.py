@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of a check: `ok`, `warn` (works with limits) or `fail`, what was found, and the remedy."""
+    """A finding: `result` is `ok`, `warn` (works with limits) or `fail`; `what` was found, and the `remedy`."""
 
     check: str
     result: str

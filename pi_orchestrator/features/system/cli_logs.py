@@ -18,7 +18,7 @@ PATH = "/api/v1/system/logs"
 DEFAULT_COUNT = 50
 MAX_COUNT = 1000
 API_LEVELS = {"warning": "warn"}
-"""Names that `run --log-level` takes, and `logs --level` therefore too → the API's name."""
+"""Level name that `logs --level` takes because `run --log-level` does → the API's name of the level."""
 LOG_EVENT = "log"
 COMPONENT_WIDTH = 20
 INDENT, MAX_LINES_BELOW = "    ", 4
@@ -44,7 +44,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "--source", metavar="NAME", help="only lines of this component and its subcomponents, e.g. net.mqtt"
     )
     parser.add_argument(
-        "--lines", "-n", type=_count, default=DEFAULT_COUNT, metavar="N", help=f"number of last lines ({DEFAULT_COUNT})"
+        "--lines",
+        "-n",
+        type=_count,
+        default=DEFAULT_COUNT,
+        metavar="N",
+        help=f"number of last lines (default: {DEFAULT_COUNT})",
     )
     parser.set_defaults(func=logs)
 

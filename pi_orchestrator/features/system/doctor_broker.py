@@ -1,4 +1,4 @@
-"""The checks of `doctor` for the MQTT broker: it does there what the daemon does."""
+"""The checks of `doctor` for the MQTT broker: it connects, subscribes and publishes as the daemon does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pi_orchestrator.features.commands.model import COMMAND_TOPIC, RESPONSE_TOPICS
 from pi_orchestrator.features.devices.status_message import STATUS_TOPICS
 from pi_orchestrator.features.system.cli_finding import Finding
-from pi_orchestrator.features.system.doctor_user import USER, missing_access
+from pi_orchestrator.features.system.doctor_access import USER, missing_access
 from pi_orchestrator.net.mqtt.check import LOGIN_CODES, TEST_BYTES, BrokerReport, check_broker
 from pi_orchestrator.net.mqtt.subscriptions import acl_remedy
 from pi_orchestrator.settings import MqttSettings, Settings
@@ -27,12 +27,12 @@ ACL_REMEDY = (
 )
 SIZE_REMEDY = "add to the broker's settings: max_packet_size 266240. Then: sudo systemctl restart mosquitto"
 CREDENTIAL = Path("/etc/credstore/pi-orchestrator.mqtt_password")
-"""Where systemd reads the daemon's password; a command is not given credentials."""
+"""Where systemd reads the password that it passes to the daemon; it passes none to a command."""
 _CLIENT_ID_CODE = 0x85
 
 
 def examine_broker(settings: Settings) -> list[Finding]:
-    """Check connection and subscriptions, who may send commands, and the limit of sizes."""
+    """Check connection and subscriptions, who may send commands, and the limit of message sizes."""
     if settings.mqtt.embedded:
         return [_check_embedded(), *(Finding(check, "ok", "embedded in the daemon") for check in ("acl", "packets"))]
     file = settings.mqtt.password_file
@@ -110,7 +110,7 @@ def _acl_finding(report: BrokerReport) -> Finding:
     if report.is_open_to_commands:
         return Finding("acl", "warn", "any client can send commands to cameras", ACL_REMEDY)
     if report.is_open_to_commands is None:
-        what = "cannot be found out whether any client can send commands to cameras: the second connection failed"
+        what = "not known whether any client can send commands to cameras: the second connection failed"
         return Finding("acl", "warn", what, ACL_REMEDY)
     return Finding("acl", "ok", "clients without a user cannot send commands to cameras")
 
@@ -123,7 +123,7 @@ def _size_finding(report: BrokerReport) -> Finding:
         return Finding(
             "packets",
             "warn",
-            "cannot be found out: the broker refuses the test message, or does not answer it",
+            "not known whether sizes are limited: the broker refuses the test message, or does not answer it",
             SIZE_REMEDY,
         )
     return Finding("packets", "ok", "the broker limits the size of messages")

@@ -1,4 +1,4 @@
-"""Checks of `doctor` with data of the running daemon: names of cameras, and messages it cannot read."""
+"""The checks of `doctor` on data of the running daemon: names of cameras, and messages that it cannot read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from pi_orchestrator.settings import Settings
 
 ANSWER_S = 5.0
-"""For the request as a whole: another program may have the port, and never answer, or byte by byte."""
+"""Time limit of the whole request: another program may use the port and never answer, or send byte by byte."""
 MAX_NAMED = 3
 
 
 def examine_daemon(settings: Settings) -> Iterator[Finding]:
-    """One request for all findings; they are not checked if no daemon runs."""
+    """Check what one request to the daemon returns; without a daemon, the findings say that nothing was checked."""
     from pi_orchestrator.cli import client
     from pi_orchestrator.core.errors import OrchestratorError
 
@@ -50,7 +50,7 @@ def _devices(daemon: Client) -> Any:
         except Exception as error:  # noqa: BLE001  # raised below, in the calling thread
             outcome.append(error)
 
-    # A time limit of a socket is for each read only. The program does not wait for this thread when it ends.
+    # A socket's time limit is for each read only. A daemon thread: the program can end while it still waits.
     thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(ANSWER_S)

@@ -1,6 +1,6 @@
 """The checks of `doctor` for the camera network.
 
-Interface and engine are checked as the scanner does it; then leases, stations and mDNS. No device is probed.
+Interface and engine are checked as the scanner checks them; then leases, stations and mDNS. No device is probed.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ async def _check_scanner(scan: StandaloneScan, link: Link | None) -> list[Findin
         engine = _check_engine(scan)
     if problem and problem.part == "engine":
         interface = Finding("interface", "ok", f"{name} is up")
-        engine = Finding("engine", "fail", problem.what, problem.remedy)
+        engine = Finding("engine", "fail", problem.text, problem.remedy)
     elif problem:
-        interface = Finding("interface", "fail", problem.what, problem.remedy)
+        interface = Finding("interface", "fail", problem.text, problem.remedy)
     else:
         network = f"; cameras are looked for in {scanner.network}" if scanner.network else ""
         interface = Finding("interface", "ok", f"{name} is up{network}")
@@ -59,13 +59,13 @@ async def _check_scanner(scan: StandaloneScan, link: Link | None) -> list[Findin
 
 
 def _check_engine(scan: StandaloneScan) -> Finding:
-    engine, choice = scan.scanner.engine, scan.scanner.choice_reason
+    engine, choice_reason = scan.scanner.engine, scan.scanner.choice_reason
     if engine == "arp":
-        return Finding("engine", "ok", f"{choice}: CAP_NET_RAW is available")
+        return Finding("engine", "ok", f"{choice_reason}: CAP_NET_RAW is available")
     if scan.settings.discovery.engine == engine:
-        return Finding("engine", "ok", f"{choice}: the kernel's neighbour table")
+        return Finding("engine", "ok", f"{choice_reason}: the kernel's neighbour table")
     remedy = "ARP needs CAP_NET_RAW: the systemd unit grants it; when started manually, use sudo"
-    return Finding("engine", "warn", choice, remedy)
+    return Finding("engine", "warn", choice_reason, remedy)
 
 
 async def _check_leases(leases: LeaseFiles | None) -> Finding:

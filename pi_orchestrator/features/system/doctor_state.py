@@ -1,7 +1,7 @@
 """The check by `doctor` whether the daemon can use its state folder.
 
-A file is written, synced and read there, and the database is read. Run as root, it also checks that the daemon's user
-can read and write the folder and its files.
+A file is written, synced and read there, and the database is read. If root runs it, it also checks that the daemon's
+user can read and write the folder and its files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from pi_orchestrator.features.system.cli_finding import Finding
-from pi_orchestrator.features.system.doctor_user import USER, missing_access
+from pi_orchestrator.features.system.doctor_access import USER, missing_access
 from pi_orchestrator.settings import Settings
 from pi_orchestrator.storage.files import DATABASE, LOCK
 from pi_orchestrator.storage.read_check import read_error

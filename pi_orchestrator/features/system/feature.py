@@ -42,7 +42,7 @@ def build(
         registry=devices.registry,
         cameras=cameras.views,
         devices=discovery.devices,
-        page=page,
+        metrics_page=page,
         host=host,
         configuration=configuration.service,
     )

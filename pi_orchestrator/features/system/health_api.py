@@ -26,7 +26,7 @@ class Alive(ApiModel):
 class Ready(ApiModel):
     """Whether the daemon is ready.
 
-    `checks`: whether each component works without a fault; one that works despite a fault is false here, too.
+    `checks`: false for each component that has a fault, even if it still works.
     `errors`: a text for each false check.
     """
 
@@ -54,7 +54,7 @@ async def healthz() -> Alive:
 async def readyz(health: HealthRegister) -> Reply[Ready]:
     """Readiness: 503 while an essential component is starting or does not work."""
     parts = [part for part in health.components() if part.state is not State.OFF]
-    ready = health.ready()
+    ready = health.is_ready()
     answer = Ready(
         ready=ready,
         checks={part.name: part.state is State.OK for part in parts},

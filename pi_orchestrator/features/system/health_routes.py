@@ -26,7 +26,7 @@ ROUTES: tuple[Route, ...] = (
             "Readiness",
             None,
             shape=PLAIN,
-            also=(503,),
+            other_statuses=(503,),
             example={"ready": True, "checks": {"database": True, "mqtt": True}, "errors": []},
         ),
         Route(

@@ -40,7 +40,7 @@ Component = Annotated[
 
 
 class LogLine(ApiModel):
-    """One log line; `fields` are its values, as many as fit."""
+    """One log line; `fields` are its values, omitted or cut beyond the limits of a line."""
 
     id: int
     timestamp: Time

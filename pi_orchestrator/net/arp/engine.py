@@ -1,13 +1,13 @@
 """Scan engine with its own ARP frames: probes a network within milliseconds and listens to all ARP traffic.
 
 scapy builds and parses the frames. It needs some 80 µs per frame, which is too slow in an ARP flood. So the raw bytes
-are checked first: format, forged or not, reply to a pending request or not. Replies are always parsed, unsolicited
-frames only within a budget.
+are checked first: the format, whether the frame is forged, and whether it replies to a pending request. Replies are
+always parsed, unsolicited frames only within a budget.
 
 * A reply to this link for an address with a pending request proves that the device is present and has the address.
   Any other frame proves that its sender is present; its address is only a claim.
 * A frame whose Ethernet source differs from its ARP sender MAC is forged and dropped.
-* The socket reports when the interface goes down (ENETDOWN), and works again without reopening once it is up.
+* The socket reports when the interface goes down (ENETDOWN), and works again, without reopening, when it is up.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MIN_WAIT_S, MAX_WAIT_S = 0.1, 0.4
 LAST_ROUND_WAIT_S = 0.2
 """Minimum wait after the last request: a radio in power save receives broadcasts only at about every third beacon."""
 LINGER_S = 0.02
-"""Wait after the last missing reply, because a second device may claim an address."""
+"""Wait after the last address has replied, because a second device may claim an address."""
 MAX_CLAIMANTS = 8
 MAX_KNOWN_MACS = 4096
 MAX_READS, MAX_PARSED = 64, 16
@@ -73,9 +73,10 @@ class ArpCounters:
     """Frames since the start.
 
     `requests`: sent. `replies`: new answers to pending requests; repeated ones are not counted. `unsolicited`: all
-    other valid frames. `malformed`: no ARP for IPv4, or a MAC that cannot be a device's. `forged`: two different
-    source MACs, or this link's own MAC. `foreign`: the sender address is no host of the network. `own_claimed`: it is
-    an address of this machine. `missed`: not parsed, because the budget was used up, or dropped by the kernel.
+    other valid frames. `malformed`: not ARP for IPv4, or a MAC that cannot be a device's. `forged`: two different
+    source MACs, or this link's own MAC. `foreign`: the sender address is no host of the network. `own_claimed`: the
+    sender address is one of this machine. `missed`: not parsed, because the budget was used up, or
+    dropped by the kernel.
     """
 
     requests: int = 0
@@ -100,7 +101,7 @@ class _Request:
     waiters: int = 0
     replies: dict[bytes, tuple[Mac, float]] = field(default_factory=dict)
 
-    def needs(self, mac: bytes) -> bool:
+    def accepts_reply_of(self, mac: bytes) -> bool:
         """Whether a reply of this MAC is new, and there is space for it."""
         if mac in self.replies:
             return self.replies[mac][1] < self.probed_at
@@ -144,7 +145,7 @@ class ArpEngine:
         self.close()
         if not link.supports_arp or link.mac is None:
             raise OSError(errno.EOPNOTSUPP, f"no ARP on {link.name}")
-        # Protocol 0 receives nothing until bind. Opened before scapy is loaded, which is useless without CAP_NET_RAW.
+        # Protocol 0 receives nothing until bind. Opened first: without CAP_NET_RAW it is useless to load scapy.
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         try:
             library = await asyncio.to_thread(load_scapy)
@@ -177,7 +178,7 @@ class ArpEngine:
     async def sweep(
         self, targets: Sequence[IPv4Address], *, expected: frozenset[IPv4Address], progress: OnProgress
     ) -> None:
-        """Probe every address, silent `expected` ones once more; OSError if the link fails."""
+        """Probe every target; probe `expected` addresses that stay silent once more. OSError if the link fails."""
         async with self._sweep_lock:
             packed = [address.packed for address in targets]
             sweep = _Sweep(dict.fromkeys(address for address in packed if address not in self._own))
@@ -197,7 +198,7 @@ class ArpEngine:
             for _ in range(2):  # one request may be lost
                 await self._request(address.packed, requested, probed_at=began)
                 await self._clock.sleep(timeout_s / 2)
-            # A running sweep may have got a reply before: the device may have left the address since.
+            # Replies to a sweep from before this probe do not count: the device may have left the address since.
             return frozenset(mac for mac, at in self._requests[address.packed].replies.values() if at >= began)
 
     async def _run_rounds(
@@ -224,7 +225,7 @@ class ArpEngine:
             await self._wait_for_replies(sweep, min_s=LAST_ROUND_WAIT_S)
 
     async def _wait_for_replies(self, sweep: _Sweep, *, min_s: float) -> None:
-        """Wait until all addresses have answered or the reply timeout is over; at least `min_s`."""
+        """Wait until all addresses have answered or the reply timeout, at least `min_s`, is over."""
         since = self._clock.monotonic()
         while sweep.silent and sweep.error is None:
             left = since + max(min_s, self._rtt.timeout_s()) - self._clock.monotonic()
@@ -238,7 +239,7 @@ class ArpEngine:
 
     @contextlib.contextmanager
     def _requesting(self) -> Iterator[set[bytes]]:
-        """Yield a set for requested addresses; their replies count as answers until the end of the block."""
+        """Yield the set to pass to `_request`; replies of its addresses count as answers until the block ends."""
         requested: set[bytes] = set()
         if self._read_paused is not None:
             self._read_paused.cancel()
@@ -305,7 +306,7 @@ class ArpEngine:
             return False
         request = self._requests.get(sender_ip(frame))
         if request is not None and self._frames and self._frames.is_reply_to_us(frame):
-            if not request.needs(sender_mac(frame)):
+            if not request.accepts_reply_of(sender_mac(frame)):
                 return False
         elif self._unsolicited_budget.take(self._clock.monotonic()):
             request = None
@@ -313,10 +314,10 @@ class ArpEngine:
             self.counters.missed += 1
             self._pause_reading()
             return False
-        self._on_parsed(frame, request)
+        self._parse_and_report(frame, request)
         return True
 
-    def _on_parsed(self, frame: bytes, request: _Request | None) -> None:
+    def _parse_and_report(self, frame: bytes, request: _Request | None) -> None:
         assert self._frames is not None, "called while open"  # noqa: S101
         sender = self._frames.parse(frame)
         if sender is None:

@@ -26,8 +26,9 @@ _SOURCE, _TYPES, _OPERATION = slice(6, 12), slice(12, 20), slice(20, 22)
 _SENDER_MAC, _SENDER_IP, _TARGET = slice(22, 28), slice(28, 32), slice(32, 42)
 _NO_FOLDER = "/dev/null/nowhere"
 _TABLES: dict[str, object] = {"scapy.libs.manuf": "", "scapy.libs.bluetoothids": {}}
+"""Modules with large tables that scapy imports, and the empty table with which each is replaced."""
 _CIPHERS = ("cryptography.hazmat.primitives.asymmetric.x25519", "cryptography.hazmat.backends")
-"""Modules that scapy tries to import for encrypted protocols. Nothing else here imports them: they can be hidden."""
+"""Modules that scapy tries to import for encrypted protocols. Nothing else here needs them, so they are hidden."""
 _LOADING = threading.Lock()
 
 
@@ -56,7 +57,7 @@ class Frames:
         return destination + self._template[6 : FRAME_BYTES - 4] + address
 
     def is_reply_to_us(self, frame: bytes) -> bool:
-        """Whether it is a reply that is addressed to this link."""
+        """Whether the frame is a reply that is addressed to this link."""
         return frame[_OPERATION] == _REPLY and frame[_TARGET] == self._own_target
 
     def parse(self, frame: bytes) -> ArpSender | None:

@@ -1,4 +1,4 @@
-"""Parser for the lease file of dnsmasq, the DHCP server of NetworkManager and RaspAP too."""
+"""Parser for the lease file of dnsmasq, which NetworkManager and RaspAP use, too."""
 
 from __future__ import annotations
 

@@ -14,14 +14,14 @@ from pi_orchestrator.net.host.files import Version, describe_error, file_version
 
 MAX_BYTES = 1024 * 1024
 DEFAULT_PATHS = ("var/lib/misc/dnsmasq.leases", "var/lib/NetworkManager/dnsmasq-{interface}.leases")
-"""Of dnsmasq (RaspAP uses it too) and of a NetworkManager hotspot."""
+"""The lease files of dnsmasq alone (also with RaspAP), and of a NetworkManager hotspot."""
 _SAME_TICK_NS = 100_000_000
 """Longer than a tick of the file system clock: a write after this time changes the time stamp."""
 
 
 @dataclass(frozen=True, slots=True)
 class _ReadResult:
-    """Result of the last read of a file; `version` is None if it must be read again in any case."""
+    """Result of the last read of a file; `version` is None if the file must be read again in any case."""
 
     parsed: ParsedLeases | None
     version: Version | None

@@ -25,7 +25,7 @@ def file_version(path: Path) -> Version:
 
 
 def read_bounded(path: Path, *, max_bytes: int) -> tuple[bytes, Version]:
-    """The first `max_bytes` bytes of a regular file, and its version before the read; OSError otherwise."""
+    """The first `max_bytes` bytes of a file, and its version before the read; OSError if it is not a regular file."""
     # Opening a pipe would block, and a device file may be endless: neither is accepted.
     descriptor = os.open(_checked(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:

@@ -1,7 +1,7 @@
 """Runs local programs without a shell, bounded in time and output.
 
-They get only the environment variables in `PASSED_ENVIRONMENT`, because others may contain secrets, and the C locale,
-because their output is parsed.
+The programs get only the environment variables in `PASSED_ENVIRONMENT`, because others may contain secrets, and the C
+locale, because their output is parsed.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ BURST = 64
 """Errors handled in one call, so that other tasks can run."""
 BATCH_SIZE, PAUSE_S = 16, 0.002
 MAX_PAUSES = 500
-"""Total pauses of a `send` while the send buffer or the neighbour table is full. A full table is reported only to
-sockets with IP_RECVERR."""
+"""Limit of pauses in one `send`, made while the send buffer or the neighbour table is full. A full table is reported
+only to sockets with IP_RECVERR."""
 LINK_DOWN_ERRORS = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV, errno.ENXIO, errno.EBADF})
 
 _BUFFER_FULL = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
@@ -106,7 +106,7 @@ class Datagrams:
             except OSError:
                 break
             for level, kind, data in control:
-                if (level, kind) == (socket.IPPROTO_IP, _IP_RECVERR) and _is_from(host, data):
+                if (level, kind) == (socket.IPPROTO_IP, _IP_RECVERR) and _is_port_unreachable_from(host, data):
                     self._on_answer(IPv4Address(host))
         else:
             return  # more may be queued: the loop calls again
@@ -117,7 +117,7 @@ class Datagrams:
                 sock.recv(1)
 
 
-def _is_from(host: str, error: bytes) -> bool:
+def _is_port_unreachable_from(host: str, error: bytes) -> bool:
     """Whether an error is "port unreachable" from the host itself, not from another host."""
     if len(error) < _EXTENDED_ERROR.size + _OFFENDER.size:
         return False

@@ -28,7 +28,7 @@ MAX_READS = 64
 """Reads per callback, so that other tasks can run."""
 NOTIFICATIONS_PER_S = 2000
 PAUSE_S = 0.25
-DUMP_S = 5.0
+DUMP_TIMEOUT_S = 5.0
 """A dump takes milliseconds; after this timeout it counts as failed."""
 
 _GROUP_LINK, GROUP_NEIGHBOUR, _GROUP_ADDRESS = 0x1, 0x4, 0x10
@@ -128,7 +128,7 @@ class KernelEvents:
         if self._is_open():
             self._dump_done.clear()
             self._start_dump()
-            if await self._clock.wait(self._dump_done, DUMP_S) and self._is_open():
+            if await self._clock.wait(self._dump_done, DUMP_TIMEOUT_S) and self._is_open():
                 return
         raise OSError(errno.EIO, "no answer from the kernel about its neighbour table")
 

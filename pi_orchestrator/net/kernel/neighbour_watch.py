@@ -3,7 +3,7 @@
 A TCP connection does not fix the MAC of its peer: each segment, a repeated one too, goes to the MAC that the entry has
 at that moment, and any device of the network can change the entry with a gratuitous ARP request. To fix the entry
 needs CAP_NET_ADMIN. So every change is received, from the first check on, and the last check runs immediately before
-the secret is written: requests are answered within the system call, without a turn of the event loop.
+the secret is written: the kernel answers a request within the system call, without a turn of the event loop.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class NeighbourWatch:
             self._socket = None
 
     def check(self) -> None:
-        """VerificationError unless the entry names the MAC, and has named no other since the first check.
+        """Raise VerificationError unless the entry names the MAC, and has named no other since the first check.
 
         Does not wait: nothing else of this process runs between the kernel's answer and the return.
         """
@@ -109,7 +109,7 @@ class NeighbourWatch:
         self._is_armed = True
 
     def _look_up(self) -> Mac | None:
-        """The MAC of the entry now, after all changes before were processed."""
+        """The MAC that the entry names now, None without a usable entry; earlier changes are processed first."""
         destination = ATTRIBUTE.pack(8, _RTA_DST) + self._address.packed
         route = self._request(_GET_ROUTE, _RTMSG.pack(AF_INET, 32, 0, 0, 0, 0, 0, 0, 0) + destination)
         if route is None or route[0] != _NEW_ROUTE:

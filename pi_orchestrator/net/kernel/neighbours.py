@@ -116,7 +116,7 @@ class _TrackedEntry:
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """A wait for the addresses in `pending`: each leaves it when its state is not in `undecided`."""
+    """A wait for the addresses in `pending`: an address is removed when its state is not in `undecided`."""
 
     pending: set[IPv4Address]
     undecided: int
@@ -171,7 +171,7 @@ class NeighbourEngine:
     async def sweep(
         self, targets: Sequence[IPv4Address], *, expected: frozenset[IPv4Address], progress: OnProgress
     ) -> None:
-        """Probe every address, silent `expected` ones once more; OSError if the link fails."""
+        """Probe every target; probe `expected` addresses that stay silent once more. OSError if the link fails."""
         async with self._sweep_lock:
             link = self._open_link()
             started_at = self._clock.monotonic()
@@ -340,12 +340,12 @@ class NeighbourEngine:
         return bool(self._state(address) & _UNCONFIRMED)
 
     def _is_reachable_or_answered(self, address: IPv4Address, since: float) -> bool:
-        """Whether the entry is REACHABLE, or the device has answered a datagram since then."""
+        """Whether the entry is REACHABLE, or the device has answered a datagram since `since`."""
         entry = self._find(address)
         return entry is not None and (bool(entry.state & REACHABLE) or entry.answered_at >= since)
 
     def _is_confirmed(self, address: IPv4Address, since: float) -> bool:
-        """Whether the device has answered since then: a REACHABLE entry may have been confirmed 30 s ago."""
+        """Whether the device has answered since `since`. REACHABLE alone may be a confirmation from 30 s ago."""
         entry = self._find(address)
         if entry is None:
             return False

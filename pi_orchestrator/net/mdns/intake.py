@@ -1,4 +1,4 @@
-"""Packet filter in front of zeroconf, which stores every announcement of any host on the network."""
+"""Packet filter in front of zeroconf, which alone would store every announcement of any host on the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RESPONSE = 0x80
 
 
 class PacketFilter:
-    """Admits packets from the camera network: limited in rate, and announcements in total bytes.
+    """Admits packets from the camera network at a limited rate, and announcements up to a total of bytes.
 
     `on_full` is called when the byte limit is exceeded and at least `MIN_CLEAR_INTERVAL_S` have passed since the last
     `clear`. The owner then deletes all announcements and calls `clear`.

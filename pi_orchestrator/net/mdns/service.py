@@ -41,7 +41,7 @@ class Mdns:
 
     @property
     def advertised(self) -> str | None:
-        """The name under which the daemon is advertised; None for seconds while it is checked, and after a failure."""
+        """The name under which the daemon is advertised; None after a failure, and for seconds while it is checked."""
         return self._session.advertised if self._session else None
 
     @property

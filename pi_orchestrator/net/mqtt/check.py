@@ -1,8 +1,8 @@
 """Checks a broker by doing what the daemon does there: connect, subscribe, publish and receive.
 
-All test messages are empty, not retained, and go to topics of an id that no camera has; one, without a subscriber, is
-as large as a broker should refuse. The last will has the daemon's topic, so that the broker checks the same permission,
-but it is empty, not retained, and discarded by the DISCONNECT.
+The test messages are not retained and go to topics of an id that no camera has. They are empty, except one that is so
+large that a broker should refuse it. The last will has the daemon's topic, so that the broker checks the same
+permission, but it is empty, not retained, and discarded by the DISCONNECT.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TOO_LARGE = 0x95
 
 @dataclass(slots=True)
 class BrokerReport:
-    """What a broker allows; None: it cannot be found out."""
+    """What a broker allows; None: not known."""
 
     error: str | None = None
     """Why the connection failed; then nothing else is known."""
@@ -68,7 +68,7 @@ async def check_broker(settings: MqttSettings, *, filters: Sequence[str], comman
 
 
 class _Session:
-    """A connection, and the topics of its id on which messages have arrived."""
+    """A connection, and the test topics on which it has received messages."""
 
     def __init__(self, client: MqttClient) -> None:
         self.client = client
@@ -104,7 +104,7 @@ async def _session(settings: MqttSettings) -> AsyncIterator[_Session]:
     name, limit = f"{settings.client_id}-doctor-{secrets.token_hex(4)}", MAX_PACKET_BYTES
     try:
         client = await opener.open(name, will, max_packet_bytes=limit)
-    except NoAnswerError:  # it may be the MQTT version
+    except NoAnswerError:  # perhaps because of MQTT 5: after no answer, `open` tries 3.1.1
         client = await opener.open(name, will, max_packet_bytes=limit)
     session = _Session(client)
     reading = asyncio.create_task(session.read())
@@ -125,23 +125,26 @@ class _Check:
     async def run(self, filters: Sequence[str], command_topic: str) -> None:
         report, session = self._report, self._session
         report.protocol = "MQTT 5" if session.client.is_mqtt5 else "MQTT 3.1.1"
-        command = session.arrivals.topic(command_topic)
+        test_topic = session.arrivals.topic(command_topic)
         report.refused = await session.subscribe(filters)
-        await session.subscribe([command])
-        await self._check_publishing(command)
+        await session.subscribe([test_topic])
+        await self._check_publishing(test_topic)
         await self._check_delivery([name for name in filters if name not in report.refused])
         await self._check_commands(command_topic)
         await self._check_size()  # last: the broker may close the connection
 
-    async def _check_publishing(self, command: str) -> None:
-        for topic in (ECHO_TOPIC, command):
+    async def _check_publishing(self, command_topic: str) -> None:
+        for topic in (ECHO_TOPIC, command_topic):
             if refusal := await self._session.publish(topic):
                 self._report.unpublished[topic] = str(refusal)
-        if not self._session.client.is_mqtt5 and await self._session.arrivals.missing([command]):
-            self._report.unpublished[command] = "the message does not come back"
+        if not self._session.client.is_mqtt5 and await self._session.arrivals.missing([command_topic]):
+            self._report.unpublished[command_topic] = "the message does not come back"
 
     async def _check_delivery(self, filters: Sequence[str]) -> None:
-        """Send a message for each filter; by MQTT 3.1.1, which has no refusal, also without a user, as cameras may."""
+        """Send a message for each filter, and report the filters whose messages do not arrive.
+
+        MQTT 3.1.1 has no refusal: there, messages that do not arrive are sent again without a user, as cameras may.
+        """
         client, arrivals = self._session.client, self._session.arrivals
         if client.is_mqtt5:
             test = undelivered(client, arrivals, filters)
@@ -153,13 +156,13 @@ class _Check:
         missing = await arrivals.missing(sent)
         if missing:
             with contextlib.suppress(aiomqtt.MqttError, OSError):
-                async with _session(self._anonymous()) as other:
+                async with _session(self._anonymous_settings()) as other:
                     for topic in missing:
                         await other.publish(topic)
             missing = await arrivals.missing(missing)
         self._report.unproven = [sent[topic] for topic in missing]
 
-    def _anonymous(self) -> MqttSettings:
+    def _anonymous_settings(self) -> MqttSettings:
         return self._settings.model_copy(update={"username": None, "password": None})
 
     async def _check_commands(self, command_topic: str) -> None:
@@ -168,15 +171,15 @@ class _Check:
         topic = command_topic.replace("+", f"{session.arrivals.name}-any")
         await session.subscribe([topic])
         try:
-            async with _session(self._anonymous()) as other:
+            async with _session(self._anonymous_settings()) as other:
                 is_refused = await other.publish(topic) is not None
-                is_told = other.client.is_mqtt5
+                is_refusal_reported = other.client.is_mqtt5
         except RefusedError as error:
             self._report.is_open_to_commands = False if error.code in LOGIN_CODES else None
             return
         except (aiomqtt.MqttError, OSError):
             return
-        if is_refused or is_told:
+        if is_refused or is_refusal_reported:
             self._report.is_open_to_commands = not is_refused
             return
         self._report.is_open_to_commands = not await session.arrivals.missing([topic])
@@ -194,7 +197,7 @@ class _Check:
         except NoAnswerError:
             return
         except aiomqtt.MqttError:
-            self._report.is_size_limited = True  # it closes the connection
+            self._report.is_size_limited = True  # the broker has closed the connection
             return
         if refusal is not None:
             self._report.is_size_limited = True if refusal.code == _TOO_LARGE else None

@@ -7,8 +7,8 @@ for a broker that hangs. It ignores the reason with which a broker refuses a mes
 announced size into memory. It ends the connection for properties of a message that it cannot decode, although a broker
 forwards them (U+FEFF in a text).
 
-All use of private attributes of both libraries is in this file; tests/unit/net/mqtt/test_client.py holds it against
-the installed versions.
+All use of private attributes of both libraries is in this file; tests/unit/net/mqtt/test_client.py checks it with the
+installed versions.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class MqttClient(aiomqtt.Client):
         return refused
 
     async def while_receiving(self, call: Awaitable[T], *, silence_s: float) -> T:
-        """Await a call to the broker; MqttError if nothing at all is received for `silence_s`, or at the end."""
+        """Await a call to the broker; MqttError if nothing is received for `silence_s`, or on disconnection."""
         waiting = asyncio.ensure_future(call)
         try:
             while True:
@@ -213,7 +213,7 @@ class MqttClient(aiomqtt.Client):
             self._disconnected.exception()  # retrieved, so that asyncio does not log it
 
     def _lost(self) -> aiomqtt.MqttError:
-        """Why the connection ended, in words."""
+        """The error that says why the connection ended."""
         error = None if self._disconnected.cancelled() else self._disconnected.exception()
         if isinstance(error, aiomqtt.MqttCodeError):
             code = error.rc.value if isinstance(error.rc, ReasonCode) else None
@@ -281,7 +281,7 @@ class MqttClient(aiomqtt.Client):
             else None
         )
         if not self._connected.done():
-            # aiomqtt would wait for its time limit.
+            # Without this, aiomqtt would wait until its time limit.
             self._connected.set_exception(
                 error or ClosedEarlyError("the broker closed the connection without an answer to CONNECT")
             )
@@ -293,7 +293,7 @@ class MqttClient(aiomqtt.Client):
 
 
 def _tolerate(client: paho.Client, *, is_mqtt5: bool) -> None:
-    """Make paho decode no properties of messages, which any client chooses, and no unknown codes of a SUBACK."""
+    """Keep paho from decoding properties of messages, which any client chooses, and unknown codes of a SUBACK."""
     handle_publish, handle_suback = client._handle_publish, client._handle_suback  # noqa: SLF001
 
     def publish() -> MQTTErrorCode:

@@ -1,4 +1,4 @@
-"""Whether a broker delivers what it has granted: some accept a subscription that their ACL forbids, and send nothing.
+"""Check that a broker delivers for the filters it has granted: some grant what their ACL forbids, and send nothing.
 
 The test messages are empty, not retained, and on topics of an id that no camera has.
 """
@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from pi_orchestrator.net.mqtt.client import MqttClient, RefusedError
 
 DELIVERY_S = 5.0
-"""Time in which a message must come back that the broker has acknowledged, after the last one that was received."""
+"""Time without any received message after which the missing test messages count as not delivered."""
 LIMIT_S = 60.0
-"""Time in which it must come back while other messages arrive."""
+"""Limit of the wait for test messages while other messages arrive."""
 
 
 class Arrivals:
-    """The test topics of an id, and those on which a message has arrived."""
+    """Test topics with an id that no camera has, and those of them on which a message has arrived."""
 
     def __init__(self, purpose: str) -> None:
         self.name = f"piorch-{purpose}-{secrets.token_hex(4)}"
@@ -31,7 +31,7 @@ class Arrivals:
         return topic_filter.replace("+", self.name)
 
     def take(self, topic: str) -> bool:
-        """Record that a message has arrived, of the test or not; whether it belongs to the test."""
+        """Record the arrival of a message of any topic; returns whether it is a test message."""
         self._received.set()
         if self.name not in topic:
             return False
@@ -43,7 +43,7 @@ class Arrivals:
         self._arrived.clear()
 
     async def missing(self, topics: Iterable[str]) -> list[str]:
-        """Wait for a message on each of the topics; those without one after DELIVERY_S of silence, or LIMIT_S."""
+        """Wait for a message on each topic; returns the topics without one after DELIVERY_S of silence, or LIMIT_S."""
         wanted = list(topics)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LIMIT_S):
@@ -57,7 +57,8 @@ class Arrivals:
 async def undelivered(client: MqttClient, arrivals: Arrivals, filters: Sequence[str]) -> list[str]:
     """The filters whose messages do not come back, without those on which the broker does not let us publish.
 
-    MQTT 5 only: by 3.1.1 a broker does not say that it refuses a message. Another task passes messages to `arrivals`.
+    MQTT 5 only: with 3.1.1 a broker does not report that it refuses a message. Meanwhile another task must pass the
+    received messages to `arrivals`.
     """
     sent: dict[str, str] = {}
     for name in filters:

@@ -30,7 +30,7 @@ NAME = "mqtt"
 SILENCE_S = 10.0
 """Time without any data from the broker after which a subscribe has failed."""
 SUBSCRIBE_LIMIT_S = 300.0
-"""Time for a subscribe; retained messages may come before the broker's answer."""
+"""Time limit of a subscribe; retained messages may come before the broker's answer."""
 MAX_RETRY_DELAY_S = 2.0
 MIN_STABLE_S = 5.0
 LOG_INTERVAL_S = 60.0
@@ -49,7 +49,7 @@ class MqttConnection:
     def __init__(self, *, settings: MqttSettings, port: int, clock: Clock, health: Health) -> None:
         self._settings = settings
         self.client_id = f"{settings.client_id}-{secrets.token_hex(4)}"
-        """New in each process: a client that took it would disconnect the daemon."""
+        """New in each process, because a client that connects with the same id disconnects the daemon."""
         self._port = port
         self._clock = clock
         self._health = health
@@ -133,8 +133,8 @@ class MqttConnection:
             finally:
                 self._client = None
             if self.connections > connections_before:
-                # Repeatedly disconnected right after connecting (by a client that has its client id?): back off.
-                # If the broker was unreachable in between, this is an ordinary outage.
+                # Disconnected right after several connects, perhaps by another client with this client id: back off.
+                # If the broker was unreachable between these connects, this is an ordinary outage.
                 is_short = self._clock.monotonic() - self._connected_at < MIN_STABLE_S
                 early_disconnects = early_disconnects + 1 if is_short and not is_unreachable else 0
                 attempt = early_disconnects
@@ -205,7 +205,7 @@ class MqttConnection:
         """Find the filters that the broker has granted without delivering their messages."""
         if not client.is_mqtt5 or self._clock.monotonic() < self._check_again_at:
             return
-        # Some brokers close the connection instead of refusing a message: then no check at the next connects.
+        # Some brokers close the connection instead of refusing a message: the next connects skip this check.
         self._check_again_at = self._clock.monotonic() + REMEMBER_S
         filters, discarded = self._subscriptions.granted(), self.discarded
         self._arrivals.clear()
@@ -247,7 +247,7 @@ class MqttConnection:
             log.warning("mqtt message too large, dropped", reason=str(error), count=self.too_large)
 
     def _report_lost(self, reason: str, cause: str) -> None:
-        """Warn once per outage, and once a minute for each cause."""
+        """Set the health, and warn once per outage but at most once a minute for each cause."""
         self._health.set(NAME, State.DEGRADED, reason)
         is_warned = not self._is_outage_logged and self._warnings.allows(cause)
         self._is_outage_logged = self._is_outage_logged or is_warned

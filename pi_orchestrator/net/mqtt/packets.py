@@ -1,4 +1,4 @@
-"""Changes to received packets that paho would otherwise end the connection for, before it decodes them."""
+"""Changes of received packets before paho decodes them: unchanged, they would make paho end the connection."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def with_known_codes(body: bytearray, *, is_mqtt5: bool) -> bytearray:
 
 
 def _properties_end(body: bytearray, start: int) -> int | None:
-    """Where the properties that start here end, None if the body is too short for them."""
+    """Where the properties that begin at `start` end; None if the body is too short for them."""
     size = 0
     for number, digit in enumerate(body[start : start + _MAX_LENGTH_BYTES]):
         size |= (digit & 0x7F) << 7 * number

@@ -1,8 +1,8 @@
-"""Opens a connection to the configured broker: as the daemon does it, for the daemon and for `doctor`.
+"""Opens connections to the configured broker, in the same way for the daemon and for `doctor`.
 
-MQTT 5 is tried first, because a client can then limit what the broker sends. A broker that refuses it gets MQTT 3.1.1,
-unless the reason is another one (login, client id, load), and one that does not answer gets it at the next attempt;
-what works is remembered for `REMEMBER_S`.
+MQTT 5 is tried first, because a client can then limit what the broker sends. If the broker refuses, MQTT 3.1.1 is tried
+at once, unless the reason has nothing to do with the version (login, client id, load). If it does not answer, 3.1.1 is
+tried at the next attempt. When 3.1.1 has worked, MQTT 5 is not tried for `REMEMBER_S`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VERSION_CODES = (0x80, 0x81, 0x82, 0x83, 0x84, 0x95)
 
 
 class SessionOpener:
-    """Opens connections to one broker, and remembers whether it knows MQTT 5."""
+    """Opens connections to one broker, and remembers whether the broker knows MQTT 5."""
 
     def __init__(
         self, *, settings: MqttSettings, port: int, monotonic: Callable[[], float], logger: logging.Logger

@@ -19,7 +19,7 @@ LEFT_OUT_S = 60.0
 """First time for which a filter is left out; doubled after each repeat, up to MAX_LEFT_OUT_S."""
 MAX_LEFT_OUT_S = 3600.0
 TOLERATED = 2
-"""Large messages on a filter that are not retained, until it is left out."""
+"""Number of large messages, not retained, after which a filter is still subscribed; one more, and it is left out."""
 MAX_TOPICS = 256
 """Topics that are remembered for each filter."""
 FORGET_S = 2 * MAX_LEFT_OUT_S
@@ -56,7 +56,7 @@ class _Filter:
     def is_left_out(self) -> bool:
         return self.again_at is not None and self.large is not None
 
-    def narrow(self) -> list[str]:
+    def known_topics(self) -> list[str]:
         return [topic for topic in self.topics if topic not in self.large_topics]
 
 
@@ -85,18 +85,18 @@ class Subscriptions:
         self._filters[topic_filter] = _Filter()
 
     def wanted(self, now: float) -> list[str]:
-        """What to subscribe to at a connect."""
+        """What to subscribe to at a connect: filters, and the known topics of a filter that is left out."""
         found: list[str] = []
         for name, entry in self._filters.items():
             if entry.is_left_out and entry.again_at is not None and now < entry.again_at:
-                found += entry.narrow()
+                found += entry.known_topics()
             else:
                 found.append(name)
                 entry.again_at = None
         return found
 
     def due(self, now: float) -> list[str]:
-        """The refused filters and those left out, of which the time is over."""
+        """Take the refused, undelivered and left out filters whose time is over: they must be subscribed again."""
         due = [name for name, entry in self._filters.items() if entry.again_at is not None and entry.again_at <= now]
         for name in due:
             self._filters[name].again_at = None
@@ -118,7 +118,7 @@ class Subscriptions:
         return [name for name, entry in self._filters.items() if entry.again_at is None]
 
     def add_undelivered(self, checked: Iterable[str], missing: Container[str], now: float) -> None:
-        """Record of which of the `checked` filters no messages are delivered; they are subscribed again later."""
+        """Record which `checked` filters are `missing`: their messages do not arrive. They are tried again later."""
         for name in checked:
             entry = self._filters[name]
             entry.is_undelivered = name in missing
@@ -171,8 +171,8 @@ class Subscriptions:
                 if topic != entry.large.topic:  # shown in part: remove the retained messages of the whole filter
                     remove = f"mosquitto_sub -W 60 -t '{name}' --remove-retained"
                 parts.append(
-                    f"{name} is left out for now, except {len(entry.narrow())} known topics: {topic} has a message of"
-                    f" {entry.large.size:,} bytes. Remove it ({remove}), and set max_packet_size in the broker's"
-                    " settings"
+                    f"{name} is left out for now, except {len(entry.known_topics())} known topics: {topic} has a"
+                    f" message of {entry.large.size:,} bytes. Remove it ({remove}), and set max_packet_size in the"
+                    " broker's settings"
                 )
         return "; ".join(parts) or None

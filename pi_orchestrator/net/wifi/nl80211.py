@@ -68,7 +68,7 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Bss:
-    """An entry of the kernel's scan results: `seen_s` seconds old; `joined`: the interface is associated with it."""
+    """A scan result of the kernel, received `seen_s` seconds ago; `joined`: the interface is associated with it."""
 
     network: WifiNetwork
     seen_s: float

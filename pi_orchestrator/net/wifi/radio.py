@@ -38,7 +38,7 @@ class Wireless:
         self.reason: str | None = None
 
     async def interfaces(self) -> tuple[Interface, ...] | None:
-        """All wireless interfaces (none without a wireless driver); None if the request fails."""
+        """All wireless interfaces, empty without a wireless driver; None if the request fails."""
         found: list[Interface] = []
         try:
             async with nl80211_session(self._new_socket) as send:

@@ -40,16 +40,16 @@ def output(folder):
     return (folder / "out").read_text()
 
 
-async def ended(process):
-    """The exit code of a demo, and its errors."""
+async def wait_for_end(process):
+    """Wait for the end of a demo; returns (exit code, stderr)."""
     async with asyncio.timeout(HANG_S):
         return await process.wait(), (process.folder / "err").read_text()
 
 
 async def test_demo_pairs_cameras_and_ends_clean(tmp_path):
     async with demo(tmp_path, "--count", "3", "--port", "0") as process:
-        await eventually(lambda: len(_online(output(tmp_path))) == 3)
-        assert len(set(_online(output(tmp_path)))) == 3
+        await eventually(lambda: len(_paired_macs(output(tmp_path))) == 3)
+        assert len(set(_paired_macs(output(tmp_path)))) == 3
         text = output(tmp_path)
         urls = re.findall(r"http://127\.0\.0\.1:\d+/\S*", text)
         async with aiohttp.ClientSession() as session:
@@ -64,13 +64,13 @@ async def test_demo_pairs_cameras_and_ends_clean(tmp_path):
         listed = await command(*" ".join(arguments.groups()).split())
         assert (listed.code, len(listed.out.splitlines())) == (0, 4)
         process.send_signal(signal.SIGINT)
-        assert await ended(process) == (0, "")
+        assert await wait_for_end(process) == (0, "")
     assert list((tmp_path / "tmp").iterdir()) == []
     text = output(tmp_path).replace(str(tmp_path), "")
     assert [line for line in text.splitlines() if len(line) > 80] == []
 
 
-def _online(text):
+def _paired_macs(text):
     return [MAC.search(line)[0] for line in text.splitlines() if MAC.search(line) and "auto-onboard" in line]
 
 
@@ -82,9 +82,9 @@ async def test_two_demos_end_after_duration(tmp_path):
         args = ("--count", "2", "--port", "0", "--duration", "8")
         processes = [await stack.enter_async_context(demo(folder, *args)) for folder in folders]
         for process in processes:
-            assert await ended(process) == (0, "")
+            assert await wait_for_end(process) == (0, "")
     for folder in folders:
-        assert len(_online(output(folder))) == 2
+        assert len(_paired_macs(output(folder))) == 2
         assert output(folder).splitlines()[-1] == "Stopping."
         assert list((folder / "tmp").iterdir()) == []
 
@@ -92,9 +92,9 @@ async def test_two_demos_end_after_duration(tmp_path):
 async def test_demo_state_folder_is_kept(tmp_path):
     for _ in range(2):
         async with demo(tmp_path, "--count", "2", "--port", "0", "--state-dir", str(tmp_path / "kept")) as process:
-            await eventually(lambda: len(_online(output(tmp_path))) == 2)
+            await eventually(lambda: len(_paired_macs(output(tmp_path))) == 2)
             process.send_signal(signal.SIGTERM)
-            assert await ended(process) == (0, "")
+            assert await wait_for_end(process) == (0, "")
     assert (tmp_path / "kept" / "orchestrator.db").exists()
     assert (tmp_path / "kept" / "clean-shutdown").exists()
 
@@ -114,7 +114,7 @@ async def test_demo_on_terminal_redraws_table(tmp_path):
         async with demo(tmp_path, "--count", "2", "--port", "0", stdout=theirs) as process:
             await eventually(is_redrawn)
             process.send_signal(signal.SIGINT)
-            assert (await ended(process))[0] == 0
+            assert (await wait_for_end(process))[0] == 0
     finally:
         os.close(ours)
         os.close(theirs)
@@ -129,7 +129,7 @@ async def test_demo_with_closed_output_ends(tmp_path):
         first = await asyncio.to_thread(os.read, reading, 65536)
         assert first.startswith(b"Pi Orchestrator")
         os.close(reading)
-        assert await ended(process) == (0, "")
+        assert await wait_for_end(process) == (0, "")
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -137,7 +137,7 @@ async def test_demo_port_in_use_has_remedy(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         async with demo(tmp_path, "--port", str(port)) as process:
-            code, err = await ended(process)
+            code, err = await wait_for_end(process)
     assert code == 1
     assert err.splitlines()[0] == f"error: cannot listen on 127.0.0.1:{port}: Address already in use"
     assert err.splitlines()[1:] == [
@@ -159,7 +159,7 @@ async def test_demo_fault_is_visible(tmp_path):
     """The refusal of a camera that reports a wrong MAC is in the events."""
     args = ("--count", "2", "--port", "0", "--fault", "wrong-mac:1")
     async with demo(tmp_path, *args) as process, aiohttp.ClientSession() as session:
-        await eventually(lambda: len(_online(output(tmp_path))) == 1)
+        await eventually(lambda: len(_paired_macs(output(tmp_path))) == 1)
         url = re.search(r"http://127\.0\.0\.1:\d+", output(tmp_path))[0]
 
         async def error_codes():
@@ -168,4 +168,4 @@ async def test_demo_fault_is_visible(tmp_path):
 
         assert set(await eventually(error_codes)) == {"MAC_MISMATCH"}  # the camera is retried
         process.send_signal(signal.SIGINT)
-        assert (await ended(process))[0] == 0
+        assert (await wait_for_end(process))[0] == 0

@@ -158,12 +158,12 @@ async def test_command_without_daemon_exits_with_3(args):
     assert (done.code, done.out) == (3, "")
     assert done.err == (
         "error: no daemon responds at http://127.0.0.1:1: Connection refused\n"
-        "  check: systemctl status pi-orchestrator, or give its URL with --url\n"
+        "  check: systemctl status pi-orchestrator, or give the daemon's URL with --url\n"
     )
     assert too_long(done.err) == []
 
 
-async def test_other_server_is_not_the_daemon(rig):
+async def test_command_to_other_server_exits_with_3(rig):
     done = await command("cameras", "list", "--url", f"http://127.0.0.1:{rig.broker.port}")
     assert done.code == 3
     assert "Traceback" not in done.err
@@ -237,7 +237,7 @@ async def test_cameras_are_listed_and_shown(cli):
     ]
 
 
-async def test_empty_camera_list_explains(rig, tmp_path):
+async def test_empty_camera_list_says_how_cameras_appear(rig, tmp_path):
     async with daemon(rig, tmp_path) as process:
         config = tmp_path / "config.toml"
         empty = await command("cameras", "list", "--config", config, "--url", process.api.url)
@@ -365,7 +365,7 @@ async def test_unreadable_configuration_has_remedy(tmp_path):
     assert done.err.splitlines()[1] == f"  {config}: cannot be read: Permission denied; try with sudo"
 
 
-async def test_daemon_url_by_flag_environment_configuration(cli):
+async def test_daemon_url_is_taken_from_flag_environment_or_configuration(cli):
     url = cli.process.api.url
     nowhere = "http://127.0.0.1:1"
     await cli("cameras", "list")

@@ -24,8 +24,8 @@ async def watched(rig, folder, systemd, **options):
         yield process
 
 
-async def pings_stop(systemd):
-    """Return the number of pings once none has arrived for a whole watchdog period."""
+async def wait_until_pings_stop(systemd):
+    """Wait until no ping has arrived for a whole watchdog period; returns the number of pings so far."""
     count = -1
     while systemd.count(PING) != count:
         count = systemd.count(PING)
@@ -81,7 +81,7 @@ async def test_pings_pause_while_loop_is_blocked(rig, tmp_path):
     ):
         await systemd.received(PING)
         process.send(signal.SIGUSR1)
-        stopped_at = await pings_stop(systemd)
+        stopped_at = await wait_until_pings_stop(systemd)
         await systemd.received(PING, count=stopped_at + 2)
 
 
@@ -89,7 +89,7 @@ async def test_pings_pause_while_writer_hangs(rig, tmp_path):
     async with NotifySocket(tmp_path / "notify") as systemd, watched(rig, tmp_path, systemd) as process:
         await systemd.received(PING)
         with _write_lock(rig.state_dir / "orchestrator.db"):
-            stopped_at = await pings_stop(systemd)
+            stopped_at = await wait_until_pings_stop(systemd)
             assert (await process.api.get("/healthz")).status == 200, "the event loop runs"
             assert (await process.api.get("/api/v1/cameras")).status == 200, "reading still works"
             await process.logged("database not responding")

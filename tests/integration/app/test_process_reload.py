@@ -1,4 +1,4 @@
-"""SIGHUP: reloadable settings change, other changed ones are named, an invalid configuration changes nothing."""
+"""SIGHUP: reloadable settings are applied, other changed settings are logged, an invalid file changes nothing."""
 
 import contextlib
 import signal
@@ -75,14 +75,14 @@ async def _mqtt_is_lost(process):
 async def test_trusted_hosts_are_reloaded(rig, tmp_path):
     async with reloadable(rig, tmp_path) as (process, reload):
 
-        async def code(host):
+        async def status_for(host):
             return (await process.api.get("/api/v1/cameras", headers={"Host": host})).status
 
-        assert await code("cameras.example") == 403
+        assert await status_for("cameras.example") == 403
         await reload(http={"trusted_hosts": ["cameras.example"]})
-        assert await code("cameras.example") == 200
+        assert await status_for("cameras.example") == 200
         await reload()
-        assert await code("cameras.example") == 403
+        assert await status_for("cameras.example") == 403
 
 
 @pytest.mark.parametrize("kind", ["in the configuration", "in a file", "in another file"])
@@ -96,13 +96,13 @@ async def test_reload_replaces_api_key(rig, tmp_path, kind):
 
     async with reloadable(rig, tmp_path, auth=auth("the-first-key", 1)) as (process, reload):
 
-        async def code(key):
+        async def status_for(key):
             return (await process.api.get("/api/v1/keys", headers={"X-API-Key": key})).status
 
-        assert (await code("the-first-key"), await code("the-second-key")) == (200, 401)
+        assert (await status_for("the-first-key"), await status_for("the-second-key")) == (200, 401)
         log_entry = await reload(auth=auth("the-second-key", 2))
         assert log_entry["restart_needed"] == []
-        assert (await code("the-first-key"), await code("the-second-key")) == (401, 200)
+        assert (await status_for("the-first-key"), await status_for("the-second-key")) == (401, 200)
         assert "second-key" not in process.text()
 
 

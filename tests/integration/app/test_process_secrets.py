@@ -12,7 +12,7 @@ import pytest
 from tests.support.process import command, daemon, write_toml
 from tests.support.waiting import eventually
 
-# Each encoding spells these characters differently; they are too long to occur by chance.
+# Secrets with characters that each encoding spells differently; too long to occur by chance.
 API_KEY = 'Kanari/en+vogel&key="7yQ2%x'
 MQTT_PASSWORD = 'Zaun/koenig+mqtt&pass="9wR4%z'
 KEY_FILES = {"admin.key", "session.secret"}
@@ -41,8 +41,8 @@ def spellings(secret):
     yield "escapes", "".join(f"\\u{ord(char):04x}" for char in secret).encode()
 
 
-def found(secrets, places):
-    """(place, secret's name, encoding) wherever a secret is."""
+def occurrences(secrets, places):
+    """[(place, name of the secret, encoding), …] of each secret found in {place: content}."""
     return [
         (place, name, encoding)
         for place, content in places.items()
@@ -64,10 +64,10 @@ def files_below(*folders, without=()):
 def test_search_finds_secret_in_every_encoding():
     for shift, (name, spelled) in itertools.product(range(3), spellings(API_KEY)):
         content = b"x" * shift + spelled + b"tail"
-        assert found({"key": API_KEY}, {"here": content}), name
+        assert occurrences({"key": API_KEY}, {"here": content}), name
     for shift in range(3):
-        assert found({"key": API_KEY}, {"here": base64.b64encode(b"a" * shift + API_KEY.encode() + b"bc")})
-    assert found({"key": API_KEY}, {"here": API_KEY[:-1].encode()}) == []
+        assert occurrences({"key": API_KEY}, {"here": base64.b64encode(b"a" * shift + API_KEY.encode() + b"bc")})
+    assert occurrences({"key": API_KEY}, {"here": API_KEY[:-1].encode()}) == []
 
 
 async def test_secrets_are_only_in_key_files(rig, tmp_path):
@@ -130,9 +130,9 @@ async def test_secrets_are_only_in_key_files(rig, tmp_path):
         places |= {"second log": process.text().encode()} | files_below(rig.state_dir, without=KEY_FILES)
 
     assert len(answers) > 40
-    assert found(secrets, places) == []
+    assert occurrences(secrets, places) == []
     # Check the search itself: a name that is stored is found.
-    assert found({"name of the key": "made"}, files_below(rig.state_dir, without=KEY_FILES))
+    assert occurrences({"name of the key": "made"}, files_below(rig.state_dir, without=KEY_FILES))
 
 
 async def test_created_admin_key_is_only_in_its_file(rig, tmp_path):
@@ -142,7 +142,7 @@ async def test_created_admin_key_is_only_in_its_file(rig, tmp_path):
         entries = process.entries("admin key created")
         assert [entry["file"] for entry in entries] == [str(rig.state_dir / "admin.key")]
         places = {"log": process.text().encode()} | files_below(rig.state_dir, without={"admin.key"})
-        assert found({"admin key": key}, places) == []
+        assert occurrences({"admin key": key}, places) == []
     modes = {path.name: path.stat().st_mode & 0o777 for path in rig.state_dir.iterdir()}
     assert {name: mode for name, mode in modes.items() if mode & 0o077} == {}, "other users can read it"
 
@@ -173,7 +173,9 @@ async def test_configuration_errors_contain_no_secret(tmp_path, name, text, env)
     done = await command(name, "--config", config, "--state-dir", tmp_path / "state", env=environ)
     assert done.code == 2, done
     assert "Traceback" not in done.err
-    assert found({"api": API_KEY, "mqtt": MQTT_PASSWORD}, {"out": done.out.encode(), "err": done.err.encode()}) == []
+    assert (
+        occurrences({"api": API_KEY, "mqtt": MQTT_PASSWORD}, {"out": done.out.encode(), "err": done.err.encode()}) == []
+    )
 
 
 @pytest.mark.parametrize("options", [(), ("--origin",), ("--json",)], ids=" ".join)
@@ -186,4 +188,4 @@ async def test_show_config_masks_secrets(tmp_path, options):
     done = await command("show-config", "--config", config, *options, env=env)
     assert (done.code, done.err) == (0, "")
     assert done.out.count('"***"') == 2
-    assert found({"api": API_KEY, "mqtt": MQTT_PASSWORD}, {"out": done.out.encode()}) == []
+    assert occurrences({"api": API_KEY, "mqtt": MQTT_PASSWORD}, {"out": done.out.encode()}) == []

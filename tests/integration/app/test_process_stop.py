@@ -47,8 +47,8 @@ async def test_stop_with_100_idle_connections(rig, tmp_path):
 
 
 async def test_stop_with_incomplete_requests(rig, tmp_path):
-    half = b"POST /api/v1/onboarding/auto/enable HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
-    async with daemon(rig, tmp_path) as process, _connections(process, 20, half):
+    incomplete = b"POST /api/v1/onboarding/auto/enable HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+    async with daemon(rig, tmp_path) as process, _connections(process, 20, incomplete):
         await eventually(lambda: len(process.descriptors()) > 20)
         code = await process.stop()
         assert code == 0
@@ -75,7 +75,7 @@ async def test_stop_while_connecting_to_frozen_broker(rig, tmp_path):
         assert code == 0
 
 
-async def test_stop_during_fifty_onboardings_continues(rig, tmp_path):
+async def test_fifty_onboardings_continue_after_stop(rig, tmp_path):
     async with rig.fleet(50) as fleet:
         async with daemon(rig, tmp_path) as process:
             await eventually(lambda: rig.rows("SELECT count(*) FROM cameras")[0][0] > 5)
@@ -88,7 +88,7 @@ async def test_stop_during_fifty_onboardings_continues(rig, tmp_path):
 
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35])
-async def test_sigterm_during_start_ends_it(rig, tmp_path, moment_s):
+async def test_sigterm_during_start_ends_daemon(rig, tmp_path, moment_s):
     process = await launch(rig, tmp_path)
     try:
         await asyncio.sleep(moment_s)
@@ -105,15 +105,15 @@ async def test_sigterm_ends_start_on_slow_disk(rig, tmp_path):
     os.mkfifo(tmp_path / "config.toml")
     process = await launch(rig, tmp_path, config=tmp_path / "config.toml")
     try:
-        await _handles(process, signal.SIGTERM)
+        await _wait_for_handler(process, signal.SIGTERM)
         code = await process.stop()
         assert code == 0
     finally:
         await process.kill()
 
 
-async def _handles(process, number):
-    """Return once the process has a handler for a signal."""
+async def _wait_for_handler(process, number):
+    """Wait until the process has a handler for a signal."""
 
     def has_handler():
         status = Path(f"/proc/{process.pid}/status").read_text()

@@ -88,7 +88,7 @@ async def test_page_foreign_host_is_forbidden(served):
         assert (answer.status, answer.json["code"]) == (403, "FORBIDDEN")
 
 
-async def test_missing_file_on_navigation_is_page(served):
+async def test_navigation_to_missing_file_returns_page(served):
     for path in (
         "/",
         "/cameras",
@@ -202,7 +202,7 @@ async def test_compressed_file_sent_if_accepted(served, folder):
     assert (await exchange(served, "GET", "/alone.js", [("Accept-Encoding", "gzip")])).status == 404
 
 
-async def test_dashboard_changes_are_followed(rig, tmp_path, log):
+async def test_changed_dashboard_folder_is_served(rig, tmp_path, log):
     folder = tmp_path / "dashboard"
 
     async def page(running):

@@ -80,7 +80,7 @@ async def test_secret_is_in_no_output_of_daemon(rig):
             asyncio.create_task(read_stream(running.admin, "/api/v1/system/logs/stream", tail=0)),
             asyncio.create_task(read_stream(running.admin, "/api/v1/events", types="log")),
         ]
-        await eventually(lambda: running.app.events.streams.clients == 2)
+        await eventually(lambda: running.app.events.streams.client_count == 2)
         log_secrets()
         outputs = {f"stream {number}": await stream for number, stream in enumerate(streams)}
         for path in PATHS:

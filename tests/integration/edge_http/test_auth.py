@@ -31,7 +31,7 @@ KEYS = "/api/v1/keys"
 STATUS = "/api/v1/onboarding/auto/status"
 OPEN = {"/health", "/api/health", "/api/v1/health", "/healthz", "/readyz", "/version"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND")
-HOURS = 3600
+HOUR_S = 3600
 REQUIRED = {"auth": {"mode": "required"}}
 
 # Routes of scope operate that need a key in mode provisioning: they delete data of an operator, or reset a camera.
@@ -44,7 +44,7 @@ DESTRUCTIVE = {
 PROTECTED = [route for route in ROUTES if route.path not in OPEN]
 
 
-async def make_key(running, name, scope):
+async def client_with_new_key(running, name, scope):
     """Create a key; return a client that uses it."""
     answer = await running.admin.post(KEYS, json={"name": name, "scope": scope})
     assert answer.status == 201, answer.body
@@ -135,7 +135,7 @@ async def test_common_unused_paths_are_closed(rig):
             assert (await exchange(running, "GET", path)).status in (401, 404)
 
 
-async def test_provisioning_mode_keyed_routes(rig):
+async def test_provisioning_mode_needs_key_only_for_some_routes(rig):
     keyed = {("GET", KEYS), ("POST", KEYS), ("DELETE", f"{KEYS}/{{id}}")}
     keyed |= {("POST", "/api/v1/onboarding/auto/events/cleanup"), ("GET", "/api/v1/system/bundle")}
     for path in "/api/v1/config", "/api/dashboard/config":
@@ -243,7 +243,7 @@ async def test_key_is_read_from_header_only(rig):
             assert answer.status == 401, header or path
 
 
-async def test_configured_key_is_only_admin(rig):
+async def test_configured_key_prevents_creation_of_admin_key(rig):
     key = "configured-key-0123"
     async with rig.daemon(connected=False, auth={"api_key": key}) as running:
         configured = Api(running.api.session, running.api.url, key)
@@ -251,7 +251,7 @@ async def test_configured_key_is_only_admin(rig):
         assert not (rig.state_dir / "admin.key").exists()
         assert (await configured.post(KEYS, json={"name": "another"})).status == 201
         running.daemon.apply(rig.settings(auth={"api_key": "another-key-4567"}))
-        assert (await configured.get(KEYS)).status == 401, "the reload replaces it"
+        assert (await configured.get(KEYS)).status == 401, "the reload replaces the configured key"
         replaced = Api(running.api.session, running.api.url, "another-key-4567")
         assert (await replaced.get(KEYS)).status == 200
     assert key.encode() not in all_bytes_in(rig.state_dir)
@@ -284,11 +284,11 @@ async def test_later_start_creates_no_key(rig):
         assert not (rig.state_dir / "admin.key").exists()
 
 
-async def test_log_has_path_of_key_but_no_key(rig):
+async def test_log_has_path_of_key_file_but_no_key(rig):
     with production_log() as log:
         for start in "first", "second":
             async with rig.daemon(connected=False) as running:
-                made = await make_key(running, f"key {start}", "read")
+                made = await client_with_new_key(running, f"key {start}", "read")
                 for secret in (running.admin.key, made.key):
                     await running.api.get(KEYS, headers={"X-API-Key": secret + "x"})
                     await running.api.get(f"/api/nothing?api_key={secret}")
@@ -332,7 +332,7 @@ def assert_absent(secret, *places):
 
 async def test_keys_survive_restart(rig):
     async with rig.daemon(connected=False) as running:
-        key = (await make_key(running, "dashboard", "operate")).key
+        key = (await client_with_new_key(running, "dashboard", "operate")).key
     async with rig.daemon(connected=False, **REQUIRED) as running:
         for client in (running.admin, Api(running.api.session, running.api.url, key)):
             assert (await client.get(STATUS)).status == 200
@@ -348,7 +348,7 @@ async def test_key_name_is_unique(daemon):
 @pytest.mark.parametrize("by", ["id", "name"])
 async def test_revoked_key_is_refused_permanently(rig, by):
     async with rig.daemon(connected=False, **REQUIRED) as running:
-        made = await make_key(running, "dash board", "admin")
+        made = await client_with_new_key(running, "dash board", "admin")
         first = await made.get(KEYS)
         cookie = cookie_of(first)
         key = next(key for key in first.data["keys"] if key["name"] == "dash board")
@@ -363,7 +363,7 @@ async def test_revoked_key_is_refused_permanently(rig, by):
 
 
 async def test_key_can_revoke_itself(daemon):
-    made = await make_key(daemon, "short-lived", "admin")
+    made = await client_with_new_key(daemon, "short-lived", "admin")
     assert (await made.delete(f"{KEYS}/short-lived")).status == 204
     assert (await made.get(KEYS)).status == 401
 
@@ -383,7 +383,7 @@ async def test_key_opens_only_its_scope(rig, mode):
     async with rig.daemon(auth={"mode": mode}) as running, rig.fleet(1):
         await camera_is_registered(running)
         for scope in Scope:
-            client = await make_key(running, f"{mode} {scope}", scope)
+            client = await client_with_new_key(running, f"{mode} {scope}", scope)
             for route in ROUTES:
                 more = {"json": {"name": f"by {scope}"}} if (route.method, route.path) == ("POST", KEYS) else {}
                 answer = await call_route(client, route, **more)
@@ -416,6 +416,7 @@ async def test_new_key_has_scope_operate(daemon):
 
 @pytest.fixture
 async def guarded(rig, clock):
+    """A daemon that requires a key, with a fake clock."""
     async with rig.daemon(connected=False, clock=clock, **REQUIRED) as running:
         yield running
 
@@ -473,7 +474,7 @@ async def test_known_client_is_never_locked_out(guarded):
     assert (await try_key(guarded, guarded.admin.key, "127.0.0.8")).status == 200
 
 
-async def test_open_route_cannot_confirm_key(rig, clock):
+async def test_route_without_key_cannot_confirm_key(rig, clock):
     async with rig.daemon(connected=False, clock=clock) as running:  # mode provisioning: the status needs no key
         for number in range(30):
             answer = await try_key(running, f"guess {number}", ATTACKER)
@@ -504,7 +505,7 @@ async def test_cookie_is_http_only_and_strict(daemon):
 
 
 async def test_refused_request_sets_no_cookie(daemon):
-    reader = await make_key(daemon, "reader", "read")
+    reader = await client_with_new_key(daemon, "reader", "read")
     for answer in (await reader.get(KEYS), await daemon.api.get(KEYS, headers={"X-API-Key": "wrong"})):
         assert answer.status in (401, 403)
         assert "Set-Cookie" not in answer.headers
@@ -528,7 +529,7 @@ async def test_cookie_allows_only_reads(rig):
 
 
 async def test_cookie_has_scope_of_its_key(daemon):
-    reader = await make_key(daemon, "reader", "read")
+    reader = await client_with_new_key(daemon, "reader", "read")
     cookie = cookie_of(await reader.get(STATUS))
     assert (await daemon.api.get(KEYS, headers={"Cookie": cookie})).status == 403
 
@@ -588,12 +589,14 @@ async def test_cookie_expires_on_monotonic_time(rig, clock):
         for years in (3, -5, 40):
             clock.jump_wall(timedelta(days=365 * years))
             assert (await running.api.get(STATUS, headers=cookie)).status == 200
-        clock.skip(12 * HOURS - 1)
+        clock.skip(12 * HOUR_S - 1)
         assert (await running.api.get(STATUS, headers=cookie)).status == 200
         clock.skip(2)
         assert (await running.api.get(STATUS, headers=cookie)).status == 401
         clock.jump_wall(timedelta(days=-2))
-        assert (await running.api.get(STATUS, headers=cookie)).status == 401, "a clock change does not revive it"
+        assert (await running.api.get(STATUS, headers=cookie)).status == 401, (
+            "a clock change does not make the cookie valid again"
+        )
 
 
 async def test_cookie_survives_restart_not_reboot(rig, clock):

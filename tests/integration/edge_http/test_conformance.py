@@ -145,7 +145,7 @@ def test_schemas_are_used_and_valid():
 
 
 def test_times_have_format_date_time():
-    """Generated clients parse them; only pairing has times that may be empty text."""
+    """Generated clients parse times; only pairing has times that may be empty text."""
     schemas = {name: schema for name, schema in DOCUMENT["components"]["schemas"].items() if name != "PairedCamera"}
     for name, schema in schemas.items():
         for field, described in schema.get("properties", {}).items():

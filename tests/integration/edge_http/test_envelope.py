@@ -45,7 +45,7 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 
-# The contract's table of codes: status → codes.
+# The contract's table of codes, as code → status.
 STATUS_OF = {
     code: status
     for status, codes in {
@@ -69,6 +69,7 @@ STATUS_OF = {
 
 
 def retry_after(code):
+    """The expected `retry_after_seconds` of an error with this code; None if it is not retryable."""
     if code == "DATABASE_ERROR" or STATUS_OF[code] < 429:
         return None
     return 30 if STATUS_OF[code] == 429 else 5
@@ -84,7 +85,7 @@ def check_headers(answer):
 
 
 def check_error(answer, status, code):
-    """The error envelope, and nothing else."""
+    """Check that the answer is this error, in the error envelope without other fields; return the error."""
     assert (answer.status, answer.json["code"]) == (status, code), answer.body
     check_headers(answer)
     assert answer.headers["Content-Type"] == "application/json"
@@ -179,7 +180,7 @@ async def test_head_answers_like_get_without_body(rig):
             if route.streams:
                 assert not {"Content-Length", "Transfer-Encoding"} & set(head.headers)
             elif route.tag != "system" and route.path not in ("/metrics", f"{AUTO}/status"):
-                # The values of the others change between the two requests.
+                # The other answers change between the two requests.
                 assert head.headers["Content-Length"] == str(len(got.body))
 
 
@@ -301,7 +302,9 @@ def test_codes_have_status_of_contract():
         assert STATUS_OF[code] == status, code
 
 
-def raising(error):
+def route_raising(error):
+    """A route whose handler raises this error."""
+
     async def handler() -> Message:
         raise error
 
@@ -312,7 +315,7 @@ async def test_error_of_each_code_has_retry_fields(daemon):
     for code in sorted(ErrorCode.__members__):
         with case(code):
             for details in (None, "some details"):
-                route = raising(OrchestratorError("it failed", code=code, details=details))
+                route = route_raising(OrchestratorError("it failed", code=code, details=details))
                 async with with_routes(daemon, route) as api:
                     error = check_error(await api.get("/api/v1/broken"), STATUS_OF[code], code)
                 assert error["message"] == "it failed"
@@ -321,14 +324,14 @@ async def test_error_of_each_code_has_retry_fields(daemon):
 
 
 async def test_retry_after_is_rounded_up(daemon):
-    route = raising(OrchestratorError("later", code="RATE_LIMITED", retry_after_s=1.2))
+    route = route_raising(OrchestratorError("later", code="RATE_LIMITED", retry_after_s=1.2))
     async with with_routes(daemon, route) as api:
         assert check_error(await api.get("/api/v1/broken"), 429, "RATE_LIMITED")["retry_after_seconds"] == 2
 
 
 async def test_unexpected_error_is_500_without_details(daemon, log):
     client_id = "5f0c1a52-7b8e-4b5c-9a57-000000000001"
-    async with with_routes(daemon, raising(ZeroDivisionError("the inner secret"))) as api:
+    async with with_routes(daemon, route_raising(ZeroDivisionError("the inner secret"))) as api:
         answer = await api.get("/api/v1/broken", headers={"X-Request-Id": client_id})
     check_error(answer, 500, "INTERNAL_ERROR")
     assert answer.json["correlation_id"] == client_id
@@ -341,7 +344,7 @@ async def test_unexpected_error_is_500_without_details(daemon, log):
 
 
 async def test_unexpected_error_affects_no_other_request(daemon, log):
-    async with with_routes(daemon, raising(ZeroDivisionError("once"))) as api:
+    async with with_routes(daemon, route_raising(ZeroDivisionError("once"))) as api:
         for _ in range(5):
             assert (await api.get("/api/v1/broken")).status == 500
             assert (await api.get(f"{AUTO}/status")).status == 200
@@ -415,7 +418,7 @@ async def test_writes_without_model_ignore_body(daemon):
 # Fields.
 
 
-async def test_invalid_path_and_query_fields_are_named(daemon):
+async def test_invalid_path_and_query_fields_are_named_in_error(daemon):
     for path, fields in [
         (
             f"{AUTO}/events/nonsense?limit=0&offset=-1&stage=x&since=y",
@@ -430,7 +433,7 @@ async def test_invalid_path_and_query_fields_are_named(daemon):
             assert named_fields(await daemon.api.get(path)) == fields
 
 
-async def test_invalid_body_fields_are_named(daemon):
+async def test_invalid_body_fields_are_named_in_error(daemon):
     answer = await daemon.admin.post("/api/v1/keys", json={"name": "", "scope": "root", "more": 1})
     assert named_fields(answer) == {"name", "scope", "more"}
     assert named_fields(await daemon.admin.post("/api/v1/keys", json={})) == {"name"}
@@ -569,7 +572,7 @@ async def test_unknown_stage_is_refused_with_list(daemon):
                 assert valid in answer.json["error"]["details"]
 
 
-async def test_odd_bytes_in_path_and_query_are_data(daemon):
+async def test_odd_bytes_in_path_and_query_are_treated_as_data(daemon):
     for path in ["%ff", "%00", "%ed%a0%80", "%F0%9F%93%B7", "%2e%2e", "..%2f..%2fetc%2fpasswd", "%25"]:
         with case(path):
             answer = await exchange(daemon, "GET", f"/api/v1/cameras/{path}")
@@ -586,7 +589,7 @@ async def test_camera_is_found_by_id(rig):
         assert (await running.api.get(f"/api/v1/cameras/{CAMERA}")).status == 200
 
 
-async def test_unknown_expectation_is_ignored(daemon):
+async def test_unknown_expect_header_is_ignored(daemon):
     answer = await exchange(daemon, "GET", "/api/v1/cameras", [("Expect", "miracles"), ("X-Request-Id", "mine")])
     assert (answer.status, answer.headers["X-Request-Id"]) == (200, "mine")
 

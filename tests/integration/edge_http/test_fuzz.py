@@ -15,9 +15,9 @@ from tests.support.sampling import Scale, repeats
 from tests.support.waiting import eventually
 
 KEY = "fuzzing-key-0123456789"
-SECONDS = 300
+TIME_LIMIT_S = 300
 """Time limit of a fuzzer."""
-# Related operations are fuzzed together: one creates what another one takes.
+# Related operations are fuzzed together: one creates what another one uses.
 GROUPS = {
     "provisioning": {"provisioning", "allowlist"},
     "cameras": {"cameras", "captures", "containers", "pairing"},
@@ -45,7 +45,7 @@ DOCUMENTED_IN_TEXT = {
 
 
 def schemathesis():
-    """The program that belongs to this Python."""
+    """The path of the program: beside this Python, or on PATH."""
     found = shutil.which("schemathesis", path=str(Path(sys.executable).parent)) or shutil.which("schemathesis")
     assert found, "schemathesis is not installed: pip install -e '.[dev]'"
     return found
@@ -64,7 +64,7 @@ def configuration(operations):
 
 
 async def fuzz(url, folder, operations):
-    """Fuzz operations of a daemon; (exit code, output)."""
+    """Fuzz these operations of a daemon; return (exit code, output)."""
     config = folder / "schemathesis.toml"
     config.write_text(configuration(operations))
     process = await asyncio.create_subprocess_exec(
@@ -88,12 +88,12 @@ async def fuzz(url, folder, operations):
         cwd=folder,
     )
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(TIME_LIMIT_S):
             out, _ = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()
-        pytest.fail(f"the fuzzer was not done after {SECONDS} s")
+        pytest.fail(f"the fuzzer was not done after {TIME_LIMIT_S} s")
     return process.returncode, out.decode()
 
 
@@ -101,7 +101,7 @@ def test_operations_documented_in_text_exist():
     assert {route.operation_id for route in ROUTES} >= DOCUMENTED_IN_TEXT
 
 
-@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.timeout(2 * TIME_LIMIT_S)
 @pytest.mark.parametrize("tags", RUNS.values(), ids=RUNS)
 async def test_answers_are_as_documented(rig, tmp_path, tags):
     async with daemon(rig, tmp_path, auth={"api_key": KEY}, logging={"format": "json"}) as process, rig.fleet(3):

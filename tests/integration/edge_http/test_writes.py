@@ -139,10 +139,12 @@ async def test_idempotency_key_belongs_to_one_request(daemon):
         assert (answer.status, answer.json["code"]) == (409, "CONFLICT")
         assert "Idempotency-Key" in answer.json["error"]["message"]
     assert (await send(f"{AUTO}/events/cleanup", params={"days": 30})).status == 200
-    assert (await send(f"{AUTO}/disable")).data["enabled"] is False, "an operation has its own keys"
+    assert (await send(f"{AUTO}/disable")).data["enabled"] is False, (
+        "another operation may use the same Idempotency-Key"
+    )
 
 
-async def test_idempotency_key_of_other_path_is_409(daemon):
+async def test_idempotency_key_reused_for_other_path_is_409(daemon):
     headers = {"Idempotency-Key": "mine"}
     assert (await daemon.admin.delete(f"{KEYS}/one", headers=headers)).status == 204
     assert (await daemon.admin.delete(f"{KEYS}/two", headers=headers)).status == 409

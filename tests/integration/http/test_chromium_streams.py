@@ -75,7 +75,7 @@ class Tab:
         received = await self.page.evaluate("seen")
         return [(name, last_id, json.loads(data)) for name, last_id, data in received]
 
-    async def has_seen(self, count):
+    async def wait_for_events(self, count):
         """Wait until the page has received this many events; return them."""
 
         async def enough():
@@ -96,17 +96,17 @@ async def tab(browser, origin):
         await context.close()
 
 
-async def test_cookie_page_receives_named_and_unnamed(rig, browser):
+async def test_page_with_cookie_receives_named_and_unnamed_frames(rig, browser):
     async with rig.daemon(connected=False, **REQUIRED) as running, site(running) as origin:
         await store_session(running)
         async with tab(browser, origin) as page:
             await page.log_in(running.admin.key)
             await page.open(f"{BATCH}?session_id={SESSION}")
-            established = await page.has_seen(2)
+            established = await page.wait_for_events(2)
             payload = {"mac": "x", "note": "é\n\u2028"}
             types = ["session.status", "device.discovered", "error"]
             newest = await store_events(running, *types, session_id=SESSION, payload=payload)
-            received = (await page.has_seen(8))[2:]
+            received = (await page.wait_for_events(8))[2:]
     both = [*established, *received]
     for (name, _, data), other in zip(both[::2], both[1::2], strict=True):
         assert name == data["type"]
@@ -119,19 +119,19 @@ async def test_cookie_page_receives_named_and_unnamed(rig, browser):
 
 
 async def test_browser_reconnects_without_loss(rig, browser):
-    """Even if it has received no event: the stream sends an id before its first event."""
+    """Even if the browser has received no event: the stream sends an id before its first event."""
     async with rig.daemon(connected=False, **REQUIRED) as running, site(running) as origin:
         await store_events(running, "scan.started")
         async with tab(browser, origin) as page:
             await page.log_in(running.admin.key)
             await page.open(EVENTS)
-            await page.has_seen(2)
+            await page.wait_for_events(2)
             for attempt in range(2):
                 before = len(await page.seen())
-                for client in running.app.events.streams.registered:
+                for client in running.app.events.streams.all_clients:
                     client.abort()
                 newest = await store_events(running, "scan.started", "scan.started", session_id=SESSION)
-                received = (await page.has_seen(before + 7))[before:]
+                received = (await page.wait_for_events(before + 7))[before:]
                 assert [name for name, _, _ in received] == [
                     "failed",
                     "connection.established",
@@ -152,9 +152,9 @@ async def test_stream_without_cookie_needs_query_key(rig, browser):
         tab(browser, origin) as page,
     ):
         await page.open(BATCH)
-        assert await page.has_seen(1) == [("failed", "", 2)], "refused, without a retry"
+        assert await page.wait_for_events(1) == [("failed", "", 2)], "refused, without a retry"
         await page.open(f"{BATCH}?api_key={running.admin.key}")
-        assert [name for name, _, _ in await page.has_seen(3)] == ["failed", "connection.established", "message"]
+        assert [name for name, _, _ in await page.wait_for_events(3)] == ["failed", "connection.established", "message"]
         assert await page.page.context.cookies() == []
 
 
@@ -176,12 +176,12 @@ async def test_foreign_page_receives_nothing(rig, browser, mode):
                     for options in ({}, {"withCredentials": True}):
                         await foreign.open(origin + path, **options)
                         number += 1
-                        assert await foreign.has_seen(number) == [("failed", "", 2)] * number
+                        assert await foreign.wait_for_events(number) == [("failed", "", 2)] * number
                         if mode == "required":
                             # Refused by the daemon, not only hidden from the page by the browser.
                             assert running.app.base.answered[401] == refused + number
                 await own.open(origin + EVENTS)
-                await own.has_seen(2)
+                await own.wait_for_events(2)
                 await store_events(running, "network.status_changed")
-                await own.has_seen(4)
+                await own.wait_for_events(4)
                 assert len(await foreign.seen()) == number

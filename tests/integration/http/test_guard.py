@@ -196,9 +196,9 @@ async def test_every_write_route_is_guarded(daemon):
 
 
 def is_unchanged(running):
-    return running.app.onboarding.worker.enabled and [key.name for key in running.app.api_keys.keyring.listed()] == [
-        "admin"
-    ]
+    return running.app.onboarding.worker.enabled and [
+        key.name for key in running.app.api_keys.keyring.stored_keys()
+    ] == ["admin"]
 
 
 async def test_foreign_form_post_is_refused(daemon):

@@ -48,10 +48,12 @@ def entries(log):
 
 
 def warnings(log):
-    return [entry for entry in entries(log) if entry["level"] in ("warning", "error", "critical")][1:]  # the admin key
+    """The warnings and errors of the log, without the first, which is about the new admin key."""
+    return [entry for entry in entries(log) if entry["level"] in ("warning", "error", "critical")][1:]
 
 
 def head(running, *headers, method="POST", path=KEYS):
+    """The head of a JSON request with the admin key."""
     lines = [
         f"{method} {path} HTTP/1.1",
         "Host: 127.0.0.1",
@@ -62,7 +64,7 @@ def head(running, *headers, method="POST", path=KEYS):
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-async def is_served(running, within=1.0):
+async def assert_served(running, within=1.0):
     async with asyncio.timeout(within):
         assert (await exchange(running, "GET", STATUS)).status == 200
 
@@ -87,7 +89,7 @@ async def test_slow_body_times_out(daemon, log, drip):
                 await asyncio.sleep(0.02)
 
         dripping = asyncio.create_task(keep_dripping())
-        await is_served(daemon)
+        await assert_served(daemon)
         async with asyncio.timeout(HANG_S):
             answer = await sock.answer()
             assert time.monotonic() - started > 0.25
@@ -145,7 +147,7 @@ async def test_stalled_reader_delays_no_client(daemon):
             sock = await stack.enter_async_context(connection(daemon))
             sock.writer.write(request * 50)
         for _ in range(5):
-            await is_served(daemon)
+            await assert_served(daemon)
 
 
 # Many clients.
@@ -153,6 +155,7 @@ async def test_stalled_reader_delays_no_client(daemon):
 
 @pytest.fixture
 def many_descriptors():
+    """Allow this process enough file descriptors for both ends of CLIENTS connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * CLIENTS)), hard))
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 2 * CLIENTS + 200, "raise `ulimit -n` to run this test"
@@ -171,11 +174,11 @@ async def test_thousand_idle_sockets_are_closed(rig, monkeypatch):
             await sock.send(starts[number % 3] if number % 10 else starts[0])
             clients.append(sock)
         for _ in range(10):
-            await is_served(running)
+            await assert_served(running)
         idle = [sock for number, sock in enumerate(clients) if number % 10 == 0]
         async with asyncio.timeout(HANG_S):
             assert {await sock.rest() for sock in idle} == {b""}
-        await is_served(running)
+        await assert_served(running)
 
 
 async def test_stop_does_not_wait_for_clients(rig):
@@ -184,7 +187,7 @@ async def test_stop_does_not_wait_for_clients(rig):
         for start in (b"", b"GET /hea", head(running, "Content-Length: 100") + b"{"):
             for _ in range(20):
                 await (await stack.enter_async_context(connection(running))).send(start)
-        await is_served(running)
+        await assert_served(running)
 
 
 # Oversized requests.
@@ -212,7 +215,7 @@ async def test_oversized_lines_are_refused_unlogged(daemon, log, request_line, h
         assert answer.status == 400
         assert len(answer.body) < len(sent) + 100, "no amplification"
         assert await sock.rest() == b""
-    await is_served(daemon)
+    await assert_served(daemon)
     assert warnings(log) == []
 
 
@@ -237,7 +240,7 @@ async def test_gzip_bomb_is_refused(daemon, log, size):
     async with connection(daemon) as sock, asyncio.timeout(HANG_S):
         await sock.send(head(daemon, "Content-Encoding: gzip", f"Content-Length: {len(body)}") + body)
         assert (await sock.answer()).status == 413
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024, "KiB"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024, "at most 16 MiB more"
     assert warnings(log) == []
 
 
@@ -272,12 +275,12 @@ async def test_corrupt_body_is_400(daemon, log, headers, body, in_one_piece):
             await sock.send(head(daemon, *headers) + body)
         else:
             await sock.send(head(daemon, *headers))
-            await is_served(daemon)  # now the handler waits for the body
+            await assert_served(daemon)  # now the handler waits for the body
             await sock.send(body)
         assert (await sock.answer()).status == 400
-    await is_served(daemon)
+    await assert_served(daemon)
     assert warnings(log) == []
-    assert [key.name for key in daemon.app.api_keys.keyring.listed()] == ["admin"]
+    assert [key.name for key in daemon.app.api_keys.keyring.stored_keys()] == ["admin"]
 
 
 @pytest.mark.parametrize(
@@ -307,12 +310,12 @@ async def test_invalid_http_is_refused_unlogged(daemon, log, raw):
         assert len(answer.body) < 1000
         assert not answer.headers.get("Content-Type", "").startswith("text/html")
         assert await sock.rest() == b""
-    await is_served(daemon)
+    await assert_served(daemon)
     assert warnings(log) == []
 
 
 async def test_request_smuggling_is_refused(daemon):
-    """A proxy might read it as one body, and a server as a second request."""
+    """A proxy might read the inner request as a body, and a server as a second request."""
     inner = f"POST {DISABLE} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n"
     for headers in (
         ["Content-Length: 5", "Transfer-Encoding: chunked"],
@@ -333,7 +336,7 @@ async def test_disconnect_in_body_is_not_logged(daemon, log):
     for _ in range(5):
         async with connection(daemon) as sock:
             await sock.send(head(daemon, "Content-Length: 100") + b'{"name":')
-            await is_served(daemon)
+            await assert_served(daemon)
     await eventually(lambda: answered[400] >= 5)
     assert answered[500] == 0
     assert warnings(log) == []
@@ -381,8 +384,8 @@ async def test_client_cannot_forge_log_line(daemon, log, forgery):
     failed = [entry for entry in entries(log) if entry["event"] == "request failed"]
     assert len(failed) == [plain.status, in_path.status, in_headers.status].count(500)
     assert all("forged" in entry["exception"] for entry in failed[: len(failed) - (in_headers.status == 500)])
-    ours = {"admin key created", "ready", "mqtt connected", "request failed"}
-    assert {entry["event"] for entry in entries(log)} <= ours
+    own_events = {"admin key created", "ready", "mqtt connected", "request failed"}
+    assert {entry["event"] for entry in entries(log)} <= own_events
     printed = log.getvalue().replace("\n", "")
     assert not [char for char in printed if ord(char) < 32 or 127 <= ord(char) < 160]
 

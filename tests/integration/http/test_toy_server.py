@@ -215,7 +215,7 @@ def api_of(shelf, source, streams, tokens):
         limits=Limits(body_bytes=200, json_depth=3, body_s=0.3),
         provided={Shelf: shelf, Ticks: source},
         per_request={Caller: lambda route, request, identity: Caller(identity or "none")},
-        idempotency=Idempotency(store=Answers(), fingerprint=lambda data: data, clock=Clock()),
+        idempotency=Idempotency(store=Answers(), hash_request=lambda data: data, clock=Clock()),
     )
 
 
@@ -291,14 +291,16 @@ async def test_endless_body_times_out(toy):
     assert (status, json.loads(body)["title"]) == (400, "the body took too long to arrive")
 
 
-async def test_repeat_with_key_gets_first_answer(toy):
+async def test_repeat_with_idempotency_key_gets_first_answer(toy):
     key = {"headers": {"Idempotency-Key": "k1"}}
     first = await toy.call("PUT", "/v2/books/123", json=BOOK, headers=dict(key["headers"]))
     again = await toy.call("PUT", "/v2/books/123", json=BOOK, headers=dict(key["headers"]))
     other = await toy.call("PUT", "/v2/books/124", json=BOOK, headers=dict(key["headers"]))
     assert (first[0], first[2]) == (again[0], again[2]) == (201, b'{"title":"Time","by":"alice"}')
     assert other[0] == 409
-    assert (await toy.call("PUT", "/v2/books/123", json=BOOK))[0] == 409, "without a key it is executed again"
+    assert (await toy.call("PUT", "/v2/books/123", json=BOOK))[0] == 409, (
+        "without an Idempotency-Key it is executed again"
+    )
 
 
 async def test_stream_is_live_until_identity_ends(toy):
@@ -306,7 +308,7 @@ async def test_stream_is_live_until_identity_ends(toy):
     async with toy.session.get(toy.url + "/v2/ticks", headers=headers) as response:
         assert response.headers["Content-Type"] == "text/event-stream"
         assert b"event:hello" in await response.content.readuntil(b"hello\ndata:{}\n\n")
-        await eventually(lambda: toy.streams.clients == 1)
+        await eventually(lambda: toy.streams.client_count == 1)
         toy.ticks.newest = 1
         sent = toy.streams.broadcast(
             toy.ticks,

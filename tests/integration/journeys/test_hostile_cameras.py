@@ -77,7 +77,7 @@ async def test_each_fault_has_its_code_and_good_camera_is_paired(rig):
 # Other answers: bytes, a function of the MAC, or a coroutine that writes until it is cancelled.
 
 
-def http(body, *headers, status="200 OK", length=None):
+def http_response(body, *headers, status="200 OK", length=None):
     size = len(body) if length is None else length
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {size}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
@@ -96,7 +96,9 @@ def padded(mac, size):
     return body + b" " * (size - len(body))
 
 
-def forever(head, piece):
+def endless(head, piece):
+    """A function that writes `head`, then `piece` again and again."""
+
     async def write(writer, _):
         writer.write(head)
         while True:
@@ -112,64 +114,67 @@ BODY, STATUS, TIMEOUT, MISMATCH = "VERIFY_BAD_BODY", "VERIFY_BAD_STATUS", "VERIF
 KIB = 1024
 ANSWERS = {
     # name: (answer, expected code of the onboarding event)
-    "the minimal valid answer": (lambda mac: http(status_of(mac)), OK),
-    "exactly 64 KiB": (lambda mac: http(padded(mac, 64 * KIB)), OK),
-    "64 KiB and one byte": (lambda mac: http(padded(mac, 64 * KIB + 1)), BODY),
+    "the minimal valid answer": (lambda mac: http_response(status_of(mac)), OK),
+    "exactly 64 KiB": (lambda mac: http_response(padded(mac, 64 * KIB)), OK),
+    "64 KiB and one byte": (lambda mac: http_response(padded(mac, 64 * KIB + 1)), BODY),
     "64 KiB and one byte in chunks": (
         lambda mac: chunked(b"10001\r\n" + padded(mac, 64 * KIB + 1) + b"\r\n0\r\n\r\n"),
         BODY,
     ),
-    "a huge length": (lambda mac: http(status_of(mac), length=10**18), BODY),
-    "a negative length": (lambda mac: http(status_of(mac), length=-1), BODY),
-    "a length that is not a number": (lambda mac: http(status_of(mac), length="many"), BODY),
-    "two lengths": (lambda mac: http(status_of(mac), "Content-Length: 3"), BODY),
-    "a body shorter than its length": (lambda mac: http(status_of(mac), length=500), BODY),
+    "a huge length": (lambda mac: http_response(status_of(mac), length=10**18), BODY),
+    "a negative length": (lambda mac: http_response(status_of(mac), length=-1), BODY),
+    "a length that is not a number": (lambda mac: http_response(status_of(mac), length="many"), BODY),
+    "two lengths": (lambda mac: http_response(status_of(mac), "Content-Length: 3"), BODY),
+    "a body shorter than its length": (lambda mac: http_response(status_of(mac), length=500), BODY),
     "a chunk of 2^64 bytes": (chunked(b"FFFFFFFFFFFFFFFF\r\n{}"), BODY),
     "a chunk size that is not a number": (chunked(b"zz\r\n{}"), BODY),
     "no answer": (b"", BODY),
-    "an empty body": (http(b""), BODY),
+    "an empty body": (http_response(b""), BODY),
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", STATUS),
-    "partial content": (lambda mac: http(status_of(mac), status="206 Partial Content"), STATUS),
-    "not found": (http(b"", status="404 Not Found"), STATUS),
-    "an unknown status": (lambda mac: http(status_of(mac), status="999 Whatever"), STATUS),
-    "a status of five digits": (lambda mac: http(status_of(mac), status="20000 OK"), BODY),
-    "a status that is not a number": (lambda mac: http(status_of(mac), status="OK"), BODY),
+    "partial content": (lambda mac: http_response(status_of(mac), status="206 Partial Content"), STATUS),
+    "not found": (http_response(b"", status="404 Not Found"), STATUS),
+    "an unknown status": (lambda mac: http_response(status_of(mac), status="999 Whatever"), STATUS),
+    "a status of five digits": (lambda mac: http_response(status_of(mac), status="20000 OK"), BODY),
+    "a status that is not a number": (lambda mac: http_response(status_of(mac), status="OK"), BODY),
     "no HTTP": (b"220 camera ESMTP ready\r\n", BODY),
-    "an unknown HTTP version": (lambda mac: http(status_of(mac)).replace(b"HTTP/1.1", b"HTTP/99.9"), BODY),
+    "an unknown HTTP version": (lambda mac: http_response(status_of(mac)).replace(b"HTTP/1.1", b"HTTP/99.9"), BODY),
     "a switch of protocols": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", STATUS),
-    "a header with a NUL": (lambda mac: http(status_of(mac), "X-Pad: a\0b"), BODY),
-    "brotli": (lambda mac: http(b"\x0b\x00\x80{}\x03", "Content-Encoding: br"), BODY),
-    "gzip of a good answer": (lambda mac: http(gzip.compress(status_of(mac)), "Content-Encoding: gzip"), BODY),
-    "a permanent redirect": (http(b"", "Location: /status2", status="308 Permanent Redirect"), STATUS),
-    "an array": (http(b"[1, 2]"), BODY),
-    "a bare number": (http(b"1"), BODY),
-    "NaN": (lambda mac: http(status_of(mac, rssi=float("nan"))), BODY),
-    "a number out of range": (lambda mac: http(status_of(mac)[:-1] + b', "rssi": 1e999}'), BODY),
-    "an integer of 60,000 digits": (lambda mac: http(status_of(mac)[:-1] + b', "n": ' + b"9" * 60_000 + b"}"), BODY),
-    "60,000 brackets": (http(b"[" * 60_000), BODY),
-    "nine levels": (lambda mac: http(status_of(mac)[:-1] + b', "a": ' + b'{"a":' * 8 + b"1" + b"}" * 9), BODY),
-    "Latin-1": (lambda mac: http(status_of(mac)[:-1] + b', "name": "K\xfcche"}'), BODY),
-    "HTML": (http(b"<html><body>camera</body></html>", "Content-Type: text/html"), BODY),
-    "a MAC that is a number": (http(b'{"mac": 12345}'), BODY),
-    "a MAC that is a list": (lambda mac: http(json.dumps({"mac": [mac]}).encode()), BODY),
-    "a multicast MAC": (http(b'{"mac": "01:00:5E:00:00:01"}'), BODY),
-    "the zero MAC": (http(b'{"mac": "00:00:00:00:00:00"}'), BODY),
-    "no MAC": (http(b'{"framesize": 8, "quality": 10}'), BODY),
-    "another camera's MAC": (http(status_of("24:6F:28:AA:AA:A0")), MISMATCH),
-    "the soft-AP MAC of the same ESP32": (lambda mac: http(status_of(mac[:-1] + "1")), MISMATCH),
-    "the right MAC under the other name": (
-        lambda mac: http(json.dumps({"mac_address": mac.lower().replace(":", "-")}).encode()),
+    "a header with a NUL": (lambda mac: http_response(status_of(mac), "X-Pad: a\0b"), BODY),
+    "brotli": (lambda mac: http_response(b"\x0b\x00\x80{}\x03", "Content-Encoding: br"), BODY),
+    "gzip of a good answer": (lambda mac: http_response(gzip.compress(status_of(mac)), "Content-Encoding: gzip"), BODY),
+    "a permanent redirect": (http_response(b"", "Location: /status2", status="308 Permanent Redirect"), STATUS),
+    "an array": (http_response(b"[1, 2]"), BODY),
+    "a bare number": (http_response(b"1"), BODY),
+    "NaN": (lambda mac: http_response(status_of(mac, rssi=float("nan"))), BODY),
+    "a number out of range": (lambda mac: http_response(status_of(mac)[:-1] + b', "rssi": 1e999}'), BODY),
+    "an integer of 60,000 digits": (
+        lambda mac: http_response(status_of(mac)[:-1] + b', "n": ' + b"9" * 60_000 + b"}"),
+        BODY,
+    ),
+    "60,000 brackets": (http_response(b"[" * 60_000), BODY),
+    "nine levels": (lambda mac: http_response(status_of(mac)[:-1] + b', "a": ' + b'{"a":' * 8 + b"1" + b"}" * 9), BODY),
+    "Latin-1": (lambda mac: http_response(status_of(mac)[:-1] + b', "name": "K\xfcche"}'), BODY),
+    "HTML": (http_response(b"<html><body>camera</body></html>", "Content-Type: text/html"), BODY),
+    "a MAC that is a number": (http_response(b'{"mac": 12345}'), BODY),
+    "a MAC that is a list": (lambda mac: http_response(json.dumps({"mac": [mac]}).encode()), BODY),
+    "a multicast MAC": (http_response(b'{"mac": "01:00:5E:00:00:01"}'), BODY),
+    "the zero MAC": (http_response(b'{"mac": "00:00:00:00:00:00"}'), BODY),
+    "no MAC": (http_response(b'{"framesize": 8, "quality": 10}'), BODY),
+    "another camera's MAC": (http_response(status_of("24:6F:28:AA:AA:A0")), MISMATCH),
+    "the soft-AP MAC of the same ESP32": (lambda mac: http_response(status_of(mac[:-1] + "1")), MISMATCH),
+    "the right MAC in the field mac_address": (
+        lambda mac: http_response(json.dumps({"mac_address": mac.lower().replace(":", "-")}).encode()),
         OK,
     ),
-    "a header without end": (forever(b"HTTP/1.1 200 OK\r\nX-Pad: ", b"a" * 65_536), BODY),
-    "headers without end": (forever(b"HTTP/1.1 200 OK\r\n", b"X-Pad: aaaa\r\n" * 1000), BODY),
-    "a status line without end": (forever(b"HTTP/1.1 200 ", b"a" * 65_536), BODY),
-    "a body without end": (forever(b"HTTP/1.1 200 OK\r\n\r\n{", b" " * 65_536), BODY),
-    "chunks without end": (forever(chunked(b""), b"1000\r\n" + b" " * 0x1000 + b"\r\n"), BODY),
-    "a chunk extension without end": (forever(chunked(b"1;"), b"a" * 65_536), TIMEOUT),
-    "one-byte chunks without end": (forever(chunked(b""), b"1\r\n \r\n" * 1000), BODY),
-    "trailers without end": (forever(chunked(b"2\r\n{}\r\n0\r\n"), b"X-Pad: aaaa\r\n" * 1000), BODY),
-    "early hints without end": (forever(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100), TIMEOUT),
+    "a header without end": (endless(b"HTTP/1.1 200 OK\r\nX-Pad: ", b"a" * 65_536), BODY),
+    "headers without end": (endless(b"HTTP/1.1 200 OK\r\n", b"X-Pad: aaaa\r\n" * 1000), BODY),
+    "a status line without end": (endless(b"HTTP/1.1 200 ", b"a" * 65_536), BODY),
+    "a body without end": (endless(b"HTTP/1.1 200 OK\r\n\r\n{", b" " * 65_536), BODY),
+    "chunks without end": (endless(chunked(b""), b"1000\r\n" + b" " * 0x1000 + b"\r\n"), BODY),
+    "a chunk extension without end": (endless(chunked(b"1;"), b"a" * 65_536), TIMEOUT),
+    "one-byte chunks without end": (endless(chunked(b""), b"1\r\n \r\n" * 1000), BODY),
+    "trailers without end": (endless(chunked(b"2\r\n{}\r\n0\r\n"), b"X-Pad: aaaa\r\n" * 1000), BODY),
+    "early hints without end": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100), TIMEOUT),
 }
 
 
@@ -209,7 +214,7 @@ async def test_redirect_is_not_followed(rig):
         return web.json_response({"mac": rig.mac(1)})
 
     sock = socket.create_server(("127.0.0.1", 0))
-    redirect = http(b"", f"Location: http://127.0.0.1:{sock.getsockname()[1]}/status", status="302 Found")
+    redirect = http_response(b"", f"Location: http://127.0.0.1:{sock.getsockname()[1]}/status", status="302 Found")
     async with http_server(sock, answer), rig.daemon() as running, raw_camera(rig, 1, redirect) as mac:
         await rig.announce(1)
         assert await first_code(running, mac) == STATUS
@@ -222,7 +227,7 @@ async def test_proxy_environment_is_ignored(rig, monkeypatch):
 
     async def proxy(writer, mac):
         requests.append(mac)
-        return http(b"", status="502 Bad Gateway")
+        return http_response(b"", status="502 Bad Gateway")
 
     async with raw_camera(rig, 9, proxy), rig.camera(1) as camera:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -250,11 +255,11 @@ async def test_camera_texts_are_sanitized(rig):
 
 async def test_failed_camera_is_retried_and_succeeds(rig):
     clock = FakeClock()
-    answers = [http(b"", status="500 Oops"), b"\x16\x03\x03\x00\x02\x02\x28", http(b"{"), OK]
+    answers = [http_response(b"", status="500 Oops"), b"\x16\x03\x03\x00\x02\x02\x28", http_response(b"{"), OK]
     turn = iter(answers)
 
     async def changing(writer, mac):
-        return next(turn) or http(status_of(mac))
+        return next(turn) or http_response(status_of(mac))
 
     async with rig.daemon(clock=clock) as running, raw_camera(rig, 1, changing) as mac:
         for attempt in range(1, 5):
@@ -272,7 +277,7 @@ async def test_failed_camera_is_retried_and_succeeds(rig):
 
 async def test_many_hostile_cameras_cost_bounded_memory(rig, tmp_path):
     """The daemon is a separate process, so that its memory and time are measured alone."""
-    endless = [name for name in ANSWERS if "without end" in name]
+    endless_answers = [name for name in ANSWERS if "without end" in name]
     sections = {"auto_onboard": {"verification_timeout_sec": 1.5, "concurrency": 64}}
     async with contextlib.AsyncExitStack() as stack:
         daemon = await stack.enter_async_context(process.daemon(rig, tmp_path, **sections))
@@ -280,9 +285,11 @@ async def test_many_hostile_cameras_cost_bounded_memory(rig, tmp_path):
             await camera.publish_status()
             await eventually(lambda: is_paired(daemon, camera.mac))
         before = daemon.resident_kib()
-        numbers = range(1, 3 * len(endless) + 1)
+        numbers = range(1, 3 * len(endless_answers) + 1)
         macs = [
-            await stack.enter_async_context(raw_camera(rig, number, ANSWERS[endless[number % len(endless)]][0]))
+            await stack.enter_async_context(
+                raw_camera(rig, number, ANSWERS[endless_answers[number % len(endless_answers)]][0])
+            )
             for number in numbers
         ]
         async with rig.broker.client() as client:

@@ -43,7 +43,7 @@ async def test_cameras_join_target_network(tmp_path):
         await eventually(lambda: {event["mac"] for event in site.events if event["event"] == "joined"} == {*found})
 
 
-async def test_sandbox_command_cameras_join_target(tmp_path):
+async def test_cameras_of_sandbox_command_join_target_network(tmp_path):
     async with (
         lan.opened(tmp_path, cameras=3) as site,
         site.fleet(interval=30, fault="provision-moved:1"),
@@ -79,7 +79,7 @@ async def test_camera_waits_for_late_address(tmp_path, monkeypatch):
             async with session.post(f"http://{camera.address}/provision", json=body_of(site.broker)) as answer:
                 assert answer.status == 202
             provisioned = await eventually(lambda: [event for event in events if event["event"] == "provisioned"])
-            await asyncio.sleep(0.3)  # it has rejoined long ago, but has no address yet
+            await asyncio.sleep(0.3)  # the camera has rejoined long ago, but has no address yet
             assert [message for message in messages if message.get("ssid") == TARGET] == []
             assign_address(provisioned[0])
             await eventually(lambda: [message for message in messages if message.get("ssid") == TARGET])

@@ -65,6 +65,7 @@ def assert_clean(content, where):
 
 
 def assert_files_clean(rig):
+    """Check all files of the state folder; return their names."""
     files = [file for file in rig.state_dir.rglob("*") if file.is_file()]
     assert files
     for file in files:
@@ -74,7 +75,7 @@ def assert_files_clean(rig):
 
 @pytest.fixture
 def output(monkeypatch):
-    """All answers with headers, and the log at debug level."""
+    """`output()`: all answers with headers, and the log at debug level; they are checked after the test."""
     answers = []
     call = Api.call
 
@@ -194,7 +195,7 @@ async def test_invalid_password_leaks_nowhere(rig, output):
 
 
 async def test_password_repeated_by_camera_is_withheld(rig, output):
-    """The camera repeats it in the answer to its request and in all later status messages."""
+    """The camera repeats the password in its answer to the request and in all later status messages."""
     async with batch(rig, 1, faults=("provision-echo",), interval=0.1) as provisioning:
         (camera,) = provisioning.cameras
         await provisioning.start(target_password=CANARY)
@@ -224,7 +225,7 @@ async def test_password_repeated_by_camera_is_withheld(rig, output):
             await eventually(withheld, what="the error is withheld after a restart")
 
 
-async def test_other_camera_errors_are_shown(rig):
+async def test_error_of_camera_without_session_is_shown(rig):
     # A camera that does not answer would show why it is not onboarded.
     async with rig.daemon() as running, rig.camera(1) as camera:
         await camera.publish_status(last_error="lens is dirty")
@@ -236,7 +237,7 @@ async def test_other_camera_errors_are_shown(rig):
         await eventually(is_shown)
 
 
-async def test_verified_camera_error_is_shown(rig):
+async def test_error_of_verified_camera_is_shown(rig):
     async with batch(rig, 1, interval=0.1) as provisioning:
         (camera,) = provisioning.cameras
         await provisioning.start()
@@ -267,7 +268,7 @@ async def test_sealed_password_is_erased_after_session(rig, way):
         session = (await running.admin.post(f"{BASE}/batch", json=body)).data["session"]["id"]
         sealed = await sealed_password(rig)
         content = b"".join(file.read_bytes() for file in rig.state_dir.glob("orchestrator.db*"))
-        assert sealed in content, "it is stored during the session"
+        assert sealed in content, "the sealed password is stored during the session"
         if way == "close":
             await running.admin.post(f"{BASE}/batch/{session}/close")
         else:

@@ -92,13 +92,13 @@ async def camera_server(answer=b""):
             yield client
 
 
-def http(status, body=b"", *headers, length=None):
+def raw_answer(status, body=b"", *headers, length=None):
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 
 def json_answer(body, status="202 Accepted", *headers):
-    return http(status, json.dumps(body).encode(), *headers)
+    return raw_answer(status, json.dumps(body).encode(), *headers)
 
 
 def chunked(payload):
@@ -133,7 +133,7 @@ async def test_body_is_utf_8_without_escapes():
 
 
 async def test_lone_surrogate_in_body_is_replaced():
-    """It cannot be encoded; the error of an attempt would show the whole body."""
+    """A lone surrogate cannot be encoded; the error of an attempt would contain the whole body."""
     async with camera_server(json_answer({"accepted": True})) as client:
         assert await client.provision(FULL | {"mqtt": FULL["mqtt"] | {"password": "caf\udce9"}}) is None
         _, body = client.requests[0]
@@ -186,64 +186,64 @@ ECHO = json.dumps({"accepted": False, "error": f"cannot join with {WIFI_PASSWORD
 KIB = 1024
 ANSWERS = {
     # name: (answer, error code, may_have_arrived)
-    "bad request": (http("400 Bad Request", ECHO), REJECTED, NOT_ARRIVED),
+    "bad request": (raw_answer("400 Bad Request", ECHO), REJECTED, NOT_ARRIVED),
     "unauthorized": (
-        http("401 Unauthorized", ECHO, f'WWW-Authenticate: Basic realm="{WIFI_PASSWORD}"'),
+        raw_answer("401 Unauthorized", ECHO, f'WWW-Authenticate: Basic realm="{WIFI_PASSWORD}"'),
         REJECTED,
         NOT_ARRIVED,
     ),
-    "forbidden": (http("403 Forbidden", ECHO), REJECTED, NOT_ARRIVED),
-    "not found": (http("404 Not Found", ECHO), REJECTED, NOT_ARRIVED),
-    "conflict": (http("409 Conflict", ECHO), REJECTED, NOT_ARRIVED),
-    "unprocessable": (http("422 Unprocessable", ECHO), REJECTED, NOT_ARRIVED),
-    "too many requests": (http("429 Too Many Requests", b"", "Retry-After: 99999999"), REJECTED, NOT_ARRIVED),
-    "secret in the reason": (http(f"422 {WIFI_PASSWORD}"), REJECTED, NOT_ARRIVED),
+    "forbidden": (raw_answer("403 Forbidden", ECHO), REJECTED, NOT_ARRIVED),
+    "not found": (raw_answer("404 Not Found", ECHO), REJECTED, NOT_ARRIVED),
+    "conflict": (raw_answer("409 Conflict", ECHO), REJECTED, NOT_ARRIVED),
+    "unprocessable": (raw_answer("422 Unprocessable", ECHO), REJECTED, NOT_ARRIVED),
+    "too many requests": (raw_answer("429 Too Many Requests", b"", "Retry-After: 99999999"), REJECTED, NOT_ARRIVED),
+    "secret in the reason": (raw_answer(f"422 {WIFI_PASSWORD}"), REJECTED, NOT_ARRIVED),
     "secret in a header": (
-        http("403 Forbidden", b"", f"X-Password: {WIFI_PASSWORD}", f"Set-Cookie: p={BROKER_PASSWORD}"),
+        raw_answer("403 Forbidden", b"", f"X-Password: {WIFI_PASSWORD}", f"Set-Cookie: p={BROKER_PASSWORD}"),
         REJECTED,
         NOT_ARRIVED,
     ),
     "forbidden, endless": (endless(b"HTTP/1.1 403 Forbidden\r\n\r\n", ECHO * 100), REJECTED, NOT_ARRIVED),
-    "not accepted, status 200": (http("200 OK", ECHO), REJECTED, NOT_ARRIVED),
-    "not accepted, status 202": (http("202 Accepted", ECHO), REJECTED, NOT_ARRIVED),
-    "server error": (http("500 Internal Server Error", ECHO), UNREACHABLE, MAY_HAVE_ARRIVED),
-    "unavailable": (http("503 Service Unavailable", ECHO), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "not accepted, status 200": (raw_answer("200 OK", ECHO), REJECTED, NOT_ARRIVED),
+    "not accepted, status 202": (raw_answer("202 Accepted", ECHO), REJECTED, NOT_ARRIVED),
+    "server error": (raw_answer("500 Internal Server Error", ECHO), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "unavailable": (raw_answer("503 Service Unavailable", ECHO), UNREACHABLE, MAY_HAVE_ARRIVED),
     "created": (json_answer({"accepted": True}, "201 Created"), UNREACHABLE, MAY_HAVE_ARRIVED),
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", UNREACHABLE, MAY_HAVE_ARRIVED),
-    "redirect": (http("302 Found", ECHO, f"Location: /{WIFI_PASSWORD}"), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "redirect": (raw_answer("302 Found", ECHO, f"Location: /{WIFI_PASSWORD}"), UNREACHABLE, MAY_HAVE_ARRIVED),
     "switching protocols": (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
         UNREACHABLE,
         MAY_HAVE_ARRIVED,
     ),
-    "unknown status": (http("999 Whatever", ECHO), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "unknown status": (raw_answer("999 Whatever", ECHO), UNREACHABLE, MAY_HAVE_ARRIVED),
     "no answer": (b"", UNREACHABLE, MAY_HAVE_ARRIVED),
-    "empty body": (http("202 Accepted"), UNREACHABLE, MAY_HAVE_ARRIVED),
-    "not JSON": (http("202 Accepted", WIFI_PASSWORD.encode()), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "empty body": (raw_answer("202 Accepted"), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "not JSON": (raw_answer("202 Accepted", WIFI_PASSWORD.encode()), UNREACHABLE, MAY_HAVE_ARRIVED),
     "array": (json_answer([{"accepted": True}]), UNREACHABLE, MAY_HAVE_ARRIVED),
     "field missing": (json_answer({"error": WIFI_PASSWORD}), UNREACHABLE, MAY_HAVE_ARRIVED),
     "accepted as text": (json_answer({"accepted": "true"}), UNREACHABLE, MAY_HAVE_ARRIVED),
     "accepted as a number": (json_answer({"accepted": 1}), UNREACHABLE, MAY_HAVE_ARRIVED),
     "rejected as a number": (json_answer({"accepted": 0}), UNREACHABLE, MAY_HAVE_ARRIVED),
     "accepted as null": (json_answer({"accepted": None}), UNREACHABLE, MAY_HAVE_ARRIVED),
-    "infinite number": (http("202 Accepted", b'{"accepted": true, "n": 1e99999}'), UNREACHABLE, MAY_HAVE_ARRIVED),
-    "60,000 brackets": (http("202 Accepted", b"[" * 60_000), UNREACHABLE, MAY_HAVE_ARRIVED),
-    "nine levels": (http("202 Accepted", b'{"a":' * 9 + b"1" + b"}" * 9), UNREACHABLE, MAY_HAVE_ARRIVED),
-    "Latin-1": (http("202 Accepted", b'{"accepted": true, "name": "K\xfcche"}'), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "infinite number": (raw_answer("202 Accepted", b'{"accepted": true, "n": 1e99999}'), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "60,000 brackets": (raw_answer("202 Accepted", b"[" * 60_000), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "nine levels": (raw_answer("202 Accepted", b'{"a":' * 9 + b"1" + b"}" * 9), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "Latin-1": (raw_answer("202 Accepted", b'{"accepted": true, "name": "K\xfcche"}'), UNREACHABLE, MAY_HAVE_ARRIVED),
     "over 64 KiB": (
-        http("202 Accepted", b'{"accepted": true}' + b" " * (64 * KIB - 17)),
+        raw_answer("202 Accepted", b'{"accepted": true}' + b" " * (64 * KIB - 17)),
         UNREACHABLE,
         MAY_HAVE_ARRIVED,
     ),
-    "huge content length": (http("202 Accepted", ECHO, length=10**18), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "huge content length": (raw_answer("202 Accepted", ECHO, length=10**18), UNREACHABLE, MAY_HAVE_ARRIVED),
     "two content lengths": (
         json_answer({"accepted": True}, "202 Accepted", "Content-Length: 3"),
         UNREACHABLE,
         MAY_HAVE_ARRIVED,
     ),
-    "truncated body": (http("202 Accepted", b'{"accepted": true}', length=500), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "truncated body": (raw_answer("202 Accepted", b'{"accepted": true}', length=500), UNREACHABLE, MAY_HAVE_ARRIVED),
     "gzip": (
-        http("202 Accepted", gzip.compress(b'{"accepted": true}'), "Content-Encoding: gzip"),
+        raw_answer("202 Accepted", gzip.compress(b'{"accepted": true}'), "Content-Encoding: gzip"),
         UNREACHABLE,
         MAY_HAVE_ARRIVED,
     ),
@@ -254,7 +254,7 @@ ANSWERS = {
     ),
     "not HTTP": (f"{WIFI_PASSWORD}\r\n{BROKER_PASSWORD}\r\n\r\n".encode(), UNREACHABLE, MAY_HAVE_ARRIVED),
     "TLS": (b"\x16\x03\x03\x00\x02\x02\x28", UNREACHABLE, MAY_HAVE_ARRIVED),
-    "invalid status": (http(f"{WIFI_PASSWORD} OK"), UNREACHABLE, MAY_HAVE_ARRIVED),
+    "invalid status": (raw_answer(f"{WIFI_PASSWORD} OK"), UNREACHABLE, MAY_HAVE_ARRIVED),
     "NUL in a header": (
         json_answer({"accepted": True}, "202 Accepted", f"X-Pad: {WIFI_PASSWORD}\0"),
         UNREACHABLE,
@@ -386,7 +386,7 @@ async def test_cancelled_request_closes_connection():
 async def test_redirect_is_not_followed(status):
     async with camera_server(json_answer({"accepted": True})) as other:
         port = other.port
-        async with camera_server(http(status, b"", f"Location: http://{ADDRESS}:{port}/provision")) as client:
+        async with camera_server(raw_answer(status, b"", f"Location: http://{ADDRESS}:{port}/provision")) as client:
             error = await client.provision()
         assert (error.code, error.may_have_arrived) == (UNREACHABLE, MAY_HAVE_ARRIVED)
         assert other.requests == []

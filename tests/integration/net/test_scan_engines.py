@@ -46,7 +46,7 @@ async def scan(site, engine):
         yield scan
 
 
-async def begun(sweep, scan):
+async def wait_until_begun(sweep, scan):
     """Wait until a sweep has begun; the task must still run."""
     await eventually(lambda: scan.progress)
     assert not sweep.done()
@@ -143,7 +143,7 @@ async def test_interface_down_ends_sweep_until_up(site, player, scan):
 
 async def test_removed_interface_ends_sweep(site, scan):
     sweep = asyncio.ensure_future(scan.sweep())
-    await begun(sweep, scan)
+    await wait_until_begun(sweep, scan)
     site.unplug()
     with pytest.raises(OSError, match=IS_GONE):
         await sweep
@@ -185,7 +185,7 @@ async def test_close_ends_sweep_and_leaks_nothing(site, engine):
         for _ in range(5):
             async with scanning(site, engine) as scan:
                 sweep = asyncio.ensure_future(scan.sweep())
-                await begun(sweep, scan)
+                await wait_until_begun(sweep, scan)
                 scan.close()
                 with pytest.raises(OSError, match="closed|not open"):
                     await sweep

@@ -91,7 +91,7 @@ STAND_IN = {
 
 
 QUICK_PYTHON = """#!/bin/sh
-# Python, but a venv gets its pip from a folder: it is not unpacked and compiled for each.
+# Runs Python; a new venv uses the pip of a folder, because unpacking and compiling pip for each venv is slow.
 if [ "$1 $2" = "-m venv" ]; then
     {python} -m venv --without-pip "$3" && echo {pip} >"$(echo "$3"/lib/python3*/site-packages)/pip.pth"
 else
@@ -171,7 +171,7 @@ def releases(root: Path) -> set[str]:
     return {path.name for path in (root / OPT / "releases").iterdir()}
 
 
-def in_use(root: Path) -> str:
+def release_in_use(root: Path) -> str:
     link = (root / OPT / "venv").readlink()
     assert link.parent == Path("releases")
     return link.name
@@ -268,10 +268,10 @@ def test_incomplete_checkout_is_refused(tmp_path: Path, changed_checkout: Path) 
     assert not root.exists()
 
 
-def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None:
+def test_upgrade_and_uninstall_keep_owner_files_until_purge(tmp_path: Path, checkout: Path) -> None:
     root = tmp_path / "root"
     install_below(root, checkout)
-    first = in_use(root)
+    first = release_in_use(root)
     assert not (root / POLKIT).parent.exists(), "no polkit folder is created on a machine without polkit"
     assert first.startswith("1.2.3-")
     assert (root / UNIT).read_bytes() == (REPO / "systemd/pi-orchestrator.service").read_bytes()
@@ -289,7 +289,7 @@ def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None
     for secret in secrets:
         secret.write_text("secret")
     install_below(root, checkout, "--no-capabilities")
-    second = in_use(root)
+    second = release_in_use(root)
     assert "9000" in (root / CONFIG).read_text()
     assert "8080" in (root / f"{CONFIG}.new").read_text()
     assert releases(root) == {first, second}
@@ -298,7 +298,7 @@ def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None
 
     # The previous version is kept, the one before it is removed; the chosen options are kept.
     install_below(root, checkout)
-    assert releases(root) == {second, in_use(root)}
+    assert releases(root) == {second, release_in_use(root)}
     assert (root / DROP_IN).exists()
 
     install_below(root, checkout, "--uninstall")
@@ -315,18 +315,18 @@ def test_install_upgrade_uninstall_purge(tmp_path: Path, checkout: Path) -> None
 
 
 def test_failed_upgrade_keeps_version(changed_checkout: Path, installed: Path) -> None:
-    before = in_use(installed)
+    before = release_in_use(installed)
 
     (installed / CONFIG).write_text("[[[")
     output = install_below(installed, changed_checkout, code=1).stderr
     assert "config.toml: " in output
     assert "correct /etc/pi-orchestrator/config.toml" in output
-    assert in_use(installed) == before
+    assert release_in_use(installed) == before
     assert releases(installed) == {before}
 
     (changed_checkout / "backend.py").write_text("raise RuntimeError('no build today')\n")
     assert "cannot be installed" in install_below(installed, changed_checkout, code=1).stderr
-    assert in_use(installed) == before
+    assert release_in_use(installed) == before
     assert releases(installed) == {before}
 
 
@@ -433,11 +433,11 @@ def test_other_spelling_of_table_is_left_to_owner(checkout: Path, installed: Pat
 
 
 def test_configuration_with_other_spelling_is_kept(checkout: Path, installed: Path) -> None:
-    before = in_use(installed)
+    before = release_in_use(installed)
     (installed / CONFIG).write_text('["mqtt"]\n')
     assert 'note:   username = "pi-orchestrator"' in install_below(installed, checkout).stdout
     assert (installed / CONFIG).read_text() == '["mqtt"]\n'
-    assert in_use(installed) != before
+    assert release_in_use(installed) != before
     # Nor does a new broker get an ACL that refuses the daemon.
     (installed / BROKER).unlink()
     assert 'note:   username = "pi-orchestrator"' in install_below(installed, checkout).stdout
@@ -461,13 +461,13 @@ def test_user_is_added_to_configuration_of_local_broker(checkout: Path, installe
 def test_configuration_with_user_is_checked_before_it_is_used(changed_checkout: Path, installed: Path) -> None:
     cli = changed_checkout / "pi_orchestrator/cli.py"
     cli.write_text(cli.read_text().replace("try:", 'if "username" in open(path).read():\n        return 2\n    try:'))
-    before = in_use(installed)
+    before = release_in_use(installed)
     (installed / CONFIG).write_text("[mqtt]\n")
     output = install_below(installed, changed_checkout, code=1).stderr
     assert "the new version does not accept the configuration" in output
     assert (installed / CONFIG).read_text() == "[mqtt]\n"
     assert not (installed / f"{CONFIG}.partial").exists()
-    assert in_use(installed) == before
+    assert release_in_use(installed) == before
 
 
 @contextlib.asynccontextmanager
@@ -518,7 +518,9 @@ async def test_installed_acl_protects_commands(tmp_path: Path, installed: Path) 
             for topic in (*allowed, *commands):
                 await daemon.publish(topic, "from the daemon", qos=1)
             messages = aiter(camera.messages)
-            assert [(await anext(messages)).topic.value for _ in commands] == list(commands), "and no picture"
+            assert [(await anext(messages)).topic.value for _ in commands] == list(commands), (
+                "the camera receives commands, but no pictures"
+            )
 
 
 async def test_daemon_works_with_installed_broker(tmp_path: Path, installed: Path, rig: Rig) -> None:

@@ -71,7 +71,8 @@ class Site:
 
         return await eventually(final_stage, what=f"{mac} is paired or refused")
 
-    async def message(self, mac):
+    async def error_message(self, mac):
+        """The error message of the newest onboarding event of a camera."""
         return (await self.get(f"/api/v1/onboarding/auto/events/{mac}"))["data"]["events"][0]["error_message"]
 
     def neighbour_entry(self, address=CAMERA):
@@ -157,7 +158,7 @@ async def test_address_bound_to_other_mac_is_mismatch(site, body):
     assert site.neighbour_entry() == ""
     await site.announce(OTHER_MAC)
     assert await site.outcome(OTHER_MAC) == ("failed", "MAC_MISMATCH")
-    assert MAC in await site.message(OTHER_MAC)
+    assert MAC in await site.error_message(OTHER_MAC)
     assert site.request_count <= 1, "none if the kernel had the MAC before the request"
 
 
@@ -203,7 +204,7 @@ async def test_device_id_without_mac_uses_kernel_entry(site):
 async def test_retained_claim_is_accepted_with_kernel_entry(cable, tmp_path):
     await cable.serve()
     await cable.announce(MAC, retain=True)
-    await cable.announce(OTHER_MAC, retain=True)  # the ghost of a camera that had this address before
+    await cable.announce(OTHER_MAC, retain=True)  # left by a camera that had this address before
     async with daemon(cable, tmp_path):
         await cable.connect_to_broker()
         assert await cable.outcome(MAC) == ("paired", None)

@@ -74,11 +74,11 @@ def test_invalid_setting_is_a_finding(folder: Path, invalid: str) -> None:
     assert verify(folder)
 
 
-def test_exposure_with_packet_sockets(folder: Path) -> None:
+def test_exposure_of_unit_is_limited(folder: Path) -> None:
     assert exposure(folder) <= 1.7
 
 
-def test_exposure_without_capabilities(folder: Path) -> None:
+def test_exposure_of_unit_without_capabilities_is_lower(folder: Path) -> None:
     add_drop_in(folder)
     assert exposure(folder) <= 1.2
 

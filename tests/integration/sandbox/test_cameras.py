@@ -284,6 +284,7 @@ async def test_topic_styles_carry_same_messages(broker, style):
 
 @contextlib.asynccontextmanager
 async def status_request(broker, fault, limit=2**16):
+    """Send `GET /status` to a camera with this fault; yields (camera, reader of the answer)."""
     async with fleet_of(broker, fault) as fleet:
         await fleet.wait_until_reported()
         host, port = str(fleet.cameras[0].address), fleet.cameras[0].options.http_port
@@ -299,6 +300,7 @@ async def status_request(broker, fault, limit=2**16):
 
 
 async def read_answer(broker, fault):
+    """(camera, status code, headers, body) of `GET /status` to a camera with this fault."""
     async with status_request(broker, fault) as (camera, reader):
         head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
@@ -350,13 +352,13 @@ async def test_fault_gzip_bomb_unpacks(broker):
     assert len(await asyncio.to_thread(gzip.decompress, body)) > faults.BOMB_BYTES
 
 
-async def test_fault_many_headers(broker):
+async def test_fault_many_headers_sends_10000_headers(broker):
     _, _, headers, body = await read_answer(broker, "many-headers")
     assert sum(name.startswith("x-pad-") for name in headers) == 10_000
     assert json.loads(body)
 
 
-async def test_fault_tls_bytes(broker):
+async def test_fault_tls_bytes_sends_a_tls_record(broker):
     async with status_request(broker, "tls-bytes") as (_, reader):
         answer = await reader.read(-1)
         assert answer[:3] == b"\x16\x03\x03"

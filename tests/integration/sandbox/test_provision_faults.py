@@ -100,9 +100,7 @@ async def test_moving_camera_changes_address(broker, http):
         assert (await post(http, camera, body_of(broker)))[0] == 202
         _, birth = await listener.until(is_online_on(TARGET))
         assert birth["ip"] == str(camera.address)
-        assert camera.address == first + 2, (
-            "behind the addresses of all cameras; the other moving camera has the one before"
-        )
+        assert camera.address == first + 2, "the moving cameras get the two addresses after those of all cameras"
         assert (await status(http, camera))["mac"] == camera.mac
         async with http.get(f"{fleet.cameras[0].url}/status") as answer:  # the other cameras keep their addresses
             assert answer.status == 200
@@ -164,7 +162,7 @@ async def test_boot_loop_camera_restarts(broker, http):
 
 
 @pytest.mark.parametrize("fault", ["flapping", "no-mac", "wrong-mac"])
-async def test_other_faults_can_be_provisioned(broker, http, fault):
+async def test_camera_with_other_fault_can_be_provisioned(broker, http, fault):
     async with camera_with(broker, fault) as (listener, camera):
 
         async def accepted():

@@ -73,7 +73,7 @@ async def test_provisioned_camera_joins_target(broker, http):
     ]
 
 
-async def test_camera_unreachable_while_moving(broker, http):
+async def test_camera_is_unreachable_while_it_changes_network(broker, http):
     left = asyncio.Event()
     fleet = fleet_of(broker, rejoin_s=60, on_event=lambda _, event, __: event == "provisioned" and left.set())
     async with fleet:
@@ -86,7 +86,7 @@ async def test_camera_unreachable_while_moving(broker, http):
             await status(http, camera)
 
 
-async def test_repeated_request_not_applied(broker, http):
+async def test_repeated_request_is_not_applied(broker, http):
     async with listening(broker) as listener, fleet_of(broker) as fleet:
         await fleet.wait_until_reported()
         camera = fleet.cameras[0]
@@ -117,11 +117,11 @@ async def test_request_with_new_id_is_applied(broker, http):
         assert provisioned_networks(camera) == [("r-1", TARGET), ("r-2", "Other")]
 
 
-@pytest.mark.parametrize("same", [True, False])
-async def test_concurrent_requests_apply_one(broker, http, same):
+@pytest.mark.parametrize("has_same_id", [True, False])
+async def test_concurrent_requests_apply_one(broker, http, has_same_id):
     async def send(number):
-        request_id = "r-1" if same else f"r-{number}"
-        with contextlib.suppress(*CONNECTION_ERRORS):  # it leaves while other requests are open
+        request_id = "r-1" if has_same_id else f"r-{number}"
+        with contextlib.suppress(*CONNECTION_ERRORS):  # the camera leaves while other requests are open
             return await post(http, camera, body_of(broker, request_id=request_id, ssid=f"Target {number}"))
 
     async with listening(broker) as listener, fleet_of(broker) as fleet:
@@ -130,8 +130,8 @@ async def test_concurrent_requests_apply_one(broker, http, same):
         answers = [answer for answer in await asyncio.gather(*map(send, range(20))) if answer]
         accepted = [body for code, body in answers if code == 202]
         assert len(provisioned_networks(camera)) == 1
-        assert accepted if same else len(accepted) == 1
-        assert {code for code, _ in answers} <= ({202} if same else {202, 409})
+        assert accepted if has_same_id else len(accepted) == 1
+        assert {code for code, _ in answers} <= ({202} if has_same_id else {202, 409})
         assert camera.provision_requests >= len(answers)
         await listener.until(is_online_on(camera.provisioned[0].ssid))
 

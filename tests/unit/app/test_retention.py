@@ -46,7 +46,7 @@ def write(database):
     return database.write
 
 
-async def registered(write, mac=MAC, *, device_id=None, place=None):
+async def register(write, mac=MAC, *, device_id=None, place=None):
     async def job(tx):
         camera = await cameras.register(tx, mac, device_id=device_id, ip="192.168.10.5", firmware="1.4.2", by="auto")
         if place:
@@ -57,7 +57,7 @@ async def registered(write, mac=MAC, *, device_id=None, place=None):
     return await write(job)
 
 
-async def loaded(database):
+async def load_cache(database):
     cache = CameraCache()
     await cache.load(database)
     return cache
@@ -67,8 +67,8 @@ async def loaded(database):
 
 
 async def test_registered_camera_is_loaded_after_restart(database, write, clock):
-    camera = await registered(write, device_id="kitchen", place=("box", 3))
-    cache = await loaded(database)
+    camera = await register(write, device_id="kitchen", place=("box", 3))
+    cache = await load_cache(database)
     found = cache.get(MAC)
     assert (found.container_id, found.position, found.paired_at) == ("box", 3, clock.wall())
     assert (found.mac, found.device_id, found.registered_at) == (camera.mac, "kitchen", clock.wall())
@@ -82,38 +82,38 @@ async def test_registered_camera_is_loaded_after_restart(database, write, clock)
 
 @pytest.mark.parametrize("name", ["kitchen", MAC, "24-6f-28-b0-f7-f1", "246f28b0f7f1"])
 async def test_camera_is_found_by_id_and_any_mac_spelling(database, write, name):
-    await registered(write, device_id="kitchen")
-    assert (await loaded(database)).find(name) == MAC
+    await register(write, device_id="kitchen")
+    assert (await load_cache(database)).mac_of(name) == MAC
 
 
 @pytest.mark.parametrize("name", ["", "cellar", OTHER, "FF:FF:FF:FF:FF:FF", "KITCHEN"])
 async def test_unknown_camera_is_not_found(database, write, name):
-    await registered(write, device_id="kitchen")
-    assert (await loaded(database)).find(name) is None
+    await register(write, device_id="kitchen")
+    assert (await load_cache(database)).mac_of(name) is None
 
 
-async def test_cameras_with_the_same_id_are_distinct(write):
-    first = await registered(write, MAC)
-    second = await registered(write, OTHER)
+async def test_second_camera_with_same_id_has_its_mac_as_id(write):
+    first = await register(write, MAC)
+    second = await register(write, OTHER)
     assert first.device_id == "espcam-b0f7f1"
     assert second.device_id == OTHER
 
 
-async def test_mac_is_registered_once(write):
-    await registered(write)
+async def test_second_registration_of_mac_is_an_error(write):
+    await register(write)
     with pytest.raises(StorageError):
-        await registered(write, device_id="another")
+        await register(write, device_id="another")
 
 
 async def test_presence_is_stored_for_registered_cameras(database, write, clock):
-    await registered(write)
+    await register(write)
     seen = clock.wall()
     rows = [(MAC, "online", seen, "boot-1", 5.0), (OTHER, "online", seen, "boot-1", 5.0)]
     await write(lambda tx: cameras.save_presence(tx, rows))
     later = seen + timedelta(seconds=9)
     await write(lambda tx: cameras.save_presence(tx, [(MAC, "idle", later, "boot-2", 1.0)]))
     assert await cameras.load_presence(database) == [(MAC, "idle", "boot-2", 1.0)]
-    assert (await loaded(database)).get(MAC).last_seen_at == later
+    assert (await load_cache(database)).get(MAC).last_seen_at == later
 
 
 async def test_positions_are_assigned_in_order(write):
@@ -163,14 +163,14 @@ async def test_container_is_created_once(write):
 
 
 async def test_unregistered_camera_is_not_found(database, write):
-    await registered(write, device_id="kitchen")
-    await registered(write, OTHER)
-    cache = await loaded(database)
+    await register(write, device_id="kitchen")
+    await register(write, OTHER)
+    cache = await load_cache(database)
     cache.drop(MAC)
     cache.drop(MAC)
     assert [entry.mac for entry in cache] == [OTHER]
-    assert (cache.find("kitchen"), cache.find(MAC)) == (None, None)
-    assert cache.find(OTHER) == OTHER
+    assert (cache.mac_of("kitchen"), cache.mac_of(MAC)) == (None, None)
+    assert cache.mac_of(OTHER) == OTHER
 
 
 # Onboarding.
@@ -239,7 +239,7 @@ async def test_delete_older_than_deletes_older_events(database, write, clock):
     assert (await onboarding.page(database, limit=10, offset=0)).total == 1
 
 
-async def test_configuration_sets_only_the_initial_state(database, write):
+async def test_init_state_does_not_change_existing_state(database, write):
     await write(lambda tx: onboarding.init_state(tx, enabled=True))
     await write(lambda tx: onboarding.set_enabled(tx, enabled=False))
     await write(lambda tx: onboarding.init_state(tx, enabled=True))
@@ -307,7 +307,7 @@ async def test_action_is_recorded_with_actor_and_time(database, write, clock):
 
 
 async def test_action_with_untrusted_time_is_kept(database, write, clock):
-    """Before the clock is set, an action may be stored with a time of years ago."""
+    """An action that is recorded before the clock is set may have a time years in the past."""
     clock.is_trusted = False
     await write(lambda tx: actions.record(tx, ACTOR, target="untrusted"))
     clock.is_trusted = True
@@ -338,11 +338,11 @@ async def test_stored_event_has_session_and_time(database, write, bus, clock):
 
 
 async def test_keep_newest_deletes_older_events(database, write):
-    async def many(tx):
+    async def append_ten(tx):
         for _ in range(10):
             await event_log.append(tx, RawEvent("camera.seen", {}))
 
-    await write(many)
+    await write(append_ten)
     await write(lambda tx: event_log.keep_newest(tx, keep=3))
     assert [row["id"] for row in await database.read("SELECT id FROM events")] == [8, 9, 10]
 
@@ -356,7 +356,7 @@ async def test_onboarding_events_are_published_in_one_event(database, write):
     assert (payload["rows"], payload["mac"], payload["stage"]) == (2, onboarding_event().mac, onboarding_event().stage)
 
 
-async def test_response_is_found_by_key_and_operation(database, write, clock):
+async def test_stored_answer_is_found_by_key_and_operation(database, write, clock):
     answer = StoredAnswer(request_hash=b"hash", status=200, body=b"{}")
     await write(lambda tx: idempotency.insert(tx, key="once", operation="post_enable", answer=answer))
     assert await idempotency.IdempotencyStore(database).find(key="once", operation="post_enable") == answer
@@ -398,7 +398,7 @@ async def test_age_limit_needs_a_trusted_clock(database, write, clock):
     clock.jump_wall(timedelta(days=40))
     clock.is_trusted = False
     await worker.run_once()
-    assert await row_counts(database) == [1, 1, 1, 2], "one of the events was published for the onboarding event"
+    assert await row_counts(database) == [1, 1, 1, 2], "one of the events reports the onboarding event"
     clock.is_trusted = True
     await worker.run_once()
     assert await row_counts(database) == [0, 0, 0, 2]
@@ -407,7 +407,7 @@ async def test_age_limit_needs_a_trusted_clock(database, write, clock):
 async def test_retention_limits_the_event_log(database, write, clock):
     worker = RetentionWorker(rules=rules(), clock=clock, database=database)
     columns = "id, type, payload, at, boot_id, monotonic, clock_trusted"
-    for number in (1, EVENTS_KEPT):  # the limit counts ids: with these two it is just reached
+    for number in (1, EVENTS_KEPT):  # the limit is on the range of ids, which these two just fill
         row = f"INSERT INTO events ({columns}) VALUES ({number}, 'x', '{{}}', '2026', 'b', 1.0, 1)"
         await write(lambda tx, row=row: tx.run(row))
     await worker.run_once()
@@ -456,7 +456,7 @@ async def test_damaged_byte_does_not_hide_other_rows(tmp_path, clock, bus, befor
     await asyncio.to_thread(schema.prepare, path, backups=tmp_path, backups_kept=1, closed_cleanly=False)
     async with Database(path=path, clock=clock, bus=bus).opened() as database:
         # The numbers of rows in OLD.
-        assert len(await loaded(database)) == 5
+        assert len(await load_cache(database)) == 5
         assert len(await cameras.load_presence(database)) == 5
         assert len(await keys.load(database)) == 1
         state = await onboarding.load_state(database)

@@ -1,4 +1,4 @@
-"""The watchdog is notified only while the loop, the writer and every heartbeat are fresh."""
+"""systemd is notified only while event loop and database writer respond and no heartbeat is stale."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,7 @@ async def test_healthy_daemon_notifies_with_status(make_worker, health, systemd)
     assert await make_worker().check() is True
     assert systemd.received() == ["WATCHDOG=1", "STATUS=0 cameras registered"]
     assert health.get(DATABASE).state is State.OK
-    assert health.ready()
+    assert health.is_ready()
 
 
 async def test_degraded_part_does_not_stop_notifications(make_worker, health, systemd):
@@ -101,7 +101,7 @@ async def test_stuck_writer_stops_notifications(make_worker, health, database, s
     assert await worker.check() is False
     assert systemd.received() == []
     assert health.get(DATABASE).state is State.FAILED
-    assert not health.ready()
+    assert not health.is_ready()
 
     release.set()
     await writing
@@ -143,16 +143,16 @@ async def test_three_checks_fit_into_watchdog_period(make_worker, clock, systemd
     running = asyncio.create_task(make_worker(watchdog_s).run(lambda: beats.append(clock.monotonic())))
     received = []
 
-    async def notified(count):
+    async def wait_for_notifications(count):
         """Wait for this many notifications, and until the worker sleeps."""
         await eventually(lambda: received.extend(systemd.received()) or received.count("WATCHDOG=1") == count)
         await eventually(lambda: clock._sleepers)
 
-    await notified(1)
+    await wait_for_notifications(1)
     await clock.advance(interval_s - 0.01)
     assert len(beats) == 1
     await clock.advance(0.01)
-    await notified(2)
+    await wait_for_notifications(2)
     assert beats == [1000.0, pytest.approx(1000.0 + interval_s)]
     running.cancel()
     await asyncio.wait([running])

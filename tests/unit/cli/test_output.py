@@ -110,7 +110,7 @@ def test_columns_shrink_in_turn_then_last_is_cut():
     assert len(table(("A", "B", "C"), rows, width=40, shrink=(1, 0)).split("\n")[1]) == 40
 
 
-def test_json_output_is_equal_and_printable(capsys):
+def test_json_output_is_printable_and_decodes_to_the_value(capsys):
     value = {"name": HOSTILE, "ok": "grün → 你好"}
     print_json(value)
     print_json_line(value)
@@ -126,7 +126,7 @@ def test_wrapped_text_keeps_its_indent():
     assert wrapped("word " * 30 + "\x1b", indent="  ").split("\n") == [full, f"{full} ?"]
 
 
-def test_cut_text_is_marked_and_flow_is_complete():
+def test_table_cuts_long_text_or_wraps_it_with_flow():
     rows = [("deny", "fail", "it was replaced by another (by admin); pair it manually, or lift the exclusion")]
     cut = table(("RULE", "RESULT", "WHY"), rows, width=60)
     assert [len(line) <= 60 for line in cut.splitlines()] == [True, True]

@@ -27,16 +27,16 @@ def folder(tmp_path, clock):
     return DashboardFolder(tmp_path, clock=clock)
 
 
-@pytest.mark.timeout(5)  # to open a pipe for reading would block
+@pytest.mark.timeout(5)  # opening a pipe for reading would block
 @pytest.mark.parametrize("trap", [link, pipe, sparse])
-def test_open_irregular_or_too_large_file_is_refused(tmp_path, folder, trap):
+def test_irregular_or_too_large_file_is_not_opened(tmp_path, folder, trap):
     trap(tmp_path / "trap.txt")
     assert folder.open(("trap.txt",), ()) is None
 
 
 @pytest.mark.timeout(5)
 @pytest.mark.parametrize("trap", [link, pipe, sparse])
-def test_open_swapped_file_reads_checked_file(tmp_path, folder, monkeypatch, trap):
+def test_file_swapped_after_check_is_not_read(tmp_path, folder, monkeypatch, trap):
     (tmp_path / "plain.txt").write_bytes(b"plain")
     trap(tmp_path / "trap.txt")
     fstat, swapped = os.fstat, []
@@ -83,7 +83,7 @@ def test_compressed_page_keeps_script_hashes(tmp_path, folder):
         assert plain.scripts
 
 
-def test_etag_differs_with_equal_size_and_time(tmp_path, folder):
+def test_etag_of_changed_file_with_same_size_and_time_differs(tmp_path, folder):
     file = tmp_path / "index.html"
     tags = set()
     for content in (b"one", b"two"):
@@ -96,7 +96,7 @@ def test_etag_differs_with_equal_size_and_time(tmp_path, folder):
 
 
 @pytest.mark.parametrize("content", [b"x", b"other", b"longer than before"])
-def test_read_modified_file_fails(tmp_path, content):
+def test_reading_modified_file_fails(tmp_path, content):
     file = tmp_path / "file"
     file.write_bytes(b"first")
     os.utime(file, (1, 1))
@@ -108,7 +108,7 @@ def test_read_modified_file_fails(tmp_path, content):
     assert stable.closed
 
 
-def test_open_file_being_written_is_rate_limited(tmp_path, folder, monkeypatch):
+def test_file_written_while_it_is_opened_is_a_rate_limit_error(tmp_path, folder, monkeypatch):
     file = tmp_path / "file.bin"
     file.write_bytes(b"first")
     os.utime(file, (1, 1))

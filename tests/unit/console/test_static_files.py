@@ -137,11 +137,11 @@ def test_inline_scripts_listed_by_hash():
         b"<script>let a = 1;\r\n</script>\n<script data-src-set=x>let b</script >"
     )
 
-    def named(text):
+    def source_of(text):
         return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
 
-    assert inline_scripts(page) == (named(b"let a = 1;\n"), named(b"let b"))
-    assert f"script-src 'self' 'wasm-unsafe-eval' {named(b'let b')};" in dashboard_policy([named(b"let b")])
+    assert inline_scripts(page) == (source_of(b"let a = 1;\n"), source_of(b"let b"))
+    assert f"script-src 'self' 'wasm-unsafe-eval' {source_of(b'let b')};" in dashboard_policy([source_of(b"let b")])
     assert len(inline_scripts(b"<script>1</script>" * 1000)) == MAX_INLINE_SCRIPTS
 
 

@@ -17,7 +17,7 @@ STEPS = st.lists(
 
 
 class ListModel:
-    """The same contract as a plain list of (key, value), oldest first."""
+    """A plain list of (key, value), oldest first, with the behaviour that is expected of BoundedDict."""
 
     def __init__(self, limit, size_of):
         self.limit, self.size_of = limit, size_of

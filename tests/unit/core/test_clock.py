@@ -71,7 +71,7 @@ async def test_wait_returns_whether_event_is_set():
 
 
 class FakeLibc:
-    """Fake libc: `adjtimex` without modes only reads."""
+    """A libc whose `adjtimex` returns `answer`; it must be called with modes 0, which only reads."""
 
     def __init__(self, answer):
         self.answer = answer

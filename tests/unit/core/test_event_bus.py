@@ -11,7 +11,7 @@ from tests.support.waiting import eventually
 MAC = Mac("24:6F:28:B0:F7:F1")
 
 
-def logged(number):
+def stored_event(number):
     return StoredEvent("camera.seen", {"number": number}, id=number)
 
 
@@ -20,7 +20,7 @@ async def read(subscription):
 
 
 async def test_events_reach_all_subscribers_in_order(bus):
-    events = [logged(number) for number in range(10)]
+    events = [stored_event(number) for number in range(10)]
     with bus.subscribe(StoredEvent) as first, bus.subscribe(StoredEvent) as second:
         for event in events:
             bus.publish(event)
@@ -32,17 +32,17 @@ async def test_events_reach_all_subscribers_in_order(bus):
 async def test_subscriber_receives_only_its_classes(bus):
     seen = CameraSeen(mac=MAC, ip=None, device_id=None, firmware_version=None, appeared=True)
     with bus.subscribe(CameraSeen) as subscription:
-        bus.publish(logged(1))
+        bus.publish(stored_event(1))
         bus.publish(seen)
         bus.close()
         assert await read(subscription) == [seen]
 
 
-async def test_other_events_use_no_capacity(bus):
+async def test_events_of_other_classes_use_no_capacity(bus):
     seen = CameraSeen(mac=MAC, ip=None, device_id=None, firmware_version=None, appeared=True)
     with bus.subscribe(CameraSeen, maxsize=1) as subscription:
         for number in range(100):
-            bus.publish(logged(number))
+            bus.publish(stored_event(number))
         bus.publish(seen)
         bus.close()
         assert not subscription.lagged
@@ -59,7 +59,7 @@ async def test_only_slow_subscriber_is_dropped(bus):
 
         listening = asyncio.create_task(listen())
         for number in range(1000):
-            bus.publish(logged(number))
+            bus.publish(stored_event(number))
             await asyncio.sleep(0)
         bus.close()
         await listening
@@ -73,16 +73,16 @@ async def test_only_slow_subscriber_is_dropped(bus):
 async def test_queue_limit_is_exact(bus, published, lagged):
     with bus.subscribe(StoredEvent, maxsize=10) as subscription:
         for number in range(published):
-            bus.publish(logged(number))
+            bus.publish(stored_event(number))
         assert subscription.lagged is lagged
 
 
 async def test_dropped_subscriber_receives_nothing(bus):
     with bus.subscribe(StoredEvent, maxsize=2) as subscription:
         for number in range(3):
-            bus.publish(logged(number))
+            bus.publish(stored_event(number))
         assert [event.id for event in await read(subscription)] == [0, 1]
-        bus.publish(logged(4))
+        bus.publish(stored_event(4))
         assert subscription._queue.empty()
 
 
@@ -90,7 +90,7 @@ async def test_subscription_ends_with_block(bus):
     with bus.subscribe(StoredEvent, maxsize=1) as subscription:
         pass
     for number in range(10):
-        bus.publish(logged(number))
+        bus.publish(stored_event(number))
     assert not subscription.lagged
 
 
@@ -103,8 +103,8 @@ async def test_close_ends_waiting_readers(bus):
         assert await asyncio.gather(*reading) == [[], []]
 
 
-async def test_publish_without_subscribers(bus):
-    bus.publish(logged(1))
+async def test_publish_without_subscribers_does_nothing(bus):
+    bus.publish(stored_event(1))
     bus.close()
 
 
@@ -112,12 +112,12 @@ async def test_follow_handles_events_during_prepare(bus):
     handled = []
 
     async def prepare():
-        bus.publish(logged(1))
+        bus.publish(stored_event(1))
 
     async def pause():
-        pytest.fail("the follower has not fallen behind")
+        pytest.fail("paused, although the follower has not fallen behind")
 
     following = asyncio.create_task(bus.follow(StoredEvent, handle=handled.append, pause=pause, prepare=prepare))
-    await eventually(lambda: handled == [logged(1)])
+    await eventually(lambda: handled == [stored_event(1)])
     following.cancel()
     await asyncio.wait([following])

@@ -46,13 +46,13 @@ async def test_since_is_start_of_state(health, clock):
         (State.OFF, False),
     ],
 )
-def test_only_essential_decides_readiness(health, state, ready):
+def test_only_essential_component_decides_readiness(health, state, ready):
     health.add("database", essential=True)
     health.add("mqtt")
     health.set("database", state)
     for other in State:
         health.set("mqtt", other)
-        assert health.ready() is ready
+        assert health.is_ready() is ready
 
 
 async def test_component_with_old_heartbeat_is_stale(health, clock):

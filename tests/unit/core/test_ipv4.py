@@ -100,7 +100,7 @@ def test_only_dotted_quad_is_parsed(text):
         check(text, ap=ALL_ADDRESSES, allowed=(ALL_ADDRESSES,))
 
 
-def test_allowlist_narrows_camera_network():
+def test_subnet_allowlist_narrows_camera_network():
     half = IPv4Network("192.168.10.128/25")
     assert check("192.168.10.200", allowed=(half,))
     with pytest.raises(FieldError, match="outside subnet_allowlist"):
@@ -109,7 +109,7 @@ def test_allowlist_narrows_camera_network():
         check("192.168.10.100", allowed=())
 
 
-def test_allowlist_never_widens_network():
+def test_subnet_allowlist_never_widens_camera_network():
     with pytest.raises(FieldError, match="outside the camera network"):
         check("192.168.11.5", allowed=(ALL_ADDRESSES,))
 

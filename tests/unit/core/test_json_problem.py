@@ -1,4 +1,4 @@
-"""What is wrong with text that is not JSON, in words with a position."""
+"""Error texts for invalid JSON: they name the problem and its position."""
 
 import pytest
 
@@ -28,7 +28,7 @@ from pi_orchestrator.core.validation import parse_camera_object, parse_object
         (b" ", "it is empty"),
     ],
 )
-def test_problem_has_words_and_a_position(payload, problem):
+def test_error_names_problem_and_position(payload, problem):
     with pytest.raises(FieldError) as caught:
         parse_object(payload, max_bytes=1000)
     assert str(caught.value) == f"not JSON: {problem}"
@@ -36,7 +36,7 @@ def test_problem_has_words_and_a_position(payload, problem):
 
 @pytest.mark.parametrize("payload", [b'{"a":1,}', b'{"a":[1,]}', b'{"a":1, }'], ids=repr)
 def test_superfluous_comma_is_named(payload):
-    """Its position differs between versions of Python."""
+    """The position of the comma differs between versions of Python."""
     with pytest.raises(FieldError, match="not JSON: comma before the closing bracket at byte "):
         parse_object(payload, max_bytes=1000)
 

@@ -15,7 +15,7 @@ CANARY = "canary-7f3a9c1e"
 
 @pytest.fixture
 def logged():
-    """Configure logging, call `write` with a logger, and return the written text."""
+    """`logged(write)` configures logging, calls `write` with a logger, and returns the written text."""
     out = io.StringIO()
 
     def run(write, *, style="json", level="debug"):

@@ -1,4 +1,4 @@
-"""Running tasks that callers share: results, exceptions, cancellation, closing."""
+"""Tasks that concurrent callers share: results, exceptions, cancellation, closing."""
 
 import asyncio
 import gc
@@ -74,7 +74,7 @@ async def test_concurrent_callers_share_run_and_result(work, clock):
     assert await shared.get() == 2
 
 
-async def test_exception_reaches_callers_uncached(work, clock):
+async def test_exception_reaches_all_callers_and_is_not_cached(work, clock):
     shared = SingleFlight(work, keep_s=5, clock=clock)
     work.error = ValueError("no")
     tasks = await started(*(shared.get() for _ in range(3)))

@@ -214,7 +214,7 @@ async def test_stop_waits_only_grace_time(clock, health):
     await settle()
 
 
-async def test_stop_without_workers(clock, health):
+async def test_stop_without_workers_returns(clock, health):
     await Supervisor(clock=clock, health=health).stop(grace_s=1)
 
 

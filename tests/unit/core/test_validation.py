@@ -1,4 +1,4 @@
-"""JSON from untrusted senders: every limit, on both sides of it."""
+"""JSON from untrusted senders: just below and just above every limit."""
 
 import json
 
@@ -102,7 +102,7 @@ def test_parse_huge_number_is_refused():
         b"// {}\n{}",
     ],
 )
-def test_parse_other_payload_is_refused(payload):
+def test_parse_invalid_payload_is_refused(payload):
     with pytest.raises(FieldError):
         parse_object(payload, max_bytes=1000)
 
@@ -121,7 +121,7 @@ def test_other_zero_bytes_are_refused(payload):
         parse_camera_object(payload, max_bytes=1000)
 
 
-def test_plain_word_is_short_and_alone():
+def test_plain_word_is_returned_if_short_and_alone():
     words = [b"Offline", b"OFFLINE\0", b' "offline"\r\n', b"0", b"off line", b"{}", b"", b"x" * 65, b"\xff", b'""']
     assert [plain_word(word) for word in words] == ["offline", "offline", "offline", "0", "", "", "", "", "", ""]
 

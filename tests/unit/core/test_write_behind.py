@@ -18,7 +18,7 @@ def numbered(ranks):
 
 
 def expected(items, limit, *, drop_newest=False):
-    """Remaining items: the lowest ranks are dropped first, of equal ranks the oldest or the newest."""
+    """Items that remain: the lowest rank is dropped first; of equal ranks the oldest, or the newest (`drop_newest`)."""
     remaining = list(items)
     while len(remaining) > limit:
         lowest = [item for item in remaining if item[0] == min(rank for rank, _ in remaining)]

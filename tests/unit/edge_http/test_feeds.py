@@ -1,4 +1,4 @@
-"""The edge's feeds: replay or snapshot, and log lines."""
+"""Feeds of event streams: replay or snapshot, and log lines."""
 
 import asyncio
 
@@ -58,7 +58,7 @@ def test_stream_limits_fit_together():
 # Log lines.
 
 
-async def test_log_lines_page_yields_and_skips_dropped():
+async def test_page_of_log_lines_lets_other_tasks_run_and_skips_dropped_lines():
     ring = LogBuffer()
     for number in range(sources.PAGE_ENTRIES + 1):
         ring.append({"event": str(number), "level": "info", "component": "x", "timestamp": AT})

@@ -67,7 +67,7 @@ def test_end_of_a_thumbnail_is_not_the_end():
      "binary/octet-stream", "jpeg", "application/x-camera"],
     ids=repr,
 )  # fmt: skip
-def test_type_of_a_picture_is_accepted(kind):
+def test_content_type_of_picture_is_accepted(kind):
     assert other_content_type(kind) is None
 
 
@@ -77,5 +77,5 @@ def test_type_of_a_picture_is_accepted(kind):
      "application/xhtml+xml", "image/png", "multipart/x-mixed-replace;boundary=x", "html", 7, ["image/jpeg"]],
     ids=repr,
 )  # fmt: skip
-def test_type_of_other_content_is_named(kind):
+def test_other_content_type_is_returned(kind):
     assert other_content_type(kind) == (kind if isinstance(kind, str) else "unknown")

@@ -101,7 +101,7 @@ def test_known_mac_has_vendor_name(committed, mac, name):
     "mac", ["00:1B:C5:FF:F0:11", "00:50:C2:00:00:01", "FC:FF:FF:FF:FF:FF"], ids=["block", "block", "unassigned"]
 )
 def test_unassigned_mac_has_no_vendor(committed, mac):
-    """The registry keeps the prefix of a block that it assigns in pieces; it is not the vendor of the rest."""
+    """The IEEE owns the prefix of a block that it assigns in pieces; it is not the vendor of the unassigned pieces."""
     assert committed.name(mac) is None
 
 
@@ -125,12 +125,12 @@ def test_lookup_before_load_is_empty():
     assert vendors.reason == "vendor table not loaded yet"
 
 
-# Tables of a test.
+# Tables that the tests make.
 
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Load a table with this content; None for no file."""
+    """`await load(content)` → a VendorLookup with this table; None: without a file."""
 
     async def load(content):
         file = tmp_path / "oui.txt"
@@ -177,7 +177,7 @@ async def test_index_of_several_sorted_runs_is_complete(load, monkeypatch):
 
 
 @pytest.mark.parametrize("name, found", [("ESPRESSIF", True), ("espressif Systems", True), ("Not Espressif", False)])
-async def test_espressif_is_the_first_word_in_any_case(load, name, found):
+async def test_vendor_is_espressif_by_first_word_in_any_case(load, name, found):
     vendors = await load(f"# 1 prefixes \n{name}\t246F28\n")
     assert vendors.is_espressif(ESP) is found
 

@@ -88,18 +88,18 @@ def test_short_macs_have_a_leading_zero_and_differ():
 
 
 def test_shared_id_is_same_for_every_camera():
-    one = camera(fault=Fault.SHARED_ID)
-    assert (one.device_id, one.topic("status"), one.topic("command")) == (
+    simulated = camera(fault=Fault.SHARED_ID)
+    assert (simulated.device_id, simulated.topic("status"), simulated.topic("command")) == (
         "esp32cam",
         "camera/status/esp32cam",
         "camera/command/esp32cam",
     )
-    assert one.status()["mac"] == MAC
+    assert simulated.status()["mac"] == MAC
 
 
 def test_reversed_id_spells_own_mac():
-    one = camera(fault=Fault.ID_REVERSED)
-    assert (one.device_id, one.topic("status")) == ("f1f7b0286f24", "camera/status/f1f7b0286f24")
+    simulated = camera(fault=Fault.ID_REVERSED)
+    assert (simulated.device_id, simulated.topic("status")) == ("f1f7b0286f24", "camera/status/f1f7b0286f24")
 
 
 def test_takeover_publishes_as_first_healthy_camera():

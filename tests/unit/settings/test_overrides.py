@@ -162,7 +162,7 @@ def test_invalid_overrides_do_not_affect_others(state):
     assert set(config.overrides.values) >= set(config.ignored), "they are stored"
 
 
-def test_override_valid_with_a_later_one_is_active(state):
+def test_override_valid_only_with_another_override_is_active(state):
     state({"auth.mode": "off", "http.listen": "127.0.0.1:8081", "cameras.max_devices": "1"})
     config = loaded(state)
     assert config.settings.auth.mode == "off"

@@ -60,8 +60,8 @@ def test_default_text_parses_to_the_default(path):
 def test_number_limits_match_the_model(path):
     key = keys()[path]
     assert key.low is not None
-    open_end = not is_valid(path, str(key.low))  # above this value
-    assert is_valid(path, "0.001" if open_end else str(key.low))
+    is_exclusive = not is_valid(path, str(key.low))  # the value must be above the limit
+    assert is_valid(path, "0.001" if is_exclusive else str(key.low))
     assert not is_valid(path, str(key.low - 1))
     if key.high is not None:
         assert is_valid(path, str(key.high))

@@ -30,7 +30,7 @@ def environment_of(path):
     return "PIORCH_" + path.replace(".", "__").upper()
 
 
-def set_by(loaded):
+def warning_origins(loaded):
     """(key, origin) of each warning."""
     return [(warning.key, warning.origin) for warning in loaded.warnings]
 
@@ -49,7 +49,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def state(tmp_path):
-    """Store overrides, returns their file; `state.flags` are the flags with its folder."""
+    """`state(overrides)` stores them and returns their file; `state.flags` are the flags that name its folder."""
 
     def write(values):
         (tmp_path / NAME).write_bytes(render(values))
@@ -89,14 +89,14 @@ def test_retired_setting_in_environment_is_ignored_with_a_warning(path, value):
     name = environment_of(path)
     loaded = load(environ={name: value})
     assert loaded.settings == Settings()
-    assert set_by(loaded) == [(path, f"environment {name}")]
+    assert warning_origins(loaded) == [(path, f"environment {name}")]
 
 
 @each_retired_key
 def test_retired_setting_as_flag_is_ignored_with_a_warning(path):
     loaded = load(environ={}, flags=tree_of(path, 7))
     assert loaded.settings == Settings()
-    assert set_by(loaded) == [(path, "flag")]
+    assert warning_origins(loaded) == [(path, "flag")]
 
 
 @each_retired_key
@@ -105,7 +105,7 @@ def test_retired_setting_from_program_is_ignored_with_a_warning(tmp_path, path):
     tree = tree_of(path, 7)
     loaded = from_program(tree | {"storage": tree.get("storage", {}) | state_dir})
     assert loaded.settings == Settings(storage=state_dir)
-    assert set_by(loaded) == [(path, "program")]
+    assert warning_origins(loaded) == [(path, "program")]
 
 
 @each_retired_key
@@ -113,7 +113,7 @@ def test_retired_override_is_ignored_with_a_warning_and_kept_in_the_file(state, 
     file = state({path: "7", "cameras.idle_after_s": "60"})
     loaded = load(environ={}, flags=state.flags)
     assert loaded.settings.cameras.idle_after_s == 60
-    assert set_by(loaded) == [(path, f"override {file}")]
+    assert warning_origins(loaded) == [(path, f"override {file}")]
     assert loaded.ignored == {}, "neither a fault nor a reason to refuse a reload"
     assert dict(loaded.active_overrides) == {"cameras.idle_after_s": "60"}
     changed = with_override(loaded, "cameras.idle_after_s", None)
@@ -130,7 +130,7 @@ def test_every_place_that_sets_a_retired_key_has_a_warning(file, state):
     overrides = state({QUEUE: "10"})
     environ = {environment_of(KEEPALIVE): "20"}
     loaded = load(path=config, environ=environ, flags=state.flags | {"discovery": {"rounds": 3}})
-    assert set_by(loaded) == [
+    assert warning_origins(loaded) == [
         (KEEPALIVE, f"file {config}"),
         (BACKUPS, f"file {config}"),
         (KEEPALIVE, f"environment {environment_of(KEEPALIVE)}"),

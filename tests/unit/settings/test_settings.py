@@ -40,7 +40,7 @@ def problems_of(**given):
 
 
 def the_problem(**given):
-    """The only problem."""
+    """The problem of a configuration that has exactly one."""
     problems = problems_of(**given)
     assert len(problems) == 1, problems
     return problems[0]
@@ -221,13 +221,13 @@ def test_default_round_trips_through_environment(path):
         ("LOG_LEVEL", "Error", "logging.level", "error"),
     ],
 )
-def test_go_daemon_names_are_read(name, text, path, expected):
+def test_environment_names_of_previous_go_daemon_are_read(name, text, path, expected):
     loaded = load(environ={name: text})
     assert value_at(loaded.settings, path) == expected
     assert loaded.origins == {path: f"environment {name}"}
 
 
-def test_go_daemon_key_and_auth_switch_are_read():
+def test_api_key_and_auth_switch_of_previous_go_daemon_are_read():
     environ = {"API_KEY": CANARY, "API_AUTH_ENABLED": "False", "PIORCH_HTTP__LISTEN": "127.0.0.1:8081"}
     settings = load(environ=environ).settings
     assert settings.auth.api_key.get_secret_value() == CANARY

@@ -200,38 +200,38 @@ def test_empty_file_is_initialised(file):
     assert is_sound(file)
 
 
-def crashed(tmp_path, file):
-    """Copy a file and its log as a power cut leaves them, with a change that is only in the log."""
+def make_crashed(tmp_path, file):
+    """Make a database and its WAL as after a power cut: the last change is only in the WAL. Returns the WAL."""
     source = tmp_path / "source.db"
     with closing(sqlite3.connect(source)) as connection:
         connection.executescript(OLD.read_text(encoding="utf-8"))
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("UPDATE cameras SET name = 'from the log'")
         connection.commit()
-        log = (tmp_path / "source.db-wal").read_bytes()
+        wal = (tmp_path / "source.db-wal").read_bytes()
         file.write_bytes(source.read_bytes())
-    file.with_name(file.name + "-wal").write_bytes(log)
-    return log
+    file.with_name(file.name + "-wal").write_bytes(wal)
+    return wal
 
 
 def test_wal_content_survives_a_crash(tmp_path, file):
-    crashed(tmp_path, file)
+    make_crashed(tmp_path, file)
     assert prepare(file).moved_to is None
     assert rows(file, "SELECT DISTINCT name FROM cameras") == [("from the log",)]
 
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_wal_without_database_is_set_aside(tmp_path, file, missing):
-    log = crashed(tmp_path, file)
+    wal = make_crashed(tmp_path, file)
     file.unlink() if missing else file.write_bytes(b"")
     report = prepare(file)
-    assert report.moved_to.with_name(report.moved_to.name + "-wal").read_bytes() == log
+    assert report.moved_to.with_name(report.moved_to.name + "-wal").read_bytes() == wal
     assert is_sound(file)
     assert counts(file)["cameras"] == 0
 
 
-def test_foreign_wal_is_harmless(tmp_path, sound, file):
-    crashed(tmp_path, file)
+def test_wal_of_random_bytes_is_ignored(tmp_path, sound, file):
+    make_crashed(tmp_path, file)
     file.with_name(file.name + "-wal").write_bytes(random.Random(5).randbytes(100_000))
     report = prepare(file)
     assert report.moved_to is None

@@ -245,7 +245,7 @@ async def test_cancelled_caller_of_failed_job_logs_nothing(database, caplog):
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_caller_cancelled_during_job_keeps_it_whole(database):
+async def test_job_of_cancelled_caller_is_completed(database):
     inside, release = asyncio.Event(), asyncio.Event()
 
     async def job(tx):
@@ -276,7 +276,7 @@ async def test_readers_are_not_blocked_by_the_writer(database):
     assert await names(database) == ["committed", "not yet"]
 
 
-async def test_cancelled_reader_is_returned(database):
+async def test_reader_of_cancelled_query_is_returned_to_pool(database):
     slow = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 300000) SELECT max(x) AS m FROM n"
     for _ in range(5):
         reading = asyncio.create_task(database.read(slow))

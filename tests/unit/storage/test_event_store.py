@@ -16,7 +16,7 @@ MAC = Mac("24:6F:28:B0:F7:F1")
 TYPES = ("camera.onboarded", "camera.status_changed", "cameras", "camera", "session.status", "error", "x.camera.")
 SESSIONS = (None, "one", "two")
 FILTERS = [
-    EventFilter(types=frozenset(types), families=families, session_id=session_id, sessions=sessions)
+    EventFilter(types=frozenset(types), families=families, session_id=session_id, include_sessions=sessions)
     for types, families, session_id, sessions in itertools.product(
         ((), ("error",), ("error", "session.status", "camera")),
         ((), ("camera.",), ("camera.", "session.")),
@@ -59,8 +59,8 @@ def test_filter_matches_types_and_sessions():
         return event_filter.matches(StoredEvent(type_, {}, session_id=session_id))
 
     assert matches(EventFilter(), "anything", "one")
-    assert not matches(EventFilter(sessions=False), "session.status", "one")
-    assert matches(EventFilter(sessions=False), "network.status_changed")
+    assert not matches(EventFilter(include_sessions=False), "session.status", "one")
+    assert matches(EventFilter(include_sessions=False), "network.status_changed")
     assert matches(EventFilter(session_id="one"), "session.status", "one")
     assert not matches(EventFilter(session_id="one"), "session.status", "two")
     assert matches(EventFilter(session_id="one"), "network.status_changed")

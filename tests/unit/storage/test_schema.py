@@ -92,15 +92,17 @@ def version(file):
     return rows(file, "PRAGMA user_version")[0][0]
 
 
-def shape(file):
-    """Every table's columns."""
+def columns_of(file):
+    """{table: names of its columns, separated by commas}."""
     columns = "SELECT t.name, group_concat(c.name) FROM sqlite_schema t, pragma_table_info(t.name) c"
     return dict(rows(file, f"{columns} WHERE t.type = 'table' GROUP BY t.name ORDER BY t.name"))
 
 
 def content(file, known=None):
     """Every row of every table, limited to the tables and columns in `known` if given."""
-    return {table: rows(file, f"SELECT {columns} FROM {table}") for table, columns in (known or shape(file)).items()}
+    return {
+        table: rows(file, f"SELECT {columns} FROM {table}") for table, columns in (known or columns_of(file)).items()
+    }
 
 
 def added(file, known):
@@ -278,7 +280,7 @@ def test_file_is_checked_only_after_unclean_shutdown(prepare, old, closed_cleanl
 
 
 def test_old_file_is_migrated_with_every_row(prepare, old, add_migrations):
-    before, known = content(old), shape(old)
+    before, known = content(old), columns_of(old)
     newest = add_migrations(ADDS_A_COLUMN, ADDS_A_TABLE)
     report = prepare()
     assert version(old) == newest
@@ -291,7 +293,7 @@ def test_old_file_is_migrated_with_every_row(prepare, old, add_migrations):
 @pytest.mark.parametrize("number", range(1, NEWEST))
 def test_earlier_version_keeps_every_row(prepare, file, number):
     create_file(file, number)
-    before, known = content(file), shape(file)
+    before, known = content(file), columns_of(file)
     report = prepare()
     assert (report.migrated_from, report.moved_to, version(report.backup)) == (number, None, number)
     assert content(report.backup) == before
@@ -323,7 +325,7 @@ async def test_version_2_keeps_scans(prepare, file, clock, bus):
 
 async def test_version_3_keeps_allowlist_and_sessions(prepare, file, clock, bus):
     create_file(file, 3)
-    before, known = content(file), shape(file)
+    before, known = content(file), columns_of(file)
     await asyncio.to_thread(prepare)
     assert content(file, known) == before
     async with Database(path=file, clock=clock, bus=bus).opened() as database:
@@ -346,7 +348,7 @@ async def test_version_3_keeps_allowlist_and_sessions(prepare, file, clock, bus)
 
 async def test_version_4_keeps_containers_and_cameras(prepare, file, clock, bus):
     create_file(file, 4)
-    before, known = content(file), shape(file)
+    before, known = content(file), columns_of(file)
     await asyncio.to_thread(prepare)
     assert content(file, known) == before
     async with Database(path=file, clock=clock, bus=bus).opened() as database:
@@ -408,7 +410,7 @@ def test_backup_includes_the_wal(prepare, old, add_migrations, tmp_path):
 
 
 def test_failed_migration_is_rolled_back(prepare, old, add_migrations):
-    before, known = content(old), shape(old)
+    before, known = content(old), columns_of(old)
     add_migrations(FAILS_HALFWAY)
     with pytest.raises(StartupError, match="no such table: nowhere") as caught:
         prepare()

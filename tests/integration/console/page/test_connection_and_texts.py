@@ -48,7 +48,7 @@ async def test_page_after_restart_shows_changes(chromium, rig, tmp_path):
             await page.locator(".card", has_text="Online").nth(2).wait_for(timeout=20_000)
 
 
-async def test_log_followed_until_scrolled_up(chromium, rig):
+async def test_log_is_followed_until_scrolled_up(chromium, rig):
     """On a phone, where every log line is wrapped to several rows."""
     log = get_logger("test")
     async with rig.daemon(connected=False) as running:
@@ -78,7 +78,7 @@ async def test_log_followed_until_scrolled_up(chromium, rig):
             await eventually(lambda: is_scrolled_to("number=201"), what="the button returns to the end")
 
 
-async def test_page_required_auth_prompts_for_key(chromium, rig):
+async def test_page_with_required_auth_prompts_for_key(chromium, rig):
     async with (
         rig.daemon(auth={"mode": "required"}) as running,
         chromium.page(running.daemon.url, expect=["401"]) as page,

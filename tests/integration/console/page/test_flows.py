@@ -80,11 +80,11 @@ async def assign_position(page, camera):
     await button(page, "New container").click()
     await dialog(page).get_by_label("Label").fill("Hall")
     await page.keyboard.press("Enter")
-    box = page.locator(".box", has_text="Hall")
-    await box.get_by_role("button", name="Assign a camera to position 3").click()
+    container = page.locator(".box", has_text="Hall")
+    await container.get_by_role("button", name="Assign a camera to position 3").click()
     await dialog(page).get_by_role("combobox").select_option(camera.mac)
     await dialog(page).get_by_role("button", name="Assign").click()
-    await box.locator(".place").nth(2).get_by_text("Online").wait_for()
+    await container.locator(".place").nth(2).get_by_text("Online").wait_for()
     await page.wait_for_text("2 registered cameras have no container")
 
 

@@ -168,6 +168,7 @@ async def test_api_without_answer_has_remedy(chromium):
     assert seen == [["OFFLINE", True, True], ["BAD_ANSWER", False, True]]
 
 
+# JavaScript: opens `stream` with a fake API, and records its events and states in `received`.
 STREAM = """async () => {
     const { Stream } = await import("/stream.js");
     const api = Object.assign(new EventTarget(), {call: async () => { if (window.locked) throw {status: 401}; }});
@@ -209,7 +210,7 @@ async def test_stream_reconnect_repeats_no_event(chromium):
     assert received == [resync, ["camera.paired", 1], ["error", 2], resync, resync, ["camera.paired", 3]]
 
 
-async def test_stream_requests_log_on_demand_and_locks(chromium):
+async def test_stream_requests_log_on_demand_and_stops_when_locked(chromium):
     async with bare_page(chromium, empty_answer) as page:
         await page.clock.install()
         await page.evaluate(STREAM)
@@ -227,7 +228,7 @@ async def test_stream_requests_log_on_demand_and_locks(chromium):
         assert await page.evaluate("opened.length") == count
 
 
-async def test_cameras_event_flood_costs_few_calls(chromium):
+async def test_event_flood_causes_few_camera_requests(chromium):
     live = [camera(number) for number in range(200)]
 
     def answers(method, path, key):
@@ -272,6 +273,7 @@ async def test_cameras_event_flood_costs_few_calls(chromium):
     ]
 
 
+# JavaScript: makes `cameras` with an API whose requests wait in `requests` until the test answers them.
 CAMERAS = """async () => {
     const { Cameras } = await import("/store.js");
     window.requests = [];
@@ -312,7 +314,7 @@ async def test_cameras_old_answer_reverts_nothing(chromium):
         assert await page.evaluate("statuses()") == {"cam-1": "online", "cam-2": "online"}
 
 
-async def test_cameras_refresh_while_loading(chromium):
+async def test_refresh_while_loading_loads_once_more(chromium):
     """A camera that is registered during a load may be missing in that answer."""
     async with bare_page(chromium, empty_answer) as page:
         await page.evaluate(STREAM)
@@ -330,6 +332,7 @@ async def test_cameras_refresh_while_loading(chromium):
         assert await page.evaluate("requests.length") == 0
 
 
+# JavaScript: shows a session whose requests wait in `requests` until the test calls `answer`.
 SESSION = """async () => {
     const { sessionPanel } = await import("/session_live.js");
     window.requests = [];

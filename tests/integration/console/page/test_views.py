@@ -100,7 +100,8 @@ async def test_view_is_accessible_and_fits_window(chromium, populated, variant):
     phone, dark = VARIANTS[variant]["phone"], VARIANTS[variant]["dark"]
     # Dark is another set of colours; names, roles and order are those of the light page.
     rules = ("color-contrast", "link-in-text-block") if dark and not Scale.slow else ()
-    # Colours and names are the same on a phone: check views with another layout. A plain run is dark only there.
+    # On a phone, colours and names are the same, so check only views with another layout; but without --slow, the
+    # phone is the only dark variant.
     checked_with_axe = ("cameras", "sessions", "menu") if phone and (Scale.slow or not dark) else None
     async with opened(chromium, populated, **VARIANTS[variant]) as page:
 

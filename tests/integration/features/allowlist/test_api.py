@@ -35,6 +35,7 @@ def state(rig):
 
 
 def events(rig):
+    """(MAC, (added, removed, updated)) of each `allowlist.changed` event; the MAC is None if several changed."""
     rows = rig.rows("SELECT mac, payload FROM events WHERE type = 'allowlist.changed' ORDER BY id")
     return [(mac, tuple(json.loads(payload).values())) for mac, payload in rows]
 
@@ -149,7 +150,7 @@ async def test_add_again_changes_only_given_fields(daemon, rig):
     assert answer.data["entry"]["container_id"] == "box"
 
 
-async def test_unlisted_entry_is_404(daemon):
+async def test_unlisted_mac_is_404(daemon):
     await add(daemon, OTHER, description="Camera 1")
     assert (await daemon.admin.get(f"{LIST}/{OTHER}")).data["entry"]["description"] == "Camera 1"
     for method, options in (("GET", {}), ("PATCH", {"json": {"description": "x"}})):
@@ -238,7 +239,7 @@ async def test_bulk_applies_good_rows_and_reports_bad_ones(daemon):
         "message": "2 added, 0 updated, 2 skipped, 4 refused",
     }
     assert [(error["index"], error["mac"], error["reason"]) for error in report["errors"]] == [
-        (1, "zz", "mac: 'zz' is not a MAC address such as AA:BB:CC:DD:EE:FF; description: a description is text"),
+        (1, "zz", "mac: 'zz' is not a MAC address such as AA:BB:CC:DD:EE:FF; description: a description must be text"),
         (5, MAC, "conflicts with index 0, which has the same MAC and takes precedence"),
         (6, "", "an entry must be an object with a mac"),
         (7, THIRD, "description: 201 characters, over the limit of 200"),
@@ -405,7 +406,7 @@ async def test_concurrent_bulk_requests_are_serialised(daemon, rig):
     assert [counts for _, counts in events(rig)] == [(60, 0, 0), (30, 0, 30)]
 
 
-async def test_last_free_entry_is_given_once(daemon):
+async def test_last_free_place_is_taken_by_one_request(daemon):
     await upload(daemon, "\n".join(["mac", *(mac_of(n) for n in range(MAX_ENTRIES - 1))]))
     answers = await asyncio.gather(*(daemon.admin.post(LIST, json={"mac": mac_of(50_000 + n)}) for n in range(8)))
     assert sorted(answer.status for answer in answers) == [201, *[409] * 7]
@@ -452,7 +453,7 @@ async def test_change_publishes_a_stored_event(daemon, rig):
 
 @each_write
 @pytest.mark.parametrize("table", ["events", "operator_actions"])
-async def test_write_without_event_or_audit_row_is_undone(daemon, rig, name, table):
+async def test_write_is_undone_if_event_or_audit_row_fails(daemon, rig, name, table):
     await add(daemon, OTHER, description="old")
     await rig.execute_in_thread(
         f"CREATE TRIGGER full BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'no room'); END"

@@ -66,7 +66,7 @@ async def test_dry_run_reports_without_changes(daemon, rig):
         assert planned.data[field] == done.data[field]
 
 
-async def test_export_imported_is_the_same_list(daemon):
+async def test_import_of_exported_list_restores_it(daemon):
     for mac, description in ((MAC, "=1+1"), (OTHER, "'=quoted', \"too\""), (THIRD, None)):
         await add(daemon, mac, description=description, container_id="box")
     before = [(entry["mac"], entry.get("description"), entry.get("container_id")) for entry in await listed(daemon)]
@@ -113,8 +113,8 @@ async def test_invalid_file_is_refused_as_a_whole(daemon, rig, raw, reason):
 
 async def test_file_over_the_size_limit_is_413(daemon, rig):
     before = rig.tables()
-    million = io.BytesIO(b"mac\n" + b"24:6F:28:00:00:10\n" * 1_000_000)
-    answer = await daemon.admin.post(f"{LIST}/import", data=million, headers=CSV)
+    million_lines = io.BytesIO(b"mac\n" + b"24:6F:28:00:00:10\n" * 1_000_000)
+    answer = await daemon.admin.post(f"{LIST}/import", data=million_lines, headers=CSV)
     assert (answer.status, answer.json["code"]) == (413, "INVALID_REQUEST")
     assert rig.tables() == before
 

@@ -43,12 +43,13 @@ async def cli(rig, tmp_path):
         yield run
 
 
-def write(cli, name, *lines, header=HEADER):
+def write_csv(cli, name, *lines, header=HEADER):
+    """Write a CSV file into `cli.folder`; return its name."""
     (cli.folder / name).write_text("\n".join([header, *lines, ""]))
     return name
 
 
-# No daemon.
+# Without a daemon.
 
 
 @pytest.mark.parametrize("args", [[], *([verb] for verb in VERBS)], ids=" ".join)
@@ -146,7 +147,7 @@ async def test_invalid_fields_are_named_in_error(cli):
 async def test_import_does_what_dry_run_printed(cli):
     await cli("add", OTHER, "--description", "old")
     await cli("add", THIRD)
-    name = write(cli, "cameras.csv", f"{MAC},Camera 1,{BOX}", f"{OTHER},new,", f"{THIRD},,")
+    name = write_csv(cli, "cameras.csv", f"{MAC},Camera 1,{BOX}", f"{OTHER},new,", f"{THIRD},,")
     planned = await cli("import", name, "--dry-run")
     assert [line.split(maxsplit=3) for line in planned.out.splitlines()[:-1]] == [
         ["LINE", "EFFECT", "MAC", "REASON"],
@@ -165,7 +166,7 @@ async def test_import_does_what_dry_run_printed(cli):
 
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]], ids=["import", "dry run"])
 async def test_import_with_invalid_rows_exits_with_1(cli, dry_run):
-    name = write(cli, "cameras.csv", f"{MAC},Camera 1,box", "zz\x1b[2J,x,box", "", f"{OTHER},{'x' * 201},a b")
+    name = write_csv(cli, "cameras.csv", f"{MAC},Camera 1,box", "zz\x1b[2J,x,box", "", f"{OTHER},{'x' * 201},a b")
     done = await cli("import", name, *dry_run, code=1)
     assert [line for line in done.err.splitlines() if len(line) > 80] == []
     first, second = done.err.replace("\n", " ").split("line 5: ")
@@ -188,7 +189,7 @@ async def test_import_of_unusable_file_prints_remedy(cli):
     (cli.folder / "large.csv").write_bytes(b"mac\n" + b"\n" * 1024 * 1024)
     (cli.folder / "latin.csv").write_bytes(f"{HEADER}\n{MAC},Küche,\n".encode("latin-1"))
     (cli.folder / "empty.csv").write_bytes(b"")
-    write(cli, "headless.csv", f"{MAC},x,box", header=f"{OTHER},x,box")
+    write_csv(cli, "no_header.csv", f"{MAC},x,box", header=f"{OTHER},x,box")
     for name, *fragments in (
         ("nowhere.csv", "cannot read nowhere.csv: No such file or directory", "choose a CSV file, or - for stdin"),
         (".", "cannot read .: Is a directory"),
@@ -199,7 +200,7 @@ async def test_import_of_unusable_file_prints_remedy(cli):
             "the file is not a valid CSV list",
             f"the file is empty; the first line must be the header {HEADER}",
         ),
-        ("headless.csv", "the file is not a valid CSV list", f"the first line must be the header {HEADER}"),
+        ("no_header.csv", "the file is not a valid CSV list", f"the first line must be the header {HEADER}"),
     ):
         done = await command(
             "allowlist", "import", name, "--url", cli.process.api.url, cwd=cli.folder, env=key_environment(cli)
@@ -235,14 +236,14 @@ async def test_exported_list_is_imported_unchanged(cli):
     assert [entry | {"added_at": ""} for entry in (await cli("list", "--json")).json] == before
 
 
-async def test_export_of_json_and_of_an_empty_list(cli):
+async def test_export_can_be_json_and_empty(cli):
     assert (await cli("export")).out.splitlines() == [HEADER]
     assert (await cli("export", "--json")).json == []
     await cli("add", MAC, "--description", "Küche")
     assert (await cli("export", "--json")).json == (await cli("list", "--json")).json
     assert (await cli("export", "list.json", "--json")).out == "1 entries written to list.json.\n"
     assert "24:6F:28:00:00:10" in (cli.folder / "list.json").read_text()
-    assert (await cli("import", write(cli, "empty.csv"))).out == "0 added, 0 updated, 0 skipped, 0 refused\n"
+    assert (await cli("import", write_csv(cli, "empty.csv"))).out == "0 added, 0 updated, 0 skipped, 0 refused\n"
 
 
 async def test_export_to_unwritable_file_prints_remedy(cli):

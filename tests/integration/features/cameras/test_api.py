@@ -109,7 +109,7 @@ async def test_camera_shows_reported_values(rig):
     }
 
 
-async def test_camera_with_few_values_is_complete(rig):
+async def test_camera_with_few_reported_values_has_all_fields(rig):
     async with rig.daemon(**ONBOARDING_OFF) as running:
         await rig.announce(1, ip=None)
         await running.wait_until_processed(rig)
@@ -148,7 +148,7 @@ async def test_listed_id_resolves_to_its_camera(rig):
         assert [camera["mac_address"] for camera in listed if camera["id"] == "front-door"] == [rig.mac(4)]
 
 
-async def test_registered_cameras_come_first_in_order(rig):
+async def test_registered_cameras_are_listed_first_in_stable_order(rig):
     async with rig.daemon() as running, rig.fleet(4):
         await eventually(lambda: len(running.app.cameras.cache) == 4)
         await running.api.post("/api/v1/onboarding/auto/disable")
@@ -165,7 +165,7 @@ async def test_registered_cameras_come_first_in_order(rig):
         assert [mac for mac in again if mac in first] == first
 
 
-async def test_change_is_in_next_response(rig):
+async def test_published_change_is_in_next_response(rig):
     async with rig.daemon(**ONBOARDING_OFF) as running:
         for rssi in (-40, -80):
             await rig.announce(1, rssi_dbm=rssi)
@@ -337,10 +337,11 @@ async def test_paired_camera_shows_sensor_error(rig):
 # Two listeners.
 
 
-SECOND_TIME = {ALLOWLIST: 200, BATCH: 409, f"{BATCH}/start": 409}  # the allowlist entry and the session exist by then
+# The statuses of a second call: the allowlist entry and the session exist by then.
+SECOND_STATUS = {ALLOWLIST: 200, BATCH: 409, f"{BATCH}/start": 409}
 
 
-async def test_two_listeners_serve_the_same(rig):
+async def test_two_listeners_serve_the_same_routes(rig):
     listen = {"listen": ["127.0.0.1:0", "127.0.0.1:0"]}
     async with rig.daemon(http=listen) as running, rig.fleet(1):
         await camera_is_registered(running)
@@ -351,7 +352,7 @@ async def test_two_listeners_serve_the_same(rig):
             options = {"json": {"name": "on the other", "scope": "read"}} if route.secret else {}
             expected, served = await call_route(running.admin, route), await call_route(second_api, route, **options)
             assert (served.status, served.headers["Content-Type"] if served.body else None) == (
-                SECOND_TIME.get(route.path, expected.status),
+                SECOND_STATUS.get(route.path, expected.status),
                 expected.headers["Content-Type"] if expected.body else None,
             )
         await second_api.post("/api/v1/onboarding/auto/disable")

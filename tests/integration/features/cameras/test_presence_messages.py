@@ -15,12 +15,12 @@ CONTRADICTION = 'piorch_status_messages_total{kind="contradiction"}'
 KIB = 1024
 
 
-def sized(size):
+def payload_of_size(size):
     body = json.dumps({"mac": MAC, "pad": ""}).encode()
     return body[:-2] + b"x" * (size - len(body)) + body[-2:]
 
 
-def nested(levels):
+def nested_objects(levels):
     return b'{"a":' * levels + b"1" + b"}" * levels
 
 
@@ -33,10 +33,10 @@ BROKEN = {
     "null": b"null",
     "not UTF-8": b'{"mac": "\xff\xfe"}',
     "UTF-16": json.dumps({"mac": MAC}).encode("utf-16"),
-    "a byte over 16 KiB": sized(16 * KIB + 1),
-    "a megabyte": sized(1024 * KIB),
-    "nine levels": nested(9),
-    "a thousand levels": nested(1000),
+    "a byte over 16 KiB": payload_of_size(16 * KIB + 1),
+    "a megabyte": payload_of_size(1024 * KIB),
+    "nine levels": nested_objects(9),
+    "a thousand levels": nested_objects(1000),
     "ten thousand brackets": b"[" * 10_000,
     "nine levels with lists": b'{"a":' + b"[" * 8 + b"]" * 8 + b"}",
     "NaN": b'{"rssi": NaN}',
@@ -83,7 +83,13 @@ async def test_invalid_payload_is_counted_and_dropped(rig, name):
 
 @pytest.mark.parametrize(
     "payload",
-    [sized(16 * KIB), nested(8).replace(b"1", b'"deep"'), b"{}", b' \n{"mac":null,"ip":null}\t', b'{"a":1,"a":2}'],
+    [
+        payload_of_size(16 * KIB),
+        nested_objects(8).replace(b"1", b'"deep"'),
+        b"{}",
+        b' \n{"mac":null,"ip":null}\t',
+        b'{"a":1,"a":2}',
+    ],
 )
 async def test_payload_within_limits_is_accepted(rig, payload):
     async with rig.daemon() as running:
@@ -226,8 +232,8 @@ async def test_device_id_without_mac_is_resolved_later(rig):
         assert rig.rows("SELECT mac FROM cameras") == [(MAC,)]
 
 
-async def test_unresolved_message_expires(rig):
-    """An unresolved last will must not take a camera offline that has published since."""
+async def test_unresolved_last_will_expires(rig):
+    """A last will whose device id had no known MAC must not take offline a camera that published later."""
     clock = FakeClock()
     async with rig.camera(1, mac=MAC) as camera, rig.daemon(clock=clock) as running:
         await camera.publish_status("OFFLINE", topic="camera/status/espcam-b0f7f0", mac=None)
@@ -273,7 +279,7 @@ async def test_shared_device_id_keeps_cameras_apart(rig):
         assert (await running.camera(ids[second.mac]))["mac_address"] == second.mac
 
 
-async def test_changing_device_ids_are_bounded(rig):
+async def test_number_of_device_ids_per_camera_is_bounded(rig):
     async with rig.daemon(auto_onboard={"enabled": False}) as running:
         async with rig.broker.client() as client:
             for number in range(500):

@@ -1,4 +1,4 @@
-"""Cameras that restart again and again: unstable, also while ARP sees them all the time."""
+"""Cameras that restart again and again are shown as unstable, even if they answer ARP all the time."""
 
 from tests.support import lan
 from tests.support.discovery import device, events, run_scan

@@ -1,4 +1,4 @@
-"""Presence: ghosts, last wills, silence, restarts, flapping, and the cost of writes."""
+"""Presence: retained messages of absent cameras (ghosts), last wills, silence, restarts, flapping, cost of writes."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ async def messages_received(running, count):
 
 
 async def advance(clock, running, seconds):
-    """Advance the clock; database writes are real, so the last seconds are awaited one at a time."""
+    """Advance the clock, the last two seconds one at a time; wait each time until the database has written."""
     await clock.advance(seconds - 2)
     for _ in range(2):
         await running.app.resources.database.ping()
@@ -93,7 +93,7 @@ async def test_live_message_confirms_retained_claim(rig):
             assert await status(running, camera) == "online"
 
 
-async def test_sandbox_ghosts_stay_claimed_after_start(rig):
+async def test_sandbox_ghosts_are_not_onboarded_after_start(rig):
     async with rig.fleet(6, faults=["ghost:3"]) as fleet:
         await fleet.wait_until_reported()
         async with rig.daemon() as running:
@@ -131,7 +131,7 @@ async def test_repeated_retained_claims_change_nothing(rig):
         assert await status(running, camera) == "offline"
 
 
-async def test_only_fresh_kernel_entry_confirms_claim(rig, monkeypatch):
+async def test_only_fresh_neighbour_entry_confirms_claim(rig, monkeypatch):
     clock, entry = FakeClock(), None
 
     async def at(self, address):
@@ -153,7 +153,7 @@ async def test_only_fresh_kernel_entry_confirms_claim(rig, monkeypatch):
 # Last wills.
 
 
-async def test_power_loss_is_offline_until_birth(rig):
+async def test_camera_without_power_is_offline_until_it_publishes(rig):
     async with rig.fleet(2) as fleet, rig.daemon() as running:
         dead, live = fleet.cameras
         await eventually(lambda: len(running.app.cameras.cache) == 2)
@@ -205,12 +205,12 @@ async def test_stale_last_will_is_ignored(rig):
 @pytest.mark.parametrize(
     ("uptimes", "wills_ignored"),
     [
-        ([3600], 0),  # one MQTT session, one will
+        ([3600], 0),  # one MQTT session, one last will
         ([3600, 3605], 0),  # the next status continues the session
-        ([3600, None], 0),  # a status without an uptime does too
+        ([3600, None], 0),  # so does a status without an uptime
         ([3600, 1], 1),
         ([3600, 1, 30], 1),
-        ([3600, 1, 60, 2], 1),  # two reboots: at least one will is stale
+        ([3600, 1, 60, 2], 1),  # after two reboots, at least one last will is stale
     ],
 )
 async def test_stale_will_is_ignored_once_per_mqtt_session(rig, uptimes, wills_ignored):

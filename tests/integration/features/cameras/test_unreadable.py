@@ -1,4 +1,4 @@
-"""Status messages that are padded, plain text, or cannot be read, with a real broker: what people are shown."""
+"""Padded, plain-text and unreadable status messages, with a real broker: what API and commands show of them."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ async def unreadable_topics(running):
         ' \r\n{"mac":"%s"} \n',
         '\ufeff\t{"mac":"%s"}\r\n\0',
     ],
-    ids=["zero byte", "zero bytes", "mark", "spaces", "all"],
+    ids=["zero byte", "zero bytes", "byte order mark", "spaces", "all"],
 )
 async def test_padded_status_brings_camera_online(rig, client, padded):
     async with rig.daemon() as running:
@@ -47,8 +47,8 @@ async def test_padded_status_brings_camera_online(rig, client, padded):
         assert await unreadable_topics(running) == []
 
 
-async def test_padded_camera_is_onboarded(rig):
-    """Its `/status` is padded, too."""
+async def test_camera_with_padded_messages_is_onboarded(rig):
+    """The camera's HTTP answer to `/status` is padded, too."""
     async with rig.daemon() as running, rig.fleet(1, faults=["padded-json"]) as fleet:
         await eventually(lambda: fleet.cameras[0].mac in running.app.cameras.cache)
 
@@ -138,7 +138,7 @@ async def test_plain_will_takes_camera_offline(rig, client, will, by_id):
         await eventually(lambda: running.app.devices.registry.get(mac).shown == "online")
 
 
-async def test_plain_will_of_unknown_device_admits_nothing(rig, client):
+async def test_plain_will_of_unknown_device_adds_no_device(rig, client):
     async with rig.daemon() as running:
         await publish(client, f"camera/status/{rig.mac(1)}", b"offline")
         await publish(client, "camera/status/cam-9", b"offline")
@@ -156,7 +156,7 @@ async def test_simulated_plain_will_is_seen(rig):
 
 
 async def test_plain_birth_is_no_status(rig, client):
-    """`online` has no content; the camera is listed until its first status arrives, without a warning."""
+    """The text `online` has no fields: its topic is listed as unreadable until the camera's first status arrives."""
     topic = "camera/status/cam-1"
     async with rig.daemon() as running:
         await publish(client, topic, b"online")

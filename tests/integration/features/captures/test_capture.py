@@ -105,7 +105,7 @@ async def pending_capture(rig, **sections):
 
 
 def check_refused(answer, status, code):
-    """Check a retryable error; returns it."""
+    """Check that the answer is this error, and retryable; return it."""
     assert (answer.status, answer.json["code"]) == (status, code), answer.body
     assert answer.json["error"]["retryable"] is True
     return answer.json["error"]
@@ -172,7 +172,7 @@ async def test_stalled_picture_downloads_are_disconnected(rig, monkeypatch):
                 await writer.wait_closed()
 
 
-async def test_picture_as_json_and_last_picture(rig):
+async def test_picture_is_sent_as_json_and_last_picture_is_kept(rig):
     async with pending_capture(rig) as (running, camera, rid, task):
         path = f"/api/v1/cameras/{camera.device_id}"
         missing = await running.api.get(f"{path}/image")
@@ -211,7 +211,7 @@ async def test_capture_uses_the_camera_topic_style(rig, style):
         assert (answer.status, answer.headers["X-Capture-Source"]) == (200, "mqtt")
 
 
-async def test_capture_by_mqtt_and_by_http(rig):
+async def test_capture_works_by_mqtt_and_by_http(rig):
     from PIL import Image
 
     # One status message of each camera; a second one would tell the daemon that the camera is on MQTT.
@@ -243,7 +243,7 @@ async def test_unpair_drops_the_picture(rig):
 
 
 async def test_messages_of_another_camera_are_ignored(rig):
-    """Recognised by name in the message, by name in the topic, and by request id."""
+    """Such messages are recognised by the camera's name in message or topic, and by their request id."""
     other = "24:6F:28:77:77:70"
     async with pending_capture(rig) as (running, camera, rid, task):
         poison = base64.b64encode(b"poison").decode()
@@ -341,7 +341,7 @@ async def test_simulated_faults_have_expected_answers(rig, monkeypatch):
         assert running.app.commands.channel.pending == 0
 
 
-async def test_silent_camera_times_out_and_offline_is_refused(rig, short_timeouts, monkeypatch):
+async def test_silent_camera_times_out_and_offline_camera_is_refused(rig, short_timeouts, monkeypatch):
     async with pending_capture(rig) as (running, camera, rid, task):
         error = check_refused(await task, 504, "CAPTURE_TIMEOUT")
         assert "did not answer within" in error["message"]
@@ -364,7 +364,7 @@ async def test_silent_camera_times_out_and_offline_is_refused(rig, short_timeout
         assert camera.commands.empty(), "no command for an offline camera"
 
 
-async def test_reboot_during_a_capture_ends_it(rig, short_timeouts):
+async def test_reboot_during_a_capture_ends_the_capture(rig, short_timeouts):
     async with rig.daemon(**NO_CACHE) as running, rig.fleet(1, faults=["capture-reboots"]) as fleet:
         (camera,) = fleet.cameras
         await eventually(lambda: camera.mac in running.app.cameras.cache)

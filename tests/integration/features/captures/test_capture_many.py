@@ -136,14 +136,16 @@ def test_parsing_the_largest_chunk_does_not_block_threads():
 # Hostile cameras by HTTP.
 
 
-def http(body=JPEG, *headers, status="200 OK", kind="image/jpeg", length=None):
+def http_response(body=JPEG, *headers, status="200 OK", kind="image/jpeg", length=None):
     size = len(body) if length is None else length
     content_type = () if kind is None else (f"Content-Type: {kind}",)
     lines = [f"HTTP/1.1 {status}", *content_type, f"Content-Length: {size}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 
-def forever(head, piece, pause=0.0):
+def endless(head, piece, pause=0.0):
+    """A function that writes `head`, then `piece` again and again."""
+
     async def write(writer):
         writer.write(head)
         while True:
@@ -154,27 +156,27 @@ def forever(head, piece, pause=0.0):
     return write
 
 
-# Both announce a body without a length; OPEN ends with the connection.
+# Headers of an answer without Content-Length: the end of the connection (OPEN) or the last chunk (CHUNKED) ends it.
 OPEN = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n\r\n\xff\xd8"
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
 FAILED, TIMEOUT = "CAPTURE_FAILED", "CAPTURE_TIMEOUT"
 HOSTILE = {
-    "a body without end": (forever(OPEN, b"x" * 65_536), FAILED, "over 8192 KiB"),
-    "chunks without end": (forever(CHUNKED, b"10000\r\n" + b"x" * 65_536 + b"\r\n"), FAILED, "over 8192 KiB"),
-    "an impossible length": (http(length=10**15), FAILED, "over 8192 KiB"),
-    "a byte a second": (forever(OPEN, b"x", 1.0), TIMEOUT, "within 0.5 s"),
-    "nothing": (forever(b"", b"", 1.0), TIMEOUT, "within 0.5 s"),
-    "headers without end": (forever(b"HTTP/1.1 200 OK\r\n", b"X-Pad: aaaa\r\n" * 1000), FAILED, "invalid HTTP"),
-    "gzip": (http(gzip.compress(JPEG), "Content-Encoding: gzip"), FAILED, "compressed"),
-    "a redirect": (http(b"", "Location: http://127.0.0.1/", status="302 Found"), FAILED, "status 302"),
+    "a body without end": (endless(OPEN, b"x" * 65_536), FAILED, "over 8192 KiB"),
+    "chunks without end": (endless(CHUNKED, b"10000\r\n" + b"x" * 65_536 + b"\r\n"), FAILED, "over 8192 KiB"),
+    "an impossible length": (http_response(length=10**15), FAILED, "over 8192 KiB"),
+    "a byte a second": (endless(OPEN, b"x", 1.0), TIMEOUT, "within 0.5 s"),
+    "nothing": (endless(b"", b"", 1.0), TIMEOUT, "within 0.5 s"),
+    "headers without end": (endless(b"HTTP/1.1 200 OK\r\n", b"X-Pad: aaaa\r\n" * 1000), FAILED, "invalid HTTP"),
+    "gzip": (http_response(gzip.compress(JPEG), "Content-Encoding: gzip"), FAILED, "compressed"),
+    "a redirect": (http_response(b"", "Location: http://127.0.0.1/", status="302 Found"), FAILED, "status 302"),
     "TLS": (b"\x16\x03\x03\x00\x50\x02\x00\x00\x4c\x03\x03" + bytes(74), FAILED, "invalid HTTP"),
-    "an error": (http(b"no camera", status="500 Oops"), FAILED, "status 500"),
-    "HTML": (http(b"<html>", kind="text/html"), FAILED, "text/html, not image/jpeg"),
-    "HTML without a type": (http(b"<html>", kind=None), FAILED, "not a JPEG"),
-    "JSON": (http(JPEG, kind="application/json"), FAILED, "application/json, not image/jpeg"),
-    "padding over the limit": (http(JPEG + bytes(8193)), FAILED, "not a JPEG"),
-    "a PNG": (http(b"\x89PNG", kind="image/jpeg"), FAILED, "not a JPEG"),
-    "half a picture": (http(JPEG[:9], length=len(JPEG)), FAILED, "the connection was lost"),
+    "an error": (http_response(b"no camera", status="500 Oops"), FAILED, "status 500"),
+    "HTML": (http_response(b"<html>", kind="text/html"), FAILED, "text/html, not image/jpeg"),
+    "HTML without a type": (http_response(b"<html>", kind=None), FAILED, "not a JPEG"),
+    "JSON": (http_response(JPEG, kind="application/json"), FAILED, "application/json, not image/jpeg"),
+    "padding over the limit": (http_response(JPEG + bytes(8193)), FAILED, "not a JPEG"),
+    "a PNG": (http_response(b"\x89PNG", kind="image/jpeg"), FAILED, "not a JPEG"),
+    "half a picture": (http_response(JPEG[:9], length=len(JPEG)), FAILED, "the connection was lost"),
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", FAILED, "status 204"),
     "an immediate close": (b"", FAILED, "the connection was lost"),
 }
@@ -182,6 +184,8 @@ HOSTILE = {
 
 @contextlib.asynccontextmanager
 async def raw_camera(rig, answer):
+    """A camera that answers each HTTP request with `answer`: bytes, or a function that writes them."""
+
     async def respond(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer) if isinstance(answer, bytes) else await answer(writer)
@@ -213,15 +217,15 @@ async def test_hostile_http_answer_is_refused(rig, client, name):
 
 @pytest.mark.parametrize("kind", [None, "application/octet-stream", "image/jpg", "image/pjpeg", "jpeg"], ids=repr)
 @pytest.mark.parametrize("padding", [b"", bytes(512), b"\r\n"], ids=len)
-async def test_http_picture_is_known_by_its_bytes(rig, client, kind, padding):
+async def test_http_picture_is_recognised_by_its_bytes(rig, client, kind, padding):
     budget = ByteBudget(BUDGET_BYTES, retry_after_s=30.0)
-    async with raw_camera(rig, http(JPEG + padding, kind=kind)):
+    async with raw_camera(rig, http_response(JPEG + padding, kind=kind)):
         assert await client.capture(rig.address(1), timeout_s=5, budget=budget) == JPEG
     assert budget.used == 0
 
 
 async def test_http_capture_respects_the_budget(rig, client):
-    async with raw_camera(rig, http()):
+    async with raw_camera(rig, http_response()):
         budget = ByteBudget(len(JPEG), retry_after_s=30.0)
         assert await client.capture(rig.address(1), timeout_s=5, budget=budget) == JPEG
         budget.take(1)

@@ -68,7 +68,7 @@ async def test_capture_errors_are_printed(cli, tmp_path):
     await cli("capture", cli.camera.mac, code=2)
 
 
-async def test_reboot_with_wait(cli):
+async def test_reboot_can_wait_until_camera_is_online(cli):
     assert (await cli("reboot", cli.camera.device_id)).out == f"{cli.camera.device_id} is rebooting.\n"
     done = await cli("reboot", cli.camera.device_id, "--wait")
     assert done.out == f"{cli.camera.device_id} is online again.\n"

@@ -17,7 +17,7 @@ CAMERAS = "/api/v1/cameras"
 
 @pytest.fixture
 def short_timeouts(monkeypatch):
-    """Captures that hang end soon; the cameras answer commands and identity checks."""
+    """Shorten captures and reboots; the cameras still have time to answer commands and identity checks."""
     for name, seconds in {"ACK_S": 1.0, "STALL_S": 1.0, "LIMIT_S": 6.0}.items():
         monkeypatch.setattr(capture, name, seconds)
     monkeypatch.setattr(captures, "HTTP_S", 1.0)
@@ -27,7 +27,8 @@ def short_timeouts(monkeypatch):
     monkeypatch.setattr("pi_orchestrator.features.recovery.worker.TICK_S", 0.05)
 
 
-def events(rig, kind, mac):
+def event_states(rig, kind, mac):
+    """The `state` of each stored event of this kind for this camera, in order."""
     rows = rig.rows("SELECT payload FROM events WHERE type = ? AND mac = ? ORDER BY id", kind, mac)
     return [json.loads(row[0])["state"] for row in rows]
 
@@ -37,6 +38,7 @@ async def status(running, camera):
 
 
 async def registered(running, fleet):
+    """Wait until all cameras of the fleet are registered; return them."""
     await eventually(lambda: all(camera.mac in running.app.cameras.cache for camera in fleet.cameras))
     return fleet.cameras
 
@@ -53,9 +55,11 @@ async def test_reboot_is_sent_once_and_shown_until_finished(rig):
         assert (repeat.status, camera.restarts) == (200, 1)
         capture = await running.api.post(f"{CAMERAS}/{camera.mac}/capture")
         assert (capture.status, capture.json["code"]) == (503, "CAMERA_OFFLINE")
-        await eventually(lambda: events(rig, "camera.reboot", camera.mac) == ["requested", "back"])
+        await eventually(lambda: event_states(rig, "camera.reboot", camera.mac) == ["requested", "back"])
         assert await status(running, camera) == "online"
-        assert len(running.app.devices.registry.get(camera.mac).interruptions) == 0, "the reboot was requested"
+        assert len(running.app.devices.registry.get(camera.mac).interruptions) == 0, (
+            "a requested reboot is no interruption"
+        )
         actions = rig.rows("SELECT outcome FROM operator_actions WHERE action = 'camera.reboot'")
         assert [row[0] for row in actions] == ["ok", "was so already"]
 
@@ -74,13 +78,14 @@ async def test_reboot_that_keeps_the_uptime_is_seen(rig, short_timeouts, monkeyp
     async with rig.daemon() as running, rig.fleet(1, faults=["uptime-kept"], reboot_s=0.5) as fleet:
         (camera,) = await registered(running, fleet)
         assert (await running.api.post(f"{CAMERAS}/{camera.mac}/reboot")).status == 200
-        await eventually(lambda: len(events(rig, "camera.reboot", camera.mac)) == 2)
-        assert events(rig, "camera.reboot", camera.mac) == ["requested", "back"]
+        await eventually(lambda: len(event_states(rig, "camera.reboot", camera.mac)) == 2)
+        assert event_states(rig, "camera.reboot", camera.mac) == ["requested", "back"]
         device = running.app.devices.registry.get(camera.mac)
         assert device.last_message_at - device.last_status.uptime_s < device.mqtt_session_since - 0.5
         assert await status(running, camera) == "online"
 
 
+# Name: (states published before the restart, fields of the first status after it).
 RETURNS = {
     "announced": (["REBOOTING"], {"uptime_ms": 61_000}),
     "last will": (["OFFLINE"], {"uptime_ms": 61_000}),
@@ -90,8 +95,8 @@ RETURNS = {
 
 
 @pytest.mark.parametrize("name", RETURNS)
-async def test_sign_of_a_reboot_ends_it(rig, short_timeouts, monkeypatch, name):
-    """The camera accepts a restart, leaves as named, and returns with an uptime that proves nothing."""
+async def test_reboot_without_conclusive_uptime_is_seen(rig, short_timeouts, monkeypatch, name):
+    """The camera accepts the reboot, and returns with an uptime that does not prove one."""
     monkeypatch.setattr(reboots, "RETURN_TIMEOUT_S", 20.0)
     states, fields = RETURNS[name]
     mac = rig.mac(1)
@@ -108,8 +113,8 @@ async def test_sign_of_a_reboot_ends_it(rig, short_timeouts, monkeypatch, name):
         for state in states:
             await rig.publish(f"camera/status/{mac}", {"mac": mac, "state": state} | before, client=client)
         await rig.publish(f"camera/status/{mac}", {"mac": mac} | fields, client=client)
-        await eventually(lambda: len(events(rig, "camera.reboot", mac)) == 2)
-        assert events(rig, "camera.reboot", mac) == ["requested", "back"]
+        await eventually(lambda: len(event_states(rig, "camera.reboot", mac)) == 2)
+        assert event_states(rig, "camera.reboot", mac) == ["requested", "back"]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +130,7 @@ async def test_failed_reboot_is_reported_with_advice(rig, short_timeouts, fault,
         assert (await running.api.post(f"{CAMERAS}/{camera.mac}/reboot")).status == 200
         assert (await running.api.post(f"{CAMERAS}/{camera.mac}/reboot")).status == 200
         assert camera.commands.received_actions == ["restart"], "a repeat sends no second command"
-        await eventually(lambda: events(rig, "camera.reboot", camera.mac) == ["requested", "failed"])
+        await eventually(lambda: event_states(rig, "camera.reboot", camera.mac) == ["requested", "failed"])
         shown = await running.camera(camera.mac)
         assert shown["status"] == "error"
         assert shown["health"]["last_error"] == f"REBOOT_FAILED: {reason}"
@@ -140,7 +145,7 @@ async def test_failed_reboot_is_reported_with_advice(rig, short_timeouts, fault,
             return await status(running, camera) == "online"
 
         await eventually(is_online, what="the camera is online after a power cycle")
-        await eventually(lambda: events(rig, "camera.remedy", camera.mac)[-1] == "ok")
+        await eventually(lambda: event_states(rig, "camera.remedy", camera.mac)[-1] == "ok")
 
 
 async def test_reboot_of_unreachable_camera_is_refused(rig, short_timeouts):
@@ -161,8 +166,8 @@ async def test_hanging_camera_is_rebooted_automatically(rig, short_timeouts):
         (camera,) = await registered(running, fleet)
         answer = await running.api.post(f"{CAMERAS}/{camera.mac}/capture")
         assert (answer.status, answer.json["code"]) == (504, "CAPTURE_TIMEOUT")
-        await eventually(lambda: events(rig, "camera.remedy", camera.mac)[-1:] == ["ok"])
-        assert events(rig, "camera.remedy", camera.mac) == ["retrying", "rebooting", "retrying", "ok"]
+        await eventually(lambda: event_states(rig, "camera.remedy", camera.mac)[-1:] == ["ok"])
+        assert event_states(rig, "camera.remedy", camera.mac) == ["retrying", "rebooting", "retrying", "ok"]
         assert camera.restarts == 1
         actor = rig.rows("SELECT actor, target FROM operator_actions WHERE action = 'camera.reboot'")
         assert actor == [("remedy", camera.mac)]
@@ -175,8 +180,8 @@ async def test_camera_failing_after_reboot_needs_power_cycle(rig, short_timeouts
     async with rig.daemon() as running, rig.fleet(1, faults=["capture-error"]) as fleet:
         (camera,) = await registered(running, fleet)
         await running.api.post(f"{CAMERAS}/{camera.mac}/capture")
-        await eventually(lambda: events(rig, "camera.remedy", camera.mac)[-1:] == ["needs_power_cycle"])
-        assert events(rig, "camera.remedy", camera.mac)[:2] == ["retrying", "rebooting"]
+        await eventually(lambda: event_states(rig, "camera.remedy", camera.mac)[-1:] == ["needs_power_cycle"])
+        assert event_states(rig, "camera.remedy", camera.mac)[:2] == ["retrying", "rebooting"]
         assert camera.restarts == 1
         shown = await running.camera(camera.mac)
         assert shown["status"] == "error"
@@ -191,12 +196,12 @@ async def test_auto_reboot_can_be_disabled(rig, short_timeouts):
         (camera,) = await registered(running, fleet)
         await running.api.post(f"{CAMERAS}/{camera.mac}/capture")
         await eventually(lambda: running.app.recovery.tracker.of(camera.mac).failures >= 3)
-        assert events(rig, "camera.remedy", camera.mac) == ["retrying"]
+        assert event_states(rig, "camera.remedy", camera.mac) == ["retrying"]
         assert camera.restarts == 0
         assert await status(running, camera) == "online"
 
 
-async def test_commands_return_the_answers(rig):
+async def test_commands_return_the_answers_of_cameras(rig):
     async with rig.daemon() as running, rig.fleet(2, faults=["no-http"], interval=3600) as fleet:
         camera, unreachable = fleet.cameras
         await eventually(

@@ -1,4 +1,4 @@
-"""Two cameras under one device id, and a client that publishes as another camera: no command reaches the wrong one."""
+"""Two cameras under one device id, and a client that publishes as a camera: no command reaches the wrong one."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 CAMERAS = "/api/v1/cameras"
 NO_CACHE = {"cameras": {"capture_cache_s": 0}}
-LAST = "last"
+END_MARK = "last"
 TEXT = "two cameras share the id esp32cam: flash different ids"
 
 
@@ -37,7 +37,7 @@ async def cameras_with_one_id(rig, **sections):
 
 @pytest.fixture
 def paint(monkeypatch):
-    """`paint(camera, colour)`: every picture of the camera is plain, so that a test knows whose it is."""
+    """`paint(camera, colour)`: each picture of this camera has only this colour, so that a test recognises it."""
     return lambda camera, colour: _paint(monkeypatch, camera, colour)
 
 
@@ -65,7 +65,7 @@ async def stored_events(rig, kind):
     return [json.loads(row) for (row,) in rig.rows("SELECT payload FROM events WHERE type = ? ORDER BY id", kind)]
 
 
-async def test_shared_id_gives_no_other_picture(rig, paint):
+async def test_shared_id_returns_no_picture_of_other_camera(rig, paint):
     async with cameras_with_one_id(rig) as (running, first, second):
         paint(first, "red")
         paint(second, "blue")
@@ -75,11 +75,11 @@ async def test_shared_id_gives_no_other_picture(rig, paint):
         assert not is_red((await running.api.post(f"{CAMERAS}/{second.mac}/capture")).body)
 
 
-async def test_shared_id_reboots_one_camera(rig):
+async def test_reboot_with_shared_id_reaches_one_camera(rig):
     async with cameras_with_one_id(rig) as (running, first, second):
         assert (await running.api.post(f"{CAMERAS}/{first.mac}/reboot")).status == 200
         await eventually(lambda: not running.app.commands.reboots.is_rebooting(first.mac))
-        # The broker keeps the order: behind this command, one of the daemon would have arrived too.
+        # The broker keeps the order: a command of the daemon would have arrived before this one.
         await rig.publish(first.topic("command"), {"action": "ping", "request_id": "last"})
         await eventually(lambda: first.commands.received_actions and second.commands.received_actions)
         assert first.commands.received_actions == second.commands.received_actions == ["ping"]
@@ -133,7 +133,7 @@ async def test_shared_id_is_no_name_in_the_api(rig):
         assert first.restarts == second.restarts == 0
 
 
-async def test_message_without_mac_on_shared_topic_is_of_nobody(rig):
+async def test_message_without_mac_on_shared_topic_is_of_no_camera(rig):
     async with cameras_with_one_id(rig) as (running, first, second):
         before = running.app.cameras.presence.messages["ambiguous"]
         will = {"device_id": SHARED_ID, "state": "OFFLINE", "last_error": "broken"}
@@ -144,7 +144,7 @@ async def test_message_without_mac_on_shared_topic_is_of_nobody(rig):
 
 
 async def test_camera_without_mac_field_is_found_by_its_address(rig):
-    """Old firmware has no `mac` field: a message from another camera's proved address shows that two use the topic."""
+    """Old firmware has no `mac` field: a message from another camera's address shows that they share a topic."""
     topic = f"camera/status/{SHARED_ID}"
     async with rig.daemon(auto_onboard={"enabled": False}) as running, rig.broker.client() as client:
         registry = running.app.devices.registry
@@ -168,17 +168,17 @@ async def test_pending_command_fails_when_conflict_is_found(rig):
         await eventually(lambda: first.mac in running.app.cameras.cache)
         await client.subscribe(f"camera/command/{SHARED_ID}", qos=1)
         command = {"action": "set_resolution", "resolution": "SVGA"}
-        asking = asyncio.create_task(running.admin.post(f"{CAMERAS}/{first.mac}/commands", json=command))
+        request = asyncio.create_task(running.admin.post(f"{CAMERAS}/{first.mac}/commands", json=command))
         message = await anext(aiter(client.messages))
         assert json.loads(message.payload)["action"] == "set_resolution"
         await rig.publish(topic, {"mac": rig.mac(2), "device_id": SHARED_ID}, client=client)
-        answer = await asking
+        answer = await request
         assert (answer.status, answer.json["code"]) == (503, "MQTT_UNAVAILABLE")
         assert TEXT in answer.json["error"]["message"]
 
 
 async def test_conflict_ends_when_one_camera_is_left(rig, monkeypatch):
-    monkeypatch.setattr("pi_orchestrator.features.devices.publishers.SETTLED_S", 0.0)
+    monkeypatch.setattr("pi_orchestrator.features.devices.publishers.NAMES_KEPT_S", 0.0)
     async with cameras_with_one_id(rig) as (running, first, second):
         await second.power_off()
         await eventually(lambda: running.app.commands.channel.can_reach(first.mac))
@@ -244,13 +244,13 @@ async def test_first_publisher_yields_to_camera_itself(rig):
 
 @contextlib.asynccontextmanager
 async def listening(rig, *filters):
-    """The command topics on which a client that listens for the camera receives commands."""
+    """A client that subscribes to these filters; yields the list of topics on which it has received messages."""
     received = []
 
     async def listen(client):
         with contextlib.suppress(MqttError):  # the test has ended
             while message := await anext(aiter(client.messages)):
-                received.append(LAST if message.payload == LAST.encode() else message.topic.value)
+                received.append(END_MARK if message.payload == END_MARK.encode() else message.topic.value)
 
     async with rig.broker.client() as client:
         for topic in filters:
@@ -262,12 +262,12 @@ async def listening(rig, *filters):
             task.cancel()
 
 
-async def all_of(received, rig, topic):
-    """The command topics received by a `listening` client, complete: the broker keeps the order of messages."""
+async def all_received(received, rig, topic):
+    """The topics of all messages to a `listening` client until now: the broker keeps the order, so END_MARK is last."""
     async with rig.broker.client() as client:
-        await client.publish(topic, LAST, qos=1)
-    await eventually(lambda: LAST in received)
-    return received[: received.index(LAST)]
+        await client.publish(topic, END_MARK, qos=1)
+    await eventually(lambda: END_MARK in received)
+    return received[: received.index(END_MARK)]
 
 
 @pytest.mark.parametrize("style", [IdStyle.DEVICE_ID, IdStyle.MAC])
@@ -317,7 +317,7 @@ async def test_first_publisher_after_restart_gets_no_command(rig, spelling):
         await camera.publish_status(client=client)
         await eventually(lambda: names.topic_of(camera.mac) != topic or names.rivals(camera.mac))
         await running.api.post(f"{CAMERAS}/{camera.mac}/capture")  # no client answers by MQTT here
-        assert await all_of(stolen, rig, topic.replace("status", "command")) == []
+        assert await all_received(stolen, rig, topic.replace("status", "command")) == []
 
 
 @pytest.mark.parametrize("spelling", ["camera/status/{underscores}", "delicasa/evil/camera/{mac}/status"])
@@ -342,13 +342,13 @@ async def test_established_topic_outlives_restart(rig, spelling):
         assert running.app.commands.channel.refusal(camera.mac)
         await running.api.post(f"{CAMERAS}/{camera.mac}/capture")
         await running.api.post(f"{CAMERAS}/{camera.mac}/reboot")
-        assert await all_of(stolen, rig, commands) == []
+        assert await all_received(stolen, rig, commands) == []
         await camera.publish_status(client=client)
         await eventually(lambda: names.topic_of(camera.mac) == own)
     assert rig.rows("SELECT topic FROM cameras") == [(own,)]
 
 
-async def test_restart_forgets_no_shared_topic(rig, monkeypatch):
+async def test_shared_topic_is_known_after_restart(rig, monkeypatch):
     """After a restart of the daemon, one of two cameras with one id has published, the other one has not yet."""
     topic, command_topic = f"camera/status/{SHARED_ID}", f"camera/command/{SHARED_ID}"
     async with (
@@ -370,7 +370,7 @@ async def test_restart_forgets_no_shared_topic(rig, monkeypatch):
             await eventually(lambda: answers, what="the camera has confirmed its id by HTTP")
             assert running.app.commands.channel.refusal(recorded.mac)
             await running.api.post(f"{CAMERAS}/{recorded.mac}/reboot")
-            assert await all_of(sent, rig, command_topic) == []
+            assert await all_received(sent, rig, command_topic) == []
 
 
 async def test_flashed_device_id_is_accepted(rig):
@@ -386,7 +386,7 @@ async def test_flashed_device_id_is_accepted(rig):
 # Device ids that spell another MAC.
 
 
-async def test_reversed_id_is_only_a_name(rig, paint):
+async def test_id_with_reversed_mac_is_only_a_name(rig, paint):
     async with rig.daemon(**NO_CACHE) as running, rig.fleet(1, faults=["id-reversed"], interval=0.2) as fleet:
         (camera,) = fleet.cameras
         await eventually(lambda: camera.mac in running.app.cameras.cache)
@@ -399,8 +399,8 @@ async def test_reversed_id_is_only_a_name(rig, paint):
 
 
 @pytest.mark.parametrize("last", ["01", "02"])
-async def test_near_id_is_only_a_name(rig, last):
-    """Some firmware names its soft-AP MAC; with an odd last byte, the reversed spelling is a multicast address."""
+async def test_id_near_own_mac_is_only_a_name(rig, last):
+    """Some firmware uses its soft-AP MAC as id; with an odd last byte, the reversed spelling is a multicast address."""
     mac = f"24:6F:28:04:00:{last}"
     near = f"{int(mac.replace(':', ''), 16) + 1:012x}"
     async with rig.daemon() as running, rig.camera(1, mac=mac) as camera:
@@ -410,7 +410,7 @@ async def test_near_id_is_only_a_name(rig, last):
         assert any("another MAC of its ESP32" in note for note in device["notes"])
 
 
-async def test_last_will_without_mac_is_of_publisher(rig):
+async def test_last_will_without_mac_ends_session_of_publisher(rig):
     async with rig.daemon() as running, rig.camera(1, mac="24:6F:28:04:00:02") as camera:
         topic = "camera/status/020004286f24"
         await camera.publish_status(topic=topic, device_id="020004286f24")

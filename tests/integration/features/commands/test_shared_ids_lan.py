@@ -1,4 +1,4 @@
-"""Cameras with one device id, and a client that publishes first in the name of a camera, on a network with ARP."""
+"""Cameras that share a device id, and a client that publishes as a camera before the camera does, with real ARP."""
 
 from tests.support import lan
 from tests.support.discovery import device, events
@@ -16,11 +16,11 @@ async def test_lan_cameras_with_one_id_are_kept_apart(tmp_path):
         first, second = site.cameras
         await player.start(first, second, fault="shared-id", reboot_s=0.2)
 
-        async def both_know():
+        async def both_have_id_conflict():
             found = [await device(daemon, camera) for camera in (first, second)]
             return all(entry and entry["registered"] and entry["id_conflict"] for entry in found)
 
-        await eventually(both_know)
+        await eventually(both_have_id_conflict)
         for camera in (first, second):
             answer = await daemon.api.post(f"{CAMERAS}/{camera.mac}/capture")
             assert (answer.status, answer.headers["X-Capture-Source"]) == (200, "http")

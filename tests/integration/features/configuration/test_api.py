@@ -1,4 +1,4 @@
-"""The configuration API: shown without secrets, set and reset while the daemon runs, kept over restarts."""
+"""The configuration API: shows settings without secrets, sets and resets them at run time; restarts keep overrides."""
 
 import asyncio
 import io
@@ -11,7 +11,7 @@ import pytest
 from pi_orchestrator.core.logging import configure
 from pi_orchestrator.settings import from_program, known_paths
 from pi_orchestrator.settings.reference import keys
-from tests.integration.edge_http.test_auth import make_key
+from tests.integration.edge_http.test_auth import client_with_new_key
 from tests.support.api import case, exchange
 from tests.support.reloadable import IN_EFFECT
 from tests.support.rig import Api
@@ -121,7 +121,7 @@ REFUSED = [
     (f"{V1}/auth.api_key", '{"value": "canary"}', 400, "VALIDATION_FAILED", "shorter than 8"),
     (f"{V1}/auth.api_key", '{"value": ["canary"]}', 400, "VALIDATION_FAILED", "value"),
     (f"{V1}/auth.api_keys", '{"value": "canary-canary"}', 404, "NOT_FOUND", "did you mean auth.api_key?"),
-    (f"{V1}/auto_onboard.queue_limit", '{"value": "60"}', 404, "NOT_FOUND", "waiting queue is fixed"),
+    (f"{V1}/auto_onboard.queue_limit", '{"value": "60"}', 404, "NOT_FOUND", "waiting line is fixed"),
     (f"{V1}/cameras", '{"value": "60"}', 404, "NOT_FOUND", "did you mean cameras.http_port?"),
     (f"{V1}/{'x' * 81}", '{"value": "60"}', 400, "VALIDATION_FAILED", "key"),
     (f"{V1}/..%2Fadmin.key", '{"value": "60"}', 400, "VALIDATION_FAILED", "key"),
@@ -154,7 +154,7 @@ async def test_invalid_change_is_refused_with_reason(daemon, rig, log):
 
 
 async def test_write_requires_admin_scope(daemon, rig):
-    operator = await make_key(daemon, "operator", "operate")
+    operator = await client_with_new_key(daemon, "operator", "operate")
     for path in V1, LEGACY:
         for api, status in ((daemon.api, 401), (operator, 403)):
             assert (await put(api, IDLE, "60", path)).status == status
@@ -196,7 +196,7 @@ async def test_secrets_are_masked_and_only_in_their_files(rig, tmp_path, log):
         assert (await given_key.get("/api/v1/keys")).status == 401
         answers.append(await new_key.call("PUT", f"{V1}/auth.api_key", json={"value": new_key.key}, headers=once))
         answers.append(await put(new_key, "auth.api_key", "***"))
-        assert answers[-1].data["message"] == "auth.api_key is unchanged: the value is its mask"
+        assert answers[-1].data["message"] == "auth.api_key is unchanged: the value sent is the mask of a secret"
         answers.append(await new_key.get("/api/v1/keys"))
         assert [answer.status for answer in answers[-3:]] == [200] * 3, "the mask changes nothing"
         answers.append(await running.api.get(V1))

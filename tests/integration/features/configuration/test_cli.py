@@ -72,7 +72,7 @@ async def test_show_config_shows_all_settings_with_origin(tmp_path):
             "environment PIORCH_LOGGING__LEVEL",
         ),
     ],
-    ids=["default", "file", "old name", "new name"],
+    ids=["default", "file", "old variable", "new variable"],
 )
 async def test_higher_layer_wins(tmp_path, file, env, args, value, origin):
     config = write_toml(tmp_path / "config.toml", {"logging": {"level": file}} if file else {})
@@ -89,13 +89,13 @@ async def test_flag_overrides_all_layers(tmp_path):
     assert shown["storage.state_dir"] == {"value": "/from/a/flag", "origin": "flag"}
 
 
-async def test_config_path_from_environment(tmp_path):
+async def test_config_path_is_read_from_environment(tmp_path):
     config = write_toml(tmp_path / "config.toml", {"ap": {"interface": "uap0"}})
     shown = (await show("--json", env={"PIORCH_CONFIG": str(config)})).json
     assert shown["ap.interface"] == {"value": "uap0", "origin": f"file {config}"}
 
 
-async def test_go_daemon_variables_accepted():
+async def test_variables_of_older_go_daemon_are_accepted():
     old = {
         "AUTO_ONBOARD_ENABLED": "true",
         "AUTO_ONBOARD_MODE": "dev",
@@ -132,7 +132,7 @@ async def test_show_config_json_equals_toml(tmp_path):
         assert json.loads(json.dumps(tree[section].get(key))) == entry["value"], path
 
 
-async def test_retired_settings_are_warned(tmp_path):
+async def test_retired_settings_cause_warnings(tmp_path):
     state = tmp_path / "state"
     state.mkdir()
     overrides = state / "overrides.json"
@@ -157,7 +157,7 @@ async def test_retired_settings_are_warned(tmp_path):
     assert done.json["mqtt.port"] == {"value": 1884, "origin": f"file {config}"}
 
 
-async def test_check_config_fails_only_for_unknown_key(tmp_path):
+async def test_check_config_fails_for_unknown_but_not_retired_key(tmp_path):
     config = write_toml(tmp_path / "config.toml", {"mqtt": {"keepalive_s": 20, "prt": 1}})
     done = await command("check-config", "--config", config)
     assert (done.code, done.out) == (2, "")
@@ -209,7 +209,7 @@ async def test_config_get_set_and_reset_on_running_daemon(rig, tmp_path):
             assert error == "error: unknown setting cameras.idle_after\n  did you mean cameras.idle_after_s?\n"
 
 
-async def test_ignored_overrides_are_warned(tmp_path):
+async def test_ignored_overrides_cause_warnings(tmp_path):
     state = tmp_path / "state"
     state.mkdir()
     config = write_toml(tmp_path / "config.toml", {"storage": {"state_dir": str(state)}})

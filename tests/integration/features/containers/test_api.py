@@ -40,7 +40,7 @@ async def create(running, **texts):
 
 
 async def pair(running, mac, container, position=None):
-    """Pair a camera that was never seen; returns the answer's data."""
+    """Pair a camera that was never seen; return the answer's data."""
     body = {"mac": mac, "container_id": container} | ({"position": position} if position else {})
     answer = await running.api.post(PAIR, json=body)
     assert answer.status == 200, answer.body
@@ -48,7 +48,7 @@ async def pair(running, mac, container, position=None):
 
 
 async def refused(call, status, code):
-    """Check that a request is refused; returns the error."""
+    """Check that a request is refused; return the error."""
     answer = await call
     assert (answer.status, answer.json["code"]) == (status, code), answer.body
     return answer.json["error"]

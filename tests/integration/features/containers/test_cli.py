@@ -54,7 +54,7 @@ async def test_ambiguous_label_is_refused(cli):
     assert "2 containers have the label 'Box'" in error.err
 
 
-async def test_camera_is_renamed_replaced_unpaired_and_lifted(cli):
+async def test_camera_is_renamed_replaced_unpaired_and_exclusion_lifted(cli):
     first, second, third = cli.fleet.cameras
     assert (await cli("cameras", "rename", first.device_id, "Entrance")).out == f"{first.mac} renamed to Entrance.\n"
     done = await cli("cameras", "replace", first.device_id, second.mac)
@@ -62,12 +62,12 @@ async def test_camera_is_renamed_replaced_unpaired_and_lifted(cli):
     unpaired = await cli("cameras", "unpair", third.device_id)
     assert "does not register it again" in unpaired.out
 
-    async def refused():
+    async def is_refused():
         rows = await cli("onboarding", "events", "--mac", third.mac, "--stage", "rejected_by_policy")
         assert too_long(rows.out) == []
         return "DENIED it was unpaired (by admin" in rows.out and "lift the exclusion" in " ".join(rows.out.split())
 
-    await eventually(refused)
+    await eventually(is_refused)
     listed = await cli("cameras", "dismissed")
     assert f"it was replaced by {second.mac} (by admin" in listed.out
     assert {camera["mac_address"] for camera in (await cli("cameras", "dismissed", "--json")).json} == {

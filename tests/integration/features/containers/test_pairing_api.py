@@ -73,7 +73,7 @@ def events(rig, *prefixes):
 # Unpairing.
 
 
-async def test_unpaired_camera_is_excluded_until_lifted(rig):
+async def test_unpaired_camera_is_excluded_until_exclusion_is_lifted(rig):
     async with rig.daemon() as running, rig.camera(1) as camera:
         await camera.publish_status()
         await eventually(lambda: camera.mac in running.app.cameras.cache)
@@ -237,8 +237,8 @@ async def test_replace_transfers_name_position_and_history(rig):
         assert [(await replace(running, old.mac, new.mac)).data for _ in range(2)] == [first.data] * 2
 
         successor = running.app.cameras.cache.get(new.mac)
-        same = ("name", "registered_at", "container_id", "position", "paired_at")
-        assert [getattr(successor, name) for name in same] == [getattr(before, name) for name in same]
+        kept_fields = ("name", "registered_at", "container_id", "position", "paired_at")
+        assert [getattr(successor, name) for name in kept_fields] == [getattr(before, name) for name in kept_fields]
         assert (successor.device_id, successor.ip_address) == (new.device_id, new.address)
         assert (await running.camera(new.mac))["status"] == "online"
         assert (await running.camera(old.mac))["status"] == "offline", "not seen for an hour"
@@ -329,7 +329,7 @@ async def test_replace_transfers_a_shared_device_id(rig):
         await rig.announce(2, device_id="kitchen")
         await running.wait_until_processed(rig)
         assert (await replace(running, rig.mac(1), rig.mac(2))).data["device_id"] == "kitchen"
-        assert running.app.cameras.cache.find("kitchen") == rig.mac(2)
+        assert running.app.cameras.cache.mac_of("kitchen") == rig.mac(2)
 
 
 # Concurrent requests.

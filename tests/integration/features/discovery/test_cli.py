@@ -13,7 +13,7 @@ CLAIMANT, OFFLINE_CAMERA, OTHER_CLAIMANT = "24:6F:28:EE:00:01", "24:6F:28:EE:00:
 
 @pytest.fixture
 async def devices(tmp_path):
-    """Returns `devices("--json", code=0)`; known are a camera, an offline camera, two claimants of one address."""
+    """`devices("--json", code=0)`; the daemon knows a camera, an offline camera and two claimants of one address."""
     sections = {"discovery": {"probe": False}, "auto_onboard": {"mode": "off", "enabled": False}}
     async with lan.opened(tmp_path, cameras=1) as site, site.player() as player, site.daemon(**sections) as daemon:
         camera = site.cameras[0]
@@ -98,6 +98,6 @@ async def test_empty_network_is_reported(tmp_path):
         assert json.loads((await site.command("devices", "--json", "--config", config)).out) == []
 
 
-async def test_missing_daemon_is_exit_code_3():
+async def test_unreachable_daemon_exits_with_3():
     done = await command("devices", "--url", "http://127.0.0.1:1")
     assert (done.code, done.out) == (3, "")

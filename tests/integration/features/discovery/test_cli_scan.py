@@ -26,7 +26,7 @@ from tests.support.waiting import HANG_S, eventually
 
 WIDTH = 80
 LONG_VENDOR = "00:01:7A:00:00:01"
-"""Vendor "Chengdu Maipu Electric Industrial Co., Ltd" is longer than the column."""
+"""The vendor of this MAC, "Chengdu Maipu Electric Industrial Co., Ltd", is longer than the column."""
 HEADERS = ["MAC", "ADDRESS", "VENDOR", "SIGNAL", "SOURCES", "STATE"]
 
 
@@ -38,7 +38,7 @@ async def site(tmp_path):
 
 @pytest.fixture
 def scan(site, tmp_path):
-    """Returns `scan("--json", code=0)`, which also checks the rules of every scan."""
+    """`scan("--json", code=0)`, which also checks the rules of every scan."""
 
     async def run(*args, code=0, name="scan", tree=None, **options):
         config = write_toml(tmp_path / "config.toml", site.tree() if tree is None else tree)
@@ -167,6 +167,7 @@ async def test_scan_does_not_disturb_daemon(tmp_path):
 
 
 async def refusal(scan, *args, code=1, **options):
+    """Check that a scan fails without output; return the lines of its error message."""
     done = await scan(*args, code=code, **options)
     assert done.out == ""
     return done.err.splitlines()
@@ -195,7 +196,7 @@ async def test_unusable_interface_is_reported_with_remedy(scan, site):
 async def test_arp_without_capability_names_both_remedies(scan):
     error = " ".join(await refusal(scan, "--engine", "arp", unprivileged=True))
     assert re.match(r"error: no engine works on ap0: arp: .*not permitted", error)
-    assert "run it with sudo" in error
+    assert "run this command with sudo" in error
     assert "--engine auto" in error
 
 
@@ -236,7 +237,7 @@ async def test_large_network_needs_flag(tmp_path):
         assert (done.code, done.json["subnet"], done.json["found"]) == (0, "10.77.0.0/21", 2)
 
 
-async def test_timeout_prints_found_devices_with_exit_code(scan, site):
+async def test_timeout_prints_found_devices_and_exits_with_1(scan, site):
     found = (await scan("--timeout", "0.5", "--engine", "neighbour", "--json", code=1)).json
     assert (found["complete"], found["found"]) == (False, 3)
     text = (await scan("--timeout", "0.5", "--engine", "neighbour", code=1)).out
@@ -289,8 +290,8 @@ async def test_closed_output_is_no_error(site, tmp_path):
 # Watch.
 
 
-async def seen_moving(site, camera, terminal):
-    """Move a camera until a move is printed (a scan in which both addresses answer reports none); its new address."""
+async def move_until_printed(site, camera, terminal):
+    """Move a camera until a move is printed; return its new address. A scan that both addresses answer prints none."""
     for number in range(99, 120):
         address = f"10.77.0.{number}"
         site.move(camera, address)
@@ -311,7 +312,7 @@ async def test_watch_prints_changes_until_ctrl_c(site, tmp_path):
         site.switch_on(third)
         site.switch_off(first)
         await terminal.expect(rf"\d\d:\d\d:\d\d  found      {third.mac}  {third.address} Espressif Inc\. camera\?")
-        address = await seen_moving(site, second, terminal)
+        address = await move_until_printed(site, second, terminal)
         await terminal.expect(rf"\d\d:\d\d:\d\d  gone       {first.mac}  {first.address}")
         site.switch_on(first)
         await terminal.expect(rf"back       {first.mac}")
@@ -358,7 +359,7 @@ async def test_watch_json_is_one_object_per_line(site, tmp_path):
         assert process.err() == ""
 
 
-async def test_part_of_own_network_is_scanned(scan, site):
+async def test_part_without_address_of_pi_is_scanned(scan, site):
     """The Pi has no address in this part of the network."""
     inside = {"10.77.0.13", "10.77.0.14"}  # the hosts of the /30
     done = await scan("--subnet", "10.77.0.12/30", "--json")

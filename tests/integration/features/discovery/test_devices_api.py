@@ -37,9 +37,9 @@ async def test_device_has_evidence_and_reason(daemon_with_devices, rig):
     assert (shown["conflict"], shown["near"], shown["locally_administered"]) == ([], [], False)
 
 
-@pytest.mark.parametrize("spelt", ["24-6F-28-00-00-10", "246f28000010", "24%3a6f%3A28:00:00:10"])
-async def test_device_is_found_by_any_mac_spelling(daemon_with_devices, spelt):
-    assert (await daemon_with_devices.api.get(f"/api/v1/devices/{spelt}")).data["mac_address"] == "24:6F:28:00:00:10"
+@pytest.mark.parametrize("spelling", ["24-6F-28-00-00-10", "246f28000010", "24%3a6f%3A28:00:00:10"])
+async def test_device_is_found_by_any_mac_spelling(daemon_with_devices, spelling):
+    assert (await daemon_with_devices.api.get(f"/api/v1/devices/{spelling}")).data["mac_address"] == "24:6F:28:00:00:10"
 
 
 async def test_unknown_device_is_not_found(daemon_with_devices):
@@ -66,7 +66,7 @@ async def test_list_is_sorted_and_filtered(daemon_with_devices, rig):
         assert (await daemon_with_devices.api.get("/api/v1/devices", params=invalid)).status == 400
 
 
-async def test_old_list_names_successor(daemon_with_devices):
+async def test_legacy_list_names_successor(daemon_with_devices):
     answer = await daemon_with_devices.api.get("/api/devices")
     assert answer.json.keys() == {"devices"}
     assert len(answer.json["devices"]) == 2
@@ -75,7 +75,7 @@ async def test_old_list_names_successor(daemon_with_devices):
     assert "Deprecation" not in (await daemon_with_devices.api.get("/api/v1/devices")).headers
 
 
-async def test_discovered_has_state_of_every_source(daemon_with_devices):
+async def test_discovered_devices_include_state_of_every_source(daemon_with_devices):
     discovered = (await daemon_with_devices.api.get("/api/v1/espcam/discovered")).data
     states = {source["source"]: source["state"] for source in discovered["sources"]}
     assert states == {"scanner": "off", "stations": "off", "leases": "off", "mdns": "off", "probe": "off", "mqtt": "ok"}
@@ -122,7 +122,7 @@ async def test_history_is_paged(daemon):
     assert (await daemon.api.get(SCANS, params={"limit": 101})).status == 400
 
 
-async def test_network_needs_key_and_may_have_no_name(daemon):
+async def test_network_route_needs_key_and_ssid_may_be_empty(daemon):
     for path in ("/api/v1/provisioning/batch/network", "/api/v1/provisioning/network/status"):
         assert (await daemon.api.get(path)).status == 401
         network = (await daemon.admin.get(path)).data

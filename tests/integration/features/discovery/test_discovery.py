@@ -60,7 +60,7 @@ async def test_lost_requests_are_retried(tmp_path):
             assert {entry["status"] for entry in (await devices(daemon)).values()} == {"online"}
 
 
-async def test_mqtt_or_arp_alone_is_online(tmp_path):
+async def test_camera_seen_only_by_mqtt_or_arp_is_online(tmp_path):
     async with lan.opened(tmp_path, cameras=3) as site:
         mqtt_only, arp_only, off = site.cameras
         await site.block_broadcasts(mqtt_only)
@@ -89,7 +89,7 @@ async def test_mqtt_or_arp_alone_is_online(tmp_path):
             assert (await devices(daemon, status="here")).keys() == {mqtt_only.mac, arp_only.mac}
 
 
-async def test_retained_ghost_stays_offline(tmp_path):
+async def test_retained_message_alone_does_not_bring_camera_online(tmp_path):
     async with lan.opened(tmp_path, cameras=2) as site:
         live, ghost = site.cameras
         site.switch_off(ghost)
@@ -119,7 +119,7 @@ async def test_moves_and_swaps_are_tracked(tmp_path):
         site.swap(first, second)
         site.move(moved, "10.77.0.99")
 
-        async def has_moved():  # where one reply was late, the next scan removes the old address
+        async def has_moved():  # if a reply of the old address was late, the next scan removes that address
             await run_scan(daemon)
             return (await devices(daemon))[moved.mac]["ip_addresses"] == ["10.77.0.99"]
 
@@ -159,7 +159,8 @@ async def test_contested_address_is_unassigned_until_resolved(tmp_path):
                 return all(await conflict_events())
 
             await eventually(both_are_published)
-            ((conflict,), (resolution,)) = await conflict_events()  # one event each, however often it was seen
+            # One event each, however often a scan saw the conflict.
+            ((conflict,), (resolution,)) = await conflict_events()
             assert (conflict["ip"], conflict["macs"]) == ("10.77.0.20", [honest, forger])
             assert (resolution["ip"], resolution["mac"]) == ("10.77.0.20", honest)
 
@@ -195,7 +196,7 @@ async def test_multihomed_device_and_proxy_are_distinguished(tmp_path):
 # Scans.
 
 
-async def test_scan_has_id_progress_history_and_is_joined(tmp_path):
+async def test_scan_has_id_progress_and_history_and_can_be_joined(tmp_path):
     async with (
         lan.opened(tmp_path, cameras=5, broker=False) as site,
         site.daemon(connected=False, discovery={"interval_s": 3600, "probe": False}) as daemon,

@@ -92,7 +92,7 @@ async def test_unsolicited_frames_are_not_trusted(tmp_path):
         await player.send(victim.address, forged_mac, kind="reply", count=50, rate=500)
         await player.send("10.77.0.200", forged_mac, kind="request", target=site.address, count=5)
         await player.send("10.77.0.201", victim.mac, kind="reply", count=20)  # the victim's MAC at another address
-        # The frame comes from another MAC than it says.
+        # The Ethernet header of this frame has another source MAC than its ARP part.
         await player.send("10.77.0.202", "24:6F:28:EE:00:20", source=forged_mac, count=20)
         await run_scan(daemon)
         found = await devices(daemon)
@@ -125,7 +125,7 @@ async def test_announced_address_of_other_camera_is_mismatch(tmp_path):
         site.daemon(discovery=SCANS_ONLY) as daemon,
     ):
         (honest,) = site.cameras
-        invented = "24:6F:28:EE:00:20"  # it has no proven address, which would go before the announced one
+        invented = "24:6F:28:EE:00:20"  # has no proven address, which would precede the announced one
         await cameras.start(honest, interval=1)
         await registered(daemon, 1)
         await run_scan(daemon)
@@ -166,7 +166,7 @@ async def test_camera_without_address_is_onboarded_by_discovery(tmp_path):
             assert paired["ip_address"] == without_address.address
 
 
-async def test_scanned_camera_is_onboarded_by_trigger(tmp_path):
+async def test_scanned_camera_is_onboarded_only_with_scan_trigger(tmp_path):
     async with lan.opened(tmp_path, cameras=2) as site:
         silent, other = site.cameras
         async with site.camera_player() as cameras:

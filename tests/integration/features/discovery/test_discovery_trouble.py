@@ -17,8 +17,8 @@ def descriptors(daemon):
     return sum(1 for _ in Path(f"/proc/{daemon.pid}/fd").iterdir())
 
 
-async def waits_for(daemon, text):
-    """Wait until the scanner reports this reason in health, API and scan requests."""
+async def wait_until_reported(daemon, text):
+    """Wait until the scanner is degraded for this reason; check that readiness and a refused scan show it."""
 
     async def reported_reason():
         state, reason = (await sources(daemon))["scanner"]
@@ -34,8 +34,8 @@ async def waits_for(daemon, text):
     assert "Retry-After" in refused.headers
 
 
-async def works(daemon):
-    """Wait until the scanner works, then scan: both cameras are found."""
+async def scan_when_ready(daemon):
+    """Wait until the scanner works, then check that a scan finds both cameras."""
 
     async def is_ok():
         return (await sources(daemon))["scanner"][0] == "ok"
@@ -51,24 +51,24 @@ async def test_scanner_waits_for_interface_and_continues(tmp_path, unprivileged)
         lan.opened(tmp_path, cameras=2, broker=False) as site,
         site.daemon(connected=False, unprivileged=unprivileged, discovery=SCANS_ONLY) as daemon,
     ):
-        await works(daemon)
+        await scan_when_ready(daemon)
         before = descriptors(daemon)
         site.down()
-        await waits_for(daemon, "ap0 is down")
+        await wait_until_reported(daemon, "ap0 is down")
         site.up()
-        await works(daemon)
+        await scan_when_ready(daemon)
         site.remove_address()
-        await waits_for(daemon, "no address in 10.77.0.0/24")
+        await wait_until_reported(daemon, "no address in 10.77.0.0/24")
         site.set_address()
-        await works(daemon)
+        await scan_when_ready(daemon)
         site.rename("wlan9")
-        await waits_for(daemon, "interface ap0 not found")
+        await wait_until_reported(daemon, "interface ap0 not found")
         site.rename("ap0")
-        await works(daemon)
+        await scan_when_ready(daemon)
         site.unplug()
-        await waits_for(daemon, "interface ap0 not found")
+        await wait_until_reported(daemon, "interface ap0 not found")
         site.plug()
-        await works(daemon)
+        await scan_when_ready(daemon)
         await eventually(lambda: descriptors(daemon) <= before, what="no descriptor is leaked")
         assert daemon.entries("worker failed") == []
 
@@ -77,10 +77,10 @@ async def test_missing_interface_at_start_is_awaited(tmp_path):
     async with lan.opened(tmp_path, cameras=2, broker=False) as site:
         site.unplug()
         async with site.daemon(connected=False, discovery=SCANS_ONLY) as daemon:
-            await waits_for(daemon, "interface ap0 not found")
+            await wait_until_reported(daemon, "interface ap0 not found")
             assert (await daemon.api.get("/health")).status == 200
             site.plug()
-            await works(daemon)
+            await scan_when_ready(daemon)
 
 
 async def test_flapping_interface_leaks_nothing_and_fails_scan(tmp_path):
@@ -88,7 +88,7 @@ async def test_flapping_interface_leaks_nothing_and_fails_scan(tmp_path):
         lan.opened(tmp_path, cameras=2, broker=False) as site,
         site.daemon(connected=False, discovery=SCANS_ONLY) as daemon,
     ):
-        await works(daemon)
+        await scan_when_ready(daemon)
         before = descriptors(daemon)
         for _ in range(5):
             scan = (await daemon.api.post(SCAN)).data["scan"]
@@ -103,7 +103,7 @@ async def test_flapping_interface_leaks_nothing_and_fails_scan(tmp_path):
             if ended["state"] == "failed":
                 assert "failed during the scan" in ended["message"]
             site.up()
-            await works(daemon)
+            await scan_when_ready(daemon)
         await eventually(lambda: descriptors(daemon) <= before)
         assert daemon.entries("scan failed unexpectedly") == []
 
@@ -111,11 +111,11 @@ async def test_flapping_interface_leaks_nothing_and_fails_scan(tmp_path):
 async def test_large_network_is_refused_unless_allowed(tmp_path):
     async with lan.opened(tmp_path, cameras=2, network="10.77.0.0/21", broker=False) as site:
         async with site.daemon(connected=False, discovery=SCANS_ONLY) as daemon:
-            await waits_for(daemon, "10.77.0.0/21 is larger than a /22")
-            await waits_for(daemon, "discovery.allow_large_subnet")
+            await wait_until_reported(daemon, "10.77.0.0/21 is larger than a /22")
+            await wait_until_reported(daemon, "discovery.allow_large_subnet")
             await daemon.stop()
         async with site.daemon(connected=False, discovery=SCANS_ONLY | {"allow_large_subnet": True}) as daemon:
-            await works(daemon)
+            await scan_when_ready(daemon)
 
 
 async def test_only_configured_interface_is_scanned(tmp_path):
@@ -128,7 +128,7 @@ async def test_only_configured_interface_is_scanned(tmp_path):
         for unprivileged in (False, True):
             before = _sent(site, "eth9")
             async with site.daemon(connected=False, unprivileged=unprivileged, discovery=SCANS_ONLY) as daemon:
-                await works(daemon)
+                await scan_when_ready(daemon)
                 assert {entry["ip_address"] for entry in (await devices(daemon)).values()} == {
                     camera.address for camera in site.cameras
                 }

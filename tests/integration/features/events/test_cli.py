@@ -30,7 +30,7 @@ class Cli:
         return [json.loads(line) for line in (await self("--json", *args, **options)).out.splitlines()]
 
     async def toggle(self, times):
-        """Cause this many events."""
+        """Disable and enable onboarding in turn: one event each time."""
         for number in range(times):
             await self.process.admin.post(DISABLE if number % 2 == 0 else ENABLE)
 
@@ -126,8 +126,8 @@ async def test_follow_resumes_after_daemon_restart(cli, rig, tmp_path):
         listen = [cli.process.api.url[7:]]
         await cli.process.stop()
         await eventually(lambda: "retrying in" in process.err())
-        async with daemon(rig, tmp_path, http={"listen": listen}) as again:
-            await again.admin.post(ENABLE)
+        async with daemon(rig, tmp_path, http={"listen": listen}) as restarted:
+            await restarted.admin.post(ENABLE)
             await eventually(lambda: "onboarding.enabled" in process.out())
             await eventually(lambda: "reconnected" in process.err())
             seen = [json.loads(line) for line in process.out().splitlines()]

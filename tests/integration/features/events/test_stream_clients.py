@@ -49,13 +49,14 @@ async def secret_of_new_key(running, name, scope="read"):
     return answer.data["secret"]
 
 
-async def cookie(running, key):
+async def cookie_headers(running, key):
+    """Request headers with the session cookie that the daemon sets for this key."""
     answer = await with_key(running.api, key).get("/api/v1/cameras")
     return {"Cookie": answer.headers["Set-Cookie"].split(";")[0]}
 
 
 async def assert_receives(stream, running, *, sessions):
-    """AssertionError unless events of sessions are received (`sessions`), or are not."""
+    """Check that a stream receives other events, and events of sessions exactly if `sessions` is true."""
     await store_events(running, "session.status", session_id=SESSION)
     await store_events(running, "network.status_changed")
     seen = [event.type for event in await stream.until("network.status_changed")]
@@ -78,7 +79,7 @@ async def test_required_mode_accepts_header_cookie_and_query(rig, way):
     async with rig.daemon(connected=False, **REQUIRED) as running:
         key = await secret_of_new_key(running, "dashboard")
         api = with_key(running.api, key) if way == "header" else running.api
-        headers = await cookie(running, key) if way == "cookie" else {}
+        headers = await cookie_headers(running, key) if way == "cookie" else {}
         for path in (BATCH, EVENTS):
             assert (await running.api.get(path)).status == 401
             async with opened(api, path, headers=headers, api_key=key if way == "query" else None) as stream:
@@ -100,7 +101,7 @@ async def test_client_without_key_receives_no_session_events(daemon):
             "network.status_changed",
             "session.status",
         ]
-    async with opened(daemon.api, headers=await cookie(daemon, daemon.admin.key)) as by_cookie:
+    async with opened(daemon.api, headers=await cookie_headers(daemon, daemon.admin.key)) as by_cookie:
         await assert_receives(by_cookie, daemon, sessions=True)
     async with opened(daemon.api, headers={"X-API-Key": "wrong"}) as wrong:
         await assert_receives(wrong, daemon, sessions=False)
@@ -178,7 +179,7 @@ async def test_query_key_is_not_logged_or_returned(rig):
                     assert secret not in answer.body.decode() + str(answer.headers)
             async with opened(running.api, BATCH, api_key=key) as stream:
                 await assert_receives(stream, running, sessions=True)
-                for client in running.app.events.streams.registered:
+                for client in running.app.events.streams.all_clients:
                     client.abort()
                 await stream.ended()
             with contextlib.suppress(Exception):
@@ -192,7 +193,7 @@ async def test_revoked_key_ends_its_streams(rig, clock, way):
     async with rig.daemon(connected=False, clock=clock) as running:
         key = await secret_of_new_key(running, "lost")
         api = with_key(running.api, key) if way == "header" else running.api
-        headers = await cookie(running, key) if way == "cookie" else {}
+        headers = await cookie_headers(running, key) if way == "cookie" else {}
         query = {"api_key": key if way == "query" else None}
         async with (
             opened(api, BATCH, headers=headers, **query) as batch,
@@ -221,7 +222,7 @@ async def test_auth_mode_change_ends_open_streams(rig, clock):
 async def test_expired_cookie_ends_stream(rig, clock):
     async with (
         rig.daemon(connected=False, clock=clock, **REQUIRED) as running,
-        opened(running.api, headers=await cookie(running, running.admin.key)) as stream,
+        opened(running.api, headers=await cookie_headers(running, running.admin.key)) as stream,
     ):
         clock.skip(12 * 3600 + 1)
         await clock.advance(15)
@@ -271,14 +272,14 @@ async def test_streams_and_sent_events_are_counted(daemon):
 async def test_client_with_full_queue_is_disconnected(daemon, log):
     payload = {"x": "y" * 2000}
     async with stalled_client(daemon) as connection:
-        (slow,) = daemon.app.events.streams.registered
+        (slow,) = daemon.app.events.streams.all_clients
         async with opened(daemon.admin) as good, opened(daemon.admin) as another:
             for _ in range(60):
                 last = await store_events(daemon, *["scan.ended"] * 20, payload=payload)
                 for stream in (good, another):
                     assert (await stream.events(20))[-1].id == str(last)
             assert slow.is_ended
-            assert daemon.app.events.streams.clients == 2
+            assert daemon.app.events.streams.client_count == 2
             assert await daemon.metric("piorch_stream_dropped_total") == 1
         assert is_disconnected(connection)
     warnings = [line for line in log.getvalue().splitlines() if "stream client too slow" in line]
@@ -295,7 +296,7 @@ async def test_stalled_client_with_short_queue_is_disconnected(rig, clock):
         for _ in range(20):
             await store_events(running, *["scan.ended"] * 10, payload={"x": "y" * 1000})
             await good.events(10)
-        slow = next(client for client in running.app.events.streams.registered if client.writing_since)
+        slow = next(client for client in running.app.events.streams.all_clients if client.writing_since)
         assert not slow.is_ended
         await clock.advance(9.9)
         assert not slow.is_ended
@@ -315,12 +316,12 @@ async def test_disconnections_are_logged_once_per_minute(rig, clock, log):
         assert log.getvalue().count("stream client too slow") == 1
 
 
-async def test_stalled_client_memory_bounded(daemon):
+async def test_stalled_client_uses_bounded_memory(daemon):
     async with stalled_client(daemon), opened(daemon.admin) as good:
         for _ in range(15):
             await store_events(daemon, *["scan.ended"] * 10, payload={"x": "y" * 2000})
             await good.events(10)
-        slow, quick = sorted(daemon.app.events.streams.registered, key=lambda client: -client.queued)
+        slow, quick = sorted(daemon.app.events.streams.all_clients, key=lambda client: -client.queued)
         assert slow.queued > 0
         assert quick.queued == 0
         assert slow.transport.get_write_buffer_size() <= 2 * sse.WRITE_BYTES + 100
@@ -382,17 +383,17 @@ async def test_unpublished_event_is_read_from_event_log(daemon, monkeypatch):
         assert [int(event.id) for event in await stream.events(4)] == [start, start + 1, start + 2, start + 3]
 
 
-async def test_client_between_commit_and_publish_gets_event_once(daemon, monkeypatch):
+async def test_client_connected_between_commit_and_publish_gets_event_once(daemon, monkeypatch):
     publish, held = EventBus.publish, []
     monkeypatch.setattr(EventBus, "publish", lambda self, event: held.append(event))
     newest = await store_events(daemon, "scan.started")
     monkeypatch.setattr(EventBus, "publish", publish)
-    async with opened(daemon.api) as fresh, opened(daemon.api, last_event_id=newest - 1) as back:
+    async with opened(daemon.api) as fresh, opened(daemon.api, last_event_id=newest - 1) as resumed:
         assert fresh.established.payload["last_event_id"] == newest
         for event in held:
             daemon.app.resources.bus.publish(event)
         await store_events(daemon, "scan.ended")
-        assert [int(event.id) for event in await back.events(2)] == [newest, newest + 1]
+        assert [int(event.id) for event in await resumed.events(2)] == [newest, newest + 1]
         assert (await fresh.event()).id == str(newest + 1)
 
 
@@ -412,7 +413,7 @@ async def test_streams_continue_after_worker_restart(daemon, monkeypatch):
 
 
 async def test_trim_during_replay_ends_stream(daemon, monkeypatch):
-    """A gap must not be hidden: after it reconnects, the client receives a snapshot."""
+    """A gap must not be hidden: when the client reconnects, it receives a snapshot."""
     newest = await store_events(daemon, *["scan.ended"] * 1000)
     between = event_log.between
 

@@ -34,7 +34,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("documented_answers")
 
-# The id of no event: the stream answers it with a snapshot.
+# An id that no event has: a stream that resumes from this id sends a snapshot first.
 NOT_STORED = 10**6
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 HEADERS = {
@@ -114,7 +114,7 @@ async def test_event_is_sent_named_and_unnamed_with_one_id(daemon):
 
 
 async def test_stream_sends_id_before_first_event(daemon):
-    """Otherwise events between its first disconnection and its return would be lost."""
+    """Without this id, a client that is disconnected before its first event would miss events until it reconnects."""
     newest = await store_events(daemon, "scan.started", "scan.ended")
     async with opened(daemon.api) as stream:
         await store_events(daemon, "scan.started")
@@ -187,7 +187,7 @@ async def test_provisioning_stream_sends_only_its_types(daemon):
     assert [event.data.get("session_id") for event in seen] == [SESSION] * 5 + [None]
 
 
-async def test_session_filter_sends_its_events_and_sessionless(daemon):
+async def test_session_filter_sends_its_events_and_those_without_session(daemon):
     await store_session(daemon)
     async with opened(daemon.admin, BATCH, session_id=SESSION.upper()) as stream:
         assert stream.established.payload["session_id"] == stream.established.data["session_id"] == SESSION
@@ -235,7 +235,7 @@ async def test_types_filter_events(daemon, types, expected):
             await assert_no_event(stream, daemon)
 
 
-async def test_malformed_types_are_named(daemon):
+async def test_malformed_types_are_named_in_error(daemon):
     many = ",".join(["a"] * 21)
     odd = ["", ",", "a,", ",a", "a,,b", "a b", "A", "*", ".*", "a*", "a.*.b", "a.", "a..b", "a.**", "a;b", "é", "a\n"]
     for types in (*odd, many, "%", "_%'", "*.*"):
@@ -279,7 +279,7 @@ WRONG_IDS = ["", " ", "x", "-1", "+1", "1.0", "1e3", "0x1", "1_0", "１", "null"
 
 
 @pytest.mark.parametrize("path", [BATCH, EVENTS])
-async def test_malformed_event_id_is_named(daemon, path):
+async def test_malformed_event_id_is_named_in_error(daemon, path):
     key = ("X-API-Key", daemon.admin.key)
     for wrong in WRONG_IDS:
         with case(wrong):
@@ -291,7 +291,7 @@ async def test_malformed_event_id_is_named(daemon, path):
             assert answer.json["error"]["details"].startswith("Last-Event-ID: ")
 
 
-async def test_invalid_parameters_are_named(daemon):
+async def test_invalid_parameters_are_named_in_error(daemon):
     answer = await daemon.admin.get(
         BATCH, params={"session_id": "x", "last_event_id": "x"}, headers={"Last-Event-ID": "x"}
     )

@@ -1,4 +1,4 @@
-"""The paths of old dashboards, each checked against its shape: names, types, no nulls, headers."""
+"""The paths of old dashboards: each answer matches its schema (names, types, no nulls) and has the headers."""
 
 import re
 
@@ -90,7 +90,7 @@ DEVICE = {
 }
 CONFIG = {"sections": [{"name": str, "description": str, "items": [ITEM]}], "success": [True]}
 PICTURE = {"success": [True], "image": str, "timestamp": str, "camera_id": str, "file_size": int}
-SHAPES = {
+SCHEMAS = {
     "GET /api/dashboard/cameras": {"cameras": [CAMERA], "count": int, "success": [True]},
     "GET /api/dashboard/cameras/diagnostics": [DIAGNOSTICS],
     "POST /api/dashboard/cameras/{id}/capture": PICTURE,
@@ -143,51 +143,51 @@ SHAPES = {
 each_old_path = pytest.mark.parametrize("name", OLD)
 
 
-def mismatches(value, shape, path="$"):
-    """Differences from a shape. A list with one shape is a list of that shape; any other list holds allowed values."""
-    if isinstance(shape, dict):
+def mismatches(value, schema, path="$"):
+    """Differences from a schema. A list with one schema is a list of such values; any other list has allowed values."""
+    if isinstance(schema, dict):
         if not isinstance(value, dict):
             return [f"{path} is no object"]
-        allowed = {name.removesuffix("?") for name in shape}
-        missing = [f"{path}.{name} is missing" for name in shape if not name.endswith("?") and name not in value]
-        extra = [f"{path}.{name} is in no shape" for name in value if name not in allowed]
+        allowed = {name.removesuffix("?") for name in schema}
+        missing = [f"{path}.{name} is missing" for name in schema if not name.endswith("?") and name not in value]
+        extra = [f"{path}.{name} is not in the schema" for name in value if name not in allowed]
         inside = [
             fault
-            for name, expected in shape.items()
+            for name, expected in schema.items()
             if name.removesuffix("?") in value
             for fault in mismatches(value[name.removesuffix("?")], expected, f"{path}.{name}")
         ]
         return missing + extra + inside
-    if isinstance(shape, list) and len(shape) == 1 and not isinstance(shape[0], str | bool):
+    if isinstance(schema, list) and len(schema) == 1 and not isinstance(schema[0], str | bool):
         if not isinstance(value, list):
             return [f"{path} is no list"]
-        return [fault for n, item in enumerate(value) for fault in mismatches(item, shape[0], f"{path}[{n}]")]
-    if isinstance(shape, list):
-        return [] if value in shape else [f"{path} is {value!r}"]
-    fits = isinstance(value, shape) and (shape is bool or not isinstance(value, bool))
+        return [fault for n, item in enumerate(value) for fault in mismatches(item, schema[0], f"{path}[{n}]")]
+    if isinstance(schema, list):
+        return [] if value in schema else [f"{path} is {value!r}"]
+    fits = isinstance(value, schema) and (schema is bool or not isinstance(value, bool))
     return [] if fits else [f"{path} is {type(value).__name__}"]
 
 
 @pytest.mark.parametrize(
-    "value, shape, fault",
+    "value, schema, fault",
     [
         ({"a": 1}, {"a": int, "b?": str}, None),
         ({"a": True}, {"a": int}, "$.a is bool"),
         ({"a": None}, {"a": [str]}, "$.a is no list"),
         ({"a": [1]}, {"a": [str]}, "$.a[0] is int"),
-        ({"a": 1, "b": 2}, {"a": int}, "$.b is in no shape"),
+        ({"a": 1, "b": 2}, {"a": int}, "$.b is not in the schema"),
         ({}, {"a": int}, "$.a is missing"),
         ("x", ["y", "z"], "$ is 'x'"),
         (1.5, NUMBER, None),
         ([], {"a": int}, "$ is no object"),
     ],
 )
-def test_mismatches_finds_differences(value, shape, fault):
-    assert mismatches(value, shape) == ([fault] if fault else [])
+def test_mismatches_finds_differences(value, schema, fault):
+    assert mismatches(value, schema) == ([fault] if fault else [])
 
 
-def test_every_legacy_path_has_a_shape():
-    assert set(OLD) == set(SHAPES)
+def test_every_legacy_path_has_a_schema():
+    assert set(OLD) == set(SCHEMAS)
 
 
 def test_every_legacy_path_has_existing_successor():
@@ -204,11 +204,11 @@ async def running_with_camera(rig):
         yield running
 
 
-async def test_legacy_answer_matches_shape_and_names_successor(running_with_camera):
+async def test_legacy_answer_matches_schema_and_names_successor(running_with_camera):
     for name, route in OLD.items():
         answer = await call_route(running_with_camera.admin, route, headers={"Accept": "application/json"})
         assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json"), name
-        assert mismatches(answer.json, SHAPES[name]) == [], name
+        assert mismatches(answer.json, SCHEMAS[name]) == [], name
         assert answer.headers["Deprecation"] == "true"
         successor = re.fullmatch(r'<(/api/v1/[^<>{}]+)>; rel="successor-version"', answer.headers["Link"])
         assert successor, f"{name}: {answer.headers['Link']}"

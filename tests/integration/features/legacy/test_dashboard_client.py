@@ -149,7 +149,7 @@ async def dashboard(rig):
             yield page
 
 
-async def test_overview_wifi_devices_and_network_tabs(dashboard):
+async def test_overview_wifi_devices_and_network_tabs_get_their_data(dashboard):
     machine = await dashboard.v1("GET", "/system/info")
     assert machine["uptime"] > 1e9, "nanoseconds"
     assert 0 <= machine["cpu"]["usage_percent"] <= 100
@@ -175,7 +175,7 @@ async def test_overview_wifi_devices_and_network_tabs(dashboard):
     assert (vpn["backend_state"], [peer["online"] for peer in vpn["peers"]]) == ("Running", [True, False])
 
 
-async def test_cameras_in_both_shapes(dashboard):
+async def test_cameras_are_listed_in_both_shapes(dashboard):
     answer = await dashboard.get("/v1/cameras")
     old = await dashboard.get("/dashboard/cameras")
     assert answer["data"]["count"] == old["count"] == 3
@@ -202,7 +202,7 @@ async def test_cameras_in_both_shapes(dashboard):
     assert refused.value.request_id
 
 
-async def test_picture_as_bytes_and_as_json(dashboard):
+async def test_picture_is_sent_as_bytes_and_as_json(dashboard):
     camera = (await dashboard.get("/v1/cameras"))["data"]["cameras"][0]["id"]
     picture = await dashboard.request("POST", f"/v1/cameras/{camera}/capture", accept="*/*")
     assert picture[:2] == b"\xff\xd8"
@@ -237,7 +237,7 @@ async def test_containers_tab_creates_changes_and_assigns(dashboard):
     assert (assigned["device_id"], assigned["position"]) == (camera["device_id"], 2)
 
 
-async def test_onboarding_tab_without_key(dashboard):
+async def test_onboarding_tab_works_without_key(dashboard):
     status = await dashboard.v1("GET", "/onboarding/auto/status")
     assert (status["enabled"], status["mode"]) == (True, "dev")
     events = await dashboard.v1("GET", "/onboarding/auto/events?limit=50&offset=0")
@@ -308,7 +308,7 @@ async def test_configuration_write_needs_key(dashboard):
         assert (await dashboard.request(method, path, body, keyed=True))["success"] is True
 
 
-async def test_foreign_paths_are_not_found(dashboard):
+async def test_paths_of_other_daemons_are_not_found(dashboard):
     for endpoint in PATHS_OF_OTHER_DAEMONS:
         for method in ("GET", "POST"):
             with pytest.raises(RefusedError) as refused:

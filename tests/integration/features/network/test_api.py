@@ -46,7 +46,7 @@ async def test_hanging_broker_does_not_delay_answer(rig):
         assert {answer.data["latency_ms"] for answer in answers} == {1000.0}
 
 
-async def test_gateway_is_not_configured(daemon):
+async def test_gateway_is_reported_as_not_configured(daemon):
     bridge = {"configured": False, "connected": False, "url": ""}
     assert (await daemon.api.get("/api/v1/network/bridge")).data == {"status": bridge}
     assert (await daemon.api.get("/api/dashboard/bridge/status")).json == {"status": bridge, "success": True}
@@ -170,7 +170,7 @@ async def test_network_returns_all_parts(daemon):
     assert "127.0.0.1/8" in loopback["addresses"]
 
 
-async def test_foreign_paths_return_json_404(daemon):
+async def test_paths_of_other_daemons_return_json_404(daemon):
     for path in ("door/status", "door/history", "inventory/latest", "evidence/pair", "bluetooth/devices"):
         for prefix in ("/api", "/api/v1", "/api/dashboard"):
             for method in ("GET", "POST"):

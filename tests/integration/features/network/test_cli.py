@@ -8,9 +8,9 @@ from tests.support.process import command, daemon, write_toml
 
 @pytest.fixture
 async def network(rig, tmp_path, monkeypatch):
-    """`await network("--scan", code=0)`."""
-    hostile = programs.LISTED + r"wlan1: :1B5D303B7807:3C\:84\:6A\:11\:22\:60:2412 MHz:5:WEP" + "\n"
-    script = programs.NMCLI.replace(programs.LISTED, hostile)
+    """`await network("--scan", code=0)` runs the command and checks its exit code and its lines."""
+    hostile = programs.WIFI_LIST + r"wlan1: :1B5D303B7807:3C\:84\:6A\:11\:22\:60:2412 MHz:5:WEP" + "\n"
+    script = programs.NMCLI.replace(programs.WIFI_LIST, hostile)
     programs.install(monkeypatch, tmp_path / "programs", nmcli=script)
     async with daemon(rig, tmp_path) as process:
         config = write_toml(tmp_path / "config.toml", rig.tree(http={"listen": [process.api.url[7:]]}))

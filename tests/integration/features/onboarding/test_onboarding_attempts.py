@@ -13,7 +13,7 @@ from tests.support.waiting import eventually
 PAIRED = ["discovered", "verified", "registered", "paired"]
 
 
-async def test_appearance_is_counted_once(rig):
+async def test_return_of_registered_camera_is_counted_once(rig):
     async with rig.camera(1) as camera, rig.daemon() as running:
         await camera.publish_status()
         await eventually(lambda: camera.mac in running.app.cameras.cache)
@@ -164,7 +164,7 @@ async def test_interrupted_attempt_is_repeated(rig):
             assert (await running.status())["metrics"]["attempts"] == 2
 
 
-async def test_http_answer_cannot_claim_other_id(rig):
+async def test_http_answer_cannot_claim_id_of_another_camera(rig):
     async with rig.camera(1) as victim, rig.camera(2) as impostor, rig.daemon() as running:
         await victim.publish_status()
         await eventually(lambda: victim.mac in running.app.cameras.cache)
@@ -186,7 +186,7 @@ async def test_contradictory_mac_is_stored_as_failure(rig):
         assert await running.onboarding_stages("24:6F:28:00:00:20") == []
 
 
-async def test_reload_stops_denied_verification(rig):
+async def test_reload_that_denies_camera_stops_its_verification(rig):
     async with rig.camera(1) as camera, rig.daemon() as running:
         camera.answer_now.clear()
         await camera.publish_status()
@@ -250,7 +250,7 @@ async def test_repeated_failure_is_shown_on_the_camera(rig):
 
 
 async def test_list_shows_a_new_failure(rig):
-    """The list is encoded once per change: a failure is one."""
+    """The encoded list is kept until something changes; a failure is such a change."""
     async with rig.daemon() as running:
         await rig.announce(1)  # no server at this address
         await eventually(lambda: running.app.onboarding.worker.metrics.failed == 1)
@@ -259,7 +259,7 @@ async def test_list_shows_a_new_failure(rig):
 
 
 def prove(registry, camera):
-    """The camera answers ARP at its address."""
+    """Add a sighting, as if the camera had answered ARP at its address."""
     now = time.monotonic()
     sighting = Sighting(Mac(camera.mac), Source.ARP, now, IPv4Address(camera.address), binds=True)
     registry.add_sighting(sighting, now)
@@ -267,7 +267,7 @@ def prove(registry, camera):
 
 @pytest.mark.parametrize("is_proven_first", [True, False])
 async def test_forged_address_does_not_delay_a_proven_camera(rig, is_proven_first):
-    """Messages with its MAC name an address where no device answers; the camera itself has proved another one."""
+    """Messages with the camera's MAC name an address where no device answers; the camera has proved another one."""
     async with rig.daemon() as running, rig.camera(1) as camera:
         registry, worker = running.app.devices.registry, running.app.onboarding.worker
         forged = {"mac": camera.mac, "ip": rig.address(99)}
@@ -275,7 +275,7 @@ async def test_forged_address_does_not_delay_a_proven_camera(rig, is_proven_firs
             prove(registry, camera)
         else:
             await rig.publish(f"camera/status/{camera.mac}", forged)
-            await eventually(lambda: worker.metrics.failed == 1 and not worker.under_way)
+            await eventually(lambda: worker.metrics.failed == 1 and not worker.in_flight)
             prove(registry, camera)
         await rig.publish(f"camera/status/{camera.mac}", forged)
         await eventually(lambda: camera.mac in running.app.cameras.cache)

@@ -22,7 +22,7 @@ async def test_disable_stops_all_writes(rig):
         await asyncio.wait_for(camera.request_received.wait(), HANG_S)
         assert running.app.onboarding.worker.is_onboarding(camera.mac)
 
-        async with asyncio.timeout(HANG_S):  # less than the camera may take
+        async with asyncio.timeout(HANG_S):  # shorter than the camera's timeout of 60 s
             answer = await running.api.post(f"{AUTO}/disable")
         assert answer.status == 200
         assert answer.data == {"enabled": False, "running": False, "message": "Auto-onboarding disabled"}
@@ -115,7 +115,7 @@ async def test_enable_survives_restart(rig):
 
 
 async def test_enable_onboards_present_cameras(rig):
-    """Their last messages came while it was disabled, and their next message may be a minute away."""
+    """The cameras published while onboarding was disabled; their next message may be a minute away."""
     async with (
         rig.daemon(auto_onboard={"enabled": False}) as running,
         rig.camera(1) as one,
@@ -144,7 +144,7 @@ async def test_enable_ignores_absent_cameras(rig):
         await offline.publish_status()
         await retained.publish_status(retain=True)
         await eventually(lambda: running.app.devices.registry.get(retained.mac))
-        # The daemon was connected when the message was retained, so it has received it as a live one.
+        # The daemon was connected when the message was retained, so it received this message as live.
         await clock.advance(700)
         await present.publish_status()
         await running.wait_until_processed(rig)
@@ -185,7 +185,7 @@ async def test_toggle_requests_can_be_repeated(rig):
         assert actions[-8:] == ["onboarding.disable"] * 3 + ["onboarding.enable"] * 5
 
 
-async def test_disable_keeps_counters_equal(rig):
+async def test_counters_survive_disable_and_restart(rig):
     """Rejections that are not stored yet when onboarding is disabled are counted once."""
     async with rig.daemon(auto_onboard={"deny": [rig.mac(number) for number in range(50)]}) as running:
         async with rig.broker.client() as client:
@@ -202,7 +202,7 @@ async def test_disable_keeps_counters_equal(rig):
         assert counters(await running.status()) == shown
 
 
-async def test_disable_without_durable_write_holds_until_restart(rig):
+async def test_disable_that_cannot_be_stored_holds_until_restart(rig):
     async with rig.daemon() as running, rig.camera(1) as camera:
         await rig.execute_in_thread(
             "CREATE TRIGGER full BEFORE INSERT ON operator_actions BEGIN SELECT RAISE(ABORT, 'disk full'); END"

@@ -41,7 +41,7 @@ async def until_paired(running, count):
     await eventually(lambda: len(running.app.cameras.cache) == count, what=f"{count} cameras are paired")
 
 
-async def test_cameras_pair_in_order(rig):
+async def test_cameras_pair_in_arrival_order(rig):
     clock = FakeClock()
     async with cameras(rig, 20) as arrivals, rig.daemon(clock=clock, auto_onboard=TEN_A_MINUTE) as running:
         random.Random(7).shuffle(arrivals)
@@ -104,7 +104,7 @@ async def test_tokens_refill_up_to_the_burst(rig):
         assert (await running.status())["waiting"] == 4
 
 
-async def test_full_line_drops_cameras_until_later(rig, monkeypatch):
+async def test_camera_dropped_from_full_line_can_join_it_later(rig, monkeypatch):
     monkeypatch.setattr(line, "MAX_WAITING", 3)
     clock = FakeClock()
     limits = {"burst_size": 1, "max_per_minute": 60}
@@ -136,7 +136,7 @@ async def test_invented_macs_do_not_delay_a_proven_camera(rig):
         async with rig.broker.client() as client:
             for number in range(1, invented + 1):
                 await rig.announce(number, client=client)
-        await eventually(lambda: worker.waiting + worker.overflowed == invented - 1, what="one has the only token")
+        await eventually(lambda: worker.waiting + worker.overflowed == invented - 1, what="one MAC has the only token")
         seen = Sighting(Mac(camera.mac), Source.ARP, clock.monotonic(), IPv4Address(camera.address), binds=True)
         registry.add_sighting(seen, clock.monotonic())
         await camera.publish_status()

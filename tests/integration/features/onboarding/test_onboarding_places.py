@@ -79,7 +79,7 @@ async def test_longest_target_id_can_overflow(rig):
         assert (await read_positions(running))[rig.mac(5)] == ("t" * 62 + "-2", 1)
 
 
-async def test_overflow_reject_fails_fifth_camera(rig):
+async def test_fifth_camera_fails_if_overflow_is_reject(rig):
     clock = FakeClock()
     async with rig.daemon(clock=clock, auto_onboard={"overflow": "reject"}) as running:
         await onboard(rig, running, range(1, 5))
@@ -97,7 +97,7 @@ async def test_overflow_reject_fails_fifth_camera(rig):
             assert (await read_positions(running))[fifth.mac] == ("auto-onboard", 3)
 
 
-async def test_deleted_target_fails_until_restored(rig):
+async def test_onboarding_fails_until_deleted_target_is_restored(rig):
     clock = FakeClock()
     async with rig.daemon(clock=clock) as running, rig.camera(1) as camera:
         await rig.execute_in_thread("DELETE FROM containers")

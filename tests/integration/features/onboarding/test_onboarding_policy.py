@@ -70,7 +70,7 @@ async def test_rules_decide_in_contract_order(rig):
     ):
 
         async def rejection(fixed):
-            """Correct these rules; returns the code of the stored rejection, and the first failed rule of `explain`."""
+            """Correct these rules; return the code of the stored rejection and the first failed rule of `explain`."""
             running.daemon.apply(rig.settings(auto_onboard=broken | fixed))
             await clock.advance(61)
             await camera.publish_status()
@@ -217,7 +217,7 @@ async def test_changed_address_is_evaluated_again(rig):
         assert reached == ["/status"]
 
 
-async def test_repeat_is_only_counted(rig):
+async def test_repeated_rejection_is_only_counted(rig):
     clock = FakeClock()
     async with rig.daemon(clock=clock, auto_onboard={"deny": [rig.mac(1)]}) as running:
         for _ in range(5):
@@ -240,7 +240,7 @@ async def test_repeat_is_only_counted(rig):
         assert (await running.status())["metrics"]["rejected_by_policy"] == 7
 
 
-async def test_other_rejection_is_written_immediately(rig):
+async def test_rejection_for_another_reason_is_stored_immediately(rig):
     async with rig.daemon(auto_onboard={"deny": [rig.mac(1)]}) as running:
         await rig.announce(1, ip="203.0.113.5")
         await rig.announce(1)

@@ -30,15 +30,15 @@ async def test_invented_macs_do_not_delay_a_real_camera(tmp_path):
         async def status():
             return (await daemon.api.get(STATUS)).data
 
-        async def is_stuffed():
+        async def all_wait_or_are_dropped():
             shown = await status()
             return shown["waiting"] + shown["dropped"] + shown["metrics"]["attempts"] >= INVENTED
 
         await site.camera_ns.run(publish_invented, site.address)
-        await eventually(is_stuffed, what="every invented MAC waits or is dropped")
+        await eventually(all_wait_or_are_dropped, what="every invented MAC waits or is dropped")
         camera = site.cameras[0]
         await cameras.start(camera, interval=1)
-        await run_scan(daemon)  # it answers ARP
+        await run_scan(daemon)  # the camera answers ARP
         before = (await status())["metrics"]["attempts"]
         await daemon.logged("camera onboarded")
         after = await status()

@@ -99,30 +99,30 @@ PI_ENVIRONMENT = {
 }
 
 
-def mismatches(value, shape, where="$"):
-    """Yield each place where a value does not match a shape."""
-    if isinstance(shape, dict):
-        for name, inner in shape.items():
+def mismatches(value, schema, where="$"):
+    """Yield each place where a value does not match a schema."""
+    if isinstance(schema, dict):
+        for name, inner in schema.items():
             field = name.removesuffix("?")
             if field in value:
                 yield from mismatches(value[field], inner, f"{where}.{field}")
             elif field == name:
                 yield f"{where}.{field} is missing"
-    elif isinstance(shape, list):
+    elif isinstance(schema, list):
         if not isinstance(value, list):
             yield f"{where} is {value!r}, not a list"
             return
         for index, item in enumerate(value):
-            yield from mismatches(item, shape[0], f"{where}[{index}]")
-    elif isinstance(shape, set):
-        if value not in shape:
+            yield from mismatches(item, schema[0], f"{where}[{index}]")
+    elif isinstance(schema, set):
+        if value not in schema:
             yield f"{where} is {value!r}"
-    elif not isinstance(value, shape) or (bool not in shape and isinstance(value, bool)):
+    elif not isinstance(value, schema) or (bool not in schema and isinstance(value, bool)):
         yield f"{where} is {value!r}"
 
 
-def matches(value, shape):
-    assert not list(mismatches(value, shape))
+def matches(value, schema):
+    assert not list(mismatches(value, schema))
     assert "null" not in json.dumps(value)
     return True
 
@@ -161,7 +161,7 @@ async def onboarded(rig):
         yield running, fleet
 
 
-def test_shape_checker_finds_mismatches():
+def test_schema_checker_finds_mismatches():
     good = json.loads(EXAMPLE_STATUS)["data"]
     assert matches(good, STATUS)
     assert list(mismatches(good | {"enabled": 1, "mode": "on"}, STATUS)) == ["$.enabled is 1", "$.mode is 'on'"]

@@ -1,4 +1,4 @@
-"""A device takes over a camera's address while the camera is sent its credentials; it never receives them."""
+"""A device takes over a camera's address while credentials are sent to the camera; the device never receives them."""
 
 import contextlib
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ async def held_take(self, device, change, **options):
     return await take(self, device, change, **options)
 DeviceSteps.take = held_take
 """)
-"""A daemon that waits before it stores that credentials are sent, after the proof, while the file `hold` exists."""
+"""A daemon that waits while the file `hold` exists: after the proof of identity, before it stores that it sends."""
 
 
 @dataclass
@@ -110,7 +110,7 @@ async def test_takeover_after_status_gets_no_password(tmp_path, closes):
         assert found.wire.found == []
 
 
-@pytest.mark.parametrize("instant", ["before", "connected", "asked"])
+@pytest.mark.parametrize("instant", ["before", "connected", "requested"])
 async def test_earlier_takeover_gets_no_password(tmp_path, instant):
     async with scene(tmp_path) as found:
         if instant == "before":
@@ -126,7 +126,7 @@ async def test_earlier_takeover_gets_no_password(tmp_path, instant):
 
 
 async def test_takeover_and_return_before_send_is_seen(tmp_path):
-    """The entry names the camera again when the body would be sent."""
+    """The neighbour entry has the camera's MAC again when the body would be sent."""
     async with scene(tmp_path) as found:
         async with found.held():
             await found.impostor.take_over()
@@ -137,7 +137,7 @@ async def test_takeover_and_return_before_send_is_seen(tmp_path):
 
 
 async def test_unacknowledged_body_is_not_repeated(tmp_path):
-    """The camera is jammed when the body is sent: the kernel would repeat it to the device that takes over."""
+    """The camera is jammed when the body is sent: the kernel would send the body again, to the other device."""
     async with scene(tmp_path) as found:
         async with found.held():
             found.site.switch_off(found.camera)
@@ -162,12 +162,12 @@ async def test_password_is_dropped_with_the_connection(tmp_path):
 
 
 def connections(found):
-    """TCP connections of the Pi to the camera's address: local and remote address, state."""
+    """Lines of the Pi's TCP table for connections to the camera's address, without those in TIME_WAIT."""
     lines = found.site.pi.call(open_text, "/proc/thread-self/net/tcp").splitlines()[1:]
     address = bytes(reversed([int(part) for part in found.camera.address.split(".")])).hex().upper()
     return [line for line in lines if line.split()[2] == f"{address}:0050" and line.split()[3] != "06"]
 
 
 def open_text(path):
-    with open(path) as file:  # noqa: PTH123  # of the namespace of the calling thread
+    with open(path) as file:  # noqa: PTH123  # the file of the calling thread's network namespace
         return file.read()

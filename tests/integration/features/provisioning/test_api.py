@@ -96,14 +96,14 @@ async def test_seed_empty_lists(daemon):
     assert envelope_data(await daemon.admin.get(f"{BASE}/sessions/history"), 200)["sessions"] == []
 
 
-async def test_seed_network(daemon):
+async def test_seed_network_has_documented_fields(daemon):
     for path in ("batch/network", "network/status"):
         data = envelope_data(await daemon.admin.get(f"{BASE}/{path}"), 200)
         assert set(data) == {"interface", "ssid", "connected", "is_active", "connected_devices"}
         assert data["interface"] == "lo"
 
 
-async def test_seed_start_to_close(two: Batch):
+async def test_seed_session_runs_from_start_to_close(two: Batch):
     await two.start(network_interface="lo")
     found = await two.wait_for_cameras(2)
     mac = next(iter(found))
@@ -173,7 +173,7 @@ async def test_second_start_names_open_session(two: Batch):
 # Views.
 
 
-async def test_session_view_fields(two: Batch):
+async def test_session_view_has_its_fields(two: Batch):
     await two.start()
     await two.wait_for_cameras(2)
     data = envelope_data(await two.admin.get(two.url), 200)
@@ -236,11 +236,13 @@ async def test_unlisted_camera_is_refused(rig):
         assert (refused.status, refused.json["code"]) == (403, "DEVICE_NOT_IN_ALLOWLIST")
         for body in ({}, {"only_allowlisted": True}, {"only_allowlisted": False}):
             data = envelope_data(await setup.post("provision-all", json=body), 202)
-            assert (data["initiated_count"], data["skipped_count"]) == (0, 2), "false needs a setting"
+            assert (data["initiated_count"], data["skipped_count"]) == (0, 2), (
+                "false has no effect without allow_unlisted"
+            )
         assert {device["state"] for device in (await setup.devices()).values()} == {"discovered"}
 
 
-async def test_unlisted_needs_setting_and_request(rig):
+async def test_unlisted_camera_needs_setting_and_request(rig):
     async with batch(rig, 1, allowed=False, settings={"provisioning": {"allow_unlisted": True}}) as setup:
         await setup.start()
         await setup.wait_for_cameras(1)
@@ -376,7 +378,7 @@ async def test_discarded_session_is_not_recoverable(rig):
         assert kept["ending"] == "discarded"
 
 
-async def test_start_without_broker_is_refused(rig):
+async def test_provisioning_without_broker_is_refused(rig):
     async with batch(rig, 1) as setup:
         await setup.start()
         (mac,) = await setup.wait_for_cameras(1)
@@ -389,7 +391,7 @@ async def test_start_without_broker_is_refused(rig):
         assert (await setup.devices())[mac]["state"] == "discovered"
 
 
-async def test_start_without_network_is_refused(rig):
+async def test_provisioning_without_target_network_is_refused(rig):
     async with batch(rig, 1) as setup:
         setup.id = (await setup.admin.post(BATCH, json={})).data["session"]["id"]
         (mac,) = await setup.wait_for_cameras(1)

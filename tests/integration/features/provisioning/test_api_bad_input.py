@@ -43,6 +43,7 @@ def state(rig):
 
 
 def refused(answer, status, code):
+    """Check that a request was refused; return the details of the error."""
     assert (answer.status, answer.json["code"]) == (status, code), answer.body
     error = answer.json["error"]
     assert error["code"] == code
@@ -286,7 +287,7 @@ async def test_expired_session_refuses_commands(setup: Batch, rig):
     assert state(rig) == before
 
 
-async def test_wrong_state_changes_nothing(setup: Batch, rig):
+async def test_request_in_wrong_state_changes_nothing(setup: Batch, rig):
     mac = setup.cameras[0].mac
     await setup.post("resume")
     early = await setup.post(f"devices/{mac}/retry")

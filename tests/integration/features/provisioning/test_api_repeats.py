@@ -64,7 +64,7 @@ def test_every_write_is_covered():
     assert verbs == {route.path for route in ROUTES if route.tag == "provisioning" and route.writes}
 
 
-@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "with a key"])
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "idempotency key"])
 @pytest.mark.parametrize("verb", WRITES)
 async def test_repeated_write_has_one_effect(setup: Batch, rig, verb, keyed):
     mac = setup.cameras[0].mac
@@ -119,7 +119,7 @@ async def test_repeated_start_needs_idempotency_key(daemon, rig, form):
     assert rig.rows("SELECT count(*) FROM session_secrets") == [(1,)]
 
 
-@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "with a key"])
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "idempotency key"])
 async def test_repeated_recovery_has_one_effect(rig, keyed):
     async with rig.daemon(connected=False) as running:
         session_id = (await running.admin.post(BATCH, json=GOOD)).data["session"]["id"]
@@ -188,11 +188,11 @@ async def test_concurrent_rotation_keeps_password(rig):
             setup.id = started.data["session"]["id"]
             key_ids = [key for (key,) in rig.rows("SELECT key_id FROM session_secrets")]
             held = (rig.state_dir / "secrets.key").read_text()
-            assert all(key in held for key in key_ids), "its key still exists"
+            assert all(key in held for key in key_ids), "the key of each stored password still exists"
             await setup.post("close")
 
 
-async def test_concurrent_close_leaves_none_under_way(rig):
+async def test_concurrent_close_leaves_no_camera_under_way(rig):
     async with batch(rig, 6, settings=SETTINGS) as setup:
         await setup.start()
         found = await setup.wait_for_cameras(6)
@@ -214,7 +214,7 @@ async def test_concurrent_close_leaves_none_under_way(rig):
     assert rig.rows("SELECT count(*) FROM session_secrets") == [(0,)]
 
 
-async def test_concurrent_pause_is_ordered(rig):
+async def test_concurrent_pause_and_start_take_effect_in_order(rig):
     async with batch(rig, 6, faults=("provision-hang",) * 6, settings=SETTINGS) as setup:
         await setup.start()
         await setup.wait_for_cameras(6)
@@ -230,7 +230,7 @@ async def test_concurrent_pause_is_ordered(rig):
         assert (await setup.session())["state"] == "paused"
 
 
-async def test_concurrent_skip_is_ordered(setup: Batch):
+async def test_concurrent_skip_and_retry_take_effect_in_order(setup: Batch):
     mac = setup.cameras[0].mac
     await setup.post(f"devices/{mac}/skip")
     for _ in range(3):

@@ -13,12 +13,12 @@ from tests.support.waiting import eventually
 WAITS = {"provisioning": {"confirm_changed": True}}
 LONG = FAST | {"verification_timeout_seconds": 600}
 CHANGED = "fingerprint_changes"
-ASKED = "Is it your camera? [y/N] "
+QUESTION = "Is it your camera? [y/N] "
 
 
 @pytest.fixture
 def posts(monkeypatch):
-    """MACs of the cameras that were sent a request to provision them."""
+    """MACs of the cameras to which provisioning requests were sent, in order."""
     answer, received = ScriptedCamera.respond, []
 
     async def recording_answer(self, request):
@@ -31,7 +31,7 @@ def posts(monkeypatch):
 
 
 async def joined(setup, **fields):
-    """The first camera, in a new session."""
+    """Start a session, wait until the first camera joins it, and return the camera."""
     camera = setup.cameras[0]
     await camera.publish_status(ssid=HOME, **fields)
     await setup.start(config=LONG)
@@ -120,7 +120,7 @@ async def test_changes_that_were_not_shown_are_not_confirmed(rig, posts):
         assert len(posts) == 1
 
 
-async def test_changed_camera_is_marked_and_sent_by_default(rig, posts):
+async def test_changed_camera_is_marked_and_provisioned_by_default(rig, posts):
     await first_seen(rig)
     async with scripted_cameras(rig) as setup:
         setup.cameras[0].headers = {"Server": "nginx", "X-Lens": "wide"}
@@ -188,10 +188,10 @@ async def test_command_line_shows_and_confirms_change(rig, posts, tmp_path):
         assert "changed since first seen: HTTP server 'esp-idf', now 'nginx'" in shown.out
         without_terminal = await process.command("sessions", "confirm", camera.mac, *client)
         assert (without_terminal.code, "--changes-id" in without_terminal.err) == (2, True)
-        refused = await on_terminal("sessions", "confirm", camera.mac, *client, question=ASKED, answer="n\n")
+        refused = await on_terminal("sessions", "confirm", camera.mac, *client, question=QUESTION, answer="n\n")
         assert (refused.code, "is not confirmed" in refused.out) == (1, True)
         assert len(posts) == 1
-        accepted = await on_terminal("sessions", "confirm", camera.mac, *client, question=ASKED, answer="y\n")
+        accepted = await on_terminal("sessions", "confirm", camera.mac, *client, question=QUESTION, answer="y\n")
         assert (accepted.code, "HTTP server 'esp-idf', now 'nginx'" in accepted.out) == (0, True)
         assert "queued" in accepted.out
         assert (await setup.wait_for_state(camera.mac, "verifying"))["state"] == "verifying"
@@ -213,10 +213,10 @@ async def test_script_confirms_by_id(rig, posts, tmp_path):
         assert (again.code, "has not changed" in again.out) == (1, True)
 
 
-async def test_fingerprints_of_strangers_are_forgotten(rig):
+async def test_fingerprints_of_unlisted_cameras_are_deleted(rig):
     async with scripted_cameras(rig, 2) as setup:
-        camera, stranger = setup.cameras
-        assert (await setup.admin.delete(f"{BASE}/allowlist/{stranger.mac}")).status == 204
+        camera, unlisted = setup.cameras
+        assert (await setup.admin.delete(f"{BASE}/allowlist/{unlisted.mac}")).status == 204
         await setup.fleet.publish_status()
         await setup.start(config=LONG)
         await setup.wait_for_cameras(2)

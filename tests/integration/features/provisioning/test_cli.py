@@ -318,7 +318,7 @@ async def test_no_wait_and_ctrl_c_keep_batch_running(cli, rig):
             await eventually(lambda: process.out().count("24:6F") + process.out().count("verifying") > 1)
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 130
-            assert "The batch continues. To watch it again: pi-orchestrator" in process.err()
+            assert "The session continues. To watch it again: pi-orchestrator" in process.err()
             assert session_id[:8] in process.err()
         under_way = {device["state"] for device in (await cli.devices(session_id)).values()}
         assert under_way <= {"provisioning", "provisioned", "verifying"}

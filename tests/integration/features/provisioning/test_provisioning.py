@@ -54,7 +54,7 @@ async def test_batch_of_20_is_verified(twenty: Batch, tmp_path, capfd):
     assert_provisioned_once(twenty.rig, twenty.cameras, sent_requests)
     assert {len(ids) for ids in sent_requests.values()} == {1}
     devices = [twenty.running.app.devices.registry.get(camera.mac) for camera in twenty.cameras]
-    assert [len(device.interruptions) for device in devices] == [0] * 20, "their restarts were requested"
+    assert [len(device.interruptions) for device in devices] == [0] * 20, "requested restarts are no interruptions"
     used = await twenty.admin.get(f"{BASE}/allowlist/stats")
     assert used.data == {"total": 20, "used": 20, "available": 0}
     assert_secret_absent(tmp_path)
@@ -144,13 +144,13 @@ async def test_skip_and_retry_send_credentials_once(rig):
         await setup.post(f"devices/{camera.mac}/provision")
         await setup.wait_for_state(camera.mac, "verifying")
         commands, actor = setup.running.app.provisioning.service, Actor("test", "127.0.0.1", "c-1", "test")
-        # In one commit: the worker never sees it out of the queue.
+        # In one commit: the worker never sees the camera outside the queue.
         await asyncio.gather(*(command(setup.id, camera.mac, actor) for command in (commands.skip, commands.retry)))
         camera.body["ssid"] = SSID
         await camera.publish_status(ssid=SSID)
         end = await setup.wait_for_state(camera.mac, "verified", "failed")
         assert end["state"] == "verified", end
-        assert camera.requests <= 4, "identified, sent to, possibly probed, verified"
+        assert camera.requests <= 4, "to identify, provision, possibly probe, verify"
 
 
 # Pause, resume, close.
@@ -188,7 +188,7 @@ async def test_pause_finishes_only_the_running_step(rig):
 
         await setup.post(f"devices/{camera.mac}/provision")
         await pause(request=1, progress=10)
-        # It is identified again, then sent the credentials.
+        # The camera is identified again, then its credentials are sent.
         await eventually(lambda: camera.requests == 2)
         camera.answer_now.set()
         await pause(request=3, progress=50)
@@ -210,23 +210,23 @@ async def test_resume_starts_remaining_cameras(twenty: Batch):
     await eventually(lambda: any(camera.provisioned for camera in twenty.cameras))
     await twenty.post("pause")
 
-    def still():  # a camera that was being identified stays at 10
+    def rows_at_rest():  # a camera that was being identified stays at 10
         rows = twenty.rig.rows("SELECT mac, progress FROM session_devices ORDER BY mac")
         return Counter(progress for _, progress in rows).keys() & {30, 85} == set() and rows
 
-    await eventually(still)
+    await eventually(rows_at_rest)
     await asyncio.sleep(0.5)
-    before = await eventually(still)
+    before = await eventually(rows_at_rest)
     request_counts = [camera.provision_requests for camera in twenty.cameras]
     assert 0 < sum(request_counts) < 20
     await asyncio.sleep(0.5)
-    assert (still(), [camera.provision_requests for camera in twenty.cameras]) == (before, request_counts)
+    assert (rows_at_rest(), [camera.provision_requests for camera in twenty.cameras]) == (before, request_counts)
     await twenty.post("resume")
     assert (await twenty.wait_until_done())["verified_count"] == 20
     assert all(len(camera.provisioned) == 1 for camera in twenty.cameras)
 
 
-async def test_close_waits_then_erases_password(rig):
+async def test_close_waits_for_camera_under_way_then_erases_password(rig):
     async with scripted_cameras(rig, 2, provisioning={"concurrency": 1}) as setup:
         await setup.fleet.publish_status()
         await setup.start(config=FAST)
@@ -245,7 +245,7 @@ async def test_close_waits_then_erases_password(rig):
         assert rig.rows("SELECT count(*) FROM session_secrets") == [(0,)]
         states = {(device["state"], device.get("error_code")) for device in (await setup.devices()).values()}
         assert states == {("verified", None), ("failed", "SESSION_CLOSED")}
-        assert sum(camera.requests for camera in setup.cameras) == 3, "the other was not started"
+        assert sum(camera.requests for camera in setup.cameras) == 3, "the other camera was not started"
 
 
 # Circuit breakers and the broker.
@@ -285,7 +285,7 @@ async def test_camera_circuit_opens_longer_each_time(rig, monkeypatch):
 
 
 async def test_network_circuit_allows_one_trial(rig, monkeypatch):
-    set_breaker(monkeypatch, **BREAKER | {"reset_s": 6})  # the cameras under way fail before
+    set_breaker(monkeypatch, **BREAKER | {"reset_s": 6})  # the cameras under way fail earlier
     async with scripted_cameras(rig, 6, provisioning=SHORT_TIMEOUT | {"concurrency": 3}) as setup:
         await setup.fleet.publish_status()
         await setup.start(config=FAST | {"verification_timeout_seconds": 2})
@@ -315,7 +315,7 @@ async def test_network_circuit_allows_one_trial(rig, monkeypatch):
         assert len(rig.rows(errors)) == 1
 
 
-async def test_start_waits_for_the_broker(rig):
+async def test_provisioning_is_refused_until_broker_is_connected(rig):
     async with scripted_cameras(rig) as setup:
         camera = setup.cameras[0]
         await camera.publish_status(ssid=HOME)

@@ -164,7 +164,7 @@ async def test_delisted_camera_gets_nothing(rig):
         assert camera.requests == 1, "one request to identify, none to provision"
 
 
-async def test_claimed_address_of_another_gets_nothing(rig):
+async def test_claimed_address_of_another_camera_gets_nothing(rig):
     async with scripted_cameras(rig, 2) as setup:
         camera, other = setup.cameras
         await camera.publish_status(ssid=HOME)
@@ -251,7 +251,7 @@ async def test_retained_message_is_no_proof(rig):
         assert (end["state"], end["error_code"], camera.requests) == ("failed", "VERIFICATION_TIMEOUT", 2)
 
 
-async def test_forged_wrong_network_is_asked_about(rig):
+async def test_forged_wrong_network_is_checked_with_the_camera(rig):
     """Any client can publish a message in the name of a camera; the camera itself is on the target network."""
     async with scripted_cameras(rig) as setup:
         camera = await awaited_camera(setup, config=FAST)
@@ -286,7 +286,7 @@ async def test_second_topic_cannot_fail_a_device(rig):
 async def test_contradicting_answer_is_not_verified(rig):
     async with scripted_cameras(rig) as setup:
         camera = await awaited_camera(setup)
-        camera.body["ssid"] = HOME  # its own answer contradicts it
+        camera.body["ssid"] = HOME  # the camera's own answer contradicts the message
         await camera.publish_status(ssid=SSID)
         end = await setup.wait_for_state(camera.mac, "failed")
         assert end["error_code"] == "VERIFICATION_TIMEOUT"
@@ -319,7 +319,7 @@ async def test_unnamed_network_needs_new_address(rig):
         await request_first(setup, config=FAST)
         await setup.wait_for_state(camera.mac, "verifying")
         await camera.publish_status()
-        await eventually(lambda: camera.requests >= 3, what="its network is requested")
+        await eventually(lambda: camera.requests >= 3, what="the network of the camera is requested")
         await asyncio.sleep(0.2)
         assert (await setup.devices())[camera.mac]["state"] == "verifying"
         async with rig.camera(1, address=rig.address(200), ssid=None) as moved:

@@ -123,7 +123,7 @@ async def swap_interfaces(setup, other_session):
     await setup.running.app.resources.database.write(swap)
 
 
-async def verifying(setup, *, config=LONG_TIMEOUT):
+async def awaited_camera(setup, *, config=LONG_TIMEOUT):
     """The first camera, after it has accepted its credentials."""
     camera = setup.cameras[0]
     await camera.publish_status(ssid=HOME)
@@ -135,6 +135,7 @@ async def verifying(setup, *, config=LONG_TIMEOUT):
 
 
 async def return_camera(setup, camera):
+    """Let the camera report from the target network; wait until it is verified."""
     camera.body["ssid"] = SSID
     await camera.publish_status(ssid=SSID)
     end = await setup.wait_for_state(camera.mac, "verified", "failed")
@@ -142,13 +143,14 @@ async def return_camera(setup, camera):
 
 
 def posts(sent_requests, mac):
+    """The bodies of the POST requests to this camera."""
     return [body for camera, method, body in sent_requests if (camera, method) == (mac, "POST")]
 
 
 # One session per camera.
 
 
-async def test_unwatched_interface_refuses_requests(rig, sent_requests):
+async def test_session_on_unscanned_interface_refuses_requests(rig, sent_requests):
     async with scripted_cameras(rig, 2) as setup:
         fresh, failed = setup.cameras
         setup.id = await start_elsewhere(setup, SSID)
@@ -164,7 +166,7 @@ async def test_unwatched_interface_refuses_requests(rig, sent_requests):
         assert sent_requests == []
 
 
-async def test_unwatched_interface_starts_nothing(rig, sent_requests, worker):
+async def test_session_on_unscanned_interface_starts_nothing(rig, sent_requests, worker):
     async with scripted_cameras(rig, 2) as setup:
         stranded, healthy = setup.cameras
         other_session = await start_elsewhere(setup, "Other-Net")
@@ -193,7 +195,8 @@ async def test_camera_in_two_queues_has_one_task(rig, sent_requests, worker):
         await eventually(lambda: camera.requests == 1)
         other_session = await start_elsewhere(setup, "Other-Net")
         await store_device(setup, other_session, camera.mac, ip=camera.address, **QUEUED)
-        await swap_interfaces(setup, other_session)  # test this guard without the other one
+        # After this, the guard for interfaces that are not scanned does not apply any more.
+        await swap_interfaces(setup, other_session)
         await worker_passes(worker, times=2)
         assert (camera.requests, worker.instance.under_way) == (1, 1)
         reboot = await setup.running.api.post(f"/api/v1/cameras/{camera.mac}/reboot")
@@ -238,7 +241,7 @@ async def test_old_identity_proof_is_repeated(rig, sent_requests):
         await return_camera(setup, camera)
 
 
-async def test_only_unlisted_request_needs_no_entry(rig, sent_requests):
+async def test_removed_entry_stops_camera_unless_requested_as_unlisted(rig, sent_requests):
     async with scripted_cameras(rig, 2, provisioning={"allow_unlisted": True}) as setup:
         removed, unlisted = setup.cameras
         assert (await setup.admin.delete(f"{BASE}/allowlist/{unlisted.mac}")).status == 204
@@ -261,24 +264,24 @@ async def test_only_unlisted_request_needs_no_entry(rig, sent_requests):
         await return_camera(setup, unlisted)
 
 
-async def test_unlisted_request_can_be_retried(rig):
+async def test_camera_requested_as_unlisted_can_be_retried(rig):
     settings = {"provisioning": {"allow_unlisted": True}}
     async with batch(rig, 2, allowed=False, faults=["provision-reject"], settings=settings) as setup:
-        (refuses,) = setup.fleet.with_fault(Fault.PROVISION_REJECT)
+        (rejecting,) = setup.fleet.with_fault(Fault.PROVISION_REJECT)
         (other,) = setup.fleet.with_fault(None)
         await setup.start()
         await setup.wait_for_cameras(2)
         alone = await setup.post(f"devices/{other.mac}/provision")
         assert (alone.status, alone.json["code"]) == (403, "DEVICE_NOT_IN_ALLOWLIST")
         assert (await setup.post("provision-all", json={"only_allowlisted": False})).data["initiated_count"] == 2
-        assert (await setup.wait_for_state(refuses.mac, "failed"))["error_code"] == "DEVICE_REJECTED"
-        assert setup.running.app.devices.registry.get(refuses.mac).restart_expected_until == NEVER
-        assert (await setup.post(f"devices/{refuses.mac}/retry")).status == 202
+        assert (await setup.wait_for_state(rejecting.mac, "failed"))["error_code"] == "DEVICE_REJECTED"
+        assert setup.running.app.devices.registry.get(rejecting.mac).restart_expected_until == NEVER
+        assert (await setup.post(f"devices/{rejecting.mac}/retry")).status == 202
         await setup.wait_for_state(other.mac, "verified")
 
 
 @pytest.mark.parametrize("ssid", [HOME, None], ids=["named", "unnamed"])
-async def test_earlier_claims_are_no_proof(rig, sent_requests, ssid):
+async def test_claims_before_the_send_are_no_proof(rig, sent_requests, ssid):
     async with scripted_cameras(rig, ssid=ssid) as setup, contextlib.AsyncExitStack() as stack:
         camera = setup.cameras[0]
         new = await stack.enter_async_context(rig.camera(1, address=rig.address(200), ssid=ssid))
@@ -300,7 +303,7 @@ async def test_earlier_claims_are_no_proof(rig, sent_requests, ssid):
         assert len(posts(sent_requests, camera.mac)) == 1
 
 
-async def test_rotation_during_open_is_harmless(rig, sent_requests, monkeypatch):
+async def test_key_rotation_during_decryption_is_harmless(rig, sent_requests, monkeypatch):
     async with scripted_cameras(rig) as setup:
         loop, open_, rotated = asyncio.get_running_loop(), Vault.open, []
 
@@ -312,7 +315,7 @@ async def test_rotation_during_open_is_harmless(rig, sent_requests, monkeypatch)
             return open_(self, sealed, purpose=purpose)
 
         monkeypatch.setattr(Vault, "open", opening)
-        camera = await verifying(setup)
+        camera = await awaited_camera(setup)
         assert [answer.status for answer in rotated] == [200]
         assert [body["password"] for body in posts(sent_requests, camera.mac)] == [PASSWORD]
         assert (await setup.devices())[camera.mac]["retry_count"] == 0
@@ -321,7 +324,7 @@ async def test_rotation_during_open_is_harmless(rig, sent_requests, monkeypatch)
 # Lifetime of a session.
 
 
-async def test_unlisted_updates_allow_expiry(rig, worker, clock):
+async def test_updates_of_unlisted_device_do_not_postpone_expiry(rig, worker, clock):
     async with rig.daemon(clock=clock, **NO_AUTO_ONBOARDING) as running, rig.broker.client() as client:
         setup = Batch(rig, running, ScriptedFleet([]))
         await setup.start(config=FAST)
@@ -340,7 +343,7 @@ async def test_unlisted_updates_allow_expiry(rig, worker, clock):
             await worker_passes(worker, clock)
             session = await setup.session()
             ended = session.get("ending")
-            assert clock.monotonic() - started_at < 2 * LIFETIME_S, "an unlisted device keeps it open"
+            assert clock.monotonic() - started_at < 2 * LIFETIME_S, "an unlisted device keeps the session open"
         assert ended == "expired"
         updates = rig.rows(
             "SELECT at, json_extract(payload, '$.firmware_version') FROM events"
@@ -355,7 +358,7 @@ async def test_unlisted_updates_allow_expiry(rig, worker, clock):
 
 
 async def queued_without_broker(setup, worker, clock):
-    """A session with one queued camera that waits for the broker."""
+    """Start a session whose only camera is queued and waits for the broker; return the camera."""
     camera = setup.cameras[0]
     await camera.publish_status(ssid=HOME)
     await setup.start(config=FAST)
@@ -372,7 +375,7 @@ async def queued_without_broker(setup, worker, clock):
     return camera
 
 
-async def test_waiting_session_stays_open(rig, sent_requests, worker, clock):
+async def test_session_waiting_for_broker_stays_open(rig, sent_requests, worker, clock):
     async with scripted_cameras(rig, clock=clock) as setup:
         camera = await queued_without_broker(setup, worker, clock)
         await advance(worker, clock, 3 * LIFETIME_S)
@@ -391,7 +394,7 @@ async def test_waiting_session_stays_open(rig, sent_requests, worker, clock):
         assert (await setup.session())["state"] == "active"
 
 
-async def test_waiting_session_expires(rig, sent_requests, worker, clock):
+async def test_session_waiting_for_broker_expires_after_a_day(rig, sent_requests, worker, clock):
     async with scripted_cameras(rig, clock=clock) as setup:
         camera = await queued_without_broker(setup, worker, clock)
         clock.skip(DAY_S - 600)  # in one step, which is faster
@@ -407,7 +410,7 @@ async def test_waiting_session_expires(rig, sent_requests, worker, clock):
 
 async def test_discard_ends_a_closing_session(rig):
     async with scripted_cameras(rig) as setup:
-        camera = await verifying(setup)
+        camera = await awaited_camera(setup)
         closing = asyncio.create_task(setup.post("close"))
         await eventually(lambda: rig.rows("SELECT state FROM sessions") == [("closing",)])
         assert (await setup.admin.delete(f"{BASE}/sessions/{setup.id}")).status == 204
@@ -423,7 +426,7 @@ async def test_discard_ends_a_closing_session(rig):
 
 async def test_repeat_in_paused_session_is_answered(rig, sent_requests):
     async with scripted_cameras(rig) as setup:
-        camera = await verifying(setup)
+        camera = await awaited_camera(setup)
         assert (await setup.post("pause")).status == 200
         for _ in range(3):
             answer = await setup.post(f"devices/{camera.mac}/provision")

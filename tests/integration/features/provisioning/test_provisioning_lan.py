@@ -59,7 +59,7 @@ async def test_only_devices_of_the_interface_join(tmp_path):
         here, arp_only, _ = site.cameras
         batch = Batch(site, daemon, site)
         await allow(daemon.admin, site.cameras)
-        # The broker is reachable from other networks too: this device reports an address of one.
+        # The broker is reachable from other networks too: this device reports an address of such a network.
         elsewhere = "24:6F:28:00:11:10"
         # A laptop answers ARP, but is no camera.
         await player.play({"10.77.0.200": "3C:22:FB:00:00:01"})
@@ -67,7 +67,7 @@ async def test_only_devices_of_the_interface_join(tmp_path):
         await site.announce(elsewhere, "192.168.9.9", ssid="Elsewhere")
         await run_scan(daemon)
         await batch.start(network_interface="ap0")
-        found = await eventually_joined(batch, {here.mac, arp_only.mac, site.cameras[2].mac})
+        found = await wait_until_joined(batch, {here.mac, arp_only.mac, site.cameras[2].mac})
         assert elsewhere not in found
         assert "3C:22:FB:00:00:01" not in found
         assert found[here.mac]["firmware_version"] == "2.4.1"
@@ -79,7 +79,7 @@ async def test_only_devices_of_the_interface_join(tmp_path):
         assert await batch.devices() == {}
 
 
-async def eventually_joined(batch, macs):
+async def wait_until_joined(batch, macs):
     async def joined_devices():
         found = await batch.devices()
         return found if macs <= found.keys() else None
@@ -88,7 +88,7 @@ async def eventually_joined(batch, macs):
 
 
 async def test_second_claimant_blocks_credentials(tmp_path):
-    """It answers ARP for two cameras' addresses, once beside the camera and once alone; neither gets a request."""
+    """It answers ARP for the addresses of two cameras, of which one answers, too. Neither camera gets a request."""
     async with (
         lan.opened(tmp_path, cameras=3) as site,
         site.daemon(**SECTIONS, launch_options={"command": TWO_FAILURES}) as daemon,

@@ -57,6 +57,7 @@ async def until_state(running, clock, session_id, state):
 
 
 def warnings(rig, code="SESSION_EXPIRING"):
+    """(session id, payload) of each stored `error` event with this code, in order."""
     rows = rig.rows("SELECT session_id, payload FROM events WHERE type = 'error' ORDER BY id")
     return [(session_id, json.loads(text)) for session_id, text in rows if json.loads(text)["code"] == code]
 
@@ -99,7 +100,7 @@ async def test_session_warns_once_then_expires(running, clock, rig):
     assert warned_session == session_id
     assert payload["code"] == "SESSION_EXPIRING"
     assert payload["retryable"] is False
-    assert re.search(r"expires in (60|5\d) s", payload["message"]), "the pass may run within that second"
+    assert re.search(r"expires in (60|5\d) s", payload["message"]), "the worker may see the limit some seconds later"
     await advance(clock, 30)
     assert len(warnings(rig)) == 1
     assert rig.rows("SELECT count(*) FROM session_secrets") == [(1,)]
@@ -161,7 +162,7 @@ async def test_paused_session_expires_after_a_day(running, clock, rig):
     assert (await until_state(running, clock, session_id, "closed"))["ending"] == "expired"
 
 
-async def test_wall_clock_jump_ends_nothing(running, clock):
+async def test_wall_clock_jump_ends_no_session(running, clock):
     session_id = await start(running)
     for days in (400, -800):
         clock.jump_wall(timedelta(days=days))

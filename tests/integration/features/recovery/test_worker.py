@@ -46,7 +46,7 @@ def short_timeouts(short_retries, monkeypatch):
     set_verification_timeout(monkeypatch, 0.2)
 
 
-async def several_passes(tracker, patch):
+async def wait_for_several_passes(tracker, patch):
     """Wait until the worker has made several passes, each of which reads the cameras to reboot."""
     passes, to_reboot = [], tracker.to_reboot
     patch.setattr(tracker, "to_reboot", lambda: (passes.append(1), to_reboot())[1])
@@ -103,8 +103,8 @@ async def test_failing_cameras_are_rebooted_one_by_one(rig, short_retries):
         assert sum(camera.restarts for camera in fleet.cameras) == 1
 
 
-async def test_one_click_with_repeats_reboots_nothing(rig, monkeypatch):
-    """A dashboard repeats a failed request three times: one failure, and a count that agrees with the error."""
+async def test_repeats_of_failed_request_count_as_one_failure(rig, monkeypatch):
+    """A dashboard repeats a failed request three times; together the requests are one failure and one error."""
     monkeypatch.setattr(recovery_ladder, "FIRST_RETRY_S", 3600.0)
     monkeypatch.setattr(recovery_ladder, "LONGEST_RETRY_S", 3600.0)
     async with rig.daemon() as running, rig.fleet(1, faults=["capture-error"], interval=0.2) as fleet:
@@ -145,12 +145,12 @@ async def refused_http(_resolver, _mac, *, at=None):
 
 
 async def test_refused_mqtt_is_not_a_camera_failure(rig, short_timeouts, monkeypatch):
-    """One message with another MAC on its topic takes MQTT from a camera that has no HTTP: it is not given up."""
+    """If another client publishes as the camera, MQTT is not used; a capture that fails for this is not counted."""
     async with rig.daemon(cameras={"capture_cache_s": 0}) as running, rig.fleet(1, interval=0.2) as fleet:
         (camera,) = fleet.cameras
         await eventually(lambda: camera.mac in running.app.cameras.cache)
         monkeypatch.setattr(AddressResolver, "proven", refused_http)
-        monkeypatch.setattr(running.app.devices.registry.names, "blocks_commands", lambda mac: "another client")
+        monkeypatch.setattr(running.app.devices.registry.names, "command_block_reason", lambda mac: "another client")
         for _ in range(running.app.recovery.tracker.reboot_after + 1):
             assert (await running.api.post(f"{CAMERAS}/{camera.mac}/capture")).status == 502
         assert running.app.recovery.tracker.of(camera.mac).state is RecoveryState.OK
@@ -163,11 +163,11 @@ async def test_camera_with_refused_mqtt_is_not_rebooted(rig, short_retries, monk
         await eventually(lambda: camera.mac in running.app.cameras.cache)
         tracker, names = running.app.recovery.tracker, running.app.devices.registry.names
         with monkeypatch.context() as patch:
-            patch.setattr(names, "blocks_commands", lambda mac: "another client publishes as this camera")
+            patch.setattr(names, "command_block_reason", lambda mac: "another client publishes as this camera")
             for _ in range(tracker.reboot_after):
                 tracker.capture_failed(Mac(camera.mac), "timeout", seen_at=math.inf)
             assert tracker.to_reboot() == [camera.mac]
-            await several_passes(tracker, patch)
+            await wait_for_several_passes(tracker, patch)
             assert (camera.restarts, tracker.of(camera.mac).state) == (0, RecoveryState.RETRYING)
         await eventually(lambda: camera.restarts == 1)
 
@@ -182,16 +182,16 @@ async def test_camera_with_refused_mqtt_is_not_tried_at_each_pass(rig, short_tim
         await eventually(lambda: camera.mac in running.app.cameras.cache)
         tracker, outcomes = running.app.recovery.tracker, running.app.captures.service.outcomes
         monkeypatch.setattr(AddressResolver, "proven", refused_http)
-        monkeypatch.setattr(running.app.devices.registry.names, "blocks_commands", lambda mac: "another client")
+        monkeypatch.setattr(running.app.devices.registry.names, "command_block_reason", lambda mac: "another client")
         tracker.capture_failed(Mac(camera.mac), "timeout", seen_at=math.inf)
         ladder = tracker.of(camera.mac)
         ladder.since = ladder.failed_at = ladder.failed_at - 3600.0
         await eventually(lambda: sum(outcomes.values()) == 1)
-        await several_passes(tracker, monkeypatch)
+        await wait_for_several_passes(tracker, monkeypatch)
         assert (sum(outcomes.values()), ladder.failures) == (1, 1)
 
 
-async def test_reboot_without_broker_is_not_a_camera_failure(rig, short_retries):
+async def test_broker_failure_during_reboot_is_not_a_camera_failure(rig, short_retries):
     async with rig.daemon() as running, rig.fleet(1, reboot_s=0.3) as fleet:
         (camera,) = fleet.cameras
         await eventually(lambda: camera.mac in running.app.cameras.cache)
@@ -199,11 +199,11 @@ async def test_reboot_without_broker_is_not_a_camera_failure(rig, short_retries)
         await rig.broker.kill()
         await eventually(lambda: not running.app.commands.reboots.is_rebooting(camera.mac))
         assert running.app.recovery.tracker.of(camera.mac).state is RecoveryState.OK
-        await eventually(lambda: failures(rig, camera.mac))
-        assert "MQTT broker was not connected" in failures(rig, camera.mac)[0]
+        await eventually(lambda: reasons_of_failed_reboots(rig, camera.mac))
+        assert "MQTT broker was not connected" in reasons_of_failed_reboots(rig, camera.mac)[0]
 
 
-def failures(rig, mac):
+def reasons_of_failed_reboots(rig, mac):
     rows = rig.rows("SELECT payload FROM events WHERE type = 'camera.reboot' AND mac = ? ORDER BY id", mac)
     events = [json.loads(row) for (row,) in rows]
     return [event["reason"] for event in events if event["state"] == "failed"]
@@ -222,14 +222,14 @@ async def test_camera_in_provisioning_is_not_rebooted(rig, short_retries, monkey
         reset = await running.admin.post(path, json={"action": "reset"})
         assert (reset.status, reset.json["code"]) == (409, "DEVICE_ALREADY_PROVISIONING")
         assert (await running.admin.post(path, json={"action": "ping"})).status == 200
-        await several_passes(running.app.recovery.tracker, monkeypatch)
+        await wait_for_several_passes(running.app.recovery.tracker, monkeypatch)
         assert running.app.recovery.tracker.of(camera.mac).failures == 1
         provisioning.clear()
         await eventually(lambda: camera.restarts == 1)
 
 
 async def test_reconnected_camera_is_tried_before_a_reboot(rig, short_retries, monkeypatch):
-    """A reboot was scheduled when the camera went offline; it may work now. Its uptime shows no boot."""
+    """A reboot was due when the camera went offline; after its return without a boot, a capture is tried first."""
     monkeypatch.setattr(SimulatedCamera, "uptime_s", 9999.0)
     async with rig.daemon() as running, rig.fleet(1, faults=["capture-error"], interval=0.2) as fleet:
         (camera,) = fleet.cameras

@@ -10,7 +10,7 @@ import pytest
 
 from pi_orchestrator.core.errors import StorageError
 from pi_orchestrator.core.logging import get_logger
-from pi_orchestrator.features.system import dump_store as dump
+from pi_orchestrator.features.system import database_dump
 from tests.support.api import camera_is_registered
 from tests.support.sse import SESSION, store_events, store_session
 
@@ -91,8 +91,8 @@ async def test_bundles_do_not_block_the_loop(daemon):
 
 
 async def test_bundles_are_built_in_turn(daemon, monkeypatch):
-    """Each occupies a thread for seconds; several would delay other requests and the stop of the daemon."""
-    running, peak, read = 0, 0, dump.read_database
+    """Each bundle occupies a thread for seconds; several would delay other requests and the stop of the daemon."""
+    running, peak, read = 0, 0, database_dump.read_database
 
     def counted(path):
         nonlocal running, peak
@@ -104,17 +104,17 @@ async def test_bundles_are_built_in_turn(daemon, monkeypatch):
         finally:
             running -= 1
 
-    monkeypatch.setattr(dump, "read_database", counted)
+    monkeypatch.setattr(database_dump, "read_database", counted)
     answers = await asyncio.gather(*(daemon.admin.get(BUNDLE) for _ in range(5)))
     assert {answer.status for answer in answers} == {200}
     assert peak == 1
 
 
-async def test_database_error_is_noted(daemon, monkeypatch):
+async def test_database_error_is_noted_in_bundle(daemon, monkeypatch):
     def fail(path):
         raise StorageError("the database could not be read: disk I/O error")
 
-    monkeypatch.setattr(dump, "read_database", fail)
+    monkeypatch.setattr(database_dump, "read_database", fail)
     files = extract(await daemon.admin.get(BUNDLE))
     (note,) = json.loads(files["manifest.json"])["notes"]
     assert note.startswith("the database could not be read")

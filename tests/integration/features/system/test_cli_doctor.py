@@ -1,4 +1,4 @@
-"""`doctor`: findings and remedies, without a daemon and without changes."""
+"""`doctor`: findings and remedies, with and without a running daemon; it changes nothing."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ NEW_NETNS = (*(shutil.which("unshare") or "unshare", *(() if os.geteuid() == 0 e
 
 
 async def examine(config, *, program=COMMAND, prefix=(), env=None):
-    """Findings by check, after the checks that apply to all findings."""
+    """Run `doctor`, verify what holds for every finding, and return the findings by name of their check."""
     done = await command("doctor", "--json", "--config", config, program=program, prefix=prefix, env=env)
     assert done.err == ""
     findings = {finding["check"]: finding for finding in done.json}
@@ -108,7 +108,7 @@ async def test_shared_device_id_is_found(doctor, rig):
         assert all(camera.mac in finding["what"] for camera in fleet.cameras)
 
 
-async def test_program_that_answers_byte_by_byte_does_not_hold_doctor(doctor):
+async def test_program_that_answers_byte_by_byte_does_not_delay_doctor(doctor):
     async def drip(_reader, writer):
         try:
             for byte in itertools.chain(b"HTTP/1.1 200 OK\r\nX-Pad: ", itertools.repeat(97)):
@@ -136,7 +136,7 @@ async def test_missing_interface_lists_alternatives(doctor):
     assert finding["remedy"] == f"set ap.interface to one of: {', '.join(sorted(others)) or 'none here'}"
 
 
-async def test_interface_down_names_command(doctor):
+async def test_remedy_for_interface_down_names_command(doctor):
     finding = (await doctor(prefix=NEW_NETNS, ap={"interface": "lo"}))["interface"]
     assert (finding["result"], finding["what"]) == ("fail", "lo is down")
     assert "ip link set lo up" in finding["remedy"]
@@ -168,7 +168,7 @@ async def test_unprivileged_run_falls_back_to_neighbour_table(on_site):
     assert "sudo" in findings["engine"]["remedy"]
 
 
-async def test_unscannable_interface_remedy(on_site, site):
+async def test_unscannable_interface_has_remedy(on_site, site):
     async def interface(**sections):
         findings = await on_site(**sections)
         assert findings["engine"]["result"] == "warn", "one problem is one failure"
@@ -263,7 +263,7 @@ async def test_password_of_systemd_credential_is_used(doctor, rig, tmp_path):
     assert (await doctor(program=program, mqtt={"username": "pi"}))["broker"]["result"] == "ok"
 
 
-async def test_broker_refusing_filter_fails_with_acl_line(doctor):
+async def test_broker_refusing_filter_fails_with_acl_line_as_remedy(doctor):
     async with MqttPeer(grants={"camera/status/+": 0x87}).running() as peer:
         finding = (await doctor(mqtt={"port": peer.port}))["broker"]
     assert finding["result"] == "fail"
@@ -273,14 +273,14 @@ async def test_broker_refusing_filter_fails_with_acl_line(doctor):
     )
 
 
-async def test_open_broker_is_warned_of(doctor):
+async def test_broker_without_acl_and_packet_limit_is_a_warning(doctor):
     findings = await doctor()
     assert findings["acl"]["result"] == findings["packets"]["result"] == "warn"
     assert "acl_file /etc/mosquitto/pi-orchestrator.acl" in findings["acl"]["remedy"]
     assert "max_packet_size" in findings["packets"]["remedy"]
 
 
-async def test_broker_with_limit_is_ok(doctor, rig):
+async def test_broker_with_packet_limit_is_ok(doctor, rig):
     await rig.broker.stop()
     with rig.broker.conf.open("a") as conf:
         conf.write("max_packet_size 266240\n")
@@ -314,8 +314,8 @@ async def test_unusable_state_folder_fails(doctor, tmp_path):
         assert "--state-dir" in finding["remedy"]
 
 
-async def test_state_folder_without_space_fails(doctor, tmp_path):
-    """It is writable by its mode; a written file is what shows the fault."""
+async def test_state_folder_that_refuses_files_fails(doctor, tmp_path):
+    """The folder is writable by its mode; only writing a file shows the fault."""
     folder = tmp_path / "state"
     folder.symlink_to("/proc/self/task")
     finding = (await doctor(storage={"state_dir": str(folder)}))["state"]
@@ -339,11 +339,11 @@ def open_folder():
         yield Path(name)
 
 
-# The daemon's user on a machine where it is not installed.
-AS_NOBODY = patched("from pi_orchestrator.features.system import doctor_user\ndoctor_user.USER = 'nobody'")
+# `doctor` with `nobody` as the daemon's user: the real one may not exist on this machine.
+AS_NOBODY = patched("from pi_orchestrator.features.system import doctor_access\ndoctor_access.USER = 'nobody'")
 
 
-async def test_state_of_root_fails_because_daemon_cannot_use_it(doctor, open_folder):
+async def test_state_folder_of_root_fails_because_daemon_cannot_use_it(doctor, open_folder):
     folder = open_folder / "state"
     folder.mkdir(mode=0o700)
     database = folder / "orchestrator.db"
@@ -441,7 +441,7 @@ async def test_doctor_does_not_disturb_running_daemon(rig, tmp_path):
         assert process.entries("ready") == process.entries("ready")[:1]
 
 
-def test_environment_has_no_settings():
+def test_environment_of_commands_has_no_settings():
     assert not {name for name in environment() if name.startswith(("PIORCH", "AUTO_ONBOARD", "API_KEY", "LOG_LEVEL"))}
 
 

@@ -56,7 +56,7 @@ async def test_logs_follow_survives_daemon_restart(rig, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [("-n", "x"), ("-n", "1001"), ("--level", "loud")])
-async def test_invalid_argument_is_named(wrong):
+async def test_invalid_argument_is_named_in_error(wrong):
     outcome = await command("logs", *wrong)
     assert outcome.code == 2
     assert wrong[0] in outcome.err

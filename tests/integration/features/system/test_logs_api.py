@@ -44,7 +44,7 @@ class Lines:
         self.stream = stream
 
     async def line(self, *, copy=True, within=10):
-        """The next line: a frame named `log`, then the same without a name."""
+        """The next line: a frame named `log`, then its copy without a name."""
         frame = await self.stream.frame(within)
         while frame.name in ("connection.established", "keepalive"):
             frame = await self.stream.frame(within)
@@ -128,7 +128,7 @@ async def test_logs_level_and_source_filter(daemon):
     assert (await page(daemon, source="test.par"))["logs"] == []
 
 
-async def test_logs_invalid_query_is_named(daemon):
+async def test_logs_invalid_query_is_named_in_error(daemon):
     for query in (
         {"level": "loud"}, {"level": ""}, {"source": ""}, {"source": "a b"}, {"source": ".a"}, {"source": "a" * 65},
         {"limit": 0}, {"limit": 1001}, {"before": -1}, {"before": "x"}, {"source": "net'; --"}, {"source": "a\n"},
@@ -307,11 +307,13 @@ async def test_log_stream_logs_no_lines(daemon):
         assert buffer.newest == newest + 1
 
 
-async def test_slow_log_client_misses_lines_without_cost(daemon, monkeypatch):
+async def test_slow_log_client_misses_lines_but_stays_connected(daemon, monkeypatch):
     monkeypatch.setattr(log_buffer, "MAX_LINES", 500)
     async with stalled_client(daemon, f"{STREAM}?tail=0"), listening(daemon, tail=0) as good:
         await good.frame()
-        slow = next(client for client in daemon.app.events.streams.registered if client is not _client_of(daemon, good))
+        slow = next(
+            client for client in daemon.app.events.streams.all_clients if client is not _client_of(daemon, good)
+        )
         for number in range(3000):
             logger.info("x" * 500, n=number)
             if number % 100 == 99:
@@ -325,13 +327,13 @@ async def test_slow_log_client_misses_lines_without_cost(daemon, monkeypatch):
 
 def _client_of(daemon, stream):
     port = stream.response.connection.transport.get_extra_info("sockname")[1]
-    clients = daemon.app.events.streams.registered
+    clients = daemon.app.events.streams.all_clients
     return next(client for client in clients if client.transport.get_extra_info("peername")[1] == port)
 
 
 async def test_stalled_log_client_is_disconnected(rig, clock):
     async with rig.daemon(connected=False, clock=clock) as running, stalled_client(running, f"{STREAM}?tail=0"):
-        (slow,) = running.app.events.streams.registered
+        (slow,) = running.app.events.streams.all_clients
         for number in range(3000):
             logger.info("x" * 900, n=number)
             if number % 500 == 0:

@@ -74,7 +74,7 @@ async def test_each_silent_address_is_requested_twice(player, scan):
     assert "10.77.0.1" not in requested, "own address"
 
 
-async def test_frame_loss_of_a_third_finds_most(player, site):
+async def test_sweep_finds_most_hosts_if_a_third_of_requests_is_lost(player, site):
     async with scanning(site, ArpEngine, rounds=5) as scan:
         hosts = hosts_of(60)
         await player.play(hosts)
@@ -88,7 +88,7 @@ async def test_sleeping_camera_is_woken_by_unicast(tmp_path):
         await scan.sweep()
         all_bound = {(camera.mac, camera.address) for camera in site.cameras}
         assert scan.bound == all_bound
-        asleep = await sleeping_camera(site)
+        asleep = await put_camera_to_sleep(site)
         scan.forget()
         await scan.sweep()
         assert scan.bound == all_bound - {(asleep.mac, asleep.address)}
@@ -97,8 +97,8 @@ async def test_sleeping_camera_is_woken_by_unicast(tmp_path):
         assert scan.bound == all_bound
 
 
-async def sleeping_camera(site):
-    """A camera that receives no broadcasts: for a few percent of MACs the interface's filter does not work."""
+async def put_camera_to_sleep(site):
+    """Block broadcasts for one camera and return it; for a few percent of MACs the interface cannot block them."""
     for camera in site.cameras:
         await site.block_broadcasts(camera)
         if (await site.arp_request(camera.address, within=0.1))[camera.address] == set():
@@ -159,7 +159,7 @@ async def test_gratuitous_reply_during_probe_binds_nothing(site, player, scan):
     assert scan.unbound == {(A, HOST), (B, HOST)}
 
 
-async def test_address_probe_has_no_address(player, scan):
+async def test_arp_probe_of_unused_address_has_no_sender_address(player, scan):
     await player.send("0.0.0.0", A, kind="request", target=HOST)
     await eventually(lambda: scan.seen)
     assert scan.unbound == {(A, None)}
@@ -199,7 +199,7 @@ async def test_own_address_claim_is_logged_once_a_minute(player, scan, capsys):
 
 
 class LoopTurns:
-    """The frames that an engine reads during the block, and the most of them in one turn of the event loop."""
+    """Counts the frames that an engine reads during the block: all, and the most in one turn of the event loop."""
 
     def __init__(self, engine, monkeypatch):
         self.frames = self.most_frames = self._in_turn = 0
@@ -250,7 +250,7 @@ async def test_sweep_during_flood_finds_all(player, scan, monkeypatch):
 
 @pytest.fixture
 def low_limit(monkeypatch):
-    """A busy machine sends a flood slowly; it must be over the limit all the same."""
+    """Lower the limit for unsolicited frames, so that a flood from a slow machine is over it, too."""
     monkeypatch.setattr(arp, "UNSOLICITED_PER_S", 50)
 
 
@@ -321,11 +321,11 @@ async def test_probe_resumes_reading_after_flood(low_limit, player, scan, monkey
     monkeypatch.setattr(arp, "READ_PAUSE_S", 60)
     await player.play({HOST: A})
 
-    async def paused():
+    async def is_paused():
         await player.announce_macs(3000, "10.77.0.0/24", rate=100_000)
         return scan.engine._read_paused
 
-    await eventually(paused)
+    await eventually(is_paused)
     assert await eventually(lambda: scan.probe(HOST, within=1)) == {A}
 
 

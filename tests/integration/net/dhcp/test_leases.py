@@ -26,7 +26,7 @@ def addresses_of(leases):
 
 
 def make_old(path, seconds=10):
-    """Set the modification time back: a recent one is not used to detect changes."""
+    """Set the modification time back: while it is recent, it does not show whether a file has changed."""
     then = time.time() - seconds
     os.utime(path, (then, then))
 
@@ -227,7 +227,7 @@ async def test_untrusted_clock_expires_no_lease(files, dnsmasq, clock):
     assert await files.read() == ()
 
 
-async def test_duplicate_lease_expires_later(files, dnsmasq, manager, clock):
+async def test_duplicate_lease_that_expires_later_is_used(files, dnsmasq, manager, clock):
     now = clock.wall().timestamp()
     dnsmasq.write_text(line(name="old", expires=now + 10))
     manager.write_text(line(name="new", expires=now + 3600))

@@ -32,9 +32,9 @@ def add_stale(site, hosts):
 
 
 @contextlib.contextmanager
-def listening(site, **entries):
+def listening(site, **callbacks):
     with inside(site.pi):
-        events = KernelEvents(clock=Clock(), **entries)
+        events = KernelEvents(clock=Clock(), **callbacks)
         events.open(interface_index(site))
         try:
             yield events
@@ -44,7 +44,8 @@ def listening(site, **entries):
 
 async def test_table_is_dumped_after_flood(site, monkeypatch):
     """Over the budget, the events pause and start again with the whole table."""
-    monkeypatch.setattr(kernel_events, "NOTIFICATIONS_PER_S", 200)  # a slow machine makes no flood of 2,000
+    # A slow machine cannot exceed the real limit of 2,000.
+    monkeypatch.setattr(kernel_events, "NOTIFICATIONS_PER_S", 200)
     entries, dumps = [], []
     with listening(site, on_neighbour=entries.append, on_dump=dumps.append) as events:
         before = descriptors()

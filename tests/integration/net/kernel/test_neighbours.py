@@ -19,7 +19,7 @@ from tests.support.engines import scanning, use_short_kernel_timeouts
 from tests.support.waiting import HANG_S, eventually
 
 A, B, C = "24:6F:28:AA:00:01", "24:6F:28:BB:00:02", "24:6F:28:CC:00:03"
-HOST, NOBODY = "10.77.0.50", "10.77.0.60"
+HOST, UNUSED = "10.77.0.50", "10.77.0.60"
 SMALL = "10.77.0.0/26"
 """The kernel's table holds 1,024 neighbours of all namespaces, and other tests need some of them."""
 
@@ -62,10 +62,12 @@ async def test_answers_are_reported_before_silent_addresses_end(tmp_path):
         assert not sweep.done()
         await sweep
         scan.forget()
-        again = scan.clock.monotonic()
+        second_sweep_at = scan.clock.monotonic()
         await scan.sweep(*(camera.address for camera in site.cameras))
         assert scan.bound == expected
-        assert min(seen.at for seen in scan.seen) < again, "a recent confirmation is enough, with its time"
+        assert min(seen.at for seen in scan.seen) < second_sweep_at, (
+            "a recent confirmation is reported with its own time, without a new request"
+        )
 
 
 SWEEP_SCRIPT = """
@@ -122,14 +124,14 @@ async def test_stale_entry_is_unconfirmed_until_answer(site, player, scan):
     """The hosts answer ARP only, so only an ARP request can confirm them."""
     use_short_kernel_timeouts(site)
     await player.play({HOST: A})
-    add_stale(site, {HOST: A, NOBODY: B})
-    await eventually(lambda: unconfirmed(scan) == {(A, HOST), (B, NOBODY)})
+    add_stale(site, {HOST: A, UNUSED: B})
+    await eventually(lambda: unconfirmed(scan) == {(A, HOST), (B, UNUSED)})
     assert scan.bound == set()
     assert all(sighting.at < scan.clock.monotonic() - 1 for sighting in scan.seen), "not confirmed yet"
     scan.forget()
     await scan.sweep()
     assert scan.bound == {(A, HOST)}
-    assert unconfirmed(scan) == {(A, HOST), (B, NOBODY)}
+    assert unconfirmed(scan) == {(A, HOST), (B, UNUSED)}
     assert not [sighting for sighting in scan.seen if sighting.alive and sighting.mac == B]
 
 
@@ -162,16 +164,16 @@ async def test_stale_entry_of_old_mac_is_not_confirmed(tmp_path):
         assert await scan.probe(camera.address, within=3) == {camera.mac}
 
 
-async def test_probe_returns_at_most_one(site, player, scan):
+async def test_probe_returns_at_most_one_claimant(site, player, scan):
     use_short_kernel_timeouts(site)
     await player.play({HOST: A, "10.77.0.51": [B, C]})
     assert await scan.probe(HOST) == {A}
-    assert await scan.probe(NOBODY, within=2) == set()
+    assert await scan.probe(UNUSED, within=2) == set()
     assert len(await scan.probe("10.77.0.51")) == 1
-    add_stale(site, {NOBODY: C})
-    assert await scan.probe(NOBODY, within=0.2) == set(), "a STALE entry is no answer"
-    site.pi.ip("neigh", "replace", NOBODY, "lladdr", C, "dev", "ap0", "nud", "permanent")
-    assert await scan.probe(NOBODY, within=0.2) == set(), "a permanent entry is no answer"
+    add_stale(site, {UNUSED: C})
+    assert await scan.probe(UNUSED, within=0.2) == set(), "a STALE entry is no answer"
+    site.pi.ip("neigh", "replace", UNUSED, "lladdr", C, "dev", "ap0", "nud", "permanent")
+    assert await scan.probe(UNUSED, within=0.2) == set(), "a permanent entry is no answer"
 
 
 async def test_kernel_changes_are_reported(site, player, scan):
@@ -246,7 +248,7 @@ async def test_flood_of_changes_is_bounded(site, scan):
 async def test_lost_carrier_ends_sweep(site, scan):
     """Sending would not fail; the kernel deletes the pending entries."""
     await scan.wait_for_carrier()
-    sweep = asyncio.ensure_future(scan.sweep(HOST, NOBODY))
+    sweep = asyncio.ensure_future(scan.sweep(HOST, UNUSED))
     await eventually(lambda: scan.progress)
     site.camera_ns.ip("link", "set", "lan0", "down")
     with pytest.raises(OSError, match="is down"):
@@ -259,7 +261,7 @@ async def test_answer_after_mac_change_is_ignored(site, scan):
     scan.forget()
     scan.engine._on_answer(IPv4Address(HOST), B)
     scan.engine._on_answer(IPv4Address(HOST), None)
-    scan.engine._on_answer(IPv4Address(NOBODY), None)
+    scan.engine._on_answer(IPv4Address(UNUSED), None)
     assert scan.seen == []
     scan.engine._on_answer(IPv4Address(HOST), A)
     assert scan.bound == {(A, HOST)}

@@ -1,4 +1,4 @@
-"""Netlink requests on real interfaces: every request has the current state."""
+"""Netlink requests on real interfaces: every answer has the current state."""
 
 import asyncio
 import gc
@@ -35,8 +35,8 @@ async def netlink(site):
     await asyncio.sleep(0)
 
 
-async def becomes(netlink, name, **expected):
-    """The link, once it has the expected fields: the kernel notices a carrier with a delay."""
+async def wait_for_link(netlink, name, **expected):
+    """Wait until a link has the expected fields, and return it: the kernel notices a carrier with a delay."""
 
     async def has_fields():
         link = await netlink.link(name)
@@ -46,7 +46,7 @@ async def becomes(netlink, name, **expected):
 
 
 async def test_link_is_read(site, netlink):
-    link = await becomes(netlink, "ap0", up=True)
+    link = await wait_for_link(netlink, "ap0", up=True)
     assert link.index == socket.if_nametoindex("ap0")
     assert link.mac == site.mac()
     assert link.supports_arp
@@ -57,15 +57,15 @@ async def test_link_is_read(site, netlink):
 
 
 async def test_link_changes_are_read(site, netlink):
-    index = (await becomes(netlink, "ap0", up=True)).index
+    index = (await wait_for_link(netlink, "ap0", up=True)).index
     site.camera_ns.ip("link", "set", "lan0", "down")
-    assert (await becomes(netlink, "ap0", up=False)).addresses, "no carrier"
+    assert (await wait_for_link(netlink, "ap0", up=False)).addresses, "no carrier"
     site.camera_ns.ip("link", "set", "lan0", "up")
-    await becomes(netlink, "ap0", up=True)
+    await wait_for_link(netlink, "ap0", up=True)
     site.down()
     assert not (await netlink.link("ap0")).up
     site.up()
-    await becomes(netlink, "ap0", up=True)
+    await wait_for_link(netlink, "ap0", up=True)
     site.remove_address()
     link = await netlink.link("ap0")
     assert (link.up, link.addresses, link.address_in(site.network)) == (True, (), None)
@@ -74,7 +74,7 @@ async def test_link_changes_are_read(site, netlink):
     assert (await netlink.link("ap0")).own_addresses() == {IPv4Address("10.77.0.9"), IPv4Address("10.77.0.10")}
     site.rename("wlan9")
     assert await netlink.link("ap0") is None
-    assert (await becomes(netlink, "wlan9", up=True)).index == index
+    assert (await wait_for_link(netlink, "wlan9", up=True)).index == index
     site.unplug()
     assert await netlink.link("wlan9") is None
 
@@ -91,7 +91,7 @@ async def test_loopback_and_noarp_have_no_arp(site, netlink):
     assert not (await netlink.link("ap0")).supports_arp
 
 
-async def test_address_with_peer_is_the_local_one(site, netlink):
+async def test_own_address_of_peer_link_is_the_local_one(site, netlink):
     site.pi.ip("addr", "add", "10.77.0.7", "peer", "10.77.0.8/32", "dev", "ap0")
     assert (await netlink.link("ap0")).own_addresses() == {IPv4Address("10.77.0.1"), IPv4Address("10.77.0.7")}
     assert await netlink.own_addresses() == {IPv4Address(text) for text in ("127.0.0.1", "10.77.0.1", "10.77.0.7")}

@@ -233,7 +233,7 @@ async def test_close_withdraws_and_leaks_nothing(site, mdns):
     await mdns.close()
 
 
-async def test_reopen_after_interface_changes(site, mdns, reported):
+async def test_camera_is_found_again_after_interface_changes(site, mdns, reported):
     peer = await site.peer()
     await site.announce(peer, "steady")
     await site.cancel_announcements()
@@ -271,7 +271,7 @@ async def test_taken_name_gets_a_number(site, mdns, reported):
     assert await peer.async_get_service_info("_http._tcp.local.", "Pi Orchestrator._http._tcp.local.", 50) is None
 
 
-async def test_all_names_taken_still_browses(site, mdns, reported, monkeypatch):
+async def test_cameras_are_found_even_if_all_names_are_taken(site, mdns, reported, monkeypatch):
     monkeypatch.setattr(mdns_session, "MAX_NAME_ATTEMPTS", 2)
     peer = await site.peer()
     for name in ("Pi Orchestrator", "Pi Orchestrator (2)"):
@@ -338,7 +338,7 @@ async def test_interface_down_is_the_reason_until_a_packet(site, mdns, reported,
     assert [record for record in caplog.records if record.name.startswith("zeroconf")] == []
 
 
-async def test_close_with_interface_down_frees_all(site, mdns):
+async def test_close_with_interface_down_frees_all_resources(site, mdns):
     await mdns.open(addresses=[PI])
     await eventually(lambda: mdns.advertised)
     site.pi.ip("link", "set", "ap0", "down")
@@ -496,7 +496,7 @@ async def test_announcement_flood_is_bounded(site, mdns, reported, monkeypatch):
     assert len(mdns.services) <= 256
     assert len(asyncio.all_tasks()) <= tasks
     reported.clear()
-    await _all_received(mdns, sender, monkeypatch)
+    await _wait_until_all_received(mdns, sender, monkeypatch)
     clock._monotonic += 61
     sender.sendto(announcement(b"last"), GROUP)
     await eventually(
@@ -511,7 +511,7 @@ async def test_announcement_flood_is_bounded(site, mdns, reported, monkeypatch):
     assert mdns.reason is None
 
 
-async def _all_received(mdns, sender, monkeypatch):
+async def _wait_until_all_received(mdns, sender, monkeypatch):
     """Wait until nothing sent before is left in a socket: sockets deliver in order, so markers come last."""
     packet_filter, markers = mdns._session._packet_filter, []
     admits = packet_filter.admits
@@ -565,6 +565,6 @@ async def test_clear_deletes_pending_queries(site, mdns, reported, monkeypatch):
         name = b"\4g%03d" % number + packed("_http._tcp.local")
         sender.sendto(response(("_http._tcp.local", 12, 4500, name)), GROUP)
     await eventually(lambda: mdns._session._queries.qsize() > 30)
-    await _all_received(mdns, sender, monkeypatch)
+    await _wait_until_all_received(mdns, sender, monkeypatch)
     mdns._session._filter_full.set()
     await eventually(mdns._session._queries.empty)

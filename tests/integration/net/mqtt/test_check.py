@@ -26,6 +26,8 @@ def protocol(request, monkeypatch):
 
 
 class OldProtocol(SessionOpener):
+    """Opens sessions by MQTT 3.1.1 only."""
+
     def __init__(self, **options):
         super().__init__(**options)
         self._mqtt5_again_at = float("inf")

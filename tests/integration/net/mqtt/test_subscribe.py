@@ -65,7 +65,7 @@ async def running(broker, **options):
 
 
 @pytest.mark.parametrize("is_mqtt5", [True, False])
-async def test_refused_filter_is_degraded(is_mqtt5):
+async def test_refused_filter_degrades_connection(is_mqtt5):
     refusal = 0x87 if is_mqtt5 else 0x80
     async with MqttPeer(knows_mqtt5=is_mqtt5, grants={STATUS: refusal}).running() as peer, running(peer) as subject:
         await eventually(lambda: subject.connection.connected)
@@ -77,7 +77,7 @@ async def test_refused_filter_is_degraded(is_mqtt5):
 
 @pytest.mark.parametrize("is_mqtt5", [True, False])
 @pytest.mark.parametrize("answered, missing", [(0, [STATUS, RESPONSE]), (1, [RESPONSE])])
-async def test_filter_without_answer_is_degraded(is_mqtt5, answered, missing):
+async def test_filter_without_answer_degrades_connection(is_mqtt5, answered, missing):
     async with MqttPeer(knows_mqtt5=is_mqtt5, answered=answered).running() as peer, running(peer) as subject:
         await eventually(lambda: subject.connection.connected)
         assert subject.state is State.DEGRADED
@@ -86,7 +86,7 @@ async def test_filter_without_answer_is_degraded(is_mqtt5, answered, missing):
 
 
 @pytest.mark.parametrize("is_mqtt5", [True, False])
-async def test_unknown_code_is_refusal(is_mqtt5):
+async def test_unknown_code_in_suback_is_refusal(is_mqtt5):
     async with MqttPeer(knows_mqtt5=is_mqtt5, grants={STATUS: 0x55}).running() as peer, running(peer) as subject:
         await eventually(lambda: subject.connection.connected)
         assert subject.state is State.DEGRADED
@@ -94,12 +94,12 @@ async def test_unknown_code_is_refusal(is_mqtt5):
         assert RESPONSE not in subject.reason
 
 
-async def test_unreadable_packet_is_reason():
+async def test_unreadable_packet_is_reported_as_reason():
     async with MqttPeer(unreadable=True).running() as peer, running(peer) as subject:
         await eventually(lambda: subject.reason == "the broker sent a packet that cannot be read")
 
 
-async def test_refused_filter_granted_later_is_ok(monkeypatch):
+async def test_connection_is_ok_once_refused_filter_is_granted(monkeypatch):
     monkeypatch.setattr(subscriptions, "REFUSED_RETRY_S", 0.1)
     async with MqttPeer(grants={STATUS: 0x87}).running() as peer, running(peer) as subject:
         await eventually(lambda: subject.state is State.DEGRADED)
@@ -130,7 +130,7 @@ DYNAMIC_SECURITY = {
 }
 
 
-async def test_mosquitto_refusing_filter_is_degraded(tmp_path):
+async def test_filter_refused_by_mosquitto_degrades_connection(tmp_path):
     broker = Broker(tmp_path)
     plugin = subprocess.run(
         ["find", "/usr/lib", "-name", "mosquitto_dynamic_security.so"], capture_output=True, text=True, check=True
@@ -183,7 +183,7 @@ async def mosquitto(folder, acl):
         await broker.kill()
 
 
-async def test_granted_and_undelivered_filter_is_degraded(tmp_path, checks, monkeypatch):
+async def test_granted_and_undelivered_filter_degrades_connection(tmp_path, checks, monkeypatch):
     """The ACL file of mosquitto is no reason for it to refuse a subscription."""
     monkeypatch.setattr(subscriptions, "REFUSED_RETRY_S", 0.1)
     acl = f"topic readwrite piorch/#\ntopic write #\ntopic read {RESPONSE}\n"
@@ -202,7 +202,7 @@ async def test_granted_and_undelivered_filter_is_degraded(tmp_path, checks, monk
         await eventually(lambda: subject.state is State.DEGRADED and STATUS in subject.reason)
 
 
-async def test_filter_on_which_publishing_is_refused_is_not_judged(tmp_path, checks):
+async def test_delivery_is_not_checked_if_publishing_is_refused(tmp_path, checks):
     async with mosquitto(tmp_path, "topic readwrite piorch/#\n") as broker, running(broker) as subject:
         await eventually(lambda: checks == [[]])
         assert subject.state is State.OK
@@ -260,14 +260,14 @@ async def test_broker_without_mqtt5_is_remembered(refusal):
 
 
 @pytest.mark.parametrize("refusal", ["0x85", "0x86", "0x87", "0x88", "0x89", "0x8a", "0x97", "0x9f"])
-async def test_refusal_for_another_reason_is_no_matter_of_version(refusal):
+async def test_refusal_for_another_reason_keeps_mqtt5(refusal):
     async with MqttPeer(knows_mqtt5=False, refusal=refusal).running() as peer, running(peer) as subject:
         await eventually(lambda: len(peer.versions) >= 3)
         assert set(peer.versions) == {5}
         assert "refused the connection" in subject.reason
 
 
-async def test_broker_silent_to_mqtt5_gets_next_attempt(monkeypatch):
+async def test_broker_silent_to_mqtt5_is_tried_with_mqtt_3_1_1(monkeypatch):
     monkeypatch.setattr(session, "CONNECT_TIMEOUT_S", 0.3)
     async with MqttPeer(knows_mqtt5=False, refusal="silence").running() as peer, running(peer) as subject:
         await eventually(lambda: subject.state is State.OK)
@@ -388,7 +388,7 @@ asyncio.run(main())
 
 
 async def peak_mib(port, done):
-    """Peak memory of a process with a connection, in MiB; `done` is awaited before it is measured."""
+    """Peak memory of a process with a connection, in MiB; `done()` is awaited before the measurement."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", MEASURE, str(port), stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -401,10 +401,10 @@ async def test_large_packet_takes_no_memory():
     peer = MqttPeer(knows_mqtt5=False, large=("camera/status/evil", 250 << 20, True), large_filter=STATUS)
     async with peer.running():
 
-        async def seen_twice():
+        async def large_message_is_handled():
             await eventually(lambda: len(peer.subscribed) > 1 or peer.large_bytes_sent == 250 << 20)
 
-        assert await peak_mib(peer.port, seen_twice) < 100
+        assert await peak_mib(peer.port, large_message_is_handled) < 100
 
 
 async def test_large_retained_message_of_mosquitto_takes_no_memory(broker):

@@ -36,7 +36,7 @@ def hotspot(root, name="Hotspot", *, interface="wlan0", ssid="by-nm", folder="et
     return path
 
 
-async def test_sources_have_an_order(root):
+async def test_sources_are_used_in_fixed_order(root):
     hotspot(root)
     reader = SsidReader(interface="wlan0", root=root)
     assert await reader.read() == Ssid("by-nm", "networkmanager")

@@ -68,14 +68,14 @@ def site():
 # Events by kind.
 
 
-def test_found_device_event(site):
+def test_found_device_causes_event(site):
     site.answer(A, X)
     (event,) = site.events()
     assert (event.type, event.mac) == ("device.found", A)
     assert event.payload() == {"mac": A, "ip": "192.168.10.5", "locally_administered": False, "near": []}
 
 
-def test_found_device_without_address_event(site):
+def test_event_of_found_device_without_address_has_no_ip(site):
     site.publish(A)
     assert site.drain("device.found") == [("device.found", {"mac": A, "locally_administered": False, "near": []})]
 
@@ -91,7 +91,7 @@ def test_found_event_has_local_and_near_macs(site):
     assert (found[near]["locally_administered"], found[local]["locally_administered"]) == (False, True)
 
 
-def test_moved_device_event(site):
+def test_moved_device_causes_event(site):
     site.answer(A, X)
     site.drain()
     site.now += 60
@@ -100,14 +100,14 @@ def test_moved_device_event(site):
     assert site.drain() == [("device.moved", {"mac": A, "ip": "192.168.10.6", "previous_ip": "192.168.10.5"})]
 
 
-def test_conflict_events(site):
+def test_conflict_and_its_end_cause_events(site):
     site.run_probe(X, A, B)
     assert site.drain("device.conflict") == [("device.conflict", {"mac": A, "ip": "192.168.10.5", "macs": [A, B]})]
     site.run_probe(X, B)
     assert site.drain() == [("device.conflict_resolved", {"mac": B, "ip": "192.168.10.5"})]
 
 
-def test_id_conflict_events(site):
+def test_id_conflict_and_its_end_cause_events(site):
     topic = "camera/status/esp32cam"
     for mac in (A, B):
         site.publish(mac, topic=topic, topic_id="esp32cam", has_mac=True)
@@ -118,7 +118,7 @@ def test_id_conflict_events(site):
     assert site.drain("device.id_conflict_resolved") == [("device.id_conflict_resolved", payload)]
 
 
-def test_multiple_addresses_event(site):
+def test_second_address_of_device_causes_event(site):
     site.answer(A, Y)
     site.answer(A, X)
     site.run_probe(Y, A)
@@ -145,21 +145,21 @@ def test_events_are_in_order_of_changes(site):
 # States of cameras.
 
 
-def test_camera_state_change_event(site):
+def test_state_change_of_camera_causes_event(site):
     site.publish(CAMERA)
     (event,) = site.events()
     assert (event.type, event.mac) == ("camera.status_changed", CAMERA)
     assert event.payload() == {"mac": CAMERA, "status": "online", "previous": "offline"}
 
 
-def test_state_of_unregistered_device_is_no_event(site):
+def test_state_change_of_unregistered_device_causes_no_event(site):
     site.publish(A)
     site.wait(200)
     assert site.drain("camera.status_changed") == []
     assert site.changes.changed() == set()
 
 
-def test_change_before_registration_is_no_event(site):
+def test_change_before_registration_causes_no_event(site):
     site.publish(A)
     site.register(A)
     assert site.drain("camera.status_changed") == []
@@ -167,7 +167,7 @@ def test_change_before_registration_is_no_event(site):
     assert site.status_changes() == [("online", "idle")]
 
 
-def test_reverted_state_is_no_event(site):
+def test_reverted_state_causes_no_event(site):
     site.publish(CAMERA)
     site.drain()
     site.publish_will(CAMERA)
@@ -176,7 +176,7 @@ def test_reverted_state_is_no_event(site):
     assert site.drain() == []
 
 
-def test_event_has_first_and_last_state(site):
+def test_several_changes_are_one_event_with_first_and_last_state(site):
     site.publish(CAMERA)
     site.publish_will(CAMERA)
     site.now += 1
@@ -184,7 +184,7 @@ def test_event_has_first_and_last_state(site):
     assert site.status_changes() == [("offline", "rebooting")]
 
 
-def test_frequent_collect_makes_no_more_events(site):
+def test_frequent_collect_causes_no_more_events(site):
     for step in (site.publish, site.publish_will):
         step(CAMERA)
         site.collect()
@@ -241,7 +241,7 @@ def test_unstable_camera_without_registration_has_event(site):
 
 
 @pytest.mark.parametrize("source", [Source.ARP, Source.MQTT])
-def test_confirmed_claim_is_returned_once(site, source):
+def test_confirmed_claim_is_collected_once(site, source):
     site.retain(A)
     site.retain(CAMERA)
     assert site.collect() == []
@@ -251,7 +251,7 @@ def test_confirmed_claim_is_returned_once(site, source):
     assert site.collect() == []
 
 
-def test_unconfirmed_claim_is_not_returned(site):
+def test_unconfirmed_claim_is_not_collected(site):
     site.retain(A)
     site.publish_will(A)
     site.publish(B)
@@ -261,28 +261,28 @@ def test_unconfirmed_claim_is_not_returned(site):
 # Rate limit for unregistered devices.
 
 
-def find(site, count, first=0):
-    """Publish a message of each of `count` unregistered devices, so that each is found."""
+def publish_unregistered(site, count, first=0):
+    """Publish a message of each of `count` unregistered devices; each causes the event device.found."""
     for number in range(first, first + count):
         site.publish(fake_mac(number))
 
 
 def test_unregistered_events_are_limited_and_counted(site):
-    find(site, 2 * UNREGISTERED_BURST)
+    publish_unregistered(site, 2 * UNREGISTERED_BURST)
     assert len(site.drain("device.found")) == UNREGISTERED_BURST
     assert site.changes.dropped == UNREGISTERED_BURST
 
 
 async def test_budget_refills_slowly(site):
-    find(site, 2 * UNREGISTERED_BURST)
+    publish_unregistered(site, 2 * UNREGISTERED_BURST)
     site.drain()
     await site.clock.advance(10 / UNREGISTERED_PER_S)
-    find(site, 100, first=10_000)
+    publish_unregistered(site, 100, first=10_000)
     assert len(site.drain("device.found")) == 10
 
 
 def test_camera_events_ignore_spent_budget(site):
-    find(site, 2 * UNREGISTERED_BURST)
+    publish_unregistered(site, 2 * UNREGISTERED_BURST)
     site.drain()
     site.answer(CAMERA, X)
     site.now += 60
@@ -294,7 +294,7 @@ def test_camera_events_ignore_spent_budget(site):
 
 
 def test_conflict_with_camera_ignores_spent_budget(site):
-    find(site, 2 * UNREGISTERED_BURST)
+    publish_unregistered(site, 2 * UNREGISTERED_BURST)
     site.drain()
     low = Mac("00:00:01:00:00:01")
     site.run_probe(X, low, CAMERA)
@@ -303,7 +303,7 @@ def test_conflict_with_camera_ignores_spent_budget(site):
 
 
 def test_conflict_with_registered_device_ignores_budget(site):
-    find(site, 2 * UNREGISTERED_BURST)
+    publish_unregistered(site, 2 * UNREGISTERED_BURST)
     site.drain()
     site.run_probe(X, A, B)
     site.register(B)
@@ -316,14 +316,14 @@ def test_camera_events_use_no_budget(site):
         site.answer(CAMERA, ip(10 + number % 2))
         site.run_probe(ip(10 + (number + 1) % 2))
     assert len(site.drain("device.moved")) == 2 * UNREGISTERED_BURST - 1
-    find(site, 5)
+    publish_unregistered(site, 5)
     assert len(site.drain("device.found")) == 5
 
 
 # Failed writes.
 
 
-def test_changes_return_after_failed_write(site):
+def test_changes_of_failed_write_are_in_next_write(site):
     site.publish(CAMERA)
     site.answer(A, X)
     site.collect()
@@ -353,7 +353,7 @@ def test_failed_write_keeps_last_stored_state(site):
     assert site.status_changes() == [("online", "rebooting")]
 
 
-def test_reverted_state_in_failed_write_is_no_event(site):
+def test_state_reverted_during_failed_write_causes_no_event(site):
     site.publish(CAMERA)
     site.drain()
     site.publish_will(CAMERA)
@@ -370,12 +370,12 @@ def test_failed_writes_are_bounded_and_drop_cameras_last(site):
     site.now += 60
     site.answer(CAMERA, Y)
     site.run_probe(X)
-    find(site, 250)
+    publish_unregistered(site, 250)
     for round_ in range(20):
         site.collect()
         with site.failing_write():
             site.clock.skip(50 / UNREGISTERED_PER_S)  # the budget for the next 50
-            find(site, 50, first=1000 * (round_ + 1))
+            publish_unregistered(site, 50, first=1000 * (round_ + 1))
             site.collect()
     events = site.drain()
     others = [kind for kind, _ in events if kind != "camera.status_changed"]

@@ -1,4 +1,4 @@
-"""The current error of a camera: its count and time belong to the thing that its text names."""
+"""The current error of a camera: count and time are those of the failure that its text names."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_error_of_the_camera_has_its_time(device):
 
 
 def test_unstable_camera_has_the_count_in_its_text(device):
-    """Its captures failed, too, at another time."""
+    """Captures of the camera failed as well, at another time."""
     for at in [*range(0, 500, 100), *range(590, 597)]:
         device.interruptions.add(Interruption.RESTART, float(at))
     text = "unstable: it restarted 7 times in the last minute"

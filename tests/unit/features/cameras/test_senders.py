@@ -1,4 +1,4 @@
-"""Which camera a message without `mac`, or one that cannot be read, belongs to."""
+"""The camera that sent a message, if the message has no `mac` or is unreadable."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -19,7 +19,7 @@ class Record:
 
     by_id: dict
 
-    def find(self, name):
+    def mac_of(self, name):
         return self.by_id.get(name)
 
     def __contains__(self, mac):
@@ -52,14 +52,14 @@ def site():
     return site
 
 
-def test_invented_mac_silences_no_registered_camera(site):
+def test_invented_mac_on_topic_does_not_hide_registered_camera(site):
     site.publish(B)
     assert site.sender() == A
     assert [conflict.macs for conflict in site.names.conflicts()] == [(A, B)]
     assert site.are_blocked(A) == [True]
 
 
-def test_invented_mac_inherits_nothing_from_silent_camera(site):
+def test_invented_mac_gets_no_messages_of_silent_camera(site):
     site.publish(B)
     site.wait(SILENT_S)
     site.publish(B)

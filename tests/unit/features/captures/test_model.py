@@ -181,7 +181,7 @@ def test_padding_after_the_picture_is_cut_off(padding):
 
 
 @pytest.mark.parametrize("kind", [None, "application/octet-stream", "image/jpg", "image/pjpeg", "jpeg", ""], ids=repr)
-def test_bytes_decide_without_a_telling_type(kind):
+def test_unspecific_content_type_of_a_jpeg_is_accepted(kind):
     messages = picture_messages(SOI + b"picture" + EOI, 500)
     messages[1] = message(Phase.INFO, total_size=11, total_chunks=1, content_type=kind)
     assert assembled(messages).picture() == SOI + b"picture" + EOI

@@ -25,18 +25,18 @@ async def recorded(recorder, database):
 
 async def test_repeat_within_a_minute_is_not_recorded(recorder, database, clock):
     for _ in range(3):
-        await recorder.requested(ACTOR, MAC, "ok")
+        await recorder.record_request(ACTOR, MAC, "ok")
     assert await recorded(recorder, database) == [("admin", "192.168.1.20", "ok")]
     await clock.advance(REPEAT_AFTER_S)
-    await recorder.requested(ACTOR, MAC, "ok")
+    await recorder.record_request(ACTOR, MAC, "ok")
     assert len(await recorded(recorder, database)) == 2
 
 
 async def test_other_key_peer_or_outcome_is_recorded(recorder, database):
-    await recorder.requested(ACTOR, MAC, "ok")
-    await recorder.requested(replace(ACTOR, key_name="dashboard"), MAC, "ok")
-    await recorder.requested(replace(ACTOR, peer="192.168.1.21"), MAC, "ok")
-    await recorder.requested(ACTOR, MAC, "CAPTURE_FAILED")
+    await recorder.record_request(ACTOR, MAC, "ok")
+    await recorder.record_request(replace(ACTOR, key_name="dashboard"), MAC, "ok")
+    await recorder.record_request(replace(ACTOR, peer="192.168.1.21"), MAC, "ok")
+    await recorder.record_request(ACTOR, MAC, "CAPTURE_FAILED")
     assert await recorded(recorder, database) == [
         ("admin", "192.168.1.20", "ok"),
         ("dashboard", "192.168.1.20", "ok"),

@@ -86,7 +86,7 @@ def test_uptime_that_shows_a_boot_ends_the_reboot(device, has_rebooted, uptime_s
 
 
 @pytest.mark.parametrize("left", [Announced.REBOOTING, Announced.OFFLINE])
-def test_kept_uptime_after_leaving_ends_the_reboot(device, has_rebooted, left):
+def test_new_session_after_announced_end_ends_the_reboot_despite_kept_uptime(device, has_rebooted, left):
     device.apply_live_status(message(5131.0, left), 131.0)
     device.apply_live_status(message(5150.0), 150.0)
     assert has_rebooted()

@@ -98,7 +98,7 @@ class Bench:
         return dict((await asyncio.to_thread(read, self.file)).values)
 
     async def settings(self):
-        """The settings; the same in the running parts, in the service and after a restart."""
+        """The settings; asserts that running parts, service and a restart have the same."""
         loaded = (await asyncio.to_thread(self.load)).settings
         assert self.parts.settings == self.configuration.loaded.settings == loaded
         return loaded
@@ -350,7 +350,7 @@ async def test_secret_is_stored_only_in_file(bench):
     assert CANARY not in str([tuple(row) for row in rows])
 
 
-async def test_secret_that_its_file_sets_is_refused(bench, tmp_path):
+async def test_override_of_secret_from_a_file_is_refused(bench, tmp_path):
     (tmp_path / "key").write_text("the-key-in-a-file")
     bench.flags = {"auth": {"api_key_file": str(tmp_path / "key")}}
     await bench.configuration.reload(bench.load)
@@ -435,7 +435,7 @@ async def test_new_state_folder_waits_for_restart(bench, tmp_path):
     bench.environ["PIORCH_STORAGE__STATE_DIR"] = str(tmp_path / "another")
     await bench.configuration.reload(bench.load)
     assert bench.parts.settings.cameras.idle_after_s == 60
-    assert bench.configuration.restart_needed("storage.state_dir")
+    assert bench.configuration.is_restart_pending("storage.state_dir")
     await bench.set(OFFLINE, "500")
     assert await bench.on_disk() == {IDLE: "60", OFFLINE: "500"}
     assert not (tmp_path / "another").exists()
@@ -444,11 +444,11 @@ async def test_new_state_folder_waits_for_restart(bench, tmp_path):
 async def test_restart_needed_until_start_value_returns(bench):
     bench.environ["PIORCH_MQTT__PORT"] = "1885"
     await bench.configuration.reload(bench.load)
-    assert bench.configuration.restart_needed("mqtt.port")
-    assert not bench.configuration.restart_needed(IDLE)
+    assert bench.configuration.is_restart_pending("mqtt.port")
+    assert not bench.configuration.is_restart_pending(IDLE)
     bench.environ["PIORCH_MQTT__PORT"] = "1884"
     await bench.configuration.reload(bench.load)
-    assert not bench.configuration.restart_needed("mqtt.port")
+    assert not bench.configuration.is_restart_pending("mqtt.port")
 
 
 async def test_set_before_attach_is_refused(tmp_path, database):

@@ -92,7 +92,7 @@ def test_header_that_varies_with_same_firmware_is_no_change(name):
 
 
 @pytest.mark.timeout(10)
-def test_long_server_header_takes_no_time():
+def test_long_server_header_is_parsed_in_time():
     for part in (" ", "/", "v", "a", "1", "build ", "-g"):
         assert len(server_name(part * 100_000)) <= MAX_CHARS
 

@@ -1,4 +1,4 @@
-"""Interruptions of a device: restarts by sessions and uptime, whatever else sees it."""
+"""Interruptions of a device: sessions and uptime show restarts, even while other sources see the device."""
 
 from ipaddress import IPv4Address
 
@@ -143,7 +143,7 @@ def test_first_messages_are_no_restart(site):
     assert (fresh.registry.restarts, restored.registry.restarts) == (0, 0)
 
 
-# Its end, text and limits.
+# End, text and limits of instability.
 
 
 def test_instability_ends_after_quiet_time(site):
@@ -158,7 +158,7 @@ def test_instability_ends_after_quiet_time(site):
     assert (site.state(A), summary(site)) == (Presence.ONLINE, "")
 
 
-def test_text_changes_with_time_and_so_does_revision(site):
+def test_text_and_revision_change_with_time(site):
     restart(site, 7)
     before = site.registry.revision
     site.wait(45)
@@ -186,7 +186,7 @@ def test_summary_names_each_kind():
 
 
 def reboot(site):
-    """Ask the camera to reboot; it announces that, leaves and returns."""
+    """Request a reboot; the camera announces it, disconnects and returns."""
     site.now += 100
     site.registry.expect_restart(A, site.now)
     site.publish(A, Announced.REBOOTING, uptime_s=5000.0)

@@ -203,7 +203,7 @@ def test_errors_are_counted_on_change_only():
     assert device.last_error == "out of memory"
 
 
-def test_visible_change_moves_revision():
+def test_visible_change_increases_revision():
     device = Device(mac=MAC)
     seen = [device.revision]
     for step in (

@@ -1,4 +1,4 @@
-"""Who publishes on which topic and under which device id: conflicts, second topics, bounds."""
+"""Which MAC publishes on which topic and under which device id: conflicts, second topics, bounds."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from pi_orchestrator.features.devices.names import (
     MAX_RIVALS,
     MAX_SHARERS,
 )
-from pi_orchestrator.features.devices.publishers import SETTLED_S, SOLE_PUBLISHER_S, IdConflict
+from pi_orchestrator.features.devices.publishers import NAMES_KEPT_S, SOLE_PUBLISHER_S, IdConflict
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.devices.status_message import Announced, Status
 
@@ -33,7 +33,7 @@ class Site:
         return self.registry.names
 
     def publish(self, mac, topic=SHARED, *, state=Announced.ONLINE, recorded_id=None, recorded_topic=None, **fields):
-        """Publish with the `mac` field; whether the message was applied."""
+        """Publish a status message with the `mac` field; returns whether it was applied."""
         topic_id = topic.split("/")[3 if topic.startswith("delicasa") else 2]
         defaults = {"device_id": None, "has_mac": True, "topic": topic}
         status = Status(topic_id=topic_id, mac=mac, state=state, **(defaults | fields))
@@ -58,7 +58,7 @@ class Site:
         ]
 
     def are_blocked(self, *macs):
-        return [self.names.blocks_commands(mac) is not None for mac in macs]
+        return [self.names.command_block_reason(mac) is not None for mac in macs]
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_shared_id_on_own_topics_blocks_no_command(site):
     assert site.conflict_events() == [(Kind.ID_CONFLICT, "esp32cam", None, (A, B))]
     assert site.are_blocked(A, B) == [False, False]
     assert site.names.sharers("esp32cam") == (A, B)
-    assert site.registry.find("esp32cam") is None
+    assert site.registry.mac_of("esp32cam") is None
 
 
 def test_conflict_ends_when_one_is_silent(site):
@@ -97,14 +97,14 @@ def test_conflict_ends_when_one_is_silent(site):
     site.wait(1)
     assert site.are_blocked(A, B) == [False, False]
     assert [kind for kind, *_ in site.conflict_events()] == [Kind.ID_CONFLICT, Kind.ID_CONFLICT_OVER]
-    assert site.registry.find("esp32cam") == B
+    assert site.registry.mac_of("esp32cam") == B
 
 
 def test_conflict_ends_after_last_will(site):
     site.publish(A)
     site.publish(B)
     site.will(A)
-    site.wait(SETTLED_S - 1)
+    site.wait(NAMES_KEPT_S - 1)
     assert site.are_blocked(B) == [True]
     site.wait(1)
     assert site.are_blocked(B) == [False]
@@ -114,7 +114,7 @@ def test_returning_camera_is_conflict_again(site):
     site.publish(A)
     site.publish(B)
     site.will(A)
-    site.wait(SETTLED_S)
+    site.wait(NAMES_KEPT_S)
     site.publish(A)
     assert site.are_blocked(A, B) == [True, True]
 
@@ -133,9 +133,9 @@ def test_conflict_that_repeats_is_reported_rarely(site):
     for _ in range(20):
         site.publish(B)
         site.will(B)
-        site.wait(SETTLED_S)
+        site.wait(NAMES_KEPT_S)
         site.publish(A)
-    assert len(site.conflict_events()) <= 2 * (20 * SETTLED_S / REPEAT_S + 1)
+    assert len(site.conflict_events()) <= 2 * (20 * NAMES_KEPT_S / REPEAT_S + 1)
 
 
 def test_many_macs_on_a_topic_are_bounded(site):
@@ -173,7 +173,7 @@ def test_spelling_may_change_with_the_session(site):
     assert site.names.conflicts() == []
 
 
-def test_other_spelling_takes_nothing_over_after_forged_end(site):
+def test_other_spelling_after_forged_last_will_does_not_replace_topic(site):
     own, evil = f"camera/status/{A}", f"camera/status/{A.replace(':', '_')}"
     site.publish(A, own, recorded_id=A)
     site.will(A, own)
@@ -243,7 +243,7 @@ def test_confirmed_topic_is_kept(site):
 
 
 def test_mac_topic_is_not_replaced_by_device_id(site):
-    """Most firmware names a device id by HTTP, also when its topics have the MAC: the id is public."""
+    """Most firmware reports a device id by HTTP even if its topics contain the MAC; any client can use that id."""
     site.publish(A, f"camera/status/{A}")
     site.publish(A, OWN)
     assert not site.registry.confirm_device_id(A, "espcam-1", site.now)
@@ -261,7 +261,7 @@ def test_recorded_id_replaces_unknown_topic(site):
 
 
 def test_unconfirmed_topic_of_registered_camera_is_blocked(site):
-    """After a restart, another client may publish first."""
+    """After a restart of the daemon, another client may publish before the camera."""
     site.publish(A, EVIL, recorded_id="espcam-1")
     assert site.are_blocked(A) == [True]
     assert site.names.take_checks(site.now, 4) == [A]
@@ -271,7 +271,7 @@ def test_unconfirmed_topic_of_registered_camera_is_blocked(site):
     assert (site.names.topic_of(A), site.are_blocked(A)) == (OWN, [False])
 
 
-def test_topic_that_stays_alone_is_used(site):
+def test_topic_of_sole_publisher_is_used(site):
     """Some firmware names another device id by HTTP than in its topic."""
     site.publish(A, OWN, recorded_id="cam-one")
     site.registry.confirm_device_id(A, "cam-one", site.now)
@@ -281,7 +281,7 @@ def test_topic_that_stays_alone_is_used(site):
 
 
 def test_answer_without_id_confirms_nothing(site):
-    """Another client may publish first; the camera's topic has its MAC."""
+    """Another client may publish before the camera, whose topic has its MAC."""
     site.publish(A, EVIL, recorded_id=A)
     site.registry.confirm_device_id(A, None, site.now)
     assert site.are_blocked(A) == [True]
@@ -296,8 +296,8 @@ EVIL_TREE = "delicasa/evil/camera/espcam-1/status"
 
 @pytest.mark.parametrize("ends", ["will", "reboot", "silence"])
 @pytest.mark.parametrize("name", ["espcam-1", A])
-def test_same_id_in_another_topic_takes_nothing_over(site, name, ends):
-    """Only the very topic is the camera's: any client may use its id in another one."""
+def test_other_topic_with_id_of_camera_does_not_replace_its_topic(site, name, ends):
+    """Only the exact topic belongs to the camera: any client may use the camera's id in another topic."""
     own, evil = f"camera/status/{name}", f"delicasa/evil/camera/{name}/status"
     site.publish(A, own, recorded_id=name)
     site.registry.confirm_device_id(A, name, site.now)
@@ -317,7 +317,7 @@ def test_same_id_in_another_topic_takes_nothing_over(site, name, ends):
         assert (site.names.topic_of(A), site.are_blocked(A)) == (own, [True])
 
 
-def test_same_id_takes_nothing_over_before_it_is_confirmed(site):
+def test_other_topic_with_id_of_camera_does_not_replace_unconfirmed_topic(site):
     site.publish(A, OWN, recorded_id="espcam-1")
     site.will(A, OWN)
     site.publish(A, EVIL_TREE, recorded_id="espcam-1")
@@ -352,7 +352,7 @@ def test_replaced_topic_with_id_of_camera_is_contested_at_once(site):
     assert site.are_blocked(A) == [True]
 
 
-def test_topic_of_other_client_that_was_alone_is_given_up(site):
+def test_topic_of_other_client_is_replaced_when_camera_publishes(site):
     for _ in range(2):
         site.publish(A, EVIL, recorded_id="espcam-1")
         site.wait(SOLE_PUBLISHER_S)
@@ -389,12 +389,12 @@ def test_recorded_id_alone_allows_no_command(site):
 
 
 def test_confirmed_id_waits_for_camera_that_may_share_it(site):
-    unheard = {B}
-    site.names.may_be_shared = lambda mac, name: bool(unheard - {mac})
+    silent = {B}
+    site.names.may_be_shared = lambda mac, name: bool(silent - {mac})
     site.publish(A, recorded_id="esp32cam")
     site.registry.confirm_device_id(A, "esp32cam", site.now)
     assert site.are_blocked(A) == [True]
-    unheard.clear()
+    silent.clear()
     assert site.are_blocked(A) == [False]
     site.publish(B, recorded_id=B)
     assert site.are_blocked(A, B) == [True, True]
@@ -414,46 +414,46 @@ def test_confirmed_device_id_that_changed_leaves_no_conflict(site):
     assert site.are_blocked(A) == [False]
 
 
-def test_topic_that_stays_alone_is_checked_no_more(site):
+def test_topic_of_sole_publisher_is_checked_no_more(site):
     site.publish(A, OWN, recorded_id="cam-one")
-    asked = []
+    check_counts = []
     for _ in range(40):
-        asked.append(len(site.names.take_checks(site.now, 4)))
+        check_counts.append(len(site.names.take_checks(site.now, 4)))
         site.registry.confirm_device_id(A, "cam-one", site.now)
         site.wait(CHECK_INTERVAL_S)
         site.publish(A, OWN, recorded_id="cam-one")
-    assert 0 < sum(asked) <= SOLE_PUBLISHER_S / CHECK_INTERVAL_S
-    assert sum(asked[10:]) == 0
+    assert 0 < sum(check_counts) <= SOLE_PUBLISHER_S / CHECK_INTERVAL_S
+    assert sum(check_counts[10:]) == 0
 
 
 @pytest.fixture
-def record():
+def site_with_camera():
     """A site on which A is registered."""
     site = Site(max_devices=4 * MAX_CHECKS)
     site.names._registered = {A}
     return site
 
 
-def test_near_mac_blocks_no_mac_topic_of_registered_camera(record):
+def test_near_mac_blocks_no_mac_topic_of_registered_camera(site_with_camera):
     near = Mac("24:6F:28:04:00:05")
-    record.publish(A, f"camera/status/{A}", recorded_id=A)
-    record.publish(near, f"camera/status/{A}")
-    assert record.are_blocked(A, near) == [False, True]
-    assert record.names.conflicts() == [IdConflict(A, f"camera/status/{A}", (A, near))]
+    site_with_camera.publish(A, f"camera/status/{A}", recorded_id=A)
+    site_with_camera.publish(near, f"camera/status/{A}")
+    assert site_with_camera.are_blocked(A, near) == [False, True]
+    assert site_with_camera.names.conflicts() == [IdConflict(A, f"camera/status/{A}", (A, near))]
 
 
-def test_invented_macs_do_not_repeat_reports_of_a_camera(record):
-    record.publish(A, OWN, recorded_id="espcam-1")
-    record.publish(A, EVIL, recorded_id="espcam-1")
-    record.conflict_events()
+def test_invented_macs_do_not_repeat_reports_of_a_camera(site_with_camera):
+    site_with_camera.publish(A, OWN, recorded_id="espcam-1")
+    site_with_camera.publish(A, EVIL, recorded_id="espcam-1")
+    site_with_camera.conflict_events()
     for number in range(2 * MAX_CHECKS):
         mac = Mac(f"02:00:00:00:{number >> 8:02X}:{number & 255:02X}")
-        record.publish(mac, "camera/status/x")
-        record.publish(mac, "camera/status/y")
-    record.conflict_events()
-    record.publish(A, EVIL, state=Announced.OFFLINE, recorded_id="espcam-1")
-    record.publish(A, EVIL, recorded_id="espcam-1")
-    assert (Kind.ID_CONFLICT, "evil-1", EVIL, (A,)) not in record.conflict_events()
+        site_with_camera.publish(mac, "camera/status/x")
+        site_with_camera.publish(mac, "camera/status/y")
+    site_with_camera.conflict_events()
+    site_with_camera.publish(A, EVIL, state=Announced.OFFLINE, recorded_id="espcam-1")
+    site_with_camera.publish(A, EVIL, recorded_id="espcam-1")
+    assert (Kind.ID_CONFLICT, "evil-1", EVIL, (A,)) not in site_with_camera.conflict_events()
 
 
 def test_claims_of_replaced_topic_are_dropped(site):
@@ -515,17 +515,17 @@ def test_second_topic_that_stops_is_resolved(site):
     assert [kind for kind, *_ in site.conflict_events()] == [Kind.ID_CONFLICT, Kind.ID_CONFLICT_OVER]
 
 
-def test_camera_is_asked_rarely(site):
+def test_contested_camera_is_checked_rarely(site):
     site.publish(A, OWN)
-    asked = 0
+    check_count = 0
     for _ in range(100):
         site.publish(A, EVIL)
         site.now += 1
-        asked += len(site.names.take_checks(site.now, 4))
-    assert 1 < asked <= 100 / CHECK_INTERVAL_S + 1
+        check_count += len(site.names.take_checks(site.now, 4))
+    assert 1 < check_count <= 100 / CHECK_INTERVAL_S + 1
 
 
-def test_registered_camera_is_asked_first():
+def test_registered_camera_is_checked_first():
     site = Site(max_devices=2 * MAX_CHECKS)
     for number in range(MAX_CHECKS + 10):
         mac = Mac(f"02:00:00:00:{number >> 8:02X}:{number & 255:02X}")
@@ -557,7 +557,7 @@ def test_evicted_devices_leave_no_names():
 
 
 def test_unused_name_is_not_found(site):
-    assert (site.names.find("nobody"), site.names.sharers("nobody"), site.names.topic_of(A)) == (None, (), None)
+    assert (site.names.sole_user("nobody"), site.names.sharers("nobody"), site.names.topic_of(A)) == (None, (), None)
     assert site.registry.get(A) is None
     assert not site.registry.confirm_device_id(A, "x", NEVER)
 

@@ -207,7 +207,7 @@ def test_every_source_is_trusted_or_hint():
     assert TRUSTED.union(HINTS) == set(Source)
 
 
-def test_stale_kernel_entry_admits_but_stays_offline(site):
+def test_device_of_stale_kernel_entry_is_added_offline(site):
     site.see(A, Source.NEIGHBOUR, ip(5), alive=False)
     assert site.state(A) is Presence.OFFLINE
     assert site.registry.get(A).address is None
@@ -249,7 +249,7 @@ def test_unsolicited_frame_from_known_address_needs_no_probe(site):
     assert not site.registry.probe_requests
 
 
-def test_report_moves_revision(site):
+def test_report_increases_revision(site):
     seen = [site.registry.revision]
     for report in (
         lambda: site.publish(A),
@@ -319,7 +319,7 @@ def test_camera_silent_on_mqtt_stays_online_by_scans(site):
 
 @pytest.mark.parametrize("source", SCANNED)
 @pytest.mark.parametrize("interval_s, idle_s, offline_s", [(20, 120, 600), (60, 150, 600), (300, 750, 1200)])
-def test_scanned_source_gets_several_intervals(source, interval_s, idle_s, offline_s):
+def test_window_of_scanned_source_is_several_scan_intervals(source, interval_s, idle_s, offline_s):
     site = Site(windows=Windows(120, 600, interval_s))
     site.report_by(source, A)
     states = []
@@ -457,7 +457,7 @@ def test_last_will_of_seen_device_requests_probe(site):
     assert site.registry.drain() == []
 
 
-def test_ended_mqtt_session_does_not_count_later(site):
+def test_ended_mqtt_session_is_no_evidence_later(site):
     site.answer(A, ip(5))
     site.wait(100)
     site.publish(A)
@@ -471,7 +471,7 @@ def test_ended_mqtt_session_does_not_count_later(site):
 
 
 @pytest.mark.parametrize("seen_s", [RECENTLY_SEEN_S, None], ids=["long_ago", "never"])
-def test_last_will_of_unseen_device_is_immediate(site, seen_s):
+def test_last_will_of_unseen_device_counts_immediately(site, seen_s):
     if seen_s is not None:
         site.answer(A, ip(5))
         site.wait(seen_s)
@@ -815,7 +815,7 @@ def test_device_ids_per_device_are_bounded(site):
     site.publish(A)
     for number in range(100):
         site.registry.learn_device_id(f"cam-{number}", A)
-    assert [number for number in range(100) if site.registry.find(f"cam-{number}")] == list(range(MAX_DEVICE_IDS))
+    assert [number for number in range(100) if site.registry.mac_of(f"cam-{number}")] == list(range(MAX_DEVICE_IDS))
 
 
 def test_device_id_stays_with_first_device():
@@ -823,11 +823,11 @@ def test_device_id_stays_with_first_device():
     site.publish(A)
     site.registry.learn_device_id("cam", A)
     site.publish(B)
-    assert site.registry.find("cam") is None
+    assert site.registry.mac_of("cam") is None
     site.registry.learn_device_id("cam", B)
-    assert site.registry.find("cam") == B
+    assert site.registry.mac_of("cam") == B
     site.registry.learn_device_id("cam", A)
-    assert site.registry.find("cam") == B
+    assert site.registry.mac_of("cam") == B
 
 
 def test_probe_requests_are_bounded_and_ordered(site):
@@ -872,7 +872,7 @@ def test_device_offline_for_a_day_is_removed(site, source):
     site.wait(CLEANUP_S)
     assert site.registry.get(A) is None
     check_bounds(site.registry, ())
-    assert site.registry.find("cam") is None
+    assert site.registry.mac_of("cam") is None
     assert site.registry.claimants(ip(5)) == frozenset()
     assert site.registry.evicted == 0
 
@@ -882,7 +882,7 @@ def test_device_with_offline_claim_is_not_removed(site):
     site.registry.learn_device_id("cam", A)
     site.wait(FORGET_AFTER_S - 1)
     assert site.state(A) is Presence.OFFLINE
-    assert site.registry.find("cam") == A
+    assert site.registry.mac_of("cam") == A
 
 
 def test_camera_is_never_removed():

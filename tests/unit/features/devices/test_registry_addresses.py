@@ -40,7 +40,7 @@ def conflict(address, *macs):
     return Change(Kind.CONFLICT, macs[0], ip=address, macs=macs)
 
 
-def over(address, mac):
+def conflict_over(address, mac):
     return Change(Kind.CONFLICT_OVER, mac, ip=address)
 
 
@@ -301,7 +301,7 @@ def test_conflict_ends_when_one_answers(site):
         site.wait(60)
         site.answer(B, X)
         site.run_probe(X, B)
-    assert site.drain(*ADDRESS_KINDS) == [over(X, B)]
+    assert site.drain(*ADDRESS_KINDS) == [conflict_over(X, B)]
     assert site.registry.holder(X)[0] == B
     assert site.registry.conflicts() == {}
     assert site.registry.address_of(A) is None
@@ -322,7 +322,7 @@ def test_changed_claimants_are_same_conflict(site):
     assert site.registry.claimants(X) == {B, C}
     assert site.drain(*ADDRESS_KINDS) == []
     site.run_probe(X, C)
-    assert site.drain(*ADDRESS_KINDS) == [over(X, C)]
+    assert site.drain(*ADDRESS_KINDS) == [conflict_over(X, C)]
 
 
 def test_unanswered_conflict_continues(site):
@@ -338,7 +338,7 @@ def test_claimant_that_moves_leaves_address_to_other(site):
     site.now += 60
     site.answer(A, Y)
     site.run_probe(X)
-    assert site.drain(*ADDRESS_KINDS) == [moved(A, X, Y), over(X, B)]
+    assert site.drain(*ADDRESS_KINDS) == [moved(A, X, Y), conflict_over(X, B)]
     assert site.registry.address_of(A) == Y
     assert site.registry.address_of(B) == X
 
@@ -361,7 +361,7 @@ def test_conflict_ends_when_other_is_removed(site):
         site.wait(3600)
     site.wait(10)
     assert site.registry.get(B) is None
-    assert site.drain(*ADDRESS_KINDS) == [over(X, A)]
+    assert site.drain(*ADDRESS_KINDS) == [conflict_over(X, A)]
     assert site.registry.address_of(A) == X
 
 
@@ -371,7 +371,7 @@ def test_conflict_ends_when_other_is_evicted(site):
     for number in range(site.registry.max_devices):
         site.answer(fake_mac(number), ip(10 + number))
     assert site.registry.get(B) is None
-    assert site.drain(*ADDRESS_KINDS) == [over(X, A)]
+    assert site.drain(*ADDRESS_KINDS) == [conflict_over(X, A)]
     assert site.registry.address_of(A) == X
 
 
@@ -380,7 +380,7 @@ def test_conflict_ends_when_other_claim_is_stale(site):
     while site.now < 1000 + ADDRESS_KEPT_S + 120:
         site.wait(60)
         site.answer(B, Y)
-    assert site.drain(Kind.CONFLICT_OVER) == [over(X, A)]
+    assert site.drain(Kind.CONFLICT_OVER) == [conflict_over(X, A)]
     assert site.registry.address_of(A) == X
 
 
@@ -405,7 +405,7 @@ def test_conflict_names_camera_among_many():
     assert site.registry.address_of(CAMERA) is None
 
 
-def test_lossy_conflict_is_reported_once(site):
+def test_conflict_with_lost_replies_is_reported_once(site):
     for _ in range(30):
         site.now += 10
         site.run_probe(X, A, B)
@@ -465,7 +465,7 @@ def test_conflict_ends_after_alternation(site):
         site.answer(B, X, Source.NEIGHBOUR)
         if X in site.registry.probe_requests:
             site.run_probe(X, B)
-    assert site.drain(*ADDRESS_KINDS) == [over(X, B)]
+    assert site.drain(*ADDRESS_KINDS) == [conflict_over(X, B)]
     assert site.registry.address_of(B) == X
 
 

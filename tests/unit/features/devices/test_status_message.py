@@ -64,7 +64,7 @@ def test_first_alias_with_value_wins():
     assert status(uptime_ms=1000, uptime=99).uptime_s == 1.0
 
 
-def test_empty_object_is_sign_of_life():
+def test_empty_object_counts_as_online():
     assert parse_status(TOPIC, b"{}") == Status(
         topic_id=MAC, mac=MAC, device_id=None, state=Announced.ONLINE, topic=TOPIC
     )
@@ -206,7 +206,7 @@ def test_delicasa_topic_is_equivalent():
         ("camera/status/246f28b0f7f1", {"mac": "24-6f-28-b0-f7-f1", "device_id": MAC}, MAC),
     ],
 )
-def test_mac_is_agreed_by_topic_payload_and_id(topic, fields, mac):
+def test_mac_is_taken_from_payload_device_id_or_topic(topic, fields, mac):
     assert status(topic, **fields).mac == mac
 
 
@@ -218,24 +218,24 @@ def test_mac_is_agreed_by_topic_payload_and_id(topic, fields, mac):
         {"device_id": "246F28B0F8F2"},
     ],
 )
-def test_two_macs_contradict_each_other(fields):
+def test_message_with_two_different_macs_is_refused(fields):
     with pytest.raises(FieldError, match="names two MAC addresses, 24:6F:28:B0:F7:F1 and 24:6F:28:B0:F8:F2"):
         status(**fields)
 
 
 @pytest.mark.parametrize("device_id", ["246F28B0F7F2", "f1f7b0286f24", "F0:F7:B0:28:6F:24", "246F28000010"])
-def test_device_id_that_spells_other_mac_is_name(device_id):
+def test_device_id_that_spells_other_mac_is_only_a_name(device_id):
     parsed = status(mac=MAC, device_id=device_id)
     assert (parsed.mac, parsed.device_id, parsed.has_mac) == (MAC, device_id, True)
 
 
 @pytest.mark.parametrize("topic_mac", ["246F28B0F7F2", "246F28B0F7EE", "f1f7b0286f24", "F1-F7-B0-28-6F-24"])
-def test_near_or_reversed_topic_mac_is_name(topic_mac):
+def test_near_or_reversed_topic_mac_is_only_a_name(topic_mac):
     parsed = status(f"camera/status/{topic_mac}", mac=MAC)
     assert (parsed.mac, parsed.topic_id) == (MAC, topic_mac)
 
 
-def test_topic_mac_alone_is_identity():
+def test_mac_in_topic_alone_identifies_camera():
     parsed = status(f"camera/status/{MAC}", device_id="esp32cam")
     assert (parsed.mac, parsed.has_mac) == (MAC, False)
 
@@ -256,7 +256,7 @@ def test_topic_mac_alone_is_identity():
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_payload_over_limit_is_refused(payload, why):
+def test_invalid_or_too_large_payload_is_refused(payload, why):
     with pytest.raises(FieldError, match=why):
         parse_status(TOPIC, payload)
 

@@ -30,7 +30,7 @@ def test_text_names_topic_reason_and_position(messages):
     assert messages.listed(5.0)[1].text.endswith("what cannot be read: 17000 bytes, over the limit of 16384")
 
 
-def test_reason_is_dropped_once_read_or_old(messages):
+def test_reason_is_dropped_after_readable_message_or_time(messages):
     add(messages, mac=MAC)
     assert messages.of(MAC, KEPT_S - 1)
     assert messages.of(MAC, KEPT_S) is None
@@ -87,7 +87,7 @@ def test_mac_without_leading_zeros_is_a_hint(messages):
     assert messages.listed(0.0)[0].named == OTHER
 
 
-def test_unknown_senders_are_named_where_nothing_else_is(messages):
+def test_about_mac_without_messages_names_unknown_senders(messages):
     for number in range(9):
         add(messages, f"camera/status/cam-{number}", now=float(number))
     about = messages.about(OTHER, 9.0)

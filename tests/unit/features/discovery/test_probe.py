@@ -162,7 +162,7 @@ async def test_claimed_camera_is_probed(site):
     assert await site.probed() == [X]
 
 
-async def test_only_camera_silent_on_mqtt_is_probed(site):
+async def test_camera_is_probed_only_when_silent_on_mqtt(site):
     site.publish(LAPTOP)
     site.answer(LAPTOP, X)
     assert await site.probed() == []
@@ -349,7 +349,7 @@ async def test_address_contested_while_waiting_is_not_probed(site):
     assert waiting not in site.cameras.requests
 
 
-async def test_worker_passes_and_beats(site):
+async def test_worker_runs_passes_with_heartbeats(site):
     beats = []
     task = asyncio.create_task(site.probe.run(lambda: beats.append(1)))
     await settle()

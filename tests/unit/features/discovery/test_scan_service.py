@@ -90,38 +90,39 @@ class Site:
     async def scan(self, actor=ACTOR):
         """Run a requested scan to its end."""
         started = await self.worker.start(actor)
-        return await self.ended(started.id)
+        return await self.wait_for_end(started.id)
 
-    async def ended(self, scan_id):
+    async def wait_for_end(self, scan_id):
+        """Wait for the end of a scan; returns the stored scan."""
         await eventually(lambda: self.worker.current is None or self.worker.current.id != scan_id)
-        await self.stored()
+        await self.wait_until_stored()
         return await self.worker.get(scan_id)
 
-    async def stored(self):
+    async def wait_until_stored(self):
         """Wait until pending writes are in the database."""
         await settle()
         await self.database.ping()
         await settle()
 
     async def next_period(self):
-        """Start a periodic scan; it ends if the gate is open."""
+        """Advance the clock to the next periodic scan; the scan ends if the gate is open."""
         sweeps = self.scanner.sweeps
         await self.clock.advance(INTERVAL_S)
         assert self.scanner.sweeps == sweeps + 1
-        await self.stored()
+        await self.wait_until_stored()
 
     @asynccontextmanager
     async def running(self):
         """Run periodic scans; the first one has started."""
         task = asyncio.create_task(self.worker.run(self._beat))
         await settle()
-        await self.stored()
+        await self.wait_until_stored()
         try:
             yield
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await self.stored()
+            await self.wait_until_stored()
 
     def _beat(self):
         self.beats += 1
@@ -167,7 +168,7 @@ async def test_requested_scan_is_stored_and_published(site):
     assert site.published() == [("scan.started", {"id": scan.id, "by": "dashboard"})]
     assert site.actions() == [("dashboard", "scan.start", scan.id, "ok")]
     site.scanner.gate.set()
-    await site.ended(scan.id)
+    await site.wait_for_end(scan.id)
 
 
 async def test_scan_result_is_stored_immediately(site):
@@ -193,7 +194,7 @@ async def test_second_request_joins_and_is_audited(site):
     second = await site.worker.start(Actor(key_name="other", peer="-", correlation_id="-", action="scan.start"))
     assert (second.id, second.requested_by) == (first.id, "dashboard")
     site.scanner.gate.set()
-    await site.ended(first.id)
+    await site.wait_for_end(first.id)
     assert site.scanner.sweeps == 1
     assert [(actor, target) for actor, _, target, _ in site.actions()] == [("dashboard", first.id), ("other", first.id)]
 
@@ -203,7 +204,7 @@ async def test_concurrent_requests_are_one_scan(site):
     scans = await asyncio.gather(*(site.worker.start(ACTOR) for _ in range(20)))
     assert len({scan.id for scan in scans}) == 1
     site.scanner.gate.set()
-    await site.ended(scans[0].id)
+    await site.wait_for_end(scans[0].id)
     assert site.scanner.sweeps == 1
     assert len(site.on_disk()) == 1
 
@@ -222,7 +223,7 @@ async def test_progress_rises_to_100_only_when_done(site):
         seen.append((site.worker.current.progress, (await site.worker.get(scan.id)).progress))
     assert seen == [(0, 0), (33, 33), (50, 50), (99, 99), (99, 99)]
     site.scanner.gate.set()
-    assert (await site.ended(scan.id)).progress == 100
+    assert (await site.wait_for_end(scan.id)).progress == 100
     assert site.worker.current is None
     assert site.worker.last.id == scan.id
 
@@ -234,7 +235,7 @@ async def test_duration_uses_monotonic_clock(site):
     await site.clock.advance(1.5)
     site.clock.jump_wall(timedelta(days=365_000))
     site.scanner.gate.set()
-    assert (await site.ended(scan.id)).duration_ms == 1500
+    assert (await site.wait_for_end(scan.id)).duration_ms == 1500
 
 
 # Cancel.
@@ -250,7 +251,7 @@ async def test_cancelled_scan_keeps_found_devices(site):
     assert (scan.id, scan.state, scan.progress) == (started.id, ScanState.CANCELLED, 40)
     assert (scan.found, scan.new, scan.message) == (1, 1, "cancelled")
     assert site.registry.get(A).shown is Presence.ONLINE
-    await site.stored()
+    await site.wait_until_stored()
     assert site.on_disk() == [(scan.id, "dashboard", "cancelled", 1, 1, 0, 0, "cancelled", 0)]
     assert [payload["state"] for _, payload in site.published("scan.ended")] == ["cancelled"]
     assert len(site.actions()) == 2
@@ -271,7 +272,7 @@ async def test_concurrent_cancels_are_one_cancel(site):
     await settle()
     both = await asyncio.gather(*(site.worker.cancel(started.id, ACTOR) for _ in range(2)))
     assert [scan.state for scan in both] == [ScanState.CANCELLED] * 2
-    await site.stored()
+    await site.wait_until_stored()
     assert len(site.published("scan.ended")) == 1
 
 
@@ -292,7 +293,7 @@ async def test_cancel_leaves_other_scan_running(site):
         await site.worker.cancel("nothing", ACTOR)
     assert site.worker.current.id == started.id
     site.scanner.gate.set()
-    assert (await site.ended(started.id)).state is ScanState.DONE
+    assert (await site.wait_for_end(started.id)).state is ScanState.DONE
 
 
 async def test_cancelled_periodic_scan_is_repeated_on_time(site):
@@ -300,7 +301,7 @@ async def test_cancelled_periodic_scan_is_repeated_on_time(site):
     async with site.running():
         scan = await site.worker.cancel(site.worker.current.id, ACTOR)
         assert (scan.requested_by, scan.state) == (PERIODIC, ScanState.CANCELLED)
-        await site.stored()
+        await site.wait_until_stored()
         assert site.states_on_disk() == ["cancelled"]
         site.scanner.gate.set()
         await site.next_period()
@@ -362,17 +363,17 @@ async def test_unknown_scan_is_not_found(site):
 # Counts.
 
 
-async def numbers(site):
+async def scan_counts(site):
     scan = await site.scan()
     return scan.found, scan.new, scan.moved, scan.gone
 
 
 async def test_found_and_new_are_counted(site):
     site.scanner.set_found((A, ip(5)), (B, ip(6)))
-    assert await numbers(site) == (2, 2, 0, 0)
+    assert await scan_counts(site) == (2, 2, 0, 0)
     await site.clock.advance(60)
     site.scanner.set_found((A, ip(5)), (B, ip(6)), (C, ip(7)))
-    assert await numbers(site) == (3, 1, 0, 0)
+    assert await scan_counts(site) == (3, 1, 0, 0)
 
 
 async def test_silent_known_device_is_not_found(site):
@@ -380,75 +381,75 @@ async def test_silent_known_device_is_not_found(site):
     site.scanner.find(B, ip(6))
     await site.clock.advance(1)
     site.scanner.set_found((C, ip(7)))
-    assert (await numbers(site))[0] == 1
+    assert (await scan_counts(site))[0] == 1
 
 
 async def test_moves_are_counted(site):
     site.scanner.set_found((A, ip(5)), (B, ip(6)))
-    await numbers(site)
+    await scan_counts(site)
     await site.clock.advance(60)
     site.scanner.set_found((A, ip(8)), (B, ip(6)))
     site.scanner.script.append(lambda: site.registry.resolve_probe(ip(5), frozenset(), site.clock.monotonic()))
-    assert await numbers(site) == (2, 0, 1, 0)
+    assert await scan_counts(site) == (2, 0, 1, 0)
 
 
 async def test_gone_device_is_counted_once(site):
     site.scanner.set_found((A, ip(5)), (B, ip(6)))
-    await numbers(site)
+    await scan_counts(site)
     site.scanner.set_found((A, ip(5)))
     gone_counts = []
     for _ in range(12):
         await site.clock.advance(60)
         site.registry.expire(site.clock.monotonic())
-        gone_counts.append((await numbers(site))[3])
+        gone_counts.append((await scan_counts(site))[3])
     assert gone_counts == [0] * 9 + [1] + [0] * 2, "600 s after its last answer"
 
 
 async def test_device_confirmed_by_kernel_is_found(site):
     site.scanner.script = [lambda: site.scanner.find(A, ip(5), Source.NEIGHBOUR, ago=8.0)]
-    assert (await numbers(site))[0] == 1
+    assert (await scan_counts(site))[0] == 1
 
 
 async def test_returned_device_is_not_new(site):
     site.scanner.set_found((A, ip(5)))
-    await numbers(site)
+    await scan_counts(site)
     await site.clock.advance(700)
     site.registry.expire(site.clock.monotonic())
     site.scanner.set_found()
-    assert await numbers(site) == (0, 0, 0, 1)
+    assert await scan_counts(site) == (0, 0, 0, 1)
     await site.clock.advance(60)
     site.scanner.set_found((A, ip(5)))
-    assert await numbers(site) == (1, 0, 0, 0)
+    assert await scan_counts(site) == (1, 0, 0, 0)
 
 
-@pytest.mark.parametrize("was_here", [False, True])
-async def test_restored_camera_is_not_new(site, was_here):
+@pytest.mark.parametrize("was_seen", [False, True])
+async def test_restored_camera_is_not_new(site, was_seen):
     now = site.clock.monotonic()
-    site.registry.restore(CAMERA, Presence.ONLINE, alive_at=now - 10 if was_here else None, now=now)
+    site.registry.restore(CAMERA, Presence.ONLINE, alive_at=now - 10 if was_seen else None, now=now)
     await site.worker.load()
     site.scanner.set_found((CAMERA, ip(5)), (A, ip(6)))
-    assert await numbers(site) == (2, 1, 0, 0)
+    assert await scan_counts(site) == (2, 1, 0, 0)
 
 
-async def test_first_answer_of_leased_device_is_new(site):
+async def test_device_known_by_lease_is_new_at_first_answer(site):
     now = site.clock.monotonic()
     site.registry.add_sighting(Sighting(A, Source.LEASE, now, ip(5), alive=False), now)
-    assert await numbers(site) == (0, 0, 0, 0)
+    assert await scan_counts(site) == (0, 0, 0, 0)
     await site.clock.advance(5)
     site.scanner.set_found((A, ip(5)))
-    assert await numbers(site) == (1, 1, 0, 0)
+    assert await scan_counts(site) == (1, 1, 0, 0)
 
 
 async def test_change_between_scans_counts_for_second(site):
     site.scanner.set_found((A, ip(5)))
-    await numbers(site)
+    await scan_counts(site)
     await site.clock.advance(20)
     site.scanner.find(A, ip(8))
     site.registry.resolve_probe(ip(5), frozenset(), site.clock.monotonic())
     site.scanner.find(B, ip(6))
     await site.clock.advance(20)
     site.scanner.set_found((A, ip(8)), (B, ip(6)))
-    assert await numbers(site) == (2, 1, 1, 0)
+    assert await scan_counts(site) == (2, 1, 1, 0)
 
 
 # Periodic scans.
@@ -486,7 +487,7 @@ async def test_request_joins_periodic_scan(site):
         scan = await site.worker.start(ACTOR)
         assert (scan.requested_by, site.scanner.sweeps) == (PERIODIC, 1)
         site.scanner.gate.set()
-        await site.ended(scan.id)
+        await site.wait_for_end(scan.id)
 
 
 async def test_periodic_scan_waits_for_requested_scan(site):
@@ -497,7 +498,7 @@ async def test_periodic_scan_waits_for_requested_scan(site):
         await site.clock.advance(30)
         assert (site.scanner.sweeps, site.worker.current.id) == (2, scan.id)
         site.scanner.gate.set()
-        await site.ended(scan.id)
+        await site.wait_for_end(scan.id)
         await site.clock.advance(1)
         assert site.scanner.sweeps == 3
 
@@ -510,7 +511,7 @@ async def test_unchanged_periodic_scans_are_stored_in_groups(site):
         for count in range(1, MAX_UNCHANGED_PENDING):
             await site.next_period()
             assert len(site.on_disk()) == 1, count
-        pings = MAX_UNCHANGED_PENDING - 1  # `stored` pings once per period
+        pings = MAX_UNCHANGED_PENDING - 1  # `wait_until_stored` pings once per period
         await site.next_period()
         assert len(site.on_disk()) == 1 + MAX_UNCHANGED_PENDING
         assert site.database.commits - before <= pings + 2
@@ -565,7 +566,7 @@ async def test_history_is_paged_without_running_scan(site):
     assert ([scan.id for scan in page.scans], page.total) == ([ids[0]], 5)
     assert (await site.worker.history(limit=2, offset=5)).scans == []
     site.scanner.gate.set()
-    await site.ended(running.id)
+    await site.wait_for_end(running.id)
 
 
 async def test_history_includes_unchanged_scans(site):
@@ -584,7 +585,7 @@ async def test_history_is_in_scan_order(site):
         await site.clock.advance(5)
         requested = await site.scan()
         await site.clock.advance(INTERVAL_S)
-        await site.stored()
+        await site.wait_until_stored()
         page = await site.worker.history(limit=10, offset=0)
         times = [scan.started_at for scan in page.scans]
         assert times == sorted(times, reverse=True)
@@ -611,13 +612,13 @@ async def test_interrupted_scan_is_marked_at_next_start(site):
     assert [entry.id for entry in (await restarted.history(limit=10, offset=0)).scans] == [interrupted.id, done.id]
     assert (await restarted.get(done.id)).state is ScanState.DONE
     site.scanner.gate.set()
-    await site.ended(interrupted.id)
+    await site.wait_for_end(interrupted.id)
 
 
 # Failed writes.
 
 
-async def test_unrecorded_scan_does_not_start(site):
+async def test_scan_that_cannot_be_stored_does_not_start(site):
     site.fail_scan_writes()
     with pytest.raises(StorageError):
         await site.worker.start(ACTOR)
@@ -627,7 +628,7 @@ async def test_unrecorded_scan_does_not_start(site):
     assert (await site.scan()).state is ScanState.DONE
 
 
-async def test_unchanged_scans_survive_failed_record(site):
+async def test_unchanged_scans_are_kept_if_next_scan_cannot_be_stored(site):
     async with site.running():
         await site.next_period()
         site.fail_scan_writes()
@@ -670,11 +671,11 @@ async def test_periodic_scans_continue_without_storage(site):
         assert page.scans[0].id == site.worker.last.id, "the newest scans are kept"
 
 
-async def test_requested_scan_outlasts_unchanged_ones_without_storage(site):
+async def test_requested_scan_is_kept_longer_than_unchanged_ones_while_storage_fails(site):
     site.worker._pending.limit = MAX_UNCHANGED_PENDING
     scan = await site.worker.start(ACTOR)
     site.fail_scan_writes("UPDATE")
-    await site.ended(scan.id)
+    await site.wait_for_end(scan.id)
     site.restore_scan_writes()
     site.fail_scan_writes("INSERT")
     async with site.running():

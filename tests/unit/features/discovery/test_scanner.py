@@ -46,7 +46,7 @@ def link(*addresses, name="wlan0", index=3, mac=C, up=True, supports_arp=True):
     )
 
 
-def refusal(number):
+def os_error(number):
     return OSError(number, os.strerror(number))
 
 
@@ -70,7 +70,7 @@ class Engine:
         assert not self.open_now, "an open engine must be closed first"
         self.open_now = True
         if self.refuses:
-            raise refusal(self.refuses)  # after it has opened resources
+            raise os_error(self.refuses)  # resources are open already: they must be closed
         self.opened, self.link, self.subnet = self.opened + 1, on, subnet
 
     def close(self):
@@ -85,7 +85,7 @@ class Engine:
             self._answer(address)
         await asyncio.sleep(0)
         if self.sweep_fails:
-            raise refusal(self.sweep_fails)
+            raise os_error(self.sweep_fails)
         progress(1.0)
 
     async def probe(self, address, *, timeout_s):
@@ -96,7 +96,7 @@ class Engine:
         try:
             await (self.probe_gate.wait() if self.probe_gate else asyncio.sleep(0))
             if self.probe_fails:
-                raise refusal(self.probe_fails)
+                raise os_error(self.probe_fails)
             return self._answer(address)
         finally:
             self._concurrent -= 1
@@ -111,14 +111,14 @@ class Engine:
 class Netlink:
     """A kernel with one interface, or none."""
 
-    def __init__(self, on):
-        self.on = on
+    def __init__(self, interface):
+        self.interface = interface
         self.requested = []
 
     async def link(self, name):
         self.requested.append(name)
         await asyncio.sleep(0)
-        return self.on if self.on and self.on.name == name else None
+        return self.interface if self.interface and self.interface.name == name else None
 
 
 class KernelEvents:
@@ -131,7 +131,7 @@ class KernelEvents:
 
     def open(self):
         if self.refuses:
-            raise refusal(self.refuses)
+            raise os_error(self.refuses)
         self.opened += 1
 
     def close(self):
@@ -287,11 +287,11 @@ PROBLEMS = {
 async def test_scanner_reports_reason_and_recovers(problem):
     bad, reason = PROBLEMS[problem]
     pi = Pi()
-    pi.netlink.on = bad
+    pi.netlink.interface = bad
     await pi.scanner.refresh_link()
     assert pi.scanner.unavailable_reason.startswith(reason)
     assert (pi.scanner.engine, pi.open, pi.state) == (None, [], State.DEGRADED)
-    pi.netlink.on = link()
+    pi.netlink.interface = link()
     await pi.scanner.refresh_link()
     assert (pi.scanner.engine, pi.scanner.unavailable_reason, pi.state) == ("arp", "", State.OK)
 
@@ -299,11 +299,11 @@ async def test_scanner_reports_reason_and_recovers(problem):
 @pytest.mark.parametrize("problem", PROBLEMS)
 async def test_interface_outage_reopens_engine_once(pi, problem):
     for round_ in range(1, 4):
-        pi.netlink.on = PROBLEMS[problem][0]
+        pi.netlink.interface = PROBLEMS[problem][0]
         await pi.scanner.refresh_link()
         await pi.scanner.refresh_link()
         assert (pi.scanner.engine, pi.open, pi.arp.closed) == (None, [], round_)
-        pi.netlink.on = link()
+        pi.netlink.interface = link()
         await pi.scanner.refresh_link()
         await pi.scanner.refresh_link()
         assert (pi.scanner.engine, pi.open, pi.arp.opened) == ("arp", ["arp"], round_ + 1)
@@ -315,9 +315,9 @@ async def test_interface_outage_reopens_engine_once(pi, problem):
 async def test_changed_link_reopens_engine(pi, change):
     if change.get("addresses") == "two":
         change = {"addresses": (*link().addresses, IPv4Interface("10.0.0.1/8"))}
-    pi.netlink.on = replace(link(), **change)
+    pi.netlink.interface = replace(link(), **change)
     await pi.scanner.refresh_link()
-    assert (pi.arp.opened, pi.arp.closed, pi.arp.link) == (2, 1, pi.netlink.on)
+    assert (pi.arp.opened, pi.arp.closed, pi.arp.link) == (2, 1, pi.netlink.interface)
 
 
 async def test_concurrent_checks_open_one_engine():
@@ -341,7 +341,7 @@ async def test_close_is_idempotent(pi):
         ("10.1.0.0/16", "10.1.7.1/24", "10.1.7.0/24"),
     ],
 )
-async def test_narrower_network_is_scanned(subnet, address, network):
+async def test_narrower_of_subnet_and_interface_network_is_scanned(subnet, address, network):
     pi = Pi(subnet=IPv4Network(subnet), on=link(address))
     await pi.scanner.refresh_link()
     assert str(pi.scanner.network) == network
@@ -364,11 +364,11 @@ async def test_large_network_is_refused_unless_allowed(allow):
 async def test_scanner_recovers_without_kernel_event(problem):
     pi = Pi()
     async with pi.running():
-        pi.netlink.on = PROBLEMS[problem][0]
+        pi.netlink.interface = PROBLEMS[problem][0]
         await pi.clock.advance(LINK_CHECK_S + 0.1)
         assert (pi.scanner.engine, pi.open) == (None, [])
         await pi.clock.advance(100)
-        pi.netlink.on = link()
+        pi.netlink.interface = link()
         await pi.clock.advance(LINK_CHECK_S + 0.1)
         assert (pi.scanner.engine, pi.open) == ("arp", ["arp"])
     assert (pi.open, pi.arp.closed) == ([], pi.arp.opened)
@@ -377,11 +377,11 @@ async def test_scanner_recovers_without_kernel_event(problem):
 async def test_kernel_event_triggers_check():
     pi = Pi()
     async with pi.running():
-        pi.netlink.on = link(up=False)
+        pi.netlink.interface = link(up=False)
         pi.events.report(3, False)
         await pi.clock.advance(AT_ONCE_S)
         assert pi.scanner.engine is None
-        pi.netlink.on = link()
+        pi.netlink.interface = link()
         pi.events.report(3, True)
         await pi.clock.advance(AT_ONCE_S)
         assert pi.scanner.engine == "arp"
@@ -390,9 +390,9 @@ async def test_kernel_event_triggers_check():
 
 async def test_new_interface_triggers_check():
     pi = Pi()
-    pi.netlink.on = None
+    pi.netlink.interface = None
     async with pi.running():
-        pi.netlink.on = link(index=77)
+        pi.netlink.interface = link(index=77)
         pi.events.report(77, True)
         await pi.clock.advance(AT_ONCE_S)
         assert pi.scanner.engine == "arp"
@@ -441,7 +441,7 @@ async def test_flood_of_sightings_does_not_spin_loop():
 
 
 async def test_sweep_probes_all_hosts_but_own_addresses(pi):
-    pi.netlink.on = link("192.168.10.1/24", "192.168.10.200/24", "10.0.0.1/8")
+    pi.netlink.interface = link("192.168.10.1/24", "192.168.10.200/24", "10.0.0.1/8")
     await pi.scanner.refresh_link()
     shares = []
     await pi.scanner.sweep(shares.append)
@@ -470,7 +470,7 @@ async def test_sweep_fills_registry_and_runs_probes(pi):
 
 async def test_sweep_without_engine_fails_with_reason():
     pi = Pi()
-    pi.netlink.on = None
+    pi.netlink.interface = None
     await pi.scanner.refresh_link()
     with pytest.raises(NetworkError, match="the camera network cannot be scanned: interface wlan0 not found") as caught:
         await pi.scanner.sweep(lambda share: None)

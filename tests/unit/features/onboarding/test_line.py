@@ -98,7 +98,9 @@ def test_proven_cameras_come_first_in_arrival_order(clock):
     proven |= {arrived[3].mac, arrived[5].mac}
     waiting_line.append(arrived[4])
     waiting_line.append(arrived[5])
-    assert [waiting_line.position(queued.mac) for queued in arrived] == [2, 3, 4, 5, 6, 1], "3 is not examined yet"
+    assert [waiting_line.position(queued.mac) for queued in arrived] == [2, 3, 4, 5, 6, 1], (
+        "the proof of camera 3 is not noticed yet"
+    )
     waiting_line.promote()
     assert (waiting_line.unproven, waiting_line.position(arrived[3].mac)) == (4, 2)
     assert start_all(waiting_line) == [arrived[number] for number in (5, 3, 0, 1, 2, 4)]
@@ -112,7 +114,9 @@ def test_proven_camera_takes_place_in_a_full_line(clock, monkeypatch):
     waiting_line = WaitingLine(
         clock=clock, burst_size=1, max_per_minute=6, concurrency=1, has_proof=proven.__contains__
     )
-    assert [waiting_line.append(queued) for queued in attempts(3)] == [True, True, False], "a part is for proven ones"
+    assert [waiting_line.append(queued) for queued in attempts(3)] == [True, True, False], (
+        "some places are reserved for proven cameras"
+    )
     assert [waiting_line.append(attempt(number)) for number in range(10, 15)] == [True, True, True, True, False]
     assert list(waiting_line.waiting) == [attempt(number).mac for number in (10, 11, 12, 13)]
     assert (waiting_line.unproven, waiting_line.overflowed) == (0, 4)

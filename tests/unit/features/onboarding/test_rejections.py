@@ -166,7 +166,7 @@ async def test_backoff_grows_with_failures(clock):
     backoff = RetryBackoff(clock=clock)
     assert not backoff.must_wait(MAC)
     for failures in range(10):
-        backoff.failed(MAC, VerificationCode.TIMEOUT, "no answer")
+        backoff.record_failure(MAC, VerificationCode.TIMEOUT, "no answer")
         limit_s = min(CAP_S, BASE_S * 2**failures)
         await clock.advance(limit_s / 10 - 0.01)
         assert backoff.must_wait(MAC)
@@ -179,7 +179,7 @@ def test_last_failure_has_reason_and_next_attempt(clock):
     backoff = RetryBackoff(clock=clock)
     assert backoff.last(MAC) is None
     for _ in range(9):
-        backoff.failed(MAC, VerificationCode.TIMEOUT, "no answer " * 1000)
+        backoff.record_failure(MAC, VerificationCode.TIMEOUT, "no answer " * 1000)
     failure = backoff.last(MAC)
     assert (failure.code, failure.failures, failure.failed_at) == ("VERIFY_TIMEOUT", 9, clock.monotonic())
     assert len(failure.message) == MAX_MESSAGE_CHARS
@@ -205,10 +205,10 @@ def test_retry_rule_fails_until_next_attempt():
 async def test_success_resets_backoff(clock):
     backoff = RetryBackoff(clock=clock)
     for _ in range(8):
-        backoff.failed(MAC, VerificationCode.TIMEOUT, "no answer")
+        backoff.record_failure(MAC, VerificationCode.TIMEOUT, "no answer")
     backoff.forget(MAC)
     assert not backoff.must_wait(MAC)
-    backoff.failed(MAC, VerificationCode.TIMEOUT, "no answer")
+    backoff.record_failure(MAC, VerificationCode.TIMEOUT, "no answer")
     await clock.advance(BASE_S)
     assert not backoff.must_wait(MAC)
 
@@ -217,12 +217,12 @@ def test_failure_at_claimed_address_does_not_delay_a_proven_camera(clock):
     proven = set()
     backoff = RetryBackoff(clock=clock, has_address=proven.__contains__)
     for _ in range(9):
-        backoff.failed(MAC, VerificationCode.UNREACHABLE, "cannot connect", is_claimed=True)
+        backoff.record_failure(MAC, VerificationCode.UNREACHABLE, "cannot connect", is_claimed=True)
     assert backoff.must_wait(MAC)
     proven.add(MAC)
     assert not backoff.must_wait(MAC)
     assert backoff.last(MAC).next_attempt_at <= clock.monotonic()
-    backoff.failed(MAC, VerificationCode.TIMEOUT, "no answer")
+    backoff.record_failure(MAC, VerificationCode.TIMEOUT, "no answer")
     assert backoff.must_wait(MAC)
     assert backoff.last(MAC).failures == 1
 
@@ -230,7 +230,7 @@ def test_failure_at_claimed_address_does_not_delay_a_proven_camera(clock):
 def test_backoff_drops_the_oldest_failure(clock):
     backoff = RetryBackoff(clock=clock)
     for number in range(BACKOFF_MAX_TRACKED + 1):
-        backoff.failed(numbered_mac(number), VerificationCode.TIMEOUT, "no answer")
+        backoff.record_failure(numbered_mac(number), VerificationCode.TIMEOUT, "no answer")
     assert not backoff.must_wait(numbered_mac(0))
     assert backoff.must_wait(numbered_mac(1))
     assert backoff.must_wait(numbered_mac(BACKOFF_MAX_TRACKED))

@@ -1,4 +1,4 @@
-"""Text view of a batch: terminal width, order and end; and the event stream that updates it."""
+"""Text view of a batch: width, order of cameras, when the batch is over; and the event stream that updates it."""
 
 import threading
 
@@ -8,12 +8,12 @@ from pi_orchestrator.cli.event_stream import Disconnected, Event, Frame, follow,
 from pi_orchestrator.core.errors import NotFoundError, OrchestratorError
 from pi_orchestrator.features.events.cli import one_line
 from pi_orchestrator.features.provisioning.cli_view import (
-    Batch,
+    WatchedSession,
     camera_line,
     change_line,
     document,
     duration,
-    fingerprint,
+    printed_fields,
     screen,
     state_label,
     summary,
@@ -45,7 +45,7 @@ SKIPPED = failed(99, "SKIPPED", "skipped by the operator")
 
 
 def batch(*devices, macs=(), **session):
-    result = Batch(macs=macs)
+    result = WatchedSession(macs=macs)
     result.replace(SESSION | session, devices)
     return result
 
@@ -185,7 +185,7 @@ def test_note_takes_a_line_from_the_cameras():
 # State and outcome.
 
 
-def test_events_update_and_replace_overwrites():
+def test_update_applies_event_and_replace_overwrites_devices():
     shown_batch = batch(device(1), device(2))
     shown_batch.update("device.state_changed", {"device": device(1, "verifying", progress=60)})
     shown_batch.update("device.discovered", {"device": device(3)})
@@ -291,9 +291,9 @@ def test_document_has_the_same_counts():
 
 def test_fingerprint_changes_with_shown_fields():
     before = device(1, "provisioning", progress=10)
-    assert fingerprint(before) == fingerprint(before | {"rssi": -70})
+    assert printed_fields(before) == printed_fields(before | {"rssi": -70})
     for more in ({"progress": 30}, {"state": "failed"}, {"error_code": "X"}, {"retry_count": 1}):
-        assert fingerprint(before) != fingerprint(before | more)
+        assert printed_fields(before) != printed_fields(before | more)
     assert change_line(before, at="12:00:00", width=80) == (
         "12:00:00  24:6F:28:00:00:01  192.168.0.1  provisioning 10 %"
     )
@@ -375,7 +375,7 @@ def test_lost_stream_resumes_with_backoff():
         assert low <= delay <= 2 * low
 
 
-def test_id_without_event_is_resumed_from():
+def test_lost_stream_resumes_after_id_without_event():
     daemon = Daemon((b"id:41\n\n", None), (b"", REFUSED))
     with pytest.raises(NotFoundError):
         list(follow(daemon, "/events", sleep=lambda _: None))

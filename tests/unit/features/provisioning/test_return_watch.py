@@ -79,7 +79,7 @@ def test_return_address_needs_evidence(fields, address, expected):
     ],
     ids=["rebooted", "uptime-unknown", "not-rebooted", "not-settled", "target", "unnamed"],
 )
-def test_wrong_network_needs_reboot(change, expected):
+def test_wrong_network_is_reported_only_after_reboot(change, expected):
     fields = {"received_at": 130.0, "uptime_s": 10.0, "connected_at": 120.0, "ssid": "Home-AP", "ip": HOME_IP} | change
     assert report(**fields).wrong_network(TARGET, 130.0) == expected
 
@@ -98,7 +98,7 @@ def test_answer_confirms_return(ssid, has_moved, has_reported, expected):
     assert confirms_return(ssid, TARGET, has_moved=has_moved, has_reported=has_reported) is expected
 
 
-def test_outside_target_address_is_refused():
+def test_address_outside_target_networks_is_refused():
     networks = (IPv4Network("192.168.10.0/24"), IPv4Network("192.168.20.0/24"))
     check_target_address(TARGET_IP, networks, own=frozenset(), allow_loopback=False)
     with pytest.raises(FieldError, match="target_subnets"):
@@ -108,7 +108,7 @@ def test_outside_target_address_is_refused():
 
 
 def test_listening_time_stops_without_broker():
-    """Of 10 s, 4 s count before the broker is disconnected, and the time from 60 s on, after the reconnect."""
+    """Of the 10 s, 4 s pass before the broker is disconnected; the rest counts from 60 s on, after the reconnect."""
     listening = ListeningTime(10.0, 0.0)
     listening.advance(4.0, is_connected=True)
     listening.advance(50.0, is_connected=False)

@@ -20,7 +20,7 @@ def session(state, **fields):
     return replace(result, **fields)
 
 
-# A state that `becomes` does not contain refuses with SESSION_ALREADY_CLOSED.
+# In a state that `becomes` does not contain, the transition is refused with SESSION_ALREADY_CLOSED.
 @pytest.mark.parametrize(
     "transition, becomes",
     [
@@ -90,7 +90,7 @@ def test_interruption_lasts_until_resume():
     assert not session(PAUSED).interrupted
 
 
-def test_lifetime_and_warning():
+def test_lifetime_and_warning_depend_on_state():
     assert session(ACTIVE).lifetime_s == 60 + 120 + 90
     assert session(ACTIVE).warning_s == 60
     assert session(PAUSED).lifetime_s == PAUSED_S == 24 * 3600

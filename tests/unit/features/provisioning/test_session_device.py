@@ -21,6 +21,7 @@ def camera(state=DISCOVERED, **fields):
     return SessionDevice("session", Mac("24:6F:28:00:00:10"), "192.168.10.21", AT, state=state, **fields)
 
 
+# Step: (function that takes it, {state in which it is allowed: next state}).
 STEPS = {
     "queue": (lambda device: device.queue(7), {DISCOVERED: PROVISIONING}),
     "retry": (lambda device: device.retry(7, max_retries=3), {FAILED: PROVISIONING}),
@@ -81,7 +82,7 @@ def test_accept_without_send_is_refused():
         camera(PROVISIONING).accepted(AT)
 
 
-def test_sent_is_kept_until_not_delivered():
+def test_record_of_send_is_kept_unless_not_delivered():
     sending = camera(PROVISIONING).sending(SENT)
     assert sending.sent == SENT
     assert sending.failed("X", "y").sent == SENT

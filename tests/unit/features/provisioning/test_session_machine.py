@@ -1,4 +1,4 @@
-"""Sessions and cameras under every order of events: pure, and as commands against a real database.
+"""Sessions and cameras after steps in random order: without a database, and as commands against a real database.
 
 In any order of commands: only steps of the diagrams, counts equal to the devices' states, one open session per
 interface, a final end, and no password after its session.
@@ -398,14 +398,14 @@ class StoredMachine(RuleBasedStateMachine):
 
 
 class IdleProvisioner:
-    """Takes no step: the state machine takes them."""
+    """A provisioner that takes no step: the test takes them."""
 
     async def run(self, session, device):
         await asyncio.Event().wait()
 
 
 class EmptyIntake:
-    """Adds no devices: the state machine adds them."""
+    """An intake that adds no devices: the test adds them."""
 
     async def run_pass(self, session):
         pass
@@ -414,13 +414,13 @@ class EmptyIntake:
         pass
 
 
-def test_pure_state_machine():
+def test_transitions_in_random_order_follow_diagrams():
     run_state_machine_as_test(
         PureMachine, settings=settings(max_examples=repeats(60, slow=300), stateful_step_count=60)
     )
 
 
-def test_stored_state_machine(tmp_path, monkeypatch):
+def test_stored_rows_after_random_commands_follow_diagrams(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     run_state_machine_as_test(
         StoredMachine, settings=settings(max_examples=repeats(8, slow=25), stateful_step_count=25)

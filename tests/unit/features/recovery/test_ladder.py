@@ -19,12 +19,12 @@ from pi_orchestrator.features.recovery.ladder import (
 
 LIMIT = 3
 STILL_SEEN = math.inf
-"""A last sighting after every failure, so that the camera may be rebooted."""
+"""Time of a last sighting: later than every failure, so that the camera may be rebooted."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def every_failure_counts():
-    """Failures at one time are separate attempts, except in the tests of that limit."""
+    """Count each failure as a separate attempt, except in tests that use `attempt_limit`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery_ladder, "ATTEMPT_S", 0.0)
         yield
@@ -36,7 +36,7 @@ def attempt_limit(monkeypatch):
 
 
 def fail(ladder, times=1, *, now=100.0, auto_reboot=True, seen_at=STILL_SEEN):
-    """Let captures fail; for each failure, whether the camera must be rebooted."""
+    """Let captures fail; returns for each failure whether the camera must be rebooted."""
     options = {"seen_at": seen_at, "reboot_after": LIMIT, "auto_reboot": auto_reboot}
     return [ladder.capture_failed("no frame", now, **options) for _ in range(times)]
 
@@ -143,7 +143,7 @@ def test_reboot_of_a_healthy_camera_ends_in_ok():
     assert ladder.since == 9.0
 
 
-def test_auto_reboot_off_camera_is_escalated():
+def test_camera_is_escalated_without_reboot_if_auto_reboot_is_off():
     ladder = RecoveryLadder()
     assert not any(fail(ladder, 50, auto_reboot=False))
     assert ladder.state is RecoveryState.RETRYING

@@ -8,7 +8,7 @@ from tests.support.clock import FakeClock
 
 MAC = Mac("24:6F:28:B0:F7:F1")
 STILL_SEEN = math.inf
-"""A last sighting after every failure, so that the camera may be rebooted."""
+"""Time of a last sighting: later than every failure, so that the camera may be rebooted."""
 
 
 async def test_alternating_failures_are_reported_once_per_interval():

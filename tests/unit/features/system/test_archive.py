@@ -10,7 +10,7 @@ import pytest
 
 from pi_orchestrator.core.logging import configure_redaction
 from pi_orchestrator.features.system import archive as archives
-from pi_orchestrator.features.system import dump_store as dump
+from pi_orchestrator.features.system import database_dump
 from pi_orchestrator.features.system.archive import Archive
 from pi_orchestrator.features.system.bundle import add_tables
 from pi_orchestrator.storage import schema
@@ -124,14 +124,14 @@ def rows(tables, name):
     return [json.loads(line) for table in tables if table.name == name for line in table.lines]
 
 
-def test_read_database_newest_rows(database):
-    tables = list(dump.read_database(database))
+def test_read_database_has_newest_rows_without_secrets(database):
+    tables = list(database_dump.read_database(database))
     names = [table.name for table in tables]
     assert {"cameras", "events", "sessions", "onboarding_audit", "operator_actions", "allowlist"} <= set(names)
-    assert not dump.SECRET_TABLES & set(names)
+    assert not database_dump.SECRET_TABLES & set(names)
     assert next(table.rows for table in tables if table.name == "events") == 3001
     events = rows(tables, "events")
-    assert len(events) == dump.MAX_ROWS
+    assert len(events) == database_dump.MAX_ROWS
     assert [event["payload"] for event in events[-3:]] == [{"n": 2998}, {"n": 2999}, "damaged"]
     assert rows(tables, "api_keys") == [
         {"id": "k", "name": "name", "scope": "read", "digest": "(13 bytes)", "created_at": "2026"}
@@ -141,7 +141,7 @@ def test_read_database_newest_rows(database):
 def test_secret_tables_exist_in_schema():
     """A new table with secrets must be added to SECRET_TABLES."""
     sql = " ".join(text for _, text in schema.migrations())
-    assert all(f"CREATE TABLE {name} " in sql for name in dump.SECRET_TABLES)
+    assert all(f"CREATE TABLE {name} " in sql for name in database_dump.SECRET_TABLES)
 
 
 def test_database_copy_leaves_folder_unchanged(database):
@@ -149,7 +149,7 @@ def test_database_copy_leaves_folder_unchanged(database):
     connection.execute("DELETE FROM events WHERE id < 3000")
     connection.commit()  # in the WAL, not yet in the file
     before = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in database.parent.iterdir()}
-    assert len(rows(dump.read_database_copy(database), "events")) == 2
+    assert len(rows(database_dump.read_database_copy(database), "events")) == 2
     assert {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in database.parent.iterdir()} == before
     connection.close()
 
@@ -163,7 +163,7 @@ def test_unreadable_database_is_noted(database, archive, damage, monkeypatch):
     elif damage == "truncated":
         database.write_bytes(database.read_bytes()[:20_000])
     else:
-        monkeypatch.setattr(dump, "MAX_COPY_BYTES", 1000)
-    add_tables(archive, lambda: dump.read_database_copy(database))
+        monkeypatch.setattr(database_dump, "MAX_COPY_BYTES", 1000)
+    add_tables(archive, lambda: database_dump.read_database_copy(database))
     files = extract(archive.finish())
     assert json.loads(files["manifest.json"])["notes"] or any(b"unreadable" in content for content in files.values())

@@ -62,7 +62,7 @@ def test_reply_to_us_is_recognized():
 
 
 @pytest.mark.parametrize("extra", [b"", bytes(18), b"\xff" * 200])
-def test_padding_is_allowed(extra):
+def test_arp_frame_with_padding_is_accepted(extra):
     assert is_arp(frame(REQUEST, sender=(MAC, HOST)) + extra)
 
 
@@ -79,7 +79,7 @@ def test_padding_is_allowed(extra):
         (slice(41, 42), b""),
     ],
 )
-def test_other_format_is_rejected(place, value):
+def test_frame_of_other_format_is_rejected(place, value):
     data = bytearray(frame(REPLY, sender=(MAC, HOST)))
     data[place] = value
     assert not is_arp(bytes(data))
@@ -161,7 +161,7 @@ def load_with_home(home):
     return int(process.stdout)
 
 
-def test_scapy_writes_no_home_and_stays_small(tmp_path):
+def test_scapy_writes_nothing_to_home_and_uses_little_memory(tmp_path):
     assert load_with_home(tmp_path) < 24 << 20
     assert list(tmp_path.iterdir()) == []
 

@@ -103,8 +103,7 @@ def test_empty_file_has_no_leases():
     assert parse_leases(b"") == ParsedLeases((), 0)
 
 
-def test_lease_is_not_proof():
-    """It proves neither presence nor the address."""
+def test_lease_proves_neither_presence_nor_address():
     assert Lease(MAC, IP, "cam", LATER).sighting(7.0) == Sighting(
         MAC, Source.LEASE, 7.0, ip=IP, alive=False, binds=False, host_name="cam"
     )

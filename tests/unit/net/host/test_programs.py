@@ -60,7 +60,7 @@ async def test_stdin_is_empty(run_script):
     assert (await run_script("cat; echo end")).output == b"end\n"
 
 
-async def test_missing_program_is_not_installed(monkeypatch, tmp_path):
+async def test_missing_or_not_executable_program_is_not_installed(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotInstalledError):
         await programs.run("example", timeout_s=1, max_bytes=1)

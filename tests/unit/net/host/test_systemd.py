@@ -34,7 +34,7 @@ def test_each_message_is_one_datagram(systemd):
         assert receive() == expected
 
 
-def test_reload_has_monotonic_time(systemd):
+def test_reload_message_has_monotonic_time(systemd):
     name, receive = systemd
     before = time.monotonic_ns() // 1000
     Notifier({"NOTIFY_SOCKET": name}).reloading()
@@ -70,5 +70,5 @@ def test_busy_systemd_does_not_block(tmp_path):
         ({"WATCHDOG_PID": str(os.getpid())}, 0.0),
     ],
 )
-def test_watchdog_interval_is_for_this_process(environ, seconds):
+def test_watchdog_interval_is_read_if_for_this_process(environ, seconds):
     assert Notifier(environ).watchdog_s == seconds

@@ -16,7 +16,7 @@ LINK = Link("ap0", 2, None, True, True, ())
 
 
 class Socket:
-    """Raises the given errors, one per attempt; None sends."""
+    """A socket that raises the given errors, one per attempt to send; at None it sends."""
 
     def __init__(self, errors):
         self.errors = iter(errors)
@@ -57,7 +57,7 @@ async def test_full_buffer_is_waited_for(code):
     assert pauses == 100 + len(HOSTS) // module.BATCH_SIZE
 
 
-async def test_permanently_full_buffer_ends_send(capsys):
+async def test_send_ends_if_buffer_stays_full(capsys):
     sent, pauses = await send_all([errno.ENOBUFS] * 10_000)
     assert sent == []
     assert pauses <= module.MAX_PAUSES + len(HOSTS)
@@ -69,7 +69,7 @@ async def test_error_of_earlier_datagram_is_retried():
     assert sent == [str(host) for host in HOSTS]
 
 
-async def test_endless_earlier_errors_end_send():
+async def test_send_ends_after_too_many_errors_of_earlier_datagrams():
     sent, _ = await send_all([errno.ECONNREFUSED] * 100_000)
     assert sent == []
 
@@ -82,13 +82,13 @@ async def test_failing_address_is_skipped(code):
 
 
 @pytest.mark.parametrize("code", sorted(module.LINK_DOWN_ERRORS))
-async def test_link_down_raises(code):
+async def test_send_raises_if_link_is_down(code):
     with pytest.raises(OSError) as caught:
         await send_all([None, code])
     assert caught.value.errno == code
 
 
-def error(origin=2, kind=3, code=3, offender="10.77.0.10"):
+def error_entry(origin=2, kind=3, code=3, offender="10.77.0.10"):
     """An entry of the socket's error queue, by default: ICMP (2), destination unreachable (3), port unreachable (3)."""
     return struct.pack("=IBBBxII", errno.ECONNREFUSED, origin, kind, code, 0, 0) + struct.pack(
         "=HH4s8x", 2, 0, IPv4Address(offender).packed
@@ -98,16 +98,16 @@ def error(origin=2, kind=3, code=3, offender="10.77.0.10"):
 @pytest.mark.parametrize(
     "data, answered",
     [
-        (error(), True),
-        (error(offender="10.77.0.11"), False),
-        (error(offender="10.77.0.1", code=1), False),
-        (error(code=1), False),
-        (error(kind=11), False),
-        (error(origin=1), False),
-        (error()[:20], False),
+        (error_entry(), True),
+        (error_entry(offender="10.77.0.11"), False),
+        (error_entry(offender="10.77.0.1", code=1), False),
+        (error_entry(code=1), False),
+        (error_entry(kind=11), False),
+        (error_entry(origin=1), False),
+        (error_entry()[:20], False),
         (b"", False),
     ],
     ids=["host", "other host", "router", "host unreachable", "time exceeded", "local", "truncated", "empty"],
 )
 def test_only_host_itself_counts_as_answer(data, answered):
-    assert module._is_from("10.77.0.10", data) is answered
+    assert module._is_port_unreachable_from("10.77.0.10", data) is answered

@@ -42,7 +42,7 @@ class LossySocket:
         raise self.inbox.pop()
 
 
-def test_loss_during_dump_starts_another():
+def test_notifications_lost_during_dump_cause_second_dump():
     events = KernelEvents(clock=FakeClock(), on_neighbour=lambda entry: None)
     events._socket = sock = LossySocket()
     events._start_dump()

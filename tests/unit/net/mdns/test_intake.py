@@ -31,13 +31,13 @@ class Calls:
 
 
 @pytest.fixture
-def full():
+def on_full():
     return Calls()
 
 
 @pytest.fixture
-def packet_filter(clock, full):
-    return PacketFilter(networks=[NETWORK], clock=clock, on_full=full)
+def packet_filter(clock, on_full):
+    return PacketFilter(networks=[NETWORK], clock=clock, on_full=on_full)
 
 
 @pytest.mark.parametrize("source, admitted", [(CAMERA, True), ("192.168.11.20", False), ("10.0.0.1", False)])
@@ -68,27 +68,27 @@ async def fill(packet_filter, clock):
     return admitted_bytes
 
 
-async def test_queries_are_admitted_while_filter_is_full(packet_filter, clock, full):
+async def test_queries_are_admitted_while_filter_is_full(packet_filter, clock, on_full):
     assert MAX_STORED_BYTES - len(RESPONSE) < await fill(packet_filter, clock) <= MAX_STORED_BYTES
     assert packet_filter.is_full
     await clock.advance(1)
     assert packet_filter.admits(QUERY, CAMERA)
 
 
-async def test_full_filter_requests_clear_after_a_minute(packet_filter, clock, full):
-    """Not before, even in a flood: otherwise announcements would be deleted and repeated endlessly."""
+async def test_full_filter_requests_clear_after_a_minute(packet_filter, clock, on_full):
+    """`on_full` is not called earlier, even in a flood: announcements would be deleted and repeated endlessly."""
     await fill(packet_filter, clock)
-    full.count = 0
+    on_full.count = 0
     packet_filter.clear()
     await clock.advance(MIN_CLEAR_INTERVAL_S - 30)
     await fill(packet_filter, clock)
-    before = full.count
+    before = on_full.count
     await clock.advance(1)
     assert not packet_filter.admits(RESPONSE, CAMERA)
-    assert full.count == before
+    assert on_full.count == before
     await clock.advance(MIN_CLEAR_INTERVAL_S)
     assert not packet_filter.admits(RESPONSE, CAMERA)
-    assert full.count > before
+    assert on_full.count > before
     packet_filter.clear()
     assert not packet_filter.is_full
     assert packet_filter.admits(RESPONSE, CAMERA)

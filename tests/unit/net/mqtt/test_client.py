@@ -18,7 +18,7 @@ LIMIT = 1000
 
 @pytest.fixture
 async def connected():
-    """(client, socket of the peer) after CONNACK, without a connect."""
+    """(client, socket of the peer) as after a successful connect."""
     client = MqttClient("127.0.0.1", max_packet_bytes=LIMIT)
     client._limit._skip_bytes = LIMIT
     ours, theirs = socket.socketpair()
@@ -57,7 +57,7 @@ async def test_packet_at_limit_is_received(connected):
 
 
 @pytest.mark.parametrize("retained", [True, False])
-async def test_packet_over_limit_is_refused_with_topic(connected, retained):
+async def test_packet_over_limit_is_refused_and_its_topic_reported(connected, retained):
     client, peer = connected
     peer.send(header("camera/status/x", LIMIT, retained=retained) + bytes(LIMIT))
     assert read(client) is MQTTErrorCode.MQTT_ERR_CONN_LOST
@@ -87,7 +87,7 @@ async def test_skipped_message_is_acknowledged_and_not_kept(connected, piece):
 
 
 @pytest.mark.parametrize("topic", ["camera/status/x", "camera/status/" + "x" * 600, "x" * 65_535])
-async def test_topic_in_pieces_is_found(connected, topic):
+async def test_topic_received_in_pieces_is_found(connected, topic):
     client, peer = connected
     data = header(topic, 250 << 20)
     for start in range(0, len(data), 1 + len(data) // 100):
@@ -117,7 +117,7 @@ async def test_mqtt5_announces_limit_to_broker():
     assert (client._properties.MaximumPacketSize, client._properties.ReceiveMaximum) == (LIMIT, 64)
 
 
-async def test_connection_closed_before_answer_ends_open():
+async def test_open_fails_if_connection_is_closed_before_answer():
     async def close(reader, writer):
         await reader.read(10)
         writer.close()
@@ -130,7 +130,7 @@ async def test_connection_closed_before_answer_ends_open():
 
 
 @pytest.mark.parametrize("qos", [0, 1])
-async def test_payload_is_intact_without_properties(qos):
+async def test_removing_properties_keeps_payload(qos):
     message_id = b"\x12\x34" if qos else b""
     for size in (0, 1, 127, 128, 20_000):
         body = text("t") + message_id + length_field(size) + b"\x26" * size + b"payload"

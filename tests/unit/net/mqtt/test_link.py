@@ -1,4 +1,4 @@
-"""Delays of the broker connection; tests/faults/test_broker_outages.py has its behaviour."""
+"""Delays of the broker connection; tests/faults/test_broker_outages.py tests its behaviour."""
 
 from pi_orchestrator.net.mqtt import link, session
 

@@ -38,7 +38,7 @@ def test_filter_matches_its_topics(topic, result):
     assert matches(STATUS, topic) is result
 
 
-def test_large_retained_message_leaves_known_topics(subscriptions):
+def test_filter_with_large_retained_message_is_replaced_by_known_topics(subscriptions):
     for name in ("a", "evil", "b", "x" * MAX_TOPIC_CHARS):
         subscriptions.add_topic(STATUS, f"camera/status/{name}", 0)
     subscriptions.add_too_large(large("camera/status/evil"), 0)
@@ -49,7 +49,7 @@ def test_large_retained_message_leaves_known_topics(subscriptions):
     assert subscriptions.problem() is None
 
 
-def test_long_topic_is_not_kept_but_left_out(subscriptions):
+def test_filter_with_large_message_on_long_topic_is_left_out(subscriptions):
     topic = "camera/status/" + "x" * 60_000
     subscriptions.add_too_large(large(topic), 0)
     assert subscriptions.wanted(0) == [RESPONSE]
@@ -59,7 +59,7 @@ def test_long_topic_is_not_kept_but_left_out(subscriptions):
     assert not subscriptions._filters[STATUS].large_topics
 
 
-def test_repeats_double_the_time_up_to_limit(subscriptions):
+def test_repeated_large_message_doubles_time_up_to_limit(subscriptions):
     times = []
     for _ in range(20):
         subscriptions.add_too_large(large("camera/status/evil"), 0)

@@ -1,4 +1,4 @@
-"""nl80211 requests of these tests wait long."""
+"""A long timeout of nl80211 requests for all tests in this folder."""
 
 import pytest
 

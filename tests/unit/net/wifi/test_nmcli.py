@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pi_orchestrator.net.wifi.nmcli import LIST_FIELDS, rows, split, wifi_networks, wifi_states
-from tests.support.programs import LISTED, STATES
+from tests.support.programs import DEVICE_STATES, WIFI_LIST
 
 
 def line(*, device="wlan1", in_use=" ", name="Office", bssid="3C:84:6A:11:22:30", **more):
@@ -16,12 +16,12 @@ def line(*, device="wlan1", in_use=" ", name="Office", bssid="3C:84:6A:11:22:30"
 
 
 def test_states_of_wifi_interfaces():
-    assert wifi_states(STATES) == {"wlan0": "unmanaged", "wlan1": "connected"}
+    assert wifi_states(DEVICE_STATES) == {"wlan0": "unmanaged", "wlan1": "connected"}
     assert wifi_states("") == {}
 
 
 def test_network_list_is_parsed():
-    first, second, third = wifi_networks(LISTED)
+    first, second, third = wifi_networks(WIFI_LIST)
     assert (first.interface, first.joined) == ("wlan1", True)
     assert first.network.bssid == "3C:84:6A:11:22:30"
     assert (first.network.ssid, first.network.security) == ("Office", "WPA2/WPA3")
@@ -43,7 +43,7 @@ def test_network_list_is_parsed():
         ("WPA9", "WPA9"),
     ],
 )
-def test_security_equals_beacon_names(security, shown):
+def test_security_of_nmcli_is_named_as_in_kernel_scans(security, shown):
     assert wifi_networks(line(security=security))[0].network.security == shown
 
 

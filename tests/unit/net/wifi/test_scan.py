@@ -20,7 +20,7 @@ AP = interface()
 FREE = interface("station", ssid=None, index=4, name="wlan1")
 JOINED = interface("station", ssid=b"Office", index=4, name="wlan1")
 LISTED_BY_BOTH = "3C:84:6A:11:22:30"
-"""A BSSID that programs.LISTED, the output of nmcli, also has."""
+"""A BSSID that programs.WIFI_LIST, the output of nmcli, also has."""
 
 
 class FakeNetlink:
@@ -85,7 +85,7 @@ async def test_scan_without_networkmanager_uses_recent_kernel_results(make_wifi)
     assert await failure_of(make_wifi(only_old)[0]) == "NetworkManager is not installed"
 
 
-async def test_scan_not_permitted_uses_listed_networks(make_wifi):
+async def test_scan_that_is_not_permitted_uses_listed_networks(make_wifi):
     rejecting = """case "$*" in *"rescan yes") echo 'Error: not authorized' >&2; exit 1 ;; esac"""
     scan, _ = make_wifi(Kernel(family=False), nmcli=f"{rejecting}\n{programs.NMCLI}")
     assert len(await scan.networks()) == 3
@@ -150,7 +150,7 @@ async def test_unusable_networkmanager_is_named_in_error(make_wifi, monkeypatch,
 # WiFi client.
 
 
-async def test_client_prefers_kernel(make_wifi, clock, tmp_path):
+async def test_client_state_of_kernel_takes_precedence(make_wifi, clock, tmp_path):
     kernel = Kernel(interface=[AP, JOINED], stations=[station(OTHER, SIGNAL=-61)])
     _, client = make_wifi(kernel, nmcli=f"touch {tmp_path}/nmcli-ran")
     assert await client.read() == ClientState("connected", "Office", "10.0.0.23", -61)

@@ -1,4 +1,7 @@
-"""What the daemon's user may read and write, for `doctor` that root runs: root may read and write everything."""
+"""The check by `doctor` whether the daemon's user can read and write a path.
+
+It needs root, and a process of that user: root itself can read and write everything.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ CHECK_S = 5.0
 
 
 def missing_access(path: Path, *, write: bool) -> str | None:
-    """What the daemon's user cannot do with an existing path; None if nothing, or if this user is not root."""
+    """A sentence that says whether the daemon's user cannot read or, with `write`, not write an existing path.
+
+    None if it can, or if that cannot be checked: only root can check, and only if the daemon's user exists.
+    """
     if os.geteuid() != 0:
         return None
     try:
@@ -34,7 +40,7 @@ def missing_access(path: Path, *, write: bool) -> str | None:
                 check=False,
             )
         except (OSError, subprocess.SubprocessError):
-            return None  # root without the capability to change the user
+            return None  # root, but without the capability to run a process of another user
         if done.returncode == 1:
             return f"the daemon's user {USER} cannot {verb} {path}"
     return None

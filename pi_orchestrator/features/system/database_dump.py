@@ -1,6 +1,7 @@
 """The database as text for the support bundle: bounded, without secrets.
 
-Reads on a separate connection, in a thread, and writes nothing. A table that cannot be read is reported, not raised.
+Every function blocks, so the daemon calls it in a thread; it opens its own read-only connection. If a table cannot be
+read, the error takes the place of its rows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pi_orchestrator.core.errors import StorageError
 from pi_orchestrator.storage.schema import SIDE_FILES
 
 MAX_ROWS = 2000
-SQLITE = sqlite3.sqlite_version
+SQLITE_VERSION = sqlite3.sqlite_version
 MAX_COPY_BYTES = 256 * 1024 * 1024
 SECRET_TABLES = frozenset({"session_secrets", "idempotency"})
 """Tables that are omitted. Blobs of other tables are omitted too: they are digests or sealed secrets."""
@@ -28,7 +29,7 @@ SECRET_TABLES = frozenset({"session_secrets", "idempotency"})
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The newest rows of a table as JSON lines, oldest first; `rows` is the number of all its rows."""
+    """The last MAX_ROWS rows of a table by primary key, as JSON lines in ascending order; `rows` counts all rows."""
 
     name: str
     lines: list[str]
@@ -47,7 +48,10 @@ def read_database(path: Path) -> Iterator[Table]:
 
 
 def read_database_copy(path: Path) -> Iterator[Table]:
-    """As `read_database`, but of a copy, so that the state folder of a stopped daemon is not changed."""
+    """As `read_database`, but of a copy, for a stopped daemon.
+
+    SQLite can create files beside a database that it opens, even to read it; the state folder must not change.
+    """
     with tempfile.TemporaryDirectory(prefix="pi-orchestrator-") as folder:
         try:
             size = sum(file.stat().st_size for file in _files(path))
@@ -61,7 +65,7 @@ def read_database_copy(path: Path) -> Iterator[Table]:
 
 
 def _files(path: Path) -> list[Path]:
-    # SQLite builds the shared-memory index again from the WAL.
+    # Without the shared-memory index: SQLite rebuilds it from the WAL.
     side_files = [path.with_name(path.name + suffix) for suffix in SIDE_FILES if suffix != "-shm"]
     return [path, *(side for side in side_files if side.exists())]
 
@@ -73,7 +77,7 @@ def _tables(connection: sqlite3.Connection) -> Iterator[Table]:
     for name in (str(row["name"]) for row in names):
         if name in SECRET_TABLES:
             continue
-        table = f'"{name}"'  # a name of this schema
+        table = f'"{name}"'  # safe to insert into SQL: the name comes from the schema, not from a request
         try:
             key = connection.execute("SELECT name FROM pragma_table_info(?) WHERE pk = 1", (name,)).fetchone()
             order = f'ORDER BY "{key["name"]}" DESC' if key else ""

@@ -57,7 +57,8 @@ class InventoryMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.folder = Path(tempfile.mkdtemp(prefix="inventory-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
         self.clock = FakeClock()
-        self.registered, self.excluded, self.boxes = {}, {}, [TARGET]
+        self.registered, self.container_ids = {}, [TARGET]
+        self.replacement_of = {}  # excluded MAC → MAC of its replacement, None if it was unpaired
         schema.prepare(self.folder / "o.db", backups=self.folder / "b", backups_kept=1, closed_cleanly=True)
         self.start_daemon()
         self.run(self.database.write(lambda tx: containers.ensure(tx, TARGET, label="Target")))
@@ -124,48 +125,50 @@ class InventoryMachine(RuleBasedStateMachine):
 
     @rule(label=st.sampled_from(["North", "South", None]))
     def create(self, label):
-        if len(self.boxes) < 5:
+        if len(self.container_ids) < 5:
             container = self.run(self.containers.create(ACTOR, label=label, description=None))
             repeated = self.run(self.containers.create(ACTOR, label=label, description=None))
             assert repeated == container
-            if container.id not in self.boxes:
-                self.boxes.append(container.id)
+            if container.id not in self.container_ids:
+                self.container_ids.append(container.id)
 
-    @rule(box=st.integers(0, 5))
-    def delete(self, box):
-        box = self.box(box)
-        has_cameras = box in {camera.place[0] for camera in self.registered.values() if camera.place}
-        code = "CONTAINER_HAS_CAMERAS" if has_cameras else "CONFLICT" if box == TARGET else None
-        self.check(lambda: self.containers.delete(box, ACTOR), code)
-        if code is None and box in self.boxes:
-            self.boxes.remove(box)
+    @rule(number=st.integers(0, 5))
+    def delete(self, number):
+        container_id = self.container_id(number)
+        has_cameras = container_id in {camera.place[0] for camera in self.registered.values() if camera.place}
+        code = "CONTAINER_HAS_CAMERAS" if has_cameras else "CONFLICT" if container_id == TARGET else None
+        self.check(lambda: self.containers.delete(container_id, ACTOR), code)
+        if code is None and container_id in self.container_ids:
+            self.container_ids.remove(container_id)
 
-    @rule(mac=macs, box=st.integers(0, 5), position=positions)
-    def pair(self, mac, box, position):
-        box = self.box(box)
+    @rule(mac=macs, number=st.integers(0, 5), position=positions)
+    def pair(self, mac, number, position):
+        container_id = self.container_id(number)
         camera = self.registered.get(mac)
-        free = self.free_positions(box)
+        free = self.free_positions(container_id)
         chosen = position or (free[0] if free else None)
         code = None
-        if box not in self.boxes:
+        if container_id not in self.container_ids:
             code = "CONTAINER_NOT_FOUND"
         elif camera and camera.place:
-            is_same = camera.place[0] == box and position in (None, camera.place[1])
+            is_same = camera.place[0] == container_id and position in (None, camera.place[1])
             code = None if is_same else "CAMERA_ALREADY_ASSIGNED"
             chosen = camera.place[1]
         elif chosen not in free:
             code = "POSITION_OCCUPIED"
-        self.check(lambda: self.pairing.pair(mac, box, position, ACTOR), code)
+        self.check(lambda: self.pairing.pair(mac, container_id, position, ACTOR), code)
         if code is None:
-            self.registered.setdefault(mac, ModelCamera()).place = (box, chosen)
-            self.excluded.pop(mac, None)
+            self.registered.setdefault(mac, ModelCamera()).place = (container_id, chosen)
+            self.replacement_of.pop(mac, None)
 
-    @rule(mac=macs, box=st.integers(0, 5))
-    def unassign(self, mac, box):
-        box, camera = self.box(box), self.registered.get(mac)
-        code = "CONTAINER_NOT_FOUND" if box not in self.boxes else None if camera else "CAMERA_NOT_FOUND"
-        self.check(lambda: self.containers.unassign(box, mac, ACTOR), code)
-        if code is None and camera.place and camera.place[0] == box:
+    @rule(mac=macs, number=st.integers(0, 5))
+    def remove_from_container(self, mac, number):
+        container_id, camera = self.container_id(number), self.registered.get(mac)
+        code = (
+            "CONTAINER_NOT_FOUND" if container_id not in self.container_ids else None if camera else "CAMERA_NOT_FOUND"
+        )
+        self.check(lambda: self.containers.unassign(container_id, mac, ACTOR), code)
+        if code is None and camera.place and camera.place[0] == container_id:
             camera.place = None
 
     @rule(mac=macs, name=names)
@@ -176,15 +179,16 @@ class InventoryMachine(RuleBasedStateMachine):
 
     @rule(mac=macs)
     def unpair(self, mac):
-        code = None if mac in self.registered or mac in self.excluded else "CAMERA_NOT_FOUND"
+        """Unregister a camera and exclude it from auto-onboarding."""
+        code = None if mac in self.registered or mac in self.replacement_of else "CAMERA_NOT_FOUND"
         self.check(lambda: self.cameras.unpair(mac, ACTOR), code)
         if self.registered.pop(mac, None):
-            self.excluded[mac] = None
+            self.replacement_of[mac] = None
 
     @rule(mac=macs)
-    def lift(self, mac):
+    def lift_exclusion(self, mac):
         self.check(lambda: self.cameras.lift(mac, ACTOR), None)
-        self.excluded.pop(mac, None)
+        self.replacement_of.pop(mac, None)
 
     @rule(old=macs, new=macs)
     def replace(self, old, new):
@@ -193,14 +197,14 @@ class InventoryMachine(RuleBasedStateMachine):
         if old == new:
             code = "CONFLICT"
         elif before is None:
-            code = None if successor and self.excluded.get(old) == new else "CAMERA_NOT_FOUND"
+            code = None if successor and self.replacement_of.get(old) == new else "CAMERA_NOT_FOUND"
         elif successor and successor.place and successor.place[0] != TARGET:
             code = "CAMERA_ALREADY_ASSIGNED"
         self.check(lambda: self.pairing.replace(old, new, ACTOR), code)
         if code is None and before:
             del self.registered[old]
-            self.excluded[old] = new
-            self.excluded.pop(new, None)
+            self.replacement_of[old] = new
+            self.replacement_of.pop(new, None)
             self.registered[new] = ModelCamera(before.name or (successor.name if successor else None), before.place)
 
     @rule(mac=macs)
@@ -214,7 +218,7 @@ class InventoryMachine(RuleBasedStateMachine):
         async def job(tx):
             return await self.registrar.register(tx, new_camera, automatic=True, place=(TARGET, free[0]))
 
-        if mac in self.excluded:
+        if mac in self.replacement_of:
             with pytest.raises(ExcludedError):
                 self.run(self.database.write(job))
         else:
@@ -232,12 +236,13 @@ class InventoryMachine(RuleBasedStateMachine):
 
     # Queries of the model.
 
-    def box(self, number):
-        return self.boxes[number] if number < len(self.boxes) else "nowhere"
+    def container_id(self, number):
+        """The id of the n-th container, or an unknown id."""
+        return self.container_ids[number] if number < len(self.container_ids) else "nowhere"
 
-    def free_positions(self, box):
+    def free_positions(self, container_id):
         places = {camera.place for camera in self.registered.values() if camera.place}
-        return [position for position in (1, 2, 3, 4) if (box, position) not in places]
+        return [position for position in (1, 2, 3, 4) if (container_id, position) not in places]
 
     # Invariants.
 
@@ -246,8 +251,8 @@ class InventoryMachine(RuleBasedStateMachine):
         stored = "SELECT mac, name, container_id, position FROM cameras LEFT JOIN assignments USING (mac)"
         expected = {(mac, camera.name, *(camera.place or (None, None))) for mac, camera in self.registered.items()}
         assert set(self.rows(stored)) == expected
-        assert set(self.rows("SELECT mac, replaced_by FROM dismissed")) == set(self.excluded.items())
-        assert {row[0] for row in self.rows("SELECT id FROM containers")} == set(self.boxes)
+        assert set(self.rows("SELECT mac, replaced_by FROM dismissed")) == set(self.replacement_of.items())
+        assert {row[0] for row in self.rows("SELECT id FROM containers")} == set(self.container_ids)
         assert self.rows("PRAGMA foreign_key_check") == []
 
     @invariant()
@@ -261,8 +266,8 @@ class InventoryMachine(RuleBasedStateMachine):
         assert {camera.mac: camera for camera in cached} == {camera.mac: camera for camera in stored}
         times = [camera.registered_at for camera in cached]
         assert times == sorted(times), "in the order of registration"
-        assert all(self.cache.find(camera.device_id) == camera.mac for camera in self.cache)
-        assert {exclusion.mac: exclusion.replaced_by for exclusion in self.exclusions} == self.excluded
+        assert all(self.cache.mac_of(camera.device_id) == camera.mac for camera in self.cache)
+        assert {exclusion.mac: exclusion.replaced_by for exclusion in self.exclusions} == self.replacement_of
 
 
 def test_inventory_after_random_commands_matches_model():
