@@ -59,7 +59,7 @@ class Frames:
 class CameraServer:
     """An HTTP server at a camera's address: `GET /status` names `mac`, `POST /provision` is accepted.
 
-    `hooks`: coroutine functions to call at "connected", "requested" (before the answer to /status), "answered" (after it).
+    `hooks`: coroutine functions, called at "connected", "requested" (before the answer to /status) and "answered".
     `closes`: whether it closes the connection after that answer.
     """
 

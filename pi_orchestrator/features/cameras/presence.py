@@ -361,7 +361,7 @@ class PresenceWorker:
             within=self._ap_subnet,
             not_held_by_other=True,
         )
-        topic = self._registry.names.settled_topic(device.mac) or camera.topic
+        topic = self._registry.names.topic_to_record(device.mac) or camera.topic
         if (ip, firmware, topic) == (camera.ip_address, camera.firmware_version, camera.topic):
             return None
         return replace(camera, ip_address=ip, firmware_version=firmware, topic=topic)

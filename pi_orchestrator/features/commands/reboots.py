@@ -20,6 +20,7 @@ from pi_orchestrator.core.errors import (
     ConflictError,
     FieldError,
     MqttUnavailableError,
+    OrchestratorError,
     RebootError,
     VerificationError,
 )
@@ -30,7 +31,7 @@ from pi_orchestrator.core.single_flight import KeyedSingleFlight
 from pi_orchestrator.features.cameras.address_resolver import AddressResolver
 from pi_orchestrator.features.commands.model import Action
 from pi_orchestrator.features.commands.service import CommandService
-from pi_orchestrator.features.devices.model import NEVER, REBOOT_S, Device, Presence
+from pi_orchestrator.features.devices.model import EXPECTED_RESTART_S, NEVER, REBOOT_S, Device, Presence
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.net.camera_http import CameraHttpClient
 from pi_orchestrator.storage import audit_log, event_store
@@ -118,12 +119,16 @@ class RebootService:
 
     @contextmanager
     def expected_restart(self, mac: Mac) -> Iterator[None]:
-        """Context for the request of a restart: unless it fails, the restart does not count as an interruption."""
-        self._registry.expect_restart(mac, self._clock.monotonic())
+        """Request a restart in the block, so that it is not counted as an interruption.
+
+        An error that shows that the camera will not restart withdraws that. A camera that does not answer may restart.
+        """
+        before = self._registry.expect_restart(mac, self._clock.monotonic() + EXPECTED_RESTART_S)
         try:
             yield
-        except BaseException:
-            self._registry.expect_restart(mac, None)
+        except OrchestratorError as error:
+            if error.code != ErrorCode.DEVICE_TIMEOUT:
+                self._registry.expect_restart(mac, before)
             raise
 
     async def reboot(self, mac: Mac, *, actor: Actor) -> None:

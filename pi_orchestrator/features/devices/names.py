@@ -16,7 +16,7 @@ from pi_orchestrator.core.mac import Mac, try_mac
 from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
 from pi_orchestrator.features.devices.name_checks import CheckQueue, ReportLimit
 from pi_orchestrator.features.devices.publishers import IdConflict, Publisher, Rival, topic_key
-from pi_orchestrator.features.devices.status_message import Announced, Status, topic_id
+from pi_orchestrator.features.devices.status_message import Announced, Status
 
 MAX_SHARERS = 8
 """Limit of the MACs that are stored for one name."""
@@ -54,10 +54,10 @@ class NameTable:
         publisher = self._publishers.get(mac)
         return publisher.topic if publisher else None
 
-    def settled_topic(self, mac: Mac) -> str | None:
-        """The status topic of a MAC if it is known to be the camera's own, so that it can be recorded; else None."""
+    def topic_to_record(self, mac: Mac) -> str | None:
+        """The status topic of a MAC if the record may have it; None while it is not certainly the camera's own."""
         publisher = self._publishers.get(mac)
-        return publisher.topic if publisher and (publisher.is_known or publisher.is_sole_publisher) else None
+        return publisher.topic if publisher and publisher.may_be_recorded else None
 
     def publishers_on(self, topic: str, topic_id: str) -> list[Mac]:
         """The MACs that publish on a status topic."""
@@ -168,7 +168,7 @@ class NameTable:
             return self._receive_will(mac, publisher, status, now)
         recorded_id = (try_mac(recorded_id) or recorded_id) if recorded_id is not None else None
         if publisher is not None:
-            publisher.is_registered, publisher.recorded_id = recorded_id is not None, recorded_id
+            publisher.apply_record(recorded_id, recorded_topic)
         if publisher is None or status.topic != publisher.topic:
             key, name = topic_key(status.topic, status.topic_id)
             if publisher is not None and not publisher.may_change(
@@ -177,13 +177,14 @@ class NameTable:
                 self._add_rival(mac, publisher, status, now)
                 return False
             old, publisher = publisher, self._establish(mac, status.topic, key, name, now)
-            publisher.is_registered, publisher.recorded_id = recorded_id is not None, recorded_id
-            if old is None and recorded_topic:
-                publisher.settled = recorded_topic, topic_key(recorded_topic, topic_id(recorded_topic))[1]
+            publisher.apply_record(recorded_id, recorded_topic)
+            if publisher.topic == publisher.recorded_topic:
+                publisher.settle()
             if old and old.is_open(now, silent_after_s):
                 self._keep_as_rival(publisher, old, now)
         publisher.last_at = now
-        if publisher.is_registered and not (publisher.is_confirmed or publisher.is_sole_publisher):
+        is_certain = publisher.is_confirmed or publisher.is_sole_publisher
+        if publisher.is_registered and (publisher.differs_from_record or not is_certain):
             self._checks.request(publisher, now)
         publisher.ended_at = now if status.state is Announced.REBOOTING else None
         if publisher.settled is None and (publisher.is_known or publisher.is_sole_publisher):
@@ -199,8 +200,8 @@ class NameTable:
             self._forget_names(mac)
             publisher.rivals = {other: rival for other, rival in old.rivals.items() if other != topic}
             publisher.checked_at, publisher.settled = old.checked_at, old.settled_before(name)
-            publisher.is_registered, publisher.recorded_id = old.is_registered, old.recorded_id
-            publisher.confirmed_id = old.confirmed_id
+            publisher.confirmed_id, publisher.is_id_new = old.confirmed_id, old.is_id_new
+            publisher.apply_record(old.recorded_id, old.recorded_topic)
         self._publishers[mac] = publisher
         self._update_contested(mac, now)
         self.revision += 1
@@ -225,10 +226,11 @@ class NameTable:
         publisher = self._publishers.get(mac)
         if publisher is None:
             return False
+        device_id = (try_mac(device_id) or device_id) if device_id else None
+        is_changed = device_id != publisher.confirmed_id
+        publisher.apply_answer(device_id, now)
         if device_id is None:
             return False  # the firmware sends no device id, or a MAC as device id
-        device_id = try_mac(device_id) or device_id
-        is_changed, publisher.confirmed_id = device_id != publisher.confirmed_id, device_id
         if publisher.settled is None and publisher.is_known:
             publisher.settle()
         if publisher.name == device_id and publisher.settled and publisher.settled[1] not in (device_id, mac):
@@ -255,7 +257,7 @@ class NameTable:
         taken: list[Mac] = []
         while len(taken) < limit and (mac := self._checks.pop()):
             publisher = self._publishers.get(mac)
-            if publisher and (publisher.rivals or not publisher.is_confirmed):
+            if publisher and (publisher.rivals or publisher.differs_from_record or not publisher.is_confirmed):
                 publisher.checked_at = now
                 taken.append(mac)
         return taken
@@ -342,6 +344,7 @@ class NameTable:
                 del publisher.rivals[publisher.least_rival]
             rival = publisher.rivals[status.topic] = Rival(status.topic, topic_key(status.topic, status.topic_id)[1])
             self.revision += 1
+        publisher.answers_since = None
         publisher.since = now  # it has to be alone again before it is the sole publisher
         rival.messages += 1
         rival.last_at, rival.ip = now, status.ip

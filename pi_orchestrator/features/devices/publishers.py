@@ -52,8 +52,10 @@ class Publisher:
 
     `key`: the topic, with a MAC in it in canonical form. `name`: the id in the topic, likewise. `is_registered`: the
     MAC is in the record, with `recorded_id` as device id. `confirmed_id`: the device id that the camera has sent by
-    HTTP. `settled`: the topic last known to be the camera's own, and the id in it. `is_current`: the name table has
-    all `names`. `since`: when the MAC established the topic, or last published on another one.
+    HTTP. `is_id_new`: it is another one than in the record. `settled`: the topic last known to be the camera's own, and
+    the id in it. `recorded_topic`: the one in the record; it counts until another one is settled, and not if
+    `is_id_new`. `is_current`: the name table has all `names`. `since`: when the MAC established the topic, or last
+    published on another one. `answers_since`: when the camera first answered by HTTP after that.
     """
 
     mac: Mac
@@ -69,6 +71,9 @@ class Publisher:
     recorded_id: str | None = None
     confirmed_id: str | None = None
     settled: tuple[str, str] | None = None
+    recorded_topic: str | None = None
+    is_id_new: bool = False
+    answers_since: float | None = None
     is_current: bool = False
     names: tuple[str, ...] = ()
     rivals: dict[str, Rival] = field(default_factory=dict)
@@ -87,7 +92,30 @@ class Publisher:
     @property
     def is_on_settled_topic(self) -> bool:
         """Whether no other topic was the camera's own before."""
-        return self.settled is None or self.settled[0] == self.topic
+        return self._own_topic in (None, self.topic)
+
+    @property
+    def _own_topic(self) -> str | None:
+        return self.settled[0] if self.settled else self.recorded_topic
+
+    @property
+    def differs_from_record(self) -> bool:
+        """Whether the record has another topic."""
+        return self.recorded_topic not in (None, self.topic)
+
+    @property
+    def may_be_recorded(self) -> bool:
+        """Whether the topic is the camera's own with enough certainty to replace the one in the record.
+
+        Another client may publish alone while the camera is off. So a camera that answers by HTTP must have left the
+        recorded topic unused for SOLE_PUBLISHER_S.
+        """
+        if not self.settled or self.settled[0] != self.topic:
+            return False
+        if not self.differs_from_record:
+            return True
+        is_on = self.answers_since is not None and self.last_at - self.answers_since >= SOLE_PUBLISHER_S
+        return is_on and self.is_sole_publisher
 
     @property
     def has_equal_rival(self) -> bool:
@@ -103,12 +131,30 @@ class Publisher:
 
     def is_equal(self, rival: Rival) -> bool:
         """Whether a second topic may be the camera's own: it has an id of this camera, or is the settled topic."""
-        return bool(self._rank(rival.topic_id)) or (self.settled is not None and rival.topic == self.settled[0])
+        return bool(self._rank(rival.topic_id)) or rival.topic == self._own_topic
 
     @property
     def is_sole_publisher(self) -> bool:
         """Whether only this topic was used for so long that another client with this MAC would have published, too."""
         return not self.rivals and self.last_at - self.since >= SOLE_PUBLISHER_S
+
+    def apply_record(self, device_id: str | None, topic: str | None) -> None:
+        """Store what the record has for this MAC: its device id (None: not registered) and topic."""
+        self.is_registered, self.recorded_id = device_id is not None, device_id
+        self.recorded_topic = None if self.is_id_new else topic
+
+    def apply_answer(self, device_id: str | None, now: float) -> None:
+        """Store an answer by HTTP, with the device id that it names, if any."""
+        if self.answers_since is None:
+            self.answers_since = now
+        if device_id is None:
+            return
+        self.confirmed_id = device_id
+        self.is_id_new = self.recorded_id is not None and device_id != self.recorded_id
+        if self.is_id_new:
+            if self.settled and self.settled[0] == self.recorded_topic and self.settled[1] not in (self.mac, device_id):
+                self.settled = None  # the topic in the record has the earlier id
+            self.recorded_topic = None
 
     def settle(self) -> None:
         """Record that the present topic is the camera's own."""
@@ -134,11 +180,12 @@ class Publisher:
     def may_change(self, topic: str, name: str, *, now: float, silent_after_s: float) -> bool:
         """Whether a message on another topic establishes that topic; `name` is the id in it.
 
-        It does if the session is no longer open, if that topic is the settled one, or if its id ranks higher.
+        It does if the session is no longer open, if that topic is settled or recorded, or if its id ranks higher.
         """
         if not self.is_open(now, silent_after_s):
             return True
-        if self.settled and topic == self.settled[0] and (self._rank(name) or not self._rank(self.name)):
+        is_own = topic == self.recorded_topic or (self.settled is not None and topic == self.settled[0])
+        if is_own and (self._rank(name) or not self._rank(self.name)):
             return True
         if self.settled and self.is_on_settled_topic and self.confirmed_id:
             return False  # the topic is settled, and HTTP has confirmed an id: a message proves nothing better

@@ -19,7 +19,7 @@ from pi_orchestrator.core.sighting import Sighting, Source
 from pi_orchestrator.features.devices.addresses import AddressTable
 from pi_orchestrator.features.devices.changes import Change, ChangeLog, Kind
 from pi_orchestrator.features.devices.fingerprint import UNKNOWN, Fingerprint
-from pi_orchestrator.features.devices.model import EXPECTED_RESTART_S, NEVER, Device, Evidence, Presence, Windows
+from pi_orchestrator.features.devices.model import NEVER, Device, Evidence, Presence, Windows
 from pi_orchestrator.features.devices.names import NameTable
 from pi_orchestrator.features.devices.status_message import Announced, Status
 
@@ -238,10 +238,13 @@ class DeviceRegistry:
         self.revision += 1
         return device
 
-    def expect_restart(self, mac: Mac, now: float | None) -> None:
-        """Do not count the restart requested at `now` as an interruption; `now` is None if the device refused it."""
-        if device := self._devices.get(mac):
-            device.restart_expected_until = NEVER if now is None else now + EXPECTED_RESTART_S
+    def expect_restart(self, mac: Mac, until: float) -> float:
+        """Do not count a restart of a device before `until` as an interruption; returns the previous value."""
+        device = self._devices.get(mac)
+        if device is None:
+            return NEVER
+        before, device.restart_expected_until = device.restart_expected_until, until
+        return before
 
     def apply_http_fingerprint(self, mac: Mac, fingerprint: Fingerprint) -> None:
         """Store how a device has answered over HTTP; call it only after it was proved that this device answered."""

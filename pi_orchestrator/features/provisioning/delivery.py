@@ -20,7 +20,7 @@ from pi_orchestrator.core.wifi import Credentials, is_same_ssid
 from pi_orchestrator.features.allowlist import store as allowlist
 from pi_orchestrator.features.devices import fingerprint_store
 from pi_orchestrator.features.devices.best_address import best_address
-from pi_orchestrator.features.devices.model import NEVER
+from pi_orchestrator.features.devices.model import EXPECTED_RESTART_S, NEVER
 from pi_orchestrator.features.devices.registry import DeviceRegistry
 from pi_orchestrator.features.devices.verifier import DeviceVerifier
 from pi_orchestrator.features.provisioning.circuits import Circuits
@@ -144,7 +144,7 @@ class CredentialDelivery:
                     code=ErrorCode.DEVICE_TIMEOUT,
                     may_have_arrived=False,
                 )
-            self._registry.expect_restart(device.mac, self._clock.monotonic())
+            before = self._registry.expect_restart(device.mac, self._clock.monotonic() + EXPECTED_RESTART_S)
             try:
                 await connection.provision(
                     credentials=credentials,
@@ -155,7 +155,7 @@ class CredentialDelivery:
                 )
             except ProvisionError as error:
                 if not error.may_have_arrived:
-                    self._registry.expect_restart(device.mac, None)
+                    self._registry.expect_restart(device.mac, before)
                 raise
         return await self._steps.take(device, lambda before: before.accepted(self._clock.wall()))
 

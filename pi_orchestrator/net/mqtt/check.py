@@ -168,7 +168,7 @@ class _Check:
     async def _check_commands(self, command_topic: str) -> None:
         """Send a command without a user, to an id that no camera has."""
         session = self._session
-        topic = command_topic.replace("+", f"{session.arrivals.name}-any")
+        topic = session.arrivals.topic(command_topic, suffix="-any")
         await session.subscribe([topic])
         try:
             async with _session(self._anonymous_settings()) as other:
@@ -189,7 +189,7 @@ class _Check:
         if limit is not None:
             self._report.is_size_limited = limit <= MAX_PACKET_BYTES
             return
-        topic = f"piorch/doctor/{session.arrivals.name}"
+        topic = session.arrivals.topic("piorch/doctor/+")
         if not session.client.is_mqtt5:
             await session.subscribe([topic])
         try:

@@ -36,6 +36,11 @@ MIN_STABLE_S = 5.0
 LOG_INTERVAL_S = 60.0
 """Time between two warnings of one cause."""
 MAX_CAUSES = 32
+CHECK_RETRY_S = 60.0
+"""Time until a check of the delivery without a result is repeated."""
+MAX_UNFINISHED_CHECKS = 2
+"""After this number of connections in a row that ended during the check, there is none for REMEMBER_S."""
+NEVER = float("inf")
 
 Handler = Callable[[str, bytes, bool], None]
 """Called with topic, payload, and whether the message was retained."""
@@ -62,7 +67,9 @@ class MqttConnection:
         self._subscriptions = Subscriptions(username=settings.username)
         self._reported_problem: str | None = None
         self._arrivals = Arrivals("check")
-        self._check_again_at = 0.0
+        self._check_at = NEVER
+        self._no_check_before = 0.0
+        self._unfinished_checks = 0
         self.on_lost: Callable[[], None] | None = None
         self._connected_at = 0.0
         self.too_large = 0
@@ -186,33 +193,48 @@ class MqttConnection:
                 self._dispatch(message.topic.value, message.payload, message.retain)
 
     async def _keep_subscribed(self, client: MqttClient, reading: asyncio.Task[None]) -> None:
-        """Subscribe again to refused filters and to those left out, when it is time; until the connection ends."""
-        while True:
+        """Check the delivery, and subscribe again to what is missing, when it is time; until the connection ends."""
+        self._check_at = self._clock.monotonic()
+        while not reading.done():
+            now = self._clock.monotonic()
+            if due := self._subscriptions.due(now):
+                await self._subscribe(client, due)
+                self._check_at = now
             self._report_subscriptions()
-            await self._check_delivery(client)
-            self._report_subscriptions()
-            due: list[str] = []
-            while not due:
-                due_at = self._subscriptions.next_due()
-                wait_s = None if due_at is None else max(0.1, due_at - self._clock.monotonic())
-                await asyncio.wait([reading], timeout=wait_s)
-                if reading.done():
-                    return reading.result()
-                due = self._subscriptions.due(self._clock.monotonic())
-            await self._subscribe(client, due)
+            if client.is_mqtt5 and now >= max(self._check_at, self._no_check_before):
+                await self._check_delivery(client, reading)
+                self._report_subscriptions()
+            check_at = max(self._check_at, self._no_check_before) if client.is_mqtt5 else NEVER
+            next_at = min(self._subscriptions.next_due() or NEVER, check_at)
+            wait_s = max(0.1, next_at - self._clock.monotonic()) if next_at < NEVER else None
+            await asyncio.wait([reading], timeout=wait_s)
+        reading.result()
 
-    async def _check_delivery(self, client: MqttClient) -> None:
+    async def _check_delivery(self, client: MqttClient, reading: asyncio.Task[None]) -> None:
         """Find the filters that the broker has granted without delivering their messages."""
-        if not client.is_mqtt5 or self._clock.monotonic() < self._check_again_at:
+        if self._unfinished_checks >= MAX_UNFINISHED_CHECKS:
+            # This broker may close the connection instead of refusing a test message.
+            self._no_check_before, self._unfinished_checks = self._clock.monotonic() + REMEMBER_S, 0
             return
-        # Some brokers close the connection instead of refusing a message: the next connects skip this check.
-        self._check_again_at = self._clock.monotonic() + REMEMBER_S
+        self._unfinished_checks += 1
+        self._arrivals = Arrivals("check")
         filters, discarded = self._subscriptions.granted(), self.discarded
-        self._arrivals.clear()
-        missing = await client.while_receiving(undelivered(client, self._arrivals, filters), silence_s=SILENCE_S)
-        self._check_again_at = 0.0
-        if discarded == self.discarded:  # else the test messages may be among those that were dropped
+        test = undelivered(client, self._arrivals, filters)
+        check = asyncio.ensure_future(client.while_receiving(test, silence_s=SILENCE_S))
+        try:
+            await asyncio.wait([check, reading], return_when=asyncio.FIRST_COMPLETED)
+            if not check.done():
+                return
+            missing = check.result()
+        finally:
+            check.cancel()
+            await asyncio.wait([check])
+        self._unfinished_checks = 0
+        if discarded == self.discarded:
             self._subscriptions.add_undelivered(filters, missing, self._clock.monotonic())
+            self._check_at = NEVER
+        else:  # the test messages may be among those that were dropped
+            self._check_at = self._clock.monotonic() + CHECK_RETRY_S
 
     async def _subscribe(self, client: MqttClient, filters: list[str]) -> None:
         refused = await client.subscribe_filters(filters, silence_s=SILENCE_S, limit_s=SUBSCRIBE_LIMIT_S)

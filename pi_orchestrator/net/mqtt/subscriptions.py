@@ -93,6 +93,7 @@ class Subscriptions:
             else:
                 found.append(name)
                 entry.again_at = None
+            entry.is_undelivered = False
         return found
 
     def due(self, now: float) -> list[str]:
@@ -127,6 +128,7 @@ class Subscriptions:
 
     def add_topic(self, topic_filter: str, topic: str, now: float) -> None:
         """Record that a topic of a filter has brought a message; new topics do not replace known ones in use."""
+        self._filters[topic_filter].is_undelivered = False
         topics = self._filters[topic_filter].topics
         if topic not in topics:
             if len(topic) > MAX_TOPIC_CHARS:

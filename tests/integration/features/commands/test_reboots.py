@@ -8,6 +8,7 @@ import pytest
 from pi_orchestrator.features.captures import model as capture
 from pi_orchestrator.features.captures import service as captures
 from pi_orchestrator.features.commands import reboots
+from pi_orchestrator.features.commands import service as commands
 from pi_orchestrator.features.devices.model import NEVER
 from pi_orchestrator.features.recovery import ladder
 from tests.support.waiting import eventually
@@ -234,6 +235,32 @@ async def test_commands_return_the_answers_of_cameras(rig):
         only_mqtt = await send(action="reset")
         assert (only_mqtt.status, only_mqtt.json["code"]) == (503, "MQTT_UNAVAILABLE")
         assert running.app.devices.registry.get(camera.mac).restart_expected_until == NEVER
+
+
+async def test_restart_after_unanswered_reset_is_no_interruption(rig, monkeypatch):
+    """Some firmware resets without an answer."""
+    monkeypatch.setattr(commands, "ANSWER_S", 0.3)
+    async with rig.daemon() as running, rig.camera(1) as camera, rig.broker.client() as client:
+        await camera.publish_status(client=client, uptime=1000)
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        reset = await running.admin.post(f"{CAMERAS}/{camera.mac}/commands", json={"action": "reset"})
+        assert (reset.status, reset.json["code"]) == (504, "DEVICE_TIMEOUT")
+        await camera.publish_status(client=client, uptime=1)
+        await running.wait_until_processed(rig)
+        assert len(running.app.devices.registry.get(camera.mac).interruptions) == 0
+
+
+async def test_refused_reset_during_reboot_leaves_it_expected(rig):
+    async with rig.daemon() as running, rig.fleet(1, reboot_s=3.0) as fleet:
+        (camera,) = fleet.cameras
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+        assert (await running.api.post(f"{CAMERAS}/{camera.mac}/reboot")).status == 200
+        device = running.app.devices.registry.get(camera.mac)
+        await eventually(lambda: device.state != "online")
+        reset = await running.admin.post(f"{CAMERAS}/{camera.mac}/commands", json={"action": "reset"})
+        assert (reset.status, reset.json["code"]) == (503, "CAMERA_OFFLINE")
+        await eventually(lambda: not running.app.commands.reboots.is_rebooting(camera.mac))
+        assert (camera.restarts, len(device.interruptions)) == (1, 0)
 
 
 async def test_answer_of_a_command_is_bounded(rig):

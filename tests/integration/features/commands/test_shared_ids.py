@@ -13,6 +13,7 @@ from PIL import Image
 
 from pi_orchestrator.core.mac import Mac
 from pi_orchestrator.core.sighting import Sighting, Source
+from pi_orchestrator.features.devices import publishers
 from pi_orchestrator.sandbox.faults import SHARED_ID, Fault
 from pi_orchestrator.sandbox.options import IdStyle
 from tests.support.waiting import eventually
@@ -345,6 +346,24 @@ async def test_established_topic_outlives_restart(rig, spelling):
         assert await all_received(stolen, rig, commands) == []
         await camera.publish_status(client=client)
         await eventually(lambda: names.topic_of(camera.mac) == own)
+    assert rig.rows("SELECT topic FROM cameras") == [(own,)]
+
+
+async def test_topic_of_other_client_is_not_recorded_while_camera_is_off(rig, monkeypatch):
+    monkeypatch.setattr(publishers, "SOLE_PUBLISHER_S", 0.3)
+    async with rig.daemon(**NO_CACHE) as running, rig.camera(1) as camera:
+        await camera.publish_status()
+        await eventually(lambda: camera.mac in running.app.cameras.cache)
+    own, other = f"camera/status/{camera.mac}", f"delicasa/evil/camera/{camera.mac}/status"
+    assert rig.rows("SELECT topic FROM cameras") == [(own,)]
+    async with rig.daemon(**NO_CACHE) as running, rig.broker.client() as client:
+        names = running.app.devices.registry.names
+
+        async def is_alone():
+            await rig.publish(other, {"mac": camera.mac}, client=client)
+            return names.topic_of(camera.mac) == other and names.command_block_reason(camera.mac) is None
+
+        await eventually(is_alone, what="the other client has published alone for SOLE_PUBLISHER_S")
     assert rig.rows("SELECT topic FROM cameras") == [(own,)]
 
 

@@ -188,6 +188,8 @@ async def test_command_line_shows_and_confirms_change(rig, posts, tmp_path):
         assert "changed since first seen: HTTP server 'esp-idf', now 'nginx'" in shown.out
         without_terminal = await process.command("sessions", "confirm", camera.mac, *client)
         assert (without_terminal.code, "--changes-id" in without_terminal.err) == (2, True)
+        for_script = await on_terminal("sessions", "confirm", camera.mac, "--json", *client)
+        assert (for_script.code, "--changes-id: required with --json" in for_script.out) == (2, True)
         refused = await on_terminal("sessions", "confirm", camera.mac, *client, question=QUESTION, answer="n\n")
         assert (refused.code, "is not confirmed" in refused.out) == (1, True)
         assert len(posts) == 1

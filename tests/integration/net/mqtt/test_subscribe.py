@@ -210,11 +210,48 @@ async def test_delivery_is_not_checked_if_publishing_is_refused(tmp_path, checks
 
 async def test_broker_closing_at_test_message_is_not_tested_again(checks):
     async with MqttPeer(forbidden="camera/").running() as peer, running(peer) as subject:
-        await eventually(lambda: subject.connection.connections == 2)
+        await eventually(lambda: subject.connection.connections == 3)
         await eventually(lambda: subject.state is State.OK)
         peer.writers[-1].transport.abort()
-        await eventually(lambda: subject.connection.connections == 3 and subject.state is State.OK)
-        assert (checks, len(peer.writers)) == ([], 3)
+        await eventually(lambda: subject.connection.connections == 4 and subject.state is State.OK)
+        assert (checks, len(peer.writers)) == ([], 4)
+
+
+async def test_connection_lost_during_check_is_checked_again(checks):
+    async with MqttPeer(delivers=False).running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.connection.connected)
+        peer.writers[-1].transport.abort()  # the check waits for its messages
+        await eventually(lambda: subject.connection.connections == 2)
+        await eventually(lambda: checks == [[STATUS, RESPONSE]])
+        await eventually(lambda: subject.state is State.DEGRADED)
+
+
+async def test_undelivered_filter_is_forgotten_at_next_connection(checks):
+    """The broker comes back with MQTT 3.1.1, by which nothing can be checked."""
+    async with MqttPeer(delivers=False).running() as peer, running(peer) as subject:
+        await eventually(lambda: subject.state is State.DEGRADED)
+        peer.knows_mqtt5 = False
+        peer.writers[-1].transport.abort()
+        await eventually(lambda: subject.connection.connections == 2)
+        await eventually(lambda: subject.state is State.OK)
+
+
+async def test_handler_error_during_check_ends_connection_at_once(checks, monkeypatch):
+    monkeypatch.setattr(delivery, "DELIVERY_S", 60.0)
+
+    def fail(*_args):
+        raise KeyError("bug")
+
+    async with MqttPeer(delivers=False).running() as peer:
+        subject = Running(peer)
+        subject.connection.route("camera/other", fail)
+        task = asyncio.create_task(subject.connection.run(lambda: None))
+        await eventually(lambda: subject.connection.connected)
+        peer.delivers = True
+        await subject.connection.publish("camera/other", b"{}", timeout_s=HANG_S)
+        async with asyncio.timeout(HANG_S):
+            await asyncio.wait([task])
+        assert isinstance(task.exception(), KeyError)
 
 
 async def test_check_of_mqtt_3_brokers_is_left_to_doctor(checks):
@@ -224,16 +261,18 @@ async def test_check_of_mqtt_3_brokers_is_left_to_doctor(checks):
         assert (checks, subject.state) == ([], State.OK)
 
 
-async def test_check_during_dropped_messages_has_no_result(checks, monkeypatch):
+async def test_check_during_dropped_messages_is_repeated(checks, monkeypatch):
+    """A message that was dropped may have been the test message."""
+    monkeypatch.setattr(link, "CHECK_RETRY_S", 0.1)
+    counts = itertools.count()
     async with MqttPeer(delivers=False).running() as peer:
-        async with running(peer) as subject:
-            await eventually(lambda: subject.state is State.DEGRADED)
-        monkeypatch.setattr(MqttConnection, "discarded", property(lambda _self: next(counts)))
-        counts = itertools.count()
-        async with running(peer) as subject:
-            await eventually(lambda: len(checks) == 2)
-            await subject.connection.echo(within_s=HANG_S)
-            assert (checks, subject.state) == ([[STATUS, RESPONSE]] * 2, State.OK)
+        with monkeypatch.context() as patch:
+            patch.setattr(MqttConnection, "discarded", property(lambda _self: next(counts)))
+            async with running(peer) as subject:
+                await eventually(lambda: len(checks) == 2)
+                assert (checks, subject.state) == ([[STATUS, RESPONSE]] * 2, State.OK)
+                patch.undo()
+                await eventually(lambda: subject.state is State.DEGRADED)
 
 
 async def test_refused_publish_is_an_error(tmp_path):

@@ -49,7 +49,7 @@ async def has_rebooted(device):
     service = RebootService(
         clock=clock,
         database=SimpleNamespace(write=accept),
-        registry=SimpleNamespace(get=lambda mac: device, expect_restart=lambda mac, now: None),
+        registry=SimpleNamespace(get=lambda mac: device, expect_restart=lambda mac, until: 0.0),
         commands=SimpleNamespace(can_reach=lambda mac: True, check_online=lambda mac: None, send_by_mqtt=accept),
         addresses=None,
         camera_http=None,

@@ -14,7 +14,7 @@ from pi_orchestrator.features.devices.interruptions import (
     Interruption,
     Interruptions,
 )
-from pi_orchestrator.features.devices.model import Presence
+from pi_orchestrator.features.devices.model import EXPECTED_RESTART_S, Presence
 from pi_orchestrator.features.devices.status_message import Announced
 from tests.unit.features.devices.test_registry import Site
 
@@ -188,7 +188,7 @@ def test_summary_names_each_kind():
 def reboot(site):
     """Request a reboot; the camera announces it, disconnects and returns."""
     site.now += 100
-    site.registry.expect_restart(A, site.now)
+    site.registry.expect_restart(A, site.now + EXPECTED_RESTART_S)
     site.publish(A, Announced.REBOOTING, uptime_s=5000.0)
     site.publish_will(A)
     site.now += 8
@@ -209,7 +209,7 @@ def test_only_one_restart_follows_a_request(site):
 
 
 def test_refused_request_expects_no_restart(site):
-    site.registry.expect_restart(A, site.now)
-    site.registry.expect_restart(A, None)
+    before = site.registry.expect_restart(A, site.now + EXPECTED_RESTART_S)
+    site.registry.expect_restart(A, before)
     restart(site, LIMIT)
     assert site.registry.restarts == LIMIT

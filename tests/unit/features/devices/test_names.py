@@ -564,27 +564,111 @@ def test_unused_name_is_not_found(site):
 
 # The topic in the record.
 
-MAC_TOPIC, EVIL_TOPIC = f"camera/status/{A}", f"delicasa/evil/camera/{A}/status"
-RECORD = {"recorded_id": "cam-1", "recorded_topic": MAC_TOPIC}
+MAC_TOPIC, OTHER_TOPIC = f"camera/status/{A}", f"delicasa/other/camera/{A}/status"
 
 
-def test_camera_on_recorded_topic_gets_commands(site):
-    assert site.publish(A, MAC_TOPIC, **RECORD)
-    assert site.are_blocked(A) == [False]
-    assert site.names.settled_topic(A) == MAC_TOPIC
+class Recorded(Site):
+    """A site whose record is updated after each message, as the daemon does it."""
+
+    def __init__(self, topic, *, device_id="cam-1", now=1000.0):
+        super().__init__()
+        self.topic, self.device_id, self.now = topic, device_id, now
+
+    def receive(self, topic, **fields):
+        """A message of camera A; whether it was applied."""
+        is_applied = self.publish(A, topic, recorded_id=self.device_id, recorded_topic=self.topic, **fields)
+        self.topic = self.names.topic_to_record(A) or self.topic
+        return is_applied
+
+    def repeat(self, topic, *, seconds=SOLE_PUBLISHER_S, answers=False):
+        """Messages on one topic every 30 s; with `answers` the camera also answers HTTP requests."""
+        applied = []
+        for _ in range(int(seconds // 30) + 1):
+            applied.append(self.receive(topic))
+            if answers:
+                self.names.confirm(A, None, self.now)
+            self.wait(30)
+        return applied
+
+    def restart(self):
+        return Recorded(self.topic, device_id=self.device_id, now=self.now)
 
 
-def test_first_publisher_on_other_topic_gets_no_commands(site):
-    assert site.publish(A, EVIL_TOPIC, **RECORD)
-    assert site.are_blocked(A) == [True]
-    assert site.names.settled_topic(A) is None
-    assert site.publish(A, MAC_TOPIC, **RECORD), "the camera takes its topic again"
+def test_camera_on_recorded_topic_gets_commands():
+    site = Recorded(MAC_TOPIC)
+    assert site.receive(MAC_TOPIC)
+    assert (site.are_blocked(A), site.topic) == ([False], MAC_TOPIC)
+
+
+def test_first_publisher_on_other_topic_gets_no_commands():
+    site = Recorded(MAC_TOPIC)
+    assert site.receive(OTHER_TOPIC)
+    assert (site.are_blocked(A), site.topic) == ([True], MAC_TOPIC)
+    assert site.receive(MAC_TOPIC), "the camera takes its topic again"
     assert site.names.topic_of(A) == MAC_TOPIC
+    assert not site.receive(OTHER_TOPIC)
 
 
-def test_sole_publisher_on_other_topic_is_recorded(site):
-    for _ in range(5):
-        site.publish(A, EVIL_TOPIC, **RECORD)
-        site.wait(SOLE_PUBLISHER_S / 4)
+def test_topic_of_sole_publisher_is_not_recorded_while_camera_is_silent():
+    """Another client publishes while the camera is off; the record and the camera's next message win."""
+    site = Recorded(MAC_TOPIC)
+    assert site.receive(MAC_TOPIC)
+    assert site.receive(MAC_TOPIC, state=Announced.OFFLINE)
+    site.wait(30)
+    site.repeat(OTHER_TOPIC, seconds=2 * SOLE_PUBLISHER_S)
+    assert site.topic == MAC_TOPIC
+    after_restart = site.restart()
+    after_restart.repeat(OTHER_TOPIC, seconds=2 * SOLE_PUBLISHER_S)
+    for each in (site, after_restart):
+        assert (each.topic, each.receive(MAC_TOPIC), each.receive(OTHER_TOPIC)) == (MAC_TOPIC, True, False)
+        assert each.topic == MAC_TOPIC
+
+
+def test_new_topic_of_camera_that_answers_http_is_recorded():
+    site = Recorded(MAC_TOPIC)
+    site.repeat(OTHER_TOPIC, seconds=2 * SOLE_PUBLISHER_S, answers=True)
+    assert (site.are_blocked(A), site.topic) == ([False], OTHER_TOPIC)
+    assert not site.receive(MAC_TOPIC), "the earlier topic counts no longer"
+    assert site.receive(OTHER_TOPIC)
+    assert site.restart().receive(OTHER_TOPIC)
+
+
+def test_answer_of_camera_before_its_first_message_is_no_proof():
+    """It answers HTTP requests a moment before it publishes."""
+    site = Recorded(MAC_TOPIC)
+    site.repeat(OTHER_TOPIC, seconds=2 * SOLE_PUBLISHER_S)
+    site.repeat(OTHER_TOPIC, seconds=30, answers=True)
+    assert site.topic == MAC_TOPIC
+    assert site.receive(MAC_TOPIC)
+
+
+def test_stray_topic_does_not_block_camera_with_new_topic():
+    site = Recorded(MAC_TOPIC)
+    site.repeat(OTHER_TOPIC, seconds=2 * SOLE_PUBLISHER_S, answers=True)
+    assert not site.receive("camera/status/evil-1")
     assert site.are_blocked(A) == [False]
-    assert site.names.settled_topic(A) == EVIL_TOPIC
+
+
+def test_reflashed_camera_is_not_held_to_recorded_topic():
+    """Another client publishes on the recorded topic first; the camera has another id since the record was made."""
+    site = Recorded("camera/status/cam-1")
+    site.receive("camera/status/cam-1")
+    site.names.confirm(A, "cam-2", site.now)
+    applied = []
+    for _ in range(20):
+        applied.append(site.receive("camera/status/cam-2"))
+        site.names.confirm(A, "cam-2", site.now)
+        site.wait(10)
+        site.receive("camera/status/cam-1")
+        site.wait(20)
+    assert applied == [True] * 20
+    assert (site.are_blocked(A), site.topic) == ([False], "camera/status/cam-2")
+
+
+def test_contested_camera_keeps_its_record():
+    site = Recorded(MAC_TOPIC)
+    for _ in range(6):
+        assert site.receive(MAC_TOPIC)
+        assert not site.receive(OTHER_TOPIC)
+        site.wait(30)
+    assert site.topic == MAC_TOPIC
