@@ -542,7 +542,7 @@ install_unit() {
     run install -D -m 0644 "$CHECKOUT/systemd/$NAME.service" "$root$UNIT"
     # An upgrade without --no-capabilities keeps the earlier choice.
     if [[ -n $no_caps || -e $root$NO_CAPS ]]; then
-        step "run the service without capabilities; to undo, remove this file and run this script again:"
+        step "run it without capabilities; to undo, remove this file and run again:"
         note "$NO_CAPS"
         run install -D -m 0644 "$CHECKOUT/systemd/no-capabilities.conf" "$root$NO_CAPS"
     fi

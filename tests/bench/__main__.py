@@ -8,7 +8,20 @@ import platform
 import sys
 import time
 
-from tests.bench import answers, full, idle, lifecycle, messages, onboarding, page, provisioning, streams, sweep, writes
+from tests.bench import (
+    answers,
+    captures,
+    full,
+    idle,
+    lifecycle,
+    messages,
+    onboarding,
+    page,
+    provisioning,
+    streams,
+    sweep,
+    writes,
+)
 from tests.bench.environment import Environment
 from tests.bench.report import as_json, table
 
@@ -27,12 +40,13 @@ MEASURES = (
     ("P10 P13", lifecycle.start_and_stop),
     ("P13", streams.stop_with_streams),
     ("P15", provisioning.batch),
+    ("C1", captures.captures),
     ("F1", page.first_load),
 )
 IDLE_MEASURES = (("P9", idle.memory), ("P11", idle.idle_cpu))
 CARD_WRITES = "P12"
 NEED_ROOT = {"P1", "P9", "P11", "P12", "P16"}
-KNOWN = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12", "P13", "P15", "P16", "F1")
+KNOWN = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12", "P13", "P15", "P16", "C1", "F1")
 
 
 async def measure(selected):

@@ -201,13 +201,13 @@ def with_sessions(monkeypatch, routes=ROUTES):
 
 def with_pictures(monkeypatch):
     """Make `CAMERA` known, with a picture, and let it accept every command."""
-    find = CameraViews.find
+    mac_of = CameraViews.mac_of
     picture = Picture(b"\xff\xd8 a picture \xff\xd9", datetime(2026, 1, 22, 15, tzinfo=UTC), 0.0, Source.MQTT, 120)
 
     async def take(self, mac):
         return picture
 
-    monkeypatch.setattr(CameraViews, "find", lambda self, name: CAMERA if name == CAMERA else find(self, name))
+    monkeypatch.setattr(CameraViews, "mac_of", lambda self, name: CAMERA if name == CAMERA else mac_of(self, name))
     monkeypatch.setattr(CaptureService, "_take", take)
     monkeypatch.setattr(CaptureService, "last", lambda self, mac: picture)
 

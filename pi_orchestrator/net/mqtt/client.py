@@ -3,9 +3,9 @@
 Works around problems of aiomqtt and of paho below it. aiomqtt connects in a thread that cannot be cancelled, so an
 aborted connect leaves a socket open (and, if the broker answers later, an MQTT session under this client id). Its
 `asyncio.wait_for` loses a cancellation that arrives together with a result (before Python 3.12). Its disconnect waits
-for a broker that hangs. It ignores the reason with which a broker refuses a message. paho reads a packet of any
-announced size into memory. It ends the connection for properties of a message that it cannot decode, although a broker
-forwards them (U+FEFF in a text).
+for a broker that hangs. It ignores the reason with which a broker refuses a message, and watches a descriptor that may
+have been closed meanwhile. paho reads a packet of any announced size into memory. It ends the connection for properties
+of a message that it cannot decode, although a broker forwards them (U+FEFF in a text).
 
 All use of private attributes of both libraries is in this file; tests/unit/net/mqtt/test_client.py checks it with the
 installed versions.
@@ -248,6 +248,21 @@ class MqttClient(aiomqtt.Client):
         if reason_code.is_failure and mid in self._pending_publishes:
             self._refused[mid] = reason_code
         super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_socket_register_write(self, client: paho.Client, _userdata: Any, sock: Any) -> None:
+        def write() -> None:
+            try:
+                client.loop_write()
+            except Exception as error:  # noqa: BLE001  # as in aiomqtt: the connection is broken
+                if not self._disconnected.done():
+                    self._disconnected.set_exception(error)
+
+        def add_writer() -> None:
+            # The connection may have been closed meanwhile; its descriptor may belong to another socket by now.
+            if sock.fileno() >= 0:
+                self._loop.add_writer(sock.fileno(), write)
+
+        self._loop.call_soon_threadsafe(add_writer)
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         skipped, self._limit.skipped = self._limit.skipped, None

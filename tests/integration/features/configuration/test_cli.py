@@ -181,7 +181,7 @@ async def test_config_get_set_and_reset_on_running_daemon(rig, tmp_path):
             return done.out if code == 0 else done.err
 
         rows = (await cli("get")).splitlines()
-        assert rows[0].split() == ["KEY", "FROM", "SET", "BY", "VALUE"]
+        assert rows[0].split() == ["KEY", "FROM", "CHANGE", "WITH", "VALUE"]
         assert [row.split()[0] for row in rows[1:]] == known_paths()
         assert [idle, "file", "config", "set", "90"] in [row.split() for row in rows]
         assert await cli("get", idle) == "90\n"

@@ -389,8 +389,12 @@ async def test_session_waiting_for_broker_stays_open(rig, sent_requests, worker,
             return setup.running.app.resources.mqtt.connected
 
         await eventually(connected)
-        await worker_passes(worker, clock)
-        await eventually(lambda: posts(sent_requests, camera.mac))
+        for _ in range(5):  # the clock may pass the validity of the proof during an attempt
+            await worker_passes(worker, clock)
+            with contextlib.suppress(AssertionError):
+                await eventually(lambda: posts(sent_requests, camera.mac), within=5)
+                break
+        assert posts(sent_requests, camera.mac)
         assert (await setup.session())["state"] == "active"
 
 

@@ -112,6 +112,15 @@ async def test_large_packet_without_topic_is_refused(connected, start):
     assert (client._lost().topic, client._client.socket()) == (None, None)
 
 
+async def test_closed_connection_is_not_watched(connected, caplog):
+    """Data is to be sent, and the connection is closed before the event loop gets to it."""
+    client, _ = connected
+    client._client._call_socket_register_write()
+    client._client._sock_close()
+    await asyncio.sleep(0)
+    assert caplog.records == []
+
+
 async def test_mqtt5_announces_limit_to_broker():
     client = MqttClient("127.0.0.1", protocol=aiomqtt.ProtocolVersion.V5, max_packet_bytes=LIMIT)
     assert (client._properties.MaximumPacketSize, client._properties.ReceiveMaximum) == (LIMIT, 64)
