@@ -48,7 +48,7 @@ class KeyAccess:
         options: list[Json] = [{"key": []}] if route.writes else [{"key": []}, {"session": []}]
         if route.streams:
             options.append({"link": []})
-        return options if route.key_in_provisioning_mode else [{}, *options]
+        return options if route.needs_key_in_provisioning_mode else [{}, *options]
 
     def errors(self, route: Route) -> Iterable[str]:
         """See `Access`."""
@@ -76,7 +76,7 @@ class KeyAuthenticator:
         if identity is None:
             # Wrong keys count on routes that need no key too: the cookie in the answer would reveal a guessed key.
             within_limit = not keys or self._wrong_key_limit(request).take(self._clock.monotonic())
-            if not (route.key_in_provisioning_mode or self.mode == "required"):
+            if not (route.needs_key_in_provisioning_mode or self.mode == "required"):
                 return None
             self._refuse(keys, within_limit=within_limit)
         elif not identity.scope.covers(route.scope):

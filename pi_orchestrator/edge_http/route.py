@@ -15,10 +15,10 @@ class Route(http_route.Route):
     """One line of the route table.
 
     `scope`: the scope that a key must cover; None: no key is needed in any mode. A key is needed in mode `required`,
-    with `key_in_provisioning_mode` also in mode `provisioning`. `action` is the name of a write in the audit log.
+    with `needs_key_in_provisioning_mode` also in mode `provisioning`. `action` is the name of a write in the audit log.
     """
 
     scope: Scope | None
     shape: Shape = field(default=ENVELOPE, kw_only=True)
     action: str = field(default="", kw_only=True)
-    key_in_provisioning_mode: bool = field(default=False, kw_only=True)
+    needs_key_in_provisioning_mode: bool = field(default=False, kw_only=True)

@@ -69,7 +69,7 @@ class Shape:
     example: Callable[[Any], Any] | None = None
 
 
-PLAIN = Shape("bare JSON")
+BARE = Shape("bare JSON")
 TEXT = Shape("Prometheus text", "text/plain; version=0.0.4; charset=utf-8")
 BINARY = Shape("bytes of the media type in `produces`, or bare JSON")
 STREAM = Shape("endless stream of server-sent events", "text/event-stream")
@@ -91,7 +91,7 @@ class Route:
     handler: Callable[..., Awaitable[Any]]
     tag: str
     summary: str
-    shape: Shape = field(default=PLAIN, kw_only=True)
+    shape: Shape = field(default=BARE, kw_only=True)
     status: int = field(default=200, kw_only=True)
     other_statuses: tuple[int, ...] = field(default=(), kw_only=True)
     errors: tuple[str, ...] = field(default=(), kw_only=True)

@@ -57,7 +57,10 @@ class Vault:
             except ValueError:
                 aside = file.with_suffix(".damaged")
                 file.replace(aside)
-                log.error("damaged key file set aside, open sessions need their passwords again", file=str(aside))
+                log.error(
+                    "damaged key file set aside, open sessions need their WiFi passwords again",
+                    file=str(aside),
+                )
                 self._replace_keys(_with_new_key({}))
             except OSError as error:
                 raise _key_file_error(error) from error

@@ -45,7 +45,7 @@ from pi_orchestrator.features.provisioning import store as sessions
 from pi_orchestrator.features.provisioning.session import Session, SessionConfig, SessionState
 from pi_orchestrator.features.provisioning.session_device import SessionDevice, SessionDeviceState
 from pi_orchestrator.features.provisioning.worker import ProvisioningWorker
-from pi_orchestrator.http.route import BINARY, PLAIN
+from pi_orchestrator.http.route import BARE, BINARY
 from pi_orchestrator.http.server import build_app, served
 from pi_orchestrator.net.kernel.links import Link
 from pi_orchestrator.net.wifi import scan as wifi_scan
@@ -279,7 +279,7 @@ def decoded(route, answer):
     """The payload of a successful answer, without the envelope of its route."""
     if route.shape is BINARY:
         return answer.body
-    return answer.json if route.shape is PLAIN else answer.data
+    return answer.json if route.shape is BARE else answer.data
 
 
 def good_body(route):

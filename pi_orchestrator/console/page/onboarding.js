@@ -40,7 +40,7 @@ export function mount(root, context) {
     refresh();
     events.refresh();
   };
-  const resyncSoon = debounced(resync, RESYNC_DELAY_MS);
+  const resyncSoon = coalesced(resync, RESYNC_DELAY_MS);
   const timer = setInterval(refresh, REFRESH_MS);
   const cleanups = [
     ...["enabled", "disabled", "audited"].map((kind) => stream.on(`onboarding.${kind}`, resyncSoon)),
@@ -50,13 +50,13 @@ export function mount(root, context) {
     control.end,
   ];
   stream.addEventListener("resync", resync);
-  control.changed = resync;
+  control.onChange = resync;
   resync();
   return () => cleanups.forEach((cleanup) => cleanup());
 }
 
 /** Return a function that calls `work` once, `delayMs` after the first of many calls; `.cancel()` cancels it. */
-function debounced(work, delayMs) {
+function coalesced(work, delayMs) {
   let timer = 0;
   const schedule = () => {
     timer ||= setTimeout(() => {
@@ -70,7 +70,7 @@ function debounced(work, delayMs) {
 function switchPanel({ api }) {
   const badge = state("unknown");
   const text = h("p", { class: "muted" });
-  const tokens = meter("Tokens left");
+  const tokens = meter("Attempts available now");
   const waitingText = h("p");
   const offButton = button("Stop onboarding now", {
     kind: "danger",
@@ -92,7 +92,7 @@ function switchPanel({ api }) {
     try {
       await api.post(`${PATH}/disable`);
       toast("Auto-onboarding is off", { detail: "Attempts in progress were cancelled." });
-      self.changed();
+      self.onChange();
     } catch (error) {
       toastError(error, "Auto-onboarding");
     }
@@ -109,7 +109,7 @@ function switchPanel({ api }) {
       danger: false,
       work: async () => {
         await api.post(`${PATH}/enable`);
-        self.changed();
+        self.onChange();
       },
     });
   const draw = () => {
@@ -332,7 +332,7 @@ function policyResult({ allowed, rules, waiting, unreadable, notes }) {
     h(
       "p",
       {},
-      `It waits for a token at position ${waiting.position}, about ${duration(waiting.seconds_to_token)}`,
+      `It is number ${waiting.position} in the waiting line; its attempt starts in about ${duration(waiting.seconds_to_token)}`,
       waiting.proven ? "." : ". It is known from messages alone, so it waits behind the others.",
     );
   const warnings = [

@@ -204,8 +204,8 @@ async def list_entries(database: Database, query: AllowlistQuery) -> Reply[Allow
 async def add(database: Database, body: NewEntry, actor: Actor) -> Reply[EntryAnswer]:
     """Add a camera: 201. If it is listed already: 200, and the given fields replace the old ones.
 
-    Missing fields, `added_at` and `used` do not change, so a repeat returns the same entry. 409 when the list is full
-    (10,000 entries).
+    Fields that the request does not have keep their values, and so do `added_at` and `used`: a repeat returns the same
+    entry. 409 when the list is full (10,000 entries).
     """
 
     async def job(tx: Tx) -> tuple[Entry, Effect]:

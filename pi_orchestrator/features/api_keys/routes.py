@@ -19,7 +19,7 @@ ROUTES: tuple[Route, ...] = table(
         "keys",
         "API keys",
         Scope.ADMIN,
-        key_in_provisioning_mode=True,
+        needs_key_in_provisioning_mode=True,
         example={"keys": [_KEY], "count": 1},
     ),
     Route(
@@ -30,7 +30,7 @@ ROUTES: tuple[Route, ...] = table(
         "Create an API key",
         Scope.ADMIN,
         action="api_key.create",
-        key_in_provisioning_mode=True,
+        needs_key_in_provisioning_mode=True,
         status=201,
         secret=True,
         errors=(ErrorCode.CONFLICT,),
@@ -44,7 +44,7 @@ ROUTES: tuple[Route, ...] = table(
         "Revoke an API key",
         Scope.ADMIN,
         action="api_key.revoke",
-        key_in_provisioning_mode=True,
+        needs_key_in_provisioning_mode=True,
         status=204,
     ),
 )

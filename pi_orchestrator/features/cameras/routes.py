@@ -7,7 +7,7 @@ from pi_orchestrator.edge_http.envelope import ENVELOPE_WITH_FIELDS
 from pi_orchestrator.edge_http.key_store import Scope
 from pi_orchestrator.edge_http.route import Route
 from pi_orchestrator.features.cameras import api as cameras
-from pi_orchestrator.http.route import PLAIN, table
+from pi_orchestrator.http.route import BARE, table
 
 CAMERA = {
     "id": "espcam-b0f7f1",
@@ -82,7 +82,7 @@ ROUTES: tuple[Route, ...] = table(
         "cameras",
         "Live cameras with diagnostics",
         Scope.READ,
-        shape=PLAIN,
+        shape=BARE,
         example=[DIAGNOSED],
     ),
     Route(

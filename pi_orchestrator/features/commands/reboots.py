@@ -1,8 +1,9 @@
 """Reboots: sends the command by MQTT or HTTP, and watches until the camera is online again or a timeout is over.
 
 A reboot is finished when a message of the camera has an uptime that began after the command, or that is lower than
-before. Some firmware keeps its uptime over a reboot: it is also finished when the camera has left and opened a new MQTT
-session. To be seen on the network, or to be silent for a while, is not enough.
+before. Because some firmware keeps its uptime over a reboot, it is also finished when the camera has ended its MQTT
+session and opened a new one. A camera that uses MQTT must do one of the two: being seen on the network, or silent for a
+while, is not enough. One without MQTT has rebooted if it is seen well after the command.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from pi_orchestrator.storage import audit_log, event_store
 from pi_orchestrator.storage.database import Database, Tx
 
 RETURN_TIMEOUT_S = 60.0
-HTTP_S = 5.0
+HTTP_TIMEOUT_S = 5.0
 
 log = get_logger(__name__)
 
@@ -101,7 +102,7 @@ class RebootService:
         self._addresses = addresses
         self._camera_http = camera_http
         self._observer = observer
-        # Not cancelled when every caller is: the camera may have received the command and must be watched.
+        # Goes on when all its callers are cancelled: the camera may have received the command and must be watched.
         self._requests: KeyedSingleFlight[Mac, None] = KeyedSingleFlight("reboot", cancel_unused=False)
         self._pending: dict[Mac, _Pending] = {}
 
@@ -119,9 +120,9 @@ class RebootService:
 
     @contextmanager
     def expected_restart(self, mac: Mac) -> Iterator[None]:
-        """Request a restart in the block, so that it is not counted as an interruption.
+        """Do not count the restart that the caller requests in the block as an interruption.
 
-        An error that shows that the camera will not restart withdraws that. A camera that does not answer may restart.
+        After an error the restart is no longer expected, except after a timeout: then the camera may still restart.
         """
         before = self._registry.expect_restart(mac, self._clock.monotonic() + EXPECTED_RESTART_S)
         try:
@@ -134,7 +135,7 @@ class RebootService:
     async def reboot(self, mac: Mac, *, actor: Actor) -> None:
         """Reboot a camera; return once the camera has accepted. No command is sent if it is already rebooting.
 
-        CameraOfflineError, ConflictError while it is being provisioned, RebootError if it does not accept.
+        CameraOfflineError if it is offline, ConflictError while it is provisioned, RebootError if it does not accept.
         """
         self.check_not_provisioning(mac)
         device = self._registry.get(mac)
@@ -206,7 +207,7 @@ class RebootService:
     async def _send_by_http(self, mac: Mac, mqtt_error: str) -> None:
         try:
             ip, _ = await self._addresses.proven(mac)
-            await self._camera_http.reboot(ip, timeout_s=HTTP_S)
+            await self._camera_http.reboot(ip, timeout_s=HTTP_TIMEOUT_S)
         except (FieldError, VerificationError, RebootError) as error:
             message = f"the camera did not accept the reboot: {mqtt_error}"
             raise RebootError(message, details=f"by HTTP: {error}") from None
@@ -235,13 +236,13 @@ def _has_rebooted(device: Device, pending: _Pending) -> bool:
 
 
 def _has_returned(device: Device, pending: _Pending, uptime_s: float | None) -> bool:
-    """Whether a device left and opened a new MQTT session, or its uptime in one does not contradict a reboot."""
+    """Whether a device ended its MQTT session and opened a new one, or its uptime in a late one allows a reboot."""
     left_at, session_since = max(device.rebooting_since, device.mqtt_session_ended_at), device.mqtt_session_since
     if pending.since < left_at < session_since:
         return True
     if session_since <= pending.since + REBOOT_S:
         return False
-    # Without a reboot the uptime grows with the time; half of the time is enough, because messages may be delayed.
+    # Without a reboot, the uptime grows with the time. Half of that counts as no reboot: messages may be delayed.
     return (
         uptime_s is None
         or pending.uptime_s is None

@@ -19,7 +19,7 @@ ROUTES: tuple[Route, ...] = table(
         "Send a command to a camera",
         Scope.OPERATE,
         action="camera.command",
-        key_in_provisioning_mode=True,
+        needs_key_in_provisioning_mode=True,
         errors=(
             ErrorCode.CAMERA_NOT_FOUND,
             ErrorCode.CONFLICT,

@@ -6,7 +6,7 @@ from pi_orchestrator.core.error_codes import ErrorCode
 from pi_orchestrator.edge_http.key_store import Scope
 from pi_orchestrator.edge_http.route import Route
 from pi_orchestrator.features.configuration import api as config
-from pi_orchestrator.http.route import PLAIN, table
+from pi_orchestrator.http.route import BARE, table
 
 CONFIG = "/api/v1/config"
 DASHBOARD_CONFIG = "/api/dashboard/config"
@@ -41,7 +41,7 @@ ROUTES: tuple[Route, ...] = table(
         "Change a setting",
         Scope.ADMIN,
         action="config.set",
-        key_in_provisioning_mode=True,
+        needs_key_in_provisioning_mode=True,
         errors=(ErrorCode.NOT_FOUND,),
         example=_SET,
     ),
@@ -53,7 +53,7 @@ ROUTES: tuple[Route, ...] = table(
         "Reset a setting",
         Scope.ADMIN,
         action="config.reset",
-        key_in_provisioning_mode=True,
+        needs_key_in_provisioning_mode=True,
         errors=(ErrorCode.NOT_FOUND,),
         example=_RESET,
     ),
@@ -64,7 +64,7 @@ ROUTES: tuple[Route, ...] = table(
         "config",
         "Configuration, for old dashboards",
         Scope.READ,
-        shape=PLAIN,
+        shape=BARE,
         successor=CONFIG,
         example=_SECTIONS | _OK,
     ),
@@ -76,8 +76,8 @@ ROUTES: tuple[Route, ...] = table(
         "Change a setting, for old dashboards",
         Scope.ADMIN,
         action="config.set",
-        key_in_provisioning_mode=True,
-        shape=PLAIN,
+        needs_key_in_provisioning_mode=True,
+        shape=BARE,
         successor=f"{CONFIG}/{{key}}",
         errors=(ErrorCode.NOT_FOUND,),
         example=_SET | _OK,
@@ -90,8 +90,8 @@ ROUTES: tuple[Route, ...] = table(
         "Reset a setting, for old dashboards",
         Scope.ADMIN,
         action="config.reset",
-        key_in_provisioning_mode=True,
-        shape=PLAIN,
+        needs_key_in_provisioning_mode=True,
+        shape=BARE,
         successor=f"{CONFIG}/{{key}}/reset",
         errors=(ErrorCode.NOT_FOUND,),
         example=_RESET | _OK,

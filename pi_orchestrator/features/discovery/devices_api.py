@@ -76,7 +76,7 @@ class DeviceQuery(RequestModel):
 
 async def discovered(health: Health, scanner: Scanner, views: DeviceViews, query: DeviceQuery) -> Discovered:
     """The same devices as `GET /api/v1/devices`, with the scan engine and the state of each source."""
-    devices, total = views.listed(only_here=query.status == "here", limit=query.limit)
+    devices, total = views.listed(only_present=query.status == "here", limit=query.limit)
     return Discovered(
         devices=devices,
         total=total,
@@ -93,13 +93,13 @@ def _source_view(name: str, component: Component) -> SourceView:
 
 async def list_devices(views: DeviceViews, query: DeviceQuery) -> DeviceList:
     """All devices with their evidence."""
-    devices, total = views.listed(only_here=query.status == "here", limit=query.limit)
+    devices, total = views.listed(only_present=query.status == "here", limit=query.limit)
     return DeviceList(devices=devices, total=total, unreadable=views.unreadable())
 
 
 async def list_plain(views: DeviceViews) -> PlainDevices:
     """All devices, for old dashboards."""
-    return PlainDevices(devices=views.listed(only_here=False, limit=DeviceQuery().limit)[0])
+    return PlainDevices(devices=views.listed(only_present=False, limit=DeviceQuery().limit)[0])
 
 
 async def show(registry: DeviceRegistry, views: DeviceViews, path: MacPath) -> DeviceView:

@@ -7,7 +7,7 @@ from pi_orchestrator.edge_http.key_store import Scope
 from pi_orchestrator.edge_http.route import Route
 from pi_orchestrator.features.discovery import api as scans
 from pi_orchestrator.features.discovery import devices_api as devices
-from pi_orchestrator.http.route import PLAIN, table
+from pi_orchestrator.http.route import BARE, table
 
 _DEVICE = {
     "mac_address": "24:6F:28:B0:F7:F1",
@@ -160,7 +160,7 @@ ROUTES: tuple[Route, ...] = (
             "discovery",
             "Devices, for old dashboards",
             Scope.READ,
-            shape=PLAIN,
+            shape=BARE,
             successor="/api/v1/devices",
             example={"devices": [_DEVICE]},
         ),
@@ -172,7 +172,7 @@ ROUTES: tuple[Route, ...] = (
                 "discovery",
                 "The camera network",
                 Scope.READ,
-                key_in_provisioning_mode=True,
+                needs_key_in_provisioning_mode=True,
                 example=_NETWORK,
             )
             for path in ("/api/v1/provisioning/batch/network", "/api/v1/provisioning/network/status")

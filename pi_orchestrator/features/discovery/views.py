@@ -29,7 +29,7 @@ class DeviceView(ApiModel):
 
     `near`: other devices whose MACs are so close that they may be of the same ESP32. `conflict`: other devices that
     claim its address. `onboarding_failure`: why the last attempt to onboard it failed, and when the next one comes.
-    `id_conflict`: other devices that use its device id. `notes`: what is wrong with its names.
+    `id_conflict`: other devices that use its device id. `notes`: what is wrong with its device id and its topic.
     """
 
     mac_address: str
@@ -75,9 +75,9 @@ class DeviceViews:
         self._vendors = vendors
         self._cameras = cameras
 
-    def listed(self, *, only_here: bool, limit: int) -> tuple[list[DeviceView], int]:
+    def listed(self, *, only_present: bool, limit: int) -> tuple[list[DeviceView], int]:
         """At most `limit` devices, cameras first, then by address; and the number without the limit."""
-        chosen = [device for device in self._registry if not only_here or device.shown in PRESENT_STATES]
+        chosen = [device for device in self._registry if not only_present or device.shown in PRESENT_STATES]
 
         def order(device: Device) -> tuple[bool, bool, int, str]:
             is_no_camera = not device.is_camera and device.mac not in self._cache

@@ -28,7 +28,7 @@ ROUTES: tuple[Route, ...] = table(
         "streams",
         "Provisioning events",
         Scope.READ,
-        key_in_provisioning_mode=True,
+        needs_key_in_provisioning_mode=True,
         shape=STREAM,
         errors=(ErrorCode.SESSION_NOT_FOUND,),
         example=_example(

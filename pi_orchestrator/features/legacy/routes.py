@@ -14,7 +14,7 @@ from pi_orchestrator.features.captures import routes as captures
 from pi_orchestrator.features.commands import routes as commands
 from pi_orchestrator.features.legacy import api as adapters
 from pi_orchestrator.features.network import routes as network
-from pi_orchestrator.http.route import BINARY, PLAIN, Shape
+from pi_orchestrator.http.route import BARE, BINARY, Shape
 
 _CURRENT = {
     f"{route.method} {route.path}": route
@@ -22,7 +22,7 @@ _CURRENT = {
 }
 
 
-def _legacy(path: str, current: str, *, shape: Shape = PLAIN, **changes: Any) -> Route:
+def _legacy(path: str, current: str, *, shape: Shape = BARE, **changes: Any) -> Route:
     route = _CURRENT[current]
     return replace(
         route,

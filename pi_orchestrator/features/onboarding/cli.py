@@ -107,7 +107,8 @@ def explain(args: argparse.Namespace) -> int:
         if waiting := data.get("waiting"):
             kind = "proven" if waiting["proven"] else "known from messages alone, behind those that are proven"
             seconds = waiting["seconds_to_token"]
-            print(wrapped(f"It waits for a token: position {waiting['position']}, {kind}; about {seconds:.0f} s."))
+            place = f"It is number {waiting['position']} in the waiting line ({kind})"
+            print(wrapped(f"{place}; its attempt starts in about {seconds:.0f} s."))
         for text in data["unreadable"]:
             print(wrapped(f"Status messages cannot be read: {text}."))
         for note in data["notes"]:

@@ -96,7 +96,7 @@ ROUTES: tuple[Route, ...] = table(
         "Delete old onboarding events",
         Scope.ADMIN,
         action="onboarding.events_cleanup",
-        key_in_provisioning_mode=True,
+        needs_key_in_provisioning_mode=True,
         example={"deleted_count": 12, "message": "12 events older than 90 days deleted"},
     ),
     Route(

@@ -66,7 +66,7 @@ def _read(path: str, handler: Handler, summary: str, *, example: object, errors:
         "provisioning",
         summary,
         Scope.READ,
-        key_in_provisioning_mode=True,
+        needs_key_in_provisioning_mode=True,
         errors=errors,
         example=example,
     )
@@ -92,7 +92,7 @@ def _write(
         summary,
         scope,
         action=action,
-        key_in_provisioning_mode=True,
+        needs_key_in_provisioning_mode=True,
         status=status,
         errors=errors,
         example=example,

@@ -6,7 +6,7 @@ from pi_orchestrator.edge_http.key_store import Scope
 from pi_orchestrator.edge_http.route import Route
 from pi_orchestrator.features.system import health_api as health
 from pi_orchestrator.features.system import openapi_api as openapi
-from pi_orchestrator.http.route import PLAIN, TEXT, table
+from pi_orchestrator.http.route import BARE, TEXT, table
 
 _HEALTH = {"status": "ok", "version": "0.1.0"}
 
@@ -14,10 +14,10 @@ ROUTES: tuple[Route, ...] = (
     *table(
         "health",
         *(
-            Route("GET", path, health.health, "health", "Health", None, shape=PLAIN, example=_HEALTH)
+            Route("GET", path, health.health, "health", "Health", None, shape=BARE, example=_HEALTH)
             for path in ("/health", "/api/health", "/api/v1/health")
         ),
-        Route("GET", "/healthz", health.healthz, "health", "Liveness", None, shape=PLAIN, example={"status": "ok"}),
+        Route("GET", "/healthz", health.healthz, "health", "Liveness", None, shape=BARE, example={"status": "ok"}),
         Route(
             "GET",
             "/readyz",
@@ -25,7 +25,7 @@ ROUTES: tuple[Route, ...] = (
             "health",
             "Readiness",
             None,
-            shape=PLAIN,
+            shape=BARE,
             other_statuses=(503,),
             example={"ready": True, "checks": {"database": True, "mqtt": True}, "errors": []},
         ),
@@ -36,7 +36,7 @@ ROUTES: tuple[Route, ...] = (
             "health",
             "Version",
             None,
-            shape=PLAIN,
+            shape=BARE,
             example={"version": "0.1.0"},
         ),
         Route(
@@ -59,7 +59,7 @@ ROUTES: tuple[Route, ...] = (
             "health",
             "This document",
             Scope.READ,
-            shape=PLAIN,
+            shape=BARE,
             example={"openapi": "3.1.0"},
         ),
     ),

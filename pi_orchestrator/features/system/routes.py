@@ -11,7 +11,7 @@ from pi_orchestrator.features.system import api as system
 from pi_orchestrator.features.system import bundle_api as bundle
 from pi_orchestrator.features.system import logs_api as logs
 from pi_orchestrator.features.system.bundle import MEDIA_TYPE
-from pi_orchestrator.http.route import BINARY, PLAIN, STREAM, table
+from pi_orchestrator.http.route import BARE, BINARY, STREAM, table
 from pi_orchestrator.http.sse import RETRY_MS, bookmark, frame
 
 _AT = "2026-01-22T15:00:00.000000Z"
@@ -56,7 +56,7 @@ ROUTES: tuple[Route, ...] = (
             "system",
             "Host status, for old dashboards",
             Scope.READ,
-            shape=PLAIN,
+            shape=BARE,
             successor="/api/v1/system/info",
             example=_INFO,
         ),
@@ -93,7 +93,7 @@ ROUTES: tuple[Route, ...] = (
             "system",
             "Last lines of the log, for old dashboards",
             Scope.READ,
-            shape=PLAIN,
+            shape=BARE,
             successor="/api/v1/system/logs",
             example={"count": 1, "logs": [_LINE]},
         ),
@@ -107,7 +107,7 @@ ROUTES: tuple[Route, ...] = (
             "system",
             "Support bundle",
             Scope.OPERATE,
-            key_in_provisioning_mode=True,
+            needs_key_in_provisioning_mode=True,
             shape=BINARY,
             produces=MEDIA_TYPE,
         ),
@@ -118,7 +118,7 @@ ROUTES: tuple[Route, ...] = (
             "system",
             "Host status, log and configuration, for old dashboards",
             Scope.READ,
-            shape=PLAIN,
+            shape=BARE,
             successor="/api/v1/system/bundle",
             example={"generated_at": _AT, "system": _INFO, "logs": [_LINE], "config": {"sections": []}},
         ),

@@ -60,7 +60,7 @@ class Netlink:
         async def request(netlink: Any) -> Link | None:
             for message in await netlink.link("get", ifname=name):
                 link = _link(message, (await _addresses(netlink)).get(message["index"], ()))
-                return link if link.name == name else None  # the kernel ignores everything after a NUL
+                return link if link.name == name else None  # of a name with a NUL, the kernel reads the part before it
             return None
 
         return await self._run(request, default=None)
@@ -130,7 +130,7 @@ class Netlink:
             # Loading takes 100 ms and 8 MiB: done in a thread, at first use.
             linux = await asyncio.to_thread(_load_library)
             netlink = linux.AsyncIPRoute()
-            # Without this, two concurrent first requests would each open a socket, and one would leak.
+            # The library opens its socket at the first request; two at once would each open one, and one would leak.
             await netlink.setup_endpoint()
         except OSError as error:
             self._is_unavailable = True
@@ -139,7 +139,7 @@ class Netlink:
             if self._opening is asyncio.current_task():
                 self._socket = netlink
             else:
-                netlink.close()  # closed meanwhile
+                netlink.close()  # `close` was called during the opening
         finally:
             if self._opening is asyncio.current_task():
                 self._opening = None

@@ -404,7 +404,9 @@ def test_writes_need_more_than_scope_read():
             assert route.scope in (Scope.OPERATE, Scope.ADMIN), route.path
         provisioning = route.path.startswith("/api/v1/provisioning/") or (route.method, route.path) in DESTRUCTIVE
         bundle = route.path == "/api/v1/system/bundle"  # contains all data, including operator actions
-        assert (route.scope is Scope.ADMIN or provisioning or bundle) is route.key_in_provisioning_mode, route.path
+        assert (route.scope is Scope.ADMIN or provisioning or bundle) is route.needs_key_in_provisioning_mode, (
+            route.path
+        )
 
 
 async def test_new_key_has_scope_operate(daemon):

@@ -14,7 +14,7 @@ from pi_orchestrator.edge_http.envelope import ENVELOPE_WITH_FIELDS
 from pi_orchestrator.edge_http.key_store import Scope
 from pi_orchestrator.edge_http.route import Route
 from pi_orchestrator.http.model import Message
-from pi_orchestrator.http.route import BINARY, PLAIN, TEXT
+from pi_orchestrator.http.route import BARE, BINARY, TEXT
 from tests.support.api import (
     CAMERA,
     DOCUMENT,
@@ -139,7 +139,7 @@ async def test_good_answers_have_shape_of_route(rig):
             assert answer.headers["Content-Type"] == "application/json"
             if route.path != "/openapi.json":
                 assert b":null" not in answer.body
-            if route.shape is PLAIN:
+            if route.shape is BARE:
                 assert isinstance(answer.json, list) or not {"data", "correlation_id"} & set(answer.json)
                 continue
             body = answer.json

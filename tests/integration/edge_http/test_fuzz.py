@@ -29,15 +29,15 @@ GROUPS["everything else"] = TAGS.difference(*GROUPS.values())
 RUNS = GROUPS if Scale.slow else {"all": TAGS}
 # A fuzzer waits for the end of an answer; the parameters of streams are tested in test_streams.py.
 STREAMS = {route.operation_id for route in ROUTES if route.shape is STREAM}
-# If a camera is offline or the network is missing, these return the documented 5xx; every other 5xx is a bug.
+# If a camera is offline or the network is missing, these return the 5xx that they document. One of any other is a bug.
 MAY_FAIL = {
     route.operation_id
     for route in ROUTES
     if route.tag != "provisioning" and any(ErrorCode[code].status >= 500 for code in route.errors)
 }
 # These refuse input that fits their schema, as their description says. No schema can say what a CSV file is, how many
-# bytes a text has, that a password is needed with another network, what values a setting takes, that a resolution
-# belongs to one command, or that a camera cannot replace itself.
+# bytes a text has, that a network other than the configured one needs a password, what values a setting takes, that
+# only one command has a resolution, or that a camera cannot replace itself.
 DOCUMENTED_IN_TEXT = {
     *("allowlist_import_csv", "sessions_start", "sessions_start_discovery"),
     *("config_change", "config_change_bare", "commands_command", "pairing_replace"),
@@ -77,7 +77,7 @@ async def fuzz(url, folder, operations):
         f"X-API-Key:{KEY}",
         "--generation-deterministic",
         f"--max-examples={repeats(2, slow=60)}",
-        *([] if Scale.slow else ["--phases=examples,coverage,fuzzing"]),  # else stateful sequences too
+        *([] if Scale.slow else ["--phases=examples,coverage,fuzzing"]),  # without this option: stateful sequences too
         "--request-timeout=10",
         "--no-color",
         "--continue-on-failure",

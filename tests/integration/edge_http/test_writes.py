@@ -11,7 +11,7 @@ from pi_orchestrator.core.errors import OrchestratorError
 from pi_orchestrator.edge_http.key_store import Scope
 from pi_orchestrator.edge_http.route import Route
 from pi_orchestrator.http.model import Message
-from pi_orchestrator.http.route import BINARY, PLAIN
+from pi_orchestrator.http.route import BARE, BINARY
 from tests.support.api import (
     ALLOWLIST,
     BATCH,
@@ -102,7 +102,7 @@ async def test_idempotency_key_gets_first_answer(daemon, rig, route):
         if first.body:
             assert decoded(route, again) == decoded(route, first)
             assert again.headers["X-Request-Id"] != first.headers["X-Request-Id"]
-            assert route.shape is PLAIN or again.json["correlation_id"] == again.headers["X-Request-Id"]
+            assert route.shape is BARE or again.json["correlation_id"] == again.headers["X-Request-Id"]
     assert actions(rig) == seen
     assert rig.rows("SELECT attempts FROM onboarding_state") == [(7,)]
 
@@ -394,7 +394,7 @@ async def test_reads_and_rejected_writes_are_not_audited(daemon, rig):
             await call_route(daemon.admin, route, headers={"Origin": "http://evil.example"})
             await call_route(
                 daemon.api, route, headers={"X-API-Key": "wrong"}
-            ) if route.key_in_provisioning_mode else None
+            ) if route.needs_key_in_provisioning_mode else None
             await call_route(daemon.admin, route, headers={"Idempotency-Key": ""})
     assert actions(rig) == []
 

@@ -33,7 +33,7 @@ FULL = {
     "container_id": "kitchen",
     "request_id": "4a1c7b1e-0000-4000-8000-000000000001",
 }
-PLAIN = {"ssid": "Open", "password": "", "mqtt": {"host": "broker.local", "port": 8883}, "request_id": "r"}
+BARE = {"ssid": "Open", "password": "", "mqtt": {"host": "broker.local", "port": 8883}, "request_id": "r"}
 REJECTED, UNREACHABLE, TIMEOUT = "DEVICE_REJECTED", "DEVICE_UNREACHABLE", "DEVICE_TIMEOUT"
 MAY_HAVE_ARRIVED, NOT_ARRIVED = True, False
 
@@ -140,7 +140,7 @@ async def test_lone_surrogate_in_body_is_replaced():
         assert json.loads(body)["mqtt"]["password"] == "caf?"
 
 
-@pytest.mark.parametrize("fields", [FULL, PLAIN])
+@pytest.mark.parametrize("fields", [FULL, BARE])
 async def test_each_call_sends_one_request_as_in_contract(fields):
     async with camera_server(json_answer({"accepted": True})) as client:
         assert await client.provision(fields) is None

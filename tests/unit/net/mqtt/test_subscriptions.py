@@ -59,7 +59,7 @@ def test_filter_with_large_message_on_long_topic_is_left_out(subscriptions):
     assert not subscriptions._filters[STATUS].large_topics
 
 
-def test_repeated_large_message_doubles_time_up_to_limit(subscriptions):
+def test_repeated_large_message_doubles_time_left_out_up_to_limit(subscriptions):
     times = []
     for _ in range(20):
         subscriptions.add_too_large(large("camera/status/evil"), 0)
@@ -78,7 +78,7 @@ def test_live_large_messages_are_tolerated_first(subscriptions):
 
 
 @pytest.mark.parametrize("topic", [None, "other/topic"])
-def test_unknown_large_topic_changes_nothing(subscriptions, topic):
+def test_large_message_outside_all_filters_changes_nothing(subscriptions, topic):
     subscriptions.add_too_large(large(topic), 0)
     assert subscriptions.wanted(0) == [STATUS, RESPONSE]
     assert subscriptions.problem() is None
