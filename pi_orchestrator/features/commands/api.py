@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -63,9 +64,7 @@ async def command(
     fields = {"resolution": body.resolution} if body.resolution else {}
     if action is Action.RESET:
         reboots.check_not_provisioning(mac)
-        with reboots.expected_restart(mac):
-            result = await service.send(mac, action, **fields)
-    else:
+    with reboots.expected_restart(mac) if action is Action.RESET else nullcontext():
         result = await service.send(mac, action, **fields)
 
     async def job(tx: Tx) -> None:

@@ -205,7 +205,7 @@ class MqttConnection:
                 await self._check_delivery(client, reading)
                 self._report_subscriptions()
             check_at = max(self._check_at, self._no_check_before) if client.is_mqtt5 else NEVER
-            next_at = min(self._subscriptions.next_due() or NEVER, check_at)
+            next_at = min(self._subscriptions.next_due(), check_at)
             wait_s = max(0.1, next_at - self._clock.monotonic()) if next_at < NEVER else None
             await asyncio.wait([reading], timeout=wait_s)
         reading.result()
@@ -229,6 +229,8 @@ class MqttConnection:
         finally:
             check.cancel()
             await asyncio.wait([check])
+            if not check.cancelled():
+                check.exception()  # retrieved, so that asyncio does not log it
         self._unfinished_checks = 0
         if discarded == self.discarded:
             self._subscriptions.add_undelivered(filters, missing, self._clock.monotonic())

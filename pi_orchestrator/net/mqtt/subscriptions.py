@@ -1,4 +1,4 @@
-"""Which topic filters the daemon subscribes to: without those that are refused, not delivered, or left out for a time.
+"""The topic filters of the daemon, and which of them are refused, not delivered, or left out for a time.
 
 A message over the size limit ends the connection (`net.mqtt.client`). If it is retained, the broker sends it again
 after every subscribe. So its filter is left out for a time, longer after each repeat; meanwhile the topics of that
@@ -103,9 +103,10 @@ class Subscriptions:
             self._filters[name].again_at = None
         return due
 
-    def next_due(self) -> float | None:
-        """When `due` returns filters next; None: never."""
-        return min((entry.again_at for entry in self._filters.values() if entry.again_at is not None), default=None)
+    def next_due(self) -> float:
+        """When `due` returns filters next; infinite: never."""
+        times = (entry.again_at for entry in self._filters.values() if entry.again_at is not None)
+        return min(times, default=float("inf"))
 
     def add_answer(self, subscribed: Iterable[str], refused: dict[str, str], now: float) -> None:
         """Record the broker's answer to a subscribe: the refused filters, with reasons."""

@@ -120,4 +120,4 @@ def test_refused_filter_is_due_again(subscriptions):
     assert subscriptions.due(REFUSED_RETRY_S - 1) == []
     assert subscriptions.due(REFUSED_RETRY_S) == [STATUS]
     subscriptions.add_answer([STATUS], {}, REFUSED_RETRY_S)
-    assert (subscriptions.problem(), subscriptions.next_due()) == (None, None)
+    assert (subscriptions.problem(), subscriptions.next_due()) == (None, float("inf"))
